@@ -1,0 +1,143 @@
+"""Train the small classifier whose last layer measures images: `python experiments/features.py`.
+
+The two that are shipped come from (`network/` and `result.json` then go to
+`hybridgen/evaluation/weights/digits` and `.../mnist`):
+
+    python experiments/features.py --out runs/features/digits
+    python experiments/features.py --data.path MNIST_FOLDER --out runs/features/mnist \
+        --training.steps 3000 --training.batch 128
+"""
+
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from hybridgen.config import command
+from hybridgen.data.load import DataSettings, load_data
+from hybridgen.data.source import Batch, Part, Source
+from hybridgen.errors import InputError
+from hybridgen.evaluation.features import SHIPPED, LeNet, extract
+from hybridgen.training.launch import make_accelerator, start_trackers
+from hybridgen.training.run import Run
+
+EVERYTHING = 1_000_000
+"""More examples than any data set here has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureTraining:
+    """How the classifier is trained.
+
+    Attributes:
+        lr: its greatest value; it rises for 30 % of the steps and falls to 0.
+        shift, angle, scale: largest augmentation, as a fraction of the side, in degrees, and as a
+            relative change of size; light, because features should notice a bad image.
+    """
+
+    steps: int = 1_500
+    batch: int = 64
+    lr: float = 3e-3
+    weight_decay: float = 1e-2
+    shift: float = 0.06
+    angle: float = 10.0
+    scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch, self.lr) <= 0:
+            raise InputError(
+                "training.steps, training.batch and training.lr must be positive, "
+                f"got {self.steps}, {self.batch} and {self.lr}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Settings of `experiments/features.py`; an interrupted training starts again.
+
+    Attributes:
+        data: labelled grey images, 8x8 or 28x28.
+        out: the run's folder; `runs/features/DATA-seedN` if not given.
+    """
+
+    data: DataSettings = field(default_factory=DataSettings)
+    training: FeatureTraining = field(default_factory=FeatureTraining)
+    seed: int = 0
+    out: Path | None = None
+    log_every: int = 50
+    threads: int = 1
+
+
+def jitter(x: Tensor, config: FeatureTraining, generator: torch.Generator) -> Tensor:
+    """Move, turn and stretch each image `[b 1 h w]` a little, repeating its border."""
+    turn, size, right, down = 2 * torch.rand(4, len(x), generator=generator) - 1
+    turn, size = math.radians(config.angle) * turn, 1 + config.scale * size
+    cos, sin = size * turn.cos(), size * turn.sin()
+    top = torch.stack([cos, -sin, 2 * config.shift * right], dim=1)
+    bottom = torch.stack([sin, cos, 2 * config.shift * down], dim=1)
+    where = F.affine_grid(torch.stack([top, bottom], dim=1), list(x.shape), align_corners=False)
+    return F.grid_sample(x, where, padding_mode="border", align_corners=False)
+
+
+def train_features(
+    network: LeNet, batches: Iterator[Batch], config: FeatureTraining, generator: torch.Generator
+) -> Iterator[tuple[int, float]]:
+    """Cross-entropy with AdamW; yields step and loss."""
+    optimizer = torch.optim.AdamW(network.parameters(), config.lr, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps)
+    network.train()
+    for step, (x, label) in zip(range(1, config.steps + 1), batches, strict=False):
+        if label is None:
+            raise InputError("features are learnt from labels, and this data has none.")
+        loss = F.cross_entropy(network.logits(network(jitter(x, config, generator))), label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        yield step, loss.item()
+    network.eval()
+
+
+def accuracy(network: LeNet, source: Source, part: Part) -> float:
+    """Fraction of the images of one part that are recognised."""
+    x, label = source.reference(part, EVERYTHING)
+    return float((extract(network, x)[1] == label).double().mean())
+
+
+def main(settings: Features) -> None:
+    source = load_data(replace(settings.data, labels=True))
+    if source.shape not in SHIPPED:
+        raise InputError(f"expected one of the image shapes {list(SHIPPED)}, got {source.shape}.")
+    folder = settings.out or Path("runs", "features", f"{source.name}-seed{settings.seed}")
+    accelerator = make_accelerator(folder, seed=settings.seed, threads=settings.threads)
+    batches = source.batches(batch=settings.training.batch, seed=settings.seed)
+    network = LeNet(resolution=source.shape[-1], classes=source.classes)
+    run = Run(folder, settings, accelerator)
+    start_trackers(accelerator, "hybridgen-features", run.config)
+    steps = train_features(
+        network, batches, settings.training, torch.Generator().manual_seed(settings.seed)
+    )
+    for step, loss in tqdm(steps, total=settings.training.steps, disable=None):
+        if step % settings.log_every == 0:
+            accelerator.log({"loss": loss}, step=step)
+    seconds = run.seconds
+    network.standardise_over(source.reference("train", EVERYTHING)[0])
+    network.save_pretrained(folder / "network")
+    result = {
+        "accuracy": accuracy(network, source, "held_out"),
+        "train_accuracy": accuracy(network, source, "train"),
+        "seconds": seconds,
+        "steps": settings.training.steps,
+    }
+    run.finish(result)
+    run.say(f"{folder}: {result['accuracy']:.2%} of the held-out images recognised")
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, Features, description=__doc__ or ""))

@@ -1,0 +1,165 @@
+"""Train a GAN, watch it, say how good it is: `accelerate launch experiments/gan.py`."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accelerate.utils import set_seed
+from tqdm import tqdm
+
+from hybridgen import AdversarialLoss
+from hybridgen.config import command
+from hybridgen.data.augment import Augment, AugmentSettings
+from hybridgen.data.load import DataSettings, load_data
+from hybridgen.errors import InputError
+from hybridgen.evaluation.watch import Watch, table
+from hybridgen.maths.objectives import known, objective
+from hybridgen.networks.build import (
+    CriticSettings,
+    GeneratorSettings,
+    build_critic,
+    build_generator,
+)
+from hybridgen.training.gan import GanTraining, Step, train_gan
+from hybridgen.training.launch import Precision, make_accelerator, start_trackers
+from hybridgen.training.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Game:
+    """What the players play for; the weights of r1 and r2 are scheduled in `training`.
+
+    Attributes:
+        objective: minimax, non_saturating, hinge, least_squares, wasserstein or relativistic.
+        gp: weight of the one-centred penalty that the Wasserstein game needs.
+        finite_difference: estimate r1 and r2 with steps of this size (data is in [-1, 1] or of
+            unit scale) instead of a double backward, which is slow on a CPU.
+    """
+
+    objective: str = "relativistic"
+    gp: float = 0.0
+    finite_difference: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.objective not in known():
+            raise InputError(f"no game.objective {self.objective!r}; there are {', '.join(known())}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gan:
+    """Settings of `experiments/gan.py`.
+
+    Attributes:
+        out: the run's folder; `runs/gan/DATA-seedN` if not given.
+        log_every, preview_every, judge_every, save_every: in steps.
+        judge_samples: samples for the metrics along the way; the last judgement is as large as
+            the data allows.
+        mixed_precision: `no` or `bf16`; the launcher's choice if not given.
+        threads: of torch on the CPU; tiny networks are fastest with one.
+        tracking: further trackers beside log.jsonl: tensorboard, trackio, wandb.
+    """
+
+    data: DataSettings = field(default_factory=DataSettings)
+    generator: GeneratorSettings = field(default_factory=GeneratorSettings)
+    critic: CriticSettings = field(default_factory=CriticSettings)
+    game: Game = field(default_factory=Game)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    training: GanTraining = field(default_factory=GanTraining)
+    seed: int = 0
+    out: Path | None = None
+    log_every: int = 10
+    preview_every: int = 100
+    judge_every: int = 500
+    save_every: int = 200
+    judge_samples: int = 1_000
+    mixed_precision: Precision | None = None
+    threads: int | None = None
+    tracking: tuple[str, ...] = ()
+
+
+def main(settings: Gan) -> None:
+    source = load_data(settings.data)
+    folder = settings.out or Path("runs", "gan", f"{source.name}-seed{settings.seed}")
+    accelerator = make_accelerator(
+        folder,
+        seed=settings.seed,
+        mixed_precision=settings.mixed_precision,
+        threads=settings.threads,
+        tracking=settings.tracking,
+    )
+    def batches(start: int):
+        return source.batches(
+            batch=settings.training.batch,
+            seed=settings.seed,
+            start=start,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            device=accelerator.device,
+        )
+
+    batches(0)  # whatever is wrong with the data or the batch is said before the folder is made
+    generator = build_generator(settings.generator, source.shape, source.classes)
+    augmented = settings.augment.adaptive or settings.augment.strength > 0
+    adversarial = AdversarialLoss(
+        build_critic(settings.critic, source.shape, source.classes),
+        objective(settings.game.objective),
+        r1=settings.training.r1.start,
+        r2=settings.training.r2.start,
+        gp=settings.game.gp,
+        finite_difference=settings.game.finite_difference,
+        augment=Augment(settings.augment) if augmented else None,
+    )
+    set_seed(settings.seed, device_specific=True)
+
+    latent, total, batch = settings.generator.latent, settings.training.steps, settings.training.batch
+    with Run(folder, settings, accelerator) as run:
+        if run.result is not None:
+            run.say(f"{folder} is finished already; choose another --out to train again")
+            print(table(run.result))
+            return
+        start_trackers(accelerator, "hybridgen-gan", run.config)
+        watch = Watch(folder, source, latent=latent, seed=settings.seed)
+        steps = train_gan(
+            generator,
+            adversarial,
+            batches,
+            settings.training,
+            accelerator,
+            latent=latent,
+            seed=settings.seed,
+            resume=run.resume,
+        )
+        bar = tqdm(total=total * batch, unit="img", unit_scale=True, disable=not run.leads)
+        for step in steps:
+            number, last = step.number, step.number == total
+            bar.update(number * batch - bar.n)
+            with run.between_steps(step, save=last or number % settings.save_every == 0):
+                if number % settings.log_every == 0 and step.losses:
+                    accelerator.log(step.losses, step=number)
+                    bar.set_postfix({k: f"{step.losses[k]:.3f}" for k in ("critic", "generator")})
+                if run.leads and number % settings.preview_every == 0:
+                    watch.preview(step.average, number)
+                if run.leads and number % settings.judge_every == 0 and not last:
+                    accelerator.log(watch.figures(step.average, settings.judge_samples), step=number)
+        bar.close()
+        if run.leads:
+            close(run, watch, step, batch)
+
+
+def close(run: Run, watch: Watch, step: Step, batch: int) -> None:
+    """Save the weights, judge them on as many samples as the data allows, and say so."""
+    seconds = run.seconds
+    step.average.save_pretrained(run.folder / "generator")
+    step.state["critic"].save_pretrained(run.folder / "critic")
+    figures = watch.figures(step.average)
+    run.accelerator.log(figures, step=step.number)
+    watch.finish(step.average, run.log_file.rows())
+    speed = step.number * batch / seconds
+    result = {"steps": step.number, "seconds": seconds, "images_per_second": speed, **figures}
+    run.finish(result)
+    print(table(result))
+    print(f"samples, curves and weights are in {run.folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, Gan, description=__doc__ or ""))

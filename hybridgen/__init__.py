@@ -1,0 +1,22 @@
+"""hybridgen: adversarial and diffusion models, and what a discriminator can do for both."""
+
+from hybridgen.losses.adaptive import adaptive_weight
+from hybridgen.losses.adversarial import AdversarialLoss
+from hybridgen.losses.unconditional import Unconditional
+from hybridgen.maths import objectives
+from hybridgen.maths.objectives import Objective
+from hybridgen.protocols import Denoiser, Discriminator, Generator, Sampler
+from hybridgen.sampling.single_pass import SinglePass
+
+__all__ = [
+    "AdversarialLoss",
+    "Denoiser",
+    "Discriminator",
+    "Generator",
+    "Objective",
+    "Sampler",
+    "SinglePass",
+    "Unconditional",
+    "adaptive_weight",
+    "objectives",
+]

@@ -1,0 +1,68 @@
+"""Settings from the command line: layered files, then `--a.b value`, checked before any work."""
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from hybridgen.errors import InputError, Interrupted, RunError
+
+S = TypeVar("S")
+
+
+def read_settings(settings: type[S], argv: list[str] | None = None, description: str = "") -> S:
+    """Fill the frozen dataclass `settings` from `--config FILE` (repeatable; later ones win) and
+    `--a.b value`; `--help` and `--print_config` print and leave.
+
+    Raises:
+        InputError: an unknown name, a wrong type, or a value that a dataclass refuses.
+    """
+    parser = ArgumentParser(description=description, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="a YAML file with some of the settings")
+    parser.add_class_arguments(settings, fail_untyped=False)
+    try:
+        filled = parser.parse_args(argv)
+        given = {name: value for name, value in parser.instantiate(filled).items() if name != "config"}
+        return settings(**given)
+    except ArgumentError as error:
+        raise InputError(_one_sentence(error)) from error
+
+
+def command(
+    main: Callable[[S], None],
+    settings: type[S],
+    argv: list[str] | None = None,
+    description: str = "",
+) -> int:
+    """Run an experiment and turn what can go wrong into one sentence and an exit status.
+
+    Returns:
+        0 when done, 2 for bad settings or data, 1 for a failure while working, 128 + n when
+        stopped by signal n.
+    """
+    try:
+        main(read_settings(settings, argv, description))
+    except InputError as error:
+        return _say(error, 2)
+    except RunError as error:
+        return _say(error, 1)
+    except OSError as error:
+        return _say(f"{error.strerror or error}: {error.filename or 'while writing'}", 1)
+    except Interrupted as stop:
+        return _say(stop, 128 + stop.signal)
+    except KeyboardInterrupt:
+        return _say("stopped before there was anything to save", 130)
+    return 0
+
+
+def _say(message: object, status: int) -> int:
+    word = "error: " if status in (1, 2) else ""
+    print(f"{word}{message}", file=sys.stderr, flush=True)
+    return status
+
+
+def _one_sentence(error: Exception) -> str:
+    """The parser's message without its indented tree of attempts."""
+    lines = [line.strip(" -") for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line)

@@ -1,0 +1,155 @@
+"""Augmentation of what the critic sees, so that few images do not teach it the images by heart."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from hybridgen.errors import InputError
+
+_SHIFT = 0.125  # of the image's side
+_TURN = 15.0  # degrees
+_ZOOM = 0.2  # standard deviation of log2
+_BRIGHTNESS = 0.2  # standard deviation, for values in [-1, 1]
+_CONTRAST = 0.5  # standard deviation of log2
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentSettings:
+    """How strongly real and generated images are changed before the critic sees them.
+
+    Attributes:
+        strength: probability p of each operation, for each image; the start if `adaptive`.
+        adaptive: move p so that the critic is right about real images as often as `target` says.
+        target: wanted mean sign of the critic's logits on real images.
+        speed_images: images in which an adaptive p moves from 0 to 1.
+        flips: mirror half of the images left to right; wrong for digits and letters.
+    """
+
+    strength: float = 0.0
+    adaptive: bool = False
+    target: float = 0.6
+    speed_images: int = 500_000
+    flips: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise InputError(f"augment.strength must lie in [0, 1], got {self.strength}.")
+        if not -1 < self.target < 1:
+            raise InputError(f"augment.target must lie between -1 and 1, got {self.target}.")
+        if self.speed_images < 1:
+            raise InputError(f"augment.speed_images must be at least 1, got {self.speed_images}.")
+
+
+class Augment(nn.Module):
+    """Random changes that can be differentiated twice, `[b c h w] -> [b c h w]`.
+
+    Shift, rotation, zoom, brightness and contrast are each applied to each image with probability
+    `strength`, and mirroring with half of it if wanted. An image is left as it is with positive
+    probability, which is what keeps the changes out of the generator's images.
+
+    Source: Karras et al. 2020, arXiv:2006.06676, sections 2.2 and 3, with milder operations.
+
+    Args:
+        settings: see `AugmentSettings`.
+
+    Raises:
+        InputError: kornia is not installed.
+    """
+
+    strength: Tensor
+
+    def __init__(self, settings: AugmentSettings) -> None:
+        super().__init__()
+        try:
+            import kornia  # noqa: F401
+        except ImportError as error:
+            raise InputError(
+                "augmentation needs kornia, which is not installed; "
+                "run `pip install 'hybridgen[augment]'` or switch augmentation off."
+            ) from error
+        self.settings = settings
+        self.register_buffer("strength", torch.tensor(float(settings.strength)))
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Change `x`, in about [-1, 1]; values are not clipped, so no gradient is lost.
+
+        Random numbers come from `generator`, or else from torch's own.
+        """
+        if x.ndim != 4:
+            raise ValueError(f"expected images [b c h w], got {tuple(x.shape)}")
+        draw = _Draw(x, self.strength, generator)
+        return _colour(_geometry(x, draw, self.settings.flips), draw)
+
+    @torch.no_grad()
+    def update(self, sign: float, images: int) -> None:
+        """Move the strength after `images` more real images with this mean sign of their logits.
+
+        `p <- clip(p + sgn(sign - target) images / speed_images, 0, 1)`; does nothing unless
+        adaptive. With several processes, give all of them the mean over all.
+
+        Raises:
+            ValueError: `sign` outside [-1, 1], not a number, or negative `images`.
+        """
+        if not -1 <= sign <= 1 or images < 0:
+            raise ValueError(f"need sign in [-1, 1] and images >= 0, got {sign=}, {images=}")
+        if not self.settings.adaptive or sign == self.settings.target:
+            return
+        step = math.copysign(images / self.settings.speed_images, sign - self.settings.target)
+        self.strength.add_(step).clamp_(0, 1)
+
+
+class _Draw:
+    """Random numbers `[b]` for one batch, neutral where an operation is not applied."""
+
+    def __init__(self, x: Tensor, strength: Tensor, generator: torch.Generator | None) -> None:
+        self.x, self.strength, self.generator = x, strength, generator
+
+    def applied(self) -> Tensor:
+        """Whether the operation is applied to each image, bool `[b]`; never at strength 0."""
+        return self.uniform() < self.strength
+
+    def uniform(self) -> Tensor:
+        return torch.rand(len(self.x), generator=self.generator, device=self.x.device)
+
+    def normal(self) -> Tensor:
+        return torch.randn(len(self.x), generator=self.generator, device=self.x.device)
+
+    def between(self, bound: float) -> Tensor:
+        """Uniform in `[-bound, bound]`, 0 where not applied."""
+        return torch.where(self.applied(), (2 * self.uniform() - 1) * bound, 0.0)
+
+    def gaussian(self, std: float) -> Tensor:
+        """Normal of mean 0, and 0 where not applied."""
+        return torch.where(self.applied(), self.normal() * std, 0.0)
+
+
+def _geometry(x: Tensor, draw: _Draw, flips: bool) -> Tensor:
+    """Shift, rotation, zoom and mirroring in one bilinear resampling; edges are reflected."""
+    from kornia.geometry.transform import get_affine_matrix2d, warp_affine
+
+    height, width = x.shape[-2:]
+    shift = torch.stack([draw.between(_SHIFT * width), draw.between(_SHIFT * height)], dim=1)
+    turn = draw.between(_TURN)
+    zoom = torch.exp2(draw.gaussian(_ZOOM))
+    zoom = torch.stack([zoom, zoom], dim=1)
+    centre = x.new_tensor([(width - 1) / 2, (height - 1) / 2], dtype=torch.float32)
+    matrix = get_affine_matrix2d(shift, centre.expand(len(x), 2), zoom, turn)
+    moved = (matrix != torch.eye(3, device=x.device)).flatten(1).any(1)
+    size = (height, width)
+    warped = warp_affine(x.float(), matrix[:, :2], size, padding_mode="reflection").to(x.dtype)
+    # Resampling rounds even where nothing moves; an image left alone must stay itself.
+    x = torch.where(rearrange(moved, "b -> b 1 1 1"), warped, x)
+    if not flips:
+        return x
+    mirrored = draw.applied() & (draw.uniform() < 0.5)
+    return torch.where(rearrange(mirrored, "b -> b 1 1 1"), x.flip(-1), x)
+
+
+def _colour(x: Tensor, draw: _Draw) -> Tensor:
+    """`contrast x + brightness`, around mid-grey; kornia's own would clip to [0, 1]."""
+    contrast = torch.exp2(draw.gaussian(_CONTRAST)).to(x.dtype)
+    brightness = draw.gaussian(_BRIGHTNESS).to(x.dtype)
+    return x * rearrange(contrast, "b -> b 1 1 1") + rearrange(brightness, "b -> b 1 1 1")

@@ -1,0 +1,132 @@
+"""One image file to one array of bytes: upright, square, grey or colour."""
+
+import io
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from einops import rearrange
+from PIL import Image, ImageOps
+
+from hybridgen.errors import InputError
+
+# What Pillow raises on files that are damaged, cut short or no images at all.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_DAMAGE += (IndexError, KeyError, TypeError, Image.DecompressionBombError)
+_DEEP_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_GREY = ("1", "L", "LA", "La", *_DEEP_GREY)
+_COLOUR = ("P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
+
+
+def open_image(cell: Mapping[str, Any] | None, where: str) -> Image.Image:
+    """The decoded image of a `datasets` cell `{"bytes", "path"}`, turned upright by its EXIF tag.
+
+    Raises:
+        InputError: damaged, missing or of a mode without a grey or colour meaning; names `where`.
+    """
+    content = (cell or {}).get("bytes")
+    file = (cell or {}).get("path") if content is None else io.BytesIO(content)
+    if file is None:
+        raise InputError(f"{where} is empty; remove it from the data.")
+    try:
+        with Image.open(file) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    except _DAMAGE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{where} cannot be decoded as an image ({reason}); replace or remove it."
+        ) from error
+    if upright.mode not in _GREY + _COLOUR:
+        raise InputError(
+            f"{where} has the pixel format {upright.mode!r}, expected grey or colour of 8 or 16 "
+            "bits; convert it."
+        )
+    return upright
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What every image of a set has, or is brought to.
+
+    Attributes:
+        side: height and width in pixels.
+        channels: 1 for grey, 3 for colour.
+        resize: whether other sizes are cropped and resized; else they are refused.
+        convert: whether grey becomes colour and colour grey; else the other kind is refused.
+    """
+
+    side: int
+    channels: int
+    resize: bool
+    convert: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.channels, self.side, self.side)
+
+    def apply(self, image: Image.Image, where: str) -> np.ndarray:
+        """uint8 `[c h w]`; transparent parts become white.
+
+        Raises:
+            InputError: the image is of another size or kind and may not be changed.
+        """
+        if not self.convert and channels_of(image) != self.channels:
+            kind, others = ("colour", "grey") if self.channels == 1 else ("grey", "colour")
+            raise InputError(
+                f"{where} is {kind} while the first image is {others}; "
+                "set data.channels to 1 or 3 to convert all images."
+            )
+        if not self.resize and image.size != (self.side, self.side):
+            raise InputError(
+                f"{where} is {_pixels(image)} pixels while the first image is "
+                f"{self.side}x{self.side}; set data.resolution to crop and resize all images."
+            )
+        plain = _plain(image, "L" if self.channels == 1 else "RGB")
+        if plain.size != (self.side, self.side):
+            plain = ImageOps.fit(plain, (self.side, self.side), Image.Resampling.LANCZOS)
+        pixels = np.asarray(plain)
+        return pixels[None] if pixels.ndim == 2 else rearrange(pixels, "h w c -> c h w")
+
+
+def form_of(first: Image.Image, where: str, resolution: int | None, channels: int | None) -> Form:
+    """The form of a set whose first image is `first`, where the settings do not say it.
+
+    Raises:
+        InputError: `first` is not square and there is no `resolution`.
+    """
+    if resolution is None and first.width != first.height:
+        raise InputError(
+            f"{where} is {_pixels(first)} pixels, expected a square image; "
+            "set data.resolution to crop and resize all images."
+        )
+    return Form(
+        side=resolution or first.width,
+        channels=channels or channels_of(first),
+        resize=resolution is not None,
+        convert=channels is not None,
+    )
+
+
+def channels_of(image: Image.Image) -> int:
+    """1 if the pixel format is grey, 3 if it has colours (a palette counts as colours)."""
+    return 1 if image.mode in _GREY else 3
+
+
+def _plain(image: Image.Image, mode: str) -> Image.Image:
+    """Eight bits a channel and nothing transparent."""
+    if image.mode in _DEEP_GREY:
+        # Pillow's own conversion clips 16 bits instead of scaling them.
+        deep = np.asarray(image).astype(np.float64)
+        image = Image.fromarray((deep / 257).round().clip(0, 255).astype(np.uint8))
+    elif image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _pixels(image: Image.Image) -> str:
+    return f"{image.width}x{image.height}"

@@ -1,0 +1,139 @@
+"""Images that fit into memory: one uint8 tensor on the device, one gather per batch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count as count_from
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from hybridgen.data.order import keyed_generator, positions
+from hybridgen.data.source import Batch, Part, check_part, share
+from hybridgen.errors import InputError
+
+DIGITS_HELD_OUT = 297
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 `[b c h w]` to float32 in [-1, 1]: `x / 127.5 - 1`."""
+    return images.float().div_(127.5).sub_(1)
+
+
+def split(size: int, held_out: int) -> tuple[Tensor, Tensor]:
+    """Disjoint rows `[size - held_out]` and `[held_out]`, the same at every call.
+
+    Raises:
+        InputError: one of the two parts would be empty.
+    """
+    if not 0 < held_out < size:
+        raise InputError(
+            f"holding out {held_out} of {size} examples leaves one part empty; "
+            "give more data or another held-out fraction."
+        )
+    rows = torch.randperm(size, generator=keyed_generator("held_out", size))
+    return rows[held_out:].sort().values, rows[:held_out].sort().values
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageSource:
+    """A set of images held as bytes.
+
+    Args:
+        name: what to call it in reports.
+        train, held_out: uint8 `[n c h w]`, of one shape.
+        train_labels, held_out_labels: int64 `[n]`, or `None` if the data has none.
+        classes: labels in the batches; 0 for unconditional data.
+    """
+
+    name: str
+    train: Tensor
+    held_out: Tensor
+    train_labels: Tensor | None = None
+    held_out_labels: Tensor | None = None
+    classes: int = 0
+
+    def __post_init__(self) -> None:
+        for images, labels in (
+            (self.train, self.train_labels),
+            (self.held_out, self.held_out_labels),
+        ):
+            if images.dtype != torch.uint8 or images.ndim != 4:
+                raise ValueError(
+                    f"expected uint8 images [n c h w], got {images.dtype} {tuple(images.shape)}"
+                )
+            if labels is not None and labels.shape != images.shape[:1]:
+                raise ValueError(f"got {len(images)} images but labels {tuple(labels.shape)}")
+        if self.train.shape[1:] != self.held_out.shape[1:]:
+            raise ValueError(
+                f"training images are {tuple(self.train.shape[1:])} but held-out ones "
+                f"{tuple(self.held_out.shape[1:])}"
+            )
+        if self.classes > 0 and self.train_labels is None:
+            raise ValueError(f"classes={self.classes} needs train_labels, got None")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.train.shape[1:])
+
+    @property
+    def mixture(self) -> None:
+        return None
+
+    @property
+    def size(self) -> int:
+        return len(self.train)
+
+    def batches(
+        self,
+        *,
+        batch: int,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> Iterator[Batch]:
+        """See `Source.batches`."""
+        mine = share(batch, start, rank, world, self.size)
+        images = self.train.to(device)
+        labels = None
+        if self.classes > 0 and self.train_labels is not None:
+            labels = self.train_labels.to(device)
+
+        def gather() -> Iterator[Batch]:
+            for i in count_from(start):
+                rows = positions(seed, i * batch + rank * mine, mine, self.size).to(device)
+                yield to_float(images[rows]), None if labels is None else labels[rows]
+
+        return gather()
+
+    def reference(self, part: Part, count: int, seed: int = 0) -> Batch:
+        """See `Source.reference`."""
+        check_part(part, count)
+        images = self.train if part == "train" else self.held_out
+        labels = self.train_labels if part == "train" else self.held_out_labels
+        rows = positions(seed, 0, min(count, len(images)), len(images))
+        return to_float(images[rows]), None if labels is None else labels[rows]
+
+
+def digits(*, labelled: bool = False) -> ImageSource:
+    """The 1 797 real handwritten digits of scikit-learn, grey 8x8, 297 of them held out.
+
+    Values 0..16 become 0..255. The split never changes, so figures can be compared.
+    """
+    from sklearn.datasets import load_digits
+
+    values, target = load_digits(return_X_y=True)
+    grey = torch.from_numpy(values).mul(255 / 16).round().to(torch.uint8)
+    images = rearrange(grey, "n (h w) -> n 1 h w", h=8)
+    labels = torch.from_numpy(target).to(torch.int64)
+    train, held_out = split(len(images), DIGITS_HELD_OUT)
+    return ImageSource(
+        name="digits",
+        train=images[train],
+        held_out=images[held_out],
+        train_labels=labels[train],
+        held_out_labels=labels[held_out],
+        classes=10 if labelled else 0,
+    )

@@ -1,0 +1,83 @@
+"""From a name or a path to a source."""
+
+import re
+from pathlib import Path
+
+from hybridgen.data.images import ImageSource, digits
+from hybridgen.data.points import MixturePoints
+from hybridgen.data.settings import DataSettings
+from hybridgen.data.source import Source
+from hybridgen.errors import InputError
+from hybridgen.maths.mixtures import grid, ring
+
+_MIXTURES = {"ring": ring, "grid": grid}
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+def load_data(settings: DataSettings) -> Source:
+    """The source that `settings` describe.
+
+    Raises:
+        InputError: the data is missing, unreadable or does not fit the settings.
+    """
+    if settings.path == "digits":
+        return _digits(settings)
+    if settings.path in _MIXTURES:
+        return _points(settings)
+    return _images(settings)
+
+
+def _digits(settings: DataSettings) -> Source:
+    if settings.resolution not in (None, 8) or settings.channels not in (None, 1):
+        raise InputError(
+            "the built-in digits are grey 8x8 images, got "
+            f"data.resolution={settings.resolution} and data.channels={settings.channels}; "
+            "leave both out."
+        )
+    return digits(labelled=settings.labels)
+
+
+def _points(settings: DataSettings) -> Source:
+    if settings.resolution is not None or settings.channels is not None:
+        raise InputError(
+            f"{settings.path!r} is made of points, so leave data.resolution and data.channels out."
+        )
+    mixture = _MIXTURES[settings.path]().standardised()
+    return MixturePoints(mixture=mixture, name=settings.path, labelled=settings.labels)
+
+
+def _images(settings: DataSettings) -> Source:
+    # `datasets` takes a second to import, which points and digits need not pay.
+    from hybridgen.data.folder import open_folder
+    from hybridgen.data.hub import open_hub
+    from hybridgen.data.streamed import StreamedSource
+    from hybridgen.data.tables import parts
+
+    path = Path(settings.path).expanduser()
+    if path.exists():
+        tables = open_folder(path)
+    elif _HUB_NAME.fullmatch(settings.path):
+        tables = open_hub(settings.path)
+    else:
+        raise InputError(f"there is no folder {settings.path!r}; correct data.path.")
+    train, held_out, classes = parts(tables, settings)
+    classes = classes if settings.labels else 0
+    name = path.name or settings.path
+    channels, height, width = train.form.shape
+    gibibytes = (len(train) + len(held_out)) * channels * height * width / 2**30
+    if gibibytes > settings.memory_limit:
+        return StreamedSource(
+            name=name,
+            train=train,
+            held_out=held_out,
+            classes=classes,
+            workers=settings.workers,
+        )
+    return ImageSource(
+        name=name,
+        train=train.read_all(),
+        held_out=held_out.read_all(),
+        train_labels=train.labels,
+        held_out_labels=held_out.labels,
+        classes=classes,
+    )

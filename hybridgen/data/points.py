@@ -1,0 +1,69 @@
+"""Points drawn from a Gaussian mixture: data whose density is known exactly."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count as count_from
+
+import torch
+
+from hybridgen.data.order import keyed_generator
+from hybridgen.data.source import Batch, Part, check_part, share
+from hybridgen.maths.mixtures import GaussianMixture
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixturePoints:
+    """Fresh points in every batch; a label is the component that a point was drawn from.
+
+    Batch i depends on `(seed, i)` alone, like the order of a finite set. Training and reference
+    draws never share a random stream.
+
+    Args:
+        mixture: the density.
+        name: what to call it in reports.
+        labelled: whether the batches carry labels.
+    """
+
+    mixture: GaussianMixture
+    name: str
+    labelled: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.mixture.means.shape[1],)
+
+    @property
+    def classes(self) -> int:
+        return len(self.mixture.weights) if self.labelled else 0
+
+    @property
+    def size(self) -> None:
+        return None
+
+    def batches(
+        self,
+        *,
+        batch: int,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> Iterator[Batch]:
+        """See `Source.batches`. Drawn on the CPU, so that every device sees the same points."""
+        mine = share(batch, start, rank, world, None)
+        part = slice(rank * mine, (rank + 1) * mine)
+
+        def draw() -> Iterator[Batch]:
+            for i in count_from(start):
+                points, component = self.mixture.sample(batch, keyed_generator("batch", seed, i))
+                label = component[part].to(device) if self.labelled else None
+                yield points[part].float().to(device), label
+
+        return draw()
+
+    def reference(self, part: Part, count: int, seed: int = 0) -> Batch:
+        """`count` points that occur in no batch; see `Source.reference`."""
+        check_part(part, count)
+        points, component = self.mixture.sample(count, keyed_generator(part, seed))
+        return points.float(), component

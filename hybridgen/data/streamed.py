@@ -1,0 +1,129 @@
+"""Images that do not fit into memory: decoded by worker processes just before they are needed."""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count as count_from
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from hybridgen.data.images import to_float
+from hybridgen.data.order import positions
+from hybridgen.data.source import Batch, Part, check_part, share
+from hybridgen.data.tables import Examples
+from hybridgen.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StreamedSource:
+    """A set read from disk while training; its batches equal `ImageSource`'s bit for bit.
+
+    Damaged images and images of another form are found when they are met.
+
+    Args:
+        name: what to call it in reports.
+        train, held_out: the two parts.
+        classes: labels in the batches; 0 for unconditional data.
+        workers: processes that read ahead; 0 reads in this process.
+    """
+
+    name: str
+    train: Examples
+    held_out: Examples
+    classes: int = 0
+    workers: int = 2
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.train.form.shape
+
+    @property
+    def mixture(self) -> None:
+        return None
+
+    @property
+    def size(self) -> int:
+        return len(self.train)
+
+    def batches(
+        self,
+        *,
+        batch: int,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> Iterator[Batch]:
+        """See `Source.batches`."""
+        mine = share(batch, start, rank, world, self.size)
+        order = _Order(seed, start, batch, rank * mine, mine, self.size)
+        loader = DataLoader(
+            _Reader(self.train),
+            sampler=order,
+            batch_size=None,  # an item is a batch already
+            num_workers=self.workers,
+            worker_init_fn=_ignore_signals,
+            pin_memory=torch.device(device).type == "cuda",
+            # Without its own generator a loader draws from the global one, and resuming would
+            # no longer continue the same random numbers.
+            generator=torch.Generator().manual_seed(0),
+        )
+        labels = self.train.labels if self.classes > 0 else None
+
+        def read() -> Iterator[Batch]:
+            for rows, images in zip(order, loader, strict=True):
+                if isinstance(images, str):
+                    raise InputError(images)
+                label = None if labels is None else labels[rows].to(device)
+                yield to_float(images.to(device, non_blocking=True)), label
+
+        return read()
+
+    def reference(self, part: Part, count: int, seed: int = 0) -> Batch:
+        """See `Source.reference`."""
+        check_part(part, count)
+        examples = self.train if part == "train" else self.held_out
+        rows = positions(seed, 0, min(count, len(examples)), len(examples))
+        labels = None if examples.labels is None else examples.labels[rows]
+        return to_float(examples.read(rows)), labels
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The positions `[mine]` of one process's share of each batch, without end."""
+
+    seed: int
+    start: int
+    batch: int
+    offset: int
+    mine: int
+    size: int
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for i in count_from(self.start):
+            yield positions(self.seed, i * self.batch + self.offset, self.mine, self.size)
+
+
+class _Reader(Dataset):
+    """Reads the images of one share; says in words what is wrong with them.
+
+    An exception would reach the main process wrapped in the worker's traceback.
+    """
+
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
+
+    def __getitem__(self, rows: Tensor) -> Tensor | str:
+        try:
+            return self.examples.read(rows)
+        except InputError as error:
+            return str(error)
+
+
+def _ignore_signals(worker: int) -> None:
+    """Ctrl-C reaches the whole process group; only the main process decides when to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,175 @@
+"""What `datasets` read, as the two parts of a set: undecoded images and their labels."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+
+from hybridgen.data.decode import Form, form_of, open_image
+from hybridgen.data.images import split
+from hybridgen.data.settings import DataSettings
+from hybridgen.errors import InputError
+
+_HELD_OUT_NAMES = ("test", "testing", "validation", "valid", "val", "dev", "eval")
+_LABEL_NAMES = ("label", "labels", "class", "target", "category")
+_CHUNK = 1_024
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Examples:
+    """One part of a set: images that are decoded when they are read.
+
+    Args:
+        table: a `datasets.Dataset` of one column, `image`, of undecoded cells.
+        rows: `[n]`, the rows of the table that belong to this part.
+        labels: `[n]`, int64, or `None`.
+        form: what every image is brought to.
+        name: how error messages call the table.
+    """
+
+    table: Any
+    rows: Tensor
+    labels: Tensor | None
+    form: Form
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, positions: Tensor) -> Tensor:
+        """The images at these positions, `[b] -> uint8 [b c h w]`.
+
+        Raises:
+            InputError: an image is damaged or does not have the form; named by its path.
+        """
+        images = np.empty((len(positions), *self.form.shape), dtype=np.uint8)
+        for slot, (cell, where) in enumerate(self._cells(positions)):
+            images[slot] = self.form.apply(open_image(cell, where), where)
+        return torch.from_numpy(images)
+
+    def read_all(self) -> Tensor:
+        """Every image, uint8 `[n c h w]`, decoded by as many threads as there are cores."""
+        chunks = torch.arange(len(self)).split(_CHUNK)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            return torch.cat(list(pool.map(self.read, chunks)))
+
+    def _cells(self, positions: Tensor) -> Iterator[tuple[Any, str]]:
+        rows = self.rows[positions].tolist()
+        for row, cell in zip(rows, self.table[rows]["image"], strict=True):
+            yield cell, _where(cell, row, self.name)
+
+
+def parts(tables: datasets.DatasetDict, settings: DataSettings) -> tuple[Examples, Examples, int]:
+    """Training part, held-out part and number of classes (0 if the data has no labels).
+
+    The data's own test or validation split is held out; else a fixed share of the rows.
+
+    Raises:
+        InputError: no training split, no image column, no labels where they are wanted, ...
+    """
+    train_name = _train_name(tables, settings.path)
+    held_name = next((name for name in _HELD_OUT_NAMES if name in tables), train_name)
+    train, held = tables[train_name], tables[held_name]
+    column = _image_column(train, settings.path)
+    for name in {train_name, held_name}:
+        if len(tables[name]) == 0:
+            raise InputError(f"the split {name!r} of {settings.path!r} has no examples.")
+    if train_name == held_name:
+        rows = split(len(train), max(1, round(settings.held_out * len(train))))
+    else:
+        rows = torch.arange(len(train)), torch.arange(len(held))
+    names = (f"split {train_name!r} of {settings.path}", f"split {held_name!r} of {settings.path}")
+    labels, classes = _labels([train, held], settings)
+
+    sides = [_undecoded(table, column, settings.path) for table in (train, held)]
+    first = sides[0][[0]]["image"][0]
+    where = _where(first, 0, names[0])
+    form = form_of(open_image(first, where), where, settings.resolution, settings.channels)
+    both = [
+        Examples(
+            table=sides[i],
+            rows=rows[i],
+            labels=None if labels is None else labels[i][rows[i]],
+            form=form,
+            name=names[i],
+        )
+        for i in range(2)
+    ]
+    return both[0], both[1], classes
+
+
+def _where(cell: Any, row: int, name: str) -> str:
+    path = (cell or {}).get("path")
+    if path is not None and (cell or {}).get("bytes") is None:
+        return str(path)
+    return f"image {row} of {name}" + (f" ({path})" if path else "")
+
+
+def _train_name(tables: datasets.DatasetDict, path: str) -> str:
+    if "train" in tables:
+        return "train"
+    if len(tables) == 1:
+        return str(next(iter(tables)))
+    raise InputError(f"{path!r} has the splits {sorted(map(str, tables))}, expected one 'train'.")
+
+
+def _image_column(table: datasets.Dataset, path: str) -> str:
+    """The first column of images; bytes that were written without the image type count too."""
+    for name, feature in table.features.items():
+        if isinstance(feature, datasets.Image):
+            return name
+    for name, feature in table.features.items():
+        if isinstance(feature, dict) and "bytes" in feature:
+            return name
+        if isinstance(feature, datasets.Value) and "binary" in feature.dtype:
+            return name
+    raise InputError(
+        f"{path!r} has the columns {list(table.features)} and none of them holds images."
+    )
+
+
+def _undecoded(table: datasets.Dataset, column: str, path: str) -> datasets.Dataset:
+    if column not in table.features:
+        raise InputError(f"a split of {path!r} has no column {column!r} as the others do.")
+    images = table.select_columns(column)
+    if column != "image":
+        images = images.rename_column(column, "image")
+    return images.cast_column("image", datasets.Image(decode=False))
+
+
+def _labels(
+    tables: list[datasets.Dataset], settings: DataSettings
+) -> tuple[list[Tensor] | None, int]:
+    """Class indices `[n]` of each table, and how many classes there are.
+
+    Classes of a `ClassLabel` keep their numbers; other values are numbered in sorted order.
+    """
+    features = tables[0].features
+    column = next((n for n, f in features.items() if isinstance(f, datasets.ClassLabel)), None)
+    column = column or next((n for n in _LABEL_NAMES if n in features), None)
+    problem = f"its columns are {list(features)}"
+    if column is not None and all(column in table.features for table in tables):
+        values = [table.select_columns(column)[:][column] for table in tables]
+        feature = features[column]
+        known = set().union(*values)
+        if not all(isinstance(value, int | str) for value in known):
+            problem = f"not every entry of {column!r} is a number or a word"
+        elif not isinstance(feature, datasets.ClassLabel):
+            number = {value: index for index, value in enumerate(sorted(known))}
+            return [torch.tensor([number[v] for v in side]) for side in values], len(known)
+        elif min(known) < 0:
+            problem = f"some entries of {column!r} are hidden (negative)"
+        else:
+            return [torch.tensor(side) for side in values], len(feature.names)
+    if settings.labels:
+        raise InputError(
+            f"data.labels is set, but {settings.path!r} has no usable labels: {problem}; "
+            "give class sub-folders or a label column, or leave data.labels out."
+        )
+    return None, 0

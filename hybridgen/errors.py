@@ -1,0 +1,17 @@
+"""The two kinds of failure that a person at the command line meets, each told in one sentence."""
+
+
+class InputError(ValueError):
+    """A setting or the data cannot work; found before any work was done (exit status 2)."""
+
+
+class RunError(RuntimeError):
+    """Something failed while working: a full disk, a loss that is not finite (exit status 1)."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked to stop, and everything was saved (exit status 128 + the signal's number)."""
+
+    def __init__(self, signal: int, message: str = "stopped") -> None:
+        super().__init__(message)
+        self.signal = signal

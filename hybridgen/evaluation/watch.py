@@ -1,0 +1,97 @@
+"""What a person sees of a generator while it trains and at the end: pictures, figures, a table."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from hybridgen.data.source import Source
+from hybridgen.evaluation.curves import curves
+from hybridgen.evaluation.measure import judge_for
+from hybridgen.evaluation.pictures import sample_grid, save_animation, scatter
+from hybridgen.maths.draws import generator_for
+from hybridgen.sampling.single_pass import SinglePass
+
+_AT_ONCE = 500
+
+
+class Watch:
+    """Looks at one generator from the same latents every time.
+
+    Args:
+        folder: of the run; pictures go to `samples/` in it.
+        source: what the generator should be like.
+        latent: the dimension of its noise.
+        seed: names the latents.
+        columns: of the sample grid; images have as many rows.
+        points: drawn in a scatter of points.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        source: Source,
+        *,
+        latent: int,
+        seed: int,
+        columns: int = 10,
+        points: int = 2_500,
+    ) -> None:
+        self.folder, self.source, self.latent, self.seed = folder, source, latent, seed
+        self.columns = columns
+        self.shown = points if source.mixture is not None else columns**2
+
+    def preview(self, generator: nn.Module, step: int) -> Path:
+        """Draw samples of the fixed latents into `samples/step-N.png`."""
+        path = self.folder / "samples" / f"step-{step:08d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._picture(generator).save(path)
+        return path
+
+    def figures(self, generator: nn.Module, samples: int | None = None) -> dict[str, float]:
+        """Metrics of `samples` fresh samples (as many as the data allows if `None`) and floors.
+
+        Empty where nothing is known to judge such data by.
+        """
+        judge = judge_for(self.source, samples=samples, seed=self.seed)
+        if judge is None:
+            return {}
+        return {**judge(self._samples(generator, judge.samples, "judge")), **judge.floors}
+
+    def finish(self, generator: nn.Module, rows: list[dict[str, Any]]) -> None:
+        """Write `samples.png`, `samples.webp` (all previews in turn) and `curves.png`."""
+        self._picture(generator).save(self.folder / "samples.png")
+        frames = sorted((self.folder / "samples").glob("step-*.png"))
+        if frames:
+            save_animation([Image.open(f) for f in frames], self.folder / "samples.webp")
+        curves(rows, self.folder / "curves.png")
+
+    def _picture(self, generator: nn.Module) -> Image.Image:
+        x = self._samples(generator, self.shown, "preview").cpu()
+        if self.source.mixture is not None:
+            return scatter(x, self.source.mixture)
+        return sample_grid(x, self.columns)
+
+    def _samples(self, generator: nn.Module, count: int, purpose: str) -> Tensor:
+        first = next(generator.parameters())
+        draws = generator_for(self.seed, purpose)
+        noise = torch.randn(count, self.latent, generator=draws).to(first)
+        label = None
+        if self.source.classes:
+            label = torch.arange(count, device=first.device) % self.source.classes
+        sampler = SinglePass(generator, (self.latent,))
+        parts = [slice(i, i + _AT_ONCE) for i in range(0, count, _AT_ONCE)]
+        return torch.cat([sampler(noise[p], None if label is None else label[p]) for p in parts])
+
+
+def table(result: Mapping[str, float]) -> str:
+    """A closing table: each figure beside what perfect samples would get."""
+    lines = [f"{'':24}{'measured':>12}{'floor':>12}"]
+    for name, value in result.items():
+        if not name.startswith("floor_"):
+            floor = result.get(f"floor_{name}")
+            lines.append(f"{name:24}{value:12.4g}" + ("" if floor is None else f"{floor:12.4g}"))
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Floor 2: mathematics and a network."""

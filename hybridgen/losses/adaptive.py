@@ -1,0 +1,28 @@
+"""How strongly an auxiliary loss should pull, read off the gradients themselves."""
+
+import torch
+from torch import Tensor
+
+
+def adaptive_weight(
+    loss: Tensor, adversarial: Tensor, last_layer: Tensor, *, limit: float = 1e4
+) -> Tensor:
+    """`|d loss / d w| / (|d adversarial / d w| + 1e-4)` at a model's last layer, at most `limit`.
+
+    Multiplied by it, the adversarial term pulls on the last layer as hard as the main loss does,
+    whatever the scale of the critic's logits. An untrained critic has tiny gradients, hence a
+    large weight: train the critic from the start and ramp the product up.
+    Source: Esser et al. 2020, arXiv:2012.09841, equation 7.
+
+    Args:
+        loss: the main loss, a scalar.
+        adversarial: `AdversarialLoss.generator_loss(...)`, a scalar.
+        last_layer: the weight w of the layer both losses pass through last, such as
+            `decoder.conv_out.weight`.
+
+    Returns:
+        A scalar without gradient. The graphs are kept for the backward pass.
+    """
+    pull = torch.autograd.grad(loss, last_layer, retain_graph=True)[0].float().norm()
+    push = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0].float().norm()
+    return (pull / (push + 1e-4)).clamp(max=limit).detach()

@@ -1,0 +1,256 @@
+"""The adversarial loss, for a GAN or as an extra term on any other model."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from hybridgen.maths.objectives import Objective, relativistic
+from hybridgen.maths.penalties import (
+    interpolates,
+    one_centred,
+    squared_gradient_norm,
+    squared_slope,
+)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Let gradients flow through `module` without collecting any in its own parameters."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    for p in trainable:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in trainable:
+            p.requires_grad_(True)
+
+
+class AdversarialLoss(nn.Module):
+    """A critic, the game it plays, and how smooth it is kept.
+
+    `forward` is the loss of this module's own parameters, the critic's: wrap the whole object
+    with `accelerator.prepare` and gradients are synchronised. `generator_loss` is what it lends
+    to another model: it trains nothing in here, and is called on the unwrapped object.
+
+    The critic here compares what `real` and `fake` are given to it. A critic that guides a
+    sampler has to be trained on that sampler's finished outputs at every noise level instead.
+
+    Losses are computed in float32 whatever autocast says, and a critic that is penalised runs in
+    float32 throughout: a slope in bfloat16 has three digits, and its square fewer.
+
+    Args:
+        discriminator: see `hybridgen.protocols.Discriminator`.
+        objective: the game; `relativistic` if not given.
+        r1, r2: weights of the squared gradient on real and on generated samples; each counts as
+            `weight / 2 * E |grad|^2` (Mescheder et al. 2018, arXiv:1801.04406).
+        gp: weight of the one-centred penalty between them (arXiv:1704.00028).
+        finite_difference: the step e, in units of the data, by which R1 and R2 are estimated
+            without a double backward; exact gradients if `None`.
+        augment: applied to real and fake alike before the critic sees them, in both players'
+            losses; penalties are taken with respect to the samples before it.
+
+    The four numbers may be changed between steps, by a schedule for example.
+
+    Raises:
+        ValueError: a negative weight, a critic that normalises across the batch or whose forward
+            does not take `(x, sigma, label)`, finite differences through an augmentation.
+    """
+
+    def __init__(
+        self,
+        discriminator: nn.Module,
+        objective: Objective = relativistic,
+        *,
+        r1: float = 0.0,
+        r2: float = 0.0,
+        gp: float = 0.0,
+        finite_difference: float | None = None,
+        augment: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_weights(r1=r1, r2=r2, gp=gp)
+        _check_critic(discriminator)
+        if finite_difference is not None and not 0 < finite_difference < math.inf:
+            raise ValueError(f"finite_difference is a step > 0 in data units, got {finite_difference}")
+        if finite_difference is not None and augment is not None:
+            raise ValueError(
+                "finite differences compare one critic at two close points, and a random "
+                "augmentation moves them apart: leave out finite_difference or augment"
+            )
+        self.discriminator = discriminator
+        self.objective = objective
+        self.r1, self.r2, self.gp = r1, r2, gp
+        self.finite_difference = finite_difference
+        self.augment = augment
+
+    @property
+    def penalised(self) -> bool:
+        """Whether any penalty has weight."""
+        return max(self.r1, self.r2, self.gp) > 0
+
+    @property
+    def twice_differentiated(self) -> bool:
+        """Whether the critic must admit a double backward."""
+        exact = self.finite_difference is None and max(self.r1, self.r2) > 0
+        return exact or self.gp > 0
+
+    def forward(
+        self,
+        real: Tensor,
+        fake: Tensor,
+        sigma: Tensor | None = None,
+        label: Tensor | None = None,
+        *,
+        rng: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """The critic's loss on paired batches: `total`, which has gradients, and its parts.
+
+        One call of the critic on real and fake stacked: the two halves see the same weights, one
+        gradient call yields both penalties, and distributed training sees one forward pass.
+
+        Args:
+            real, fake: `[b ...]`, of one shape; gradients into them are cut.
+            sigma: `[b]`, the noise level at which they are compared; zeros if not given.
+            label: `[b]`, shared by both halves.
+            rng: draws the directions of finite differences and GP's interpolates.
+
+        Returns:
+            Scalars: `total`, `game`, `r1`, `r2`, `gp` (unweighted, those in use), the mean logits
+            `logit_real` and `logit_fake`, and `sign_real`, the mean sign of the real logits.
+        """
+        _check_pair(real, fake)
+        with self._precision(real):
+            x = torch.cat([real, fake.to(real.dtype)]).detach()
+            x = x.float() if self.penalised else x
+            parts = self._parts(x, _twice(sigma), _twice(label), rng)
+        total = parts["game"]
+        for name in ("r1", "r2"):
+            if name in parts:
+                total = total + getattr(self, name) / 2 * parts[name]
+        if "gp" in parts:
+            total = total + self.gp * parts["gp"]
+        return {"total": total, **{name: part.detach() for name, part in parts.items()}}
+
+    def generator_loss(
+        self,
+        fake: Tensor,
+        real: Tensor | None = None,
+        sigma: Tensor | None = None,
+        label: Tensor | None = None,
+    ) -> Tensor:
+        """The scalar loss to add to a model that produced `fake` with gradients attached.
+
+        Args:
+            fake: `[b ...]`.
+            real: `[b ...]`, needed by relativistic games only; gets no gradient.
+            sigma, label: `[b]`, as in `forward`.
+        """
+        if self.objective.relativistic and real is None:
+            self.objective.player(fake.new_zeros(len(fake)), None)
+        if real is not None:
+            _check_pair(real, fake)
+        with frozen(self):
+            fake_logits = self._logits(fake, sigma, label)
+            real_logits = None
+            if self.objective.relativistic and real is not None:
+                with torch.no_grad():
+                    real_logits = self._logits(real, sigma, label)
+            return self.objective.player(fake_logits, real_logits).mean()
+
+    def _parts(
+        self, x: Tensor, sigma: Tensor | None, label: Tensor | None, rng: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        slopes = max(self.r1, self.r2) > 0
+        exact = slopes and self.finite_difference is None
+        x = x.requires_grad_(exact)
+        if slopes and self.finite_difference is not None:
+            noise = torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype)
+            both = torch.cat([x, x + self.finite_difference * noise])
+            logits, moved = self._logits(both, _twice(sigma), _twice(label)).chunk(2)
+            norms = squared_slope(logits, moved, self.finite_difference)
+        else:
+            logits = self._logits(x, sigma, label)
+            norms = squared_gradient_norm(logits, x) if exact else None
+        on_real, on_fake = logits.chunk(2)
+        parts = {"game": self.objective.critic(on_real, on_fake).mean()}
+        if norms is not None:
+            r1, r2 = norms.chunk(2)
+            parts |= {"r1": r1.mean(), "r2": r2.mean()}
+        if self.gp > 0:
+            parts["gp"] = self._one_centred(x.detach(), sigma, label, rng)
+        parts |= {"logit_real": on_real.mean(), "logit_fake": on_fake.mean()}
+        parts["sign_real"] = on_real.sign().mean()
+        return parts
+
+    def _one_centred(
+        self, x: Tensor, sigma: Tensor | None, label: Tensor | None, rng: torch.Generator | None
+    ) -> Tensor:
+        real, fake = x.chunk(2)
+        mix = torch.rand(len(real), generator=rng, device=x.device, dtype=x.dtype)
+        between = interpolates(real, fake, mix).requires_grad_(True)
+        logits = self._logits(between, _half(sigma), _half(label))
+        return one_centred(logits, between).mean()
+
+    def _logits(self, x: Tensor, sigma: Tensor | None, label: Tensor | None) -> Tensor:
+        if sigma is None:
+            sigma = x.new_zeros(len(x))
+        seen = x if self.augment is None else self.augment(x)
+        logits = self.discriminator(seen, sigma, label)
+        if logits.shape != (len(x),):
+            raise ValueError(
+                f"a critic returns one logit a sample, [{len(x)}], and this one returned "
+                f"{list(logits.shape)}: average or flatten it, or wrap the critic in "
+                "hybridgen.Unconditional, which does"
+            )
+        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+    def _precision(self, x: Tensor) -> torch.autocast:
+        """An island in float32 for a penalised critic; elsewhere autocast as the caller set it."""
+        device = x.device.type
+        enabled = torch.is_autocast_enabled(device) and not self.penalised
+        return torch.autocast(device, enabled=enabled)
+
+
+def _check_weights(**weights: float) -> None:
+    for name, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"the penalty weight {name} must be finite and >= 0, got {weight}")
+
+
+def _check_critic(critic: nn.Module) -> None:
+    for name, module in critic.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"the critic's layer {name!r} is a {type(module).__name__}: real and fake share "
+                "one batch and a penalty needs each logit to depend on its own sample, so use "
+                "no normalisation, GroupNorm or spectral_norm instead"
+            )
+    signature = inspect.signature(critic.forward)
+    try:
+        signature.bind("x", "sigma", "label")
+    except TypeError:
+        raise ValueError(
+            f"a critic is called as (x, sigma, label) and {type(critic).__name__}.forward takes "
+            f"{signature}: wrap a critic that knows neither in hybridgen.Unconditional(critic)"
+        ) from None
+
+
+def _check_pair(real: Tensor, fake: Tensor) -> None:
+    if real.shape != fake.shape:
+        raise ValueError(
+            f"real and fake are compared in pairs and must have one shape, got "
+            f"{list(real.shape)} and {list(fake.shape)}"
+        )
+
+
+def _twice(x: Tensor | None) -> Tensor | None:
+    return None if x is None else torch.cat([x, x])
+
+
+def _half(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.chunk(2)[0]

@@ -1,0 +1,72 @@
+"""Gradient penalties: how steep the critic is where the samples are.
+
+All return one number a sample, so a caller weighs and averages them; none depends on the size of
+the batch. The squared gradient is summed over all coordinates, so a weight that suits data of unit
+scale suits data of scale s when divided by 1/s^2.
+"""
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor
+
+
+def input_gradient(logits: Tensor, x: Tensor) -> Tensor:
+    """`d logit_i / d x_i` of each sample, `[b ...]`, differentiable once more.
+
+    Summing the logits is exact only if sample i's logit depends on sample i alone, so the critic
+    must not normalise across the batch.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+    return gradient
+
+
+def squared_gradient_norm(logits: Tensor, x: Tensor) -> Tensor:
+    """`|d logit_i / d x_i|^2` of each sample, differentiable once more.
+
+    On real samples this is R1, on generated ones R2 (Mescheder et al. 2018, arXiv:1801.04406).
+
+    Args:
+        logits: `[b]`, computed from `x`.
+        x: `[b ...]`, requiring gradients.
+
+    Returns:
+        `[b]`, non-negative, in float32 or better.
+    """
+    return _squared_norm(input_gradient(logits, x))
+
+
+def squared_slope(logits: Tensor, moved: Tensor, step: float) -> Tensor:
+    """`(logit(x + e n) - logit(x))^2 / e^2`, n standard normal: R1 and R2 without double backward.
+
+    Its mean over n is the squared gradient norm, up to terms of order e^2 in the curvature: for a
+    linear critic `E_n (w n)^2 = |w|^2` exactly.
+    Source: the approximated R1 of Lin et al. 2025, arXiv:2501.08316, divided by e^2.
+
+    Args:
+        logits: `[b]`, at x.
+        moved: `[b]`, at `x + step * n`.
+        step: e, in the units of x.
+    """
+    return ((moved - logits) / step).square()
+
+
+def one_centred(logits: Tensor, x: Tensor) -> Tensor:
+    """`(|d logit / d x| - 1)^2` of each sample: GP, evaluated at interpolates.
+
+    Source: Gulrajani et al. 2017, arXiv:1704.00028, equation 3.
+    """
+    # The root has an infinite slope at 0: without the tiny term one flat sample makes the
+    # whole critic's gradient NaN.
+    norm = (squared_gradient_norm(logits, x) + 1e-12).sqrt()
+    return (norm - 1).square()
+
+
+def interpolates(real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+    """`u real + (1 - u) fake` on the segment between each pair; `mix [b]` holds u in [0, 1]."""
+    u = rearrange(mix, "b -> b" + " 1" * (real.ndim - 1))
+    return u * real + (1 - u) * fake
+
+
+def _squared_norm(gradient: Tensor) -> Tensor:
+    gradient = gradient.float() if gradient.dtype in (torch.bfloat16, torch.float16) else gradient
+    return reduce(gradient.square(), "b ... -> b", "sum")

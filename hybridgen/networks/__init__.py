@@ -1,0 +1,1 @@
+"""Generators and critics, each saved and loaded as a diffusers model."""

@@ -1,0 +1,85 @@
+"""The pieces that image networks are made of: resampling, the residual block, initial weights."""
+
+import math
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+SLOPE = 0.2
+"""Of every LeakyReLU; GELU and Swish were worse in Huang et al. 2024, arXiv:2501.05441."""
+
+GAIN = math.sqrt(2 / (1 + SLOPE**2))
+"""Of weights before a LeakyReLU, so that the pair keeps the second moment."""
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+
+_GROUP = 16
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Twice the size by the filter [1,3,3,1] (bilinear): `[b c h w] -> [b c 2h 2w]`.
+
+    The border repeats the outermost pixels, so a constant stays a constant.
+    """
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class Downsample(nn.Module):
+    """Half the size by the filter [1,3,3,1] / 8 along both axes: `[b c h w] -> [b c h/2 w/2]`.
+
+    The picture continues as zeros beyond its border.
+    """
+
+    kernel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+        self.register_buffer("kernel", torch.outer(taps, taps), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        kernel = self.kernel.expand(channels, 1, 4, 4).to(x.dtype)
+        return F.conv2d(x, kernel, stride=2, padding=1, groups=channels)
+
+
+class ResidualBlock(nn.Module):
+    """`x + conv1(act(conv3(act(conv1(x)))))`, the inner ones twice as wide: `[b c h w]` stays.
+
+    `act` is a bias and a LeakyReLU. The middle convolution works on groups of 16 channels (of
+    the largest common divisor, if 16 does not divide). The last convolution starts at zero, the
+    others at `N(0, gain^2 / fan_in)` with `gain = sqrt(2 / 1.04) blocks^(-1/4)`.
+
+    Args:
+        width: channels.
+        blocks: how many blocks the whole network has.
+    """
+
+    def __init__(self, *, width: int, blocks: int) -> None:
+        super().__init__()
+        inner = 2 * width
+        gain = GAIN * blocks**-0.25
+        self.widen = initialised(nn.Conv2d(width, inner, 1), gain)
+        groups = inner // math.gcd(inner, _GROUP)
+        self.mix = initialised(nn.Conv2d(inner, inner, 3, padding=1, groups=groups), gain)
+        self.narrow = initialised(nn.Conv2d(inner, width, 1, bias=False), 0.0)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """`bias [b 2c]`, if given, is added before the first activation."""
+        h = self.widen(x)
+        if bias is not None:
+            h = h + rearrange(bias, "b c -> b c 1 1")
+        h = self.mix(F.leaky_relu(h, SLOPE))
+        return x + self.narrow(F.leaky_relu(h, SLOPE))
+
+
+def initialised(layer: Layer, gain: float = 1.0) -> Layer:
+    """Weights from `N(0, gain^2 / fan_in)`, biases 0; the layer itself."""
+    fan_in = layer.weight[0].numel()
+    nn.init.normal_(layer.weight, std=gain / math.sqrt(fan_in))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

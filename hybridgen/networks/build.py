@@ -1,0 +1,128 @@
+"""From settings to networks, and from a folder back to the network saved in it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from diffusers.models.modeling_utils import ModelMixin
+
+from hybridgen.errors import InputError
+from hybridgen.networks.dcgan import DcganCritic, DcganGenerator
+from hybridgen.networks.mlp import MlpCritic, MlpGenerator
+from hybridgen.networks.residual import ResidualCritic, ResidualGenerator
+
+Architecture = Literal["mlp", "dcgan", "residual"]
+_GENERATORS: dict[str, type[ModelMixin]] = {
+    "mlp": MlpGenerator,
+    "dcgan": DcganGenerator,
+    "residual": ResidualGenerator,
+}
+_CRITICS: dict[str, type[ModelMixin]] = {
+    "mlp": MlpCritic,
+    "dcgan": DcganCritic,
+    "residual": ResidualCritic,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorSettings:
+    """The generator.
+
+    Attributes:
+        architecture: `mlp` for points; `residual` (R3GAN) or `dcgan` (2015) for images.
+        latent: entries of a noise vector.
+        width: units of a hidden layer, or channels at full resolution.
+        depth: hidden layers, or residual blocks per resolution; `dcgan` has one layer each.
+    """
+
+    architecture: Architecture = "residual"
+    latent: int = 64
+    width: int = 32
+    depth: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticSettings:
+    """The critic.
+
+    Attributes:
+        architecture: `mlp` for points; `residual` (R3GAN) or `dcgan` (2015) for images.
+        width: units of a hidden layer, or channels at full resolution.
+        depth: hidden layers, or residual blocks per resolution; `dcgan` has one layer each.
+        noise_conditional: whether it looks at the noise level of its input.
+    """
+
+    architecture: Architecture = "residual"
+    width: int = 32
+    depth: int = 2
+    noise_conditional: bool = False
+
+
+def build_generator(
+    settings: GeneratorSettings, shape: tuple[int, ...], classes: int = 0
+) -> ModelMixin:
+    """A new generator of samples of `shape`: `(d,)` for points, `(c, h, w)` for images.
+
+    Raises:
+        InputError: the architecture cannot make that shape.
+    """
+    sizes = _sizes(settings.architecture, shape) | {"width": settings.width, "classes": classes}
+    if settings.architecture != "dcgan":
+        sizes["depth"] = settings.depth
+    return _GENERATORS[settings.architecture](latent=settings.latent, **sizes)
+
+
+def build_critic(settings: CriticSettings, shape: tuple[int, ...], classes: int = 0) -> ModelMixin:
+    """A new critic of samples of `shape`: `(d,)` for points, `(c, h, w)` for images.
+
+    Raises:
+        InputError: the architecture cannot judge that shape.
+    """
+    sizes = _sizes(settings.architecture, shape) | {"width": settings.width, "classes": classes}
+    if settings.architecture != "dcgan":
+        sizes["depth"] = settings.depth
+    return _CRITICS[settings.architecture](noise_conditional=settings.noise_conditional, **sizes)
+
+
+def load_network(folder: str | Path) -> ModelMixin:
+    """The network that `save_pretrained` wrote into `folder`, in eval mode.
+
+    Raises:
+        InputError: there is no network of this package in the folder, or it is damaged.
+    """
+    path = Path(folder) / "config.json"
+    known = {kind.__name__: kind for kind in [*_GENERATORS.values(), *_CRITICS.values()]}
+    if not path.is_file():
+        raise InputError(f"no network in {folder}: expected config.json there; name another folder")
+    try:
+        config = json.loads(path.read_text())
+        name = config["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not a network's configuration ({error!r}); save it again"
+        ) from error
+    if name not in known:
+        raise InputError(f"{path} describes a {name!r}, expected one of {sorted(known)}")
+    try:
+        return known[name].from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise InputError(f"the weights in {folder} cannot be read ({error}); save again") from error
+
+
+def _sizes(architecture: str, shape: tuple[int, ...]) -> dict[str, int]:
+    if architecture not in _GENERATORS:
+        raise InputError(f"no architecture {architecture!r}; there are {sorted(_GENERATORS)}")
+    if architecture == "mlp":
+        if len(shape) != 1:
+            raise InputError(
+                f"architecture mlp is for points (d,), but the data has shape {shape}; "
+                "choose residual or dcgan"
+            )
+        return {"dimension": shape[0]}
+    if len(shape) != 3 or shape[1] != shape[2]:
+        raise InputError(
+            f"architecture {architecture} is for square images (c, h, h), but the data has shape "
+            f"{shape}; " + ("choose mlp" if len(shape) == 1 else "crop or resize the images")
+        )
+    return {"channels": shape[0], "resolution": shape[1]}

@@ -1,0 +1,160 @@
+"""What every network knows about labels and noise levels, and the checks at its border."""
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from hybridgen.errors import InputError
+
+_WAVES = 12
+_SMALLEST_SIGMA = 0.002
+
+
+def require_positive(**settings: int) -> None:
+    """Refuse sizes below one by their names.
+
+    Raises:
+        InputError: a setting is smaller than 1.
+    """
+    for name, value in settings.items():
+        if value < 1:
+            raise InputError(f"{name} is {value}, but must be at least 1; choose a larger one")
+
+
+def require_classes(classes: int) -> None:
+    """Refuse a negative number of classes; 0 is a network that knows no labels.
+
+    Raises:
+        InputError: `classes` is negative.
+    """
+    if classes < 0:
+        raise InputError(f"classes is {classes}, expected 0 (no labels) or their number")
+
+
+def check_input(x: Tensor, shape: tuple[int, ...], name: str) -> None:
+    """Refuse a batch whose samples do not have `shape`.
+
+    Raises:
+        ValueError: `x` is not `[b *shape]`.
+    """
+    if x.shape[1:] != shape:
+        expected = " ".join(["b", *map(str, shape)])
+        raise ValueError(f"{name} has shape {list(x.shape)}, but this network expects [{expected}]")
+
+
+def check_label(label: Tensor | None, classes: int, batch: int) -> None:
+    """Refuse a label where the network knows none, and its absence where it needs one.
+
+    The range is left to the embedding: looking at the values would stall an accelerator.
+
+    Raises:
+        ValueError: `label` is missing, unwanted, not `[b]`, or not integers.
+    """
+    if classes == 0:
+        if label is not None:
+            raise ValueError("this network has classes=0 but got labels; pass label=None")
+        return
+    if label is None:
+        raise ValueError(f"this network has {classes} classes but got label=None; pass labels [b]")
+    if label.shape != (batch,) or label.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"labels have shape {list(label.shape)} and type {label.dtype}, "
+            f"expected integers of shape [{batch}]"
+        )
+
+
+class LabelledNoise(nn.Module):
+    """A learned vector per class, joined to the latent noise: `[b latent] -> [b size]`.
+
+    Without classes the noise passes unchanged. A vector has `min(classes, 64)` entries, and
+    starts at the scale of the noise.
+
+    Attributes:
+        size: entries of what comes out.
+    """
+
+    def __init__(self, *, latent: int, classes: int) -> None:
+        super().__init__()
+        require_positive(latent=latent)
+        require_classes(classes)
+        extra = min(classes, 64)
+        self.latent, self.classes, self.size = latent, classes, latent + extra
+        self.embedding = nn.Embedding(classes, extra) if classes else None
+
+    def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        check_input(noise, (self.latent,), "noise")
+        check_label(label, self.classes, len(noise))
+        if self.embedding is None:
+            return noise
+        return torch.cat([noise, self.embedding(label).to(noise.dtype)], dim=1)
+
+
+class ProjectionHead(nn.Module):
+    """`w . h + v_label . h` (and a bias): features `[b f]` to logits `[b]`.
+
+    The second term is there only with classes. Source: Miyato & Koyama 2018, arXiv:1802.05637,
+    equation 3 with a linear psi.
+    """
+
+    def __init__(self, *, features: int, classes: int, bias: bool = True) -> None:
+        super().__init__()
+        require_classes(classes)
+        self.classes = classes
+        self.linear = nn.Linear(features, 1, bias=bias)
+        self.embedding = nn.Embedding(classes, features) if classes else None
+        if self.embedding is not None:
+            nn.init.normal_(self.embedding.weight, std=features**-0.5)
+
+    def forward(self, h: Tensor, label: Tensor | None) -> Tensor:
+        check_label(label, self.classes, len(h))
+        logits = rearrange(self.linear(h), "b 1 -> b")
+        if self.embedding is None:
+            return logits
+        return logits + (self.embedding(label) * h).sum(1)
+
+
+def noise_features(sigma: Tensor) -> Tensor:
+    """Waves in the log-noise level `asinh(sigma / 0.002)`, finite at 0: `[b] -> [b 24]`.
+
+    The level is `log(sigma) + 6.9` wherever noise can be seen and 0 without noise. Wavelengths
+    are half-octaves from 25 to 0.55, so that the range up to sigma 80 (11.3) is unambiguous.
+    """
+    level = torch.asinh(sigma.float() / _SMALLEST_SIGMA)
+    frequencies = 0.25 * 2 ** (torch.arange(_WAVES, device=sigma.device) / 2)
+    angles = torch.outer(level, frequencies)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class NoiseConditioning(nn.Module):
+    """What a critic does about a noise level: rescale its input and add a bias in every block.
+
+    The biases start at zero, so a new critic treats all levels alike.
+
+    Args:
+        sizes: channels of each block's bias.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.sizes = list(sizes)
+        self.linear = nn.Linear(2 * _WAVES, sum(sizes))
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor, sigma: Tensor | None) -> tuple[Tensor, Sequence[Tensor]]:
+        """`x / sqrt(1 + sigma^2)` (unit variance if the data has it) and a `[b size]` per block.
+
+        Raises:
+            ValueError: `sigma` is not `[b]`.
+        """
+        if sigma is None or sigma.shape != (len(x),):
+            got = None if sigma is None else list(sigma.shape)
+            raise ValueError(
+                f"sigma has shape {got}, but a noise-conditional critic needs [{len(x)}]"
+            )
+        scale = torch.rsqrt(1 + sigma.float().square()).to(x.dtype)
+        rescaled = x * rearrange(scale, "b -> b" + " 1" * (x.ndim - 1))
+        features = noise_features(sigma).to(self.linear.weight.dtype)
+        return rescaled, self.linear(features).split(self.sizes, dim=1)

@@ -1,0 +1,30 @@
+"""One pass from noise to samples: how a GAN is sampled."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hybridgen.protocols import Generator
+
+
+@dataclass(frozen=True)
+class SinglePass:
+    """A generator's one call, as a `hybridgen.protocols.Sampler`.
+
+    Attributes:
+        generator: `(noise [b latent], label) -> samples`.
+        noise_shape: of one sample, `(latent,)`.
+    """
+
+    generator: Generator
+    noise_shape: tuple[int, ...]
+    calls: int = 1
+
+    @torch.no_grad()
+    def __call__(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        if tuple(noise.shape[1:]) != self.noise_shape:
+            raise ValueError(
+                f"expected noise [b {' '.join(map(str, self.noise_shape))}], got {list(noise.shape)}"
+            )
+        return self.generator(noise, label)

@@ -1,0 +1,1 @@
+"""Floor 4: training loops, checkpoints and run folders."""

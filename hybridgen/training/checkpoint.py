@@ -1,0 +1,173 @@
+"""Checkpoints: directories that are there whole or not at all.
+
+A checkpoint is written under a temporary name, flushed to disk, and renamed once. Its manifest
+lists the SHA-256 of every file, so a damaged one is recognised, and the one before is used.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hybridgen.errors import RunError
+
+SCHEMA = 1
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose files were found as they were written."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return int(self.manifest["step"])
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Load every object of `state` from its file here.
+
+        Raises:
+            RunError: the checkpoint holds other parts than `state`.
+        """
+        if sorted(state) != self.manifest["parts"]:
+            raise RunError(
+                f"{self.path} holds {self.manifest['parts']} and this run needs {sorted(state)}: "
+                "it was written by another version, so start again in an empty folder"
+            )
+        for name, part in state.items():
+            part.load_state_dict(_read(self.path, name))
+
+
+def write(root: Path, step: int, state: Mapping[str, Any], keep: int = 2, **facts: Any) -> Path:
+    """Write `state` as `root/step-N` and remove all but the newest `keep` checkpoints.
+
+    Args:
+        state: name -> object with `state_dict`; one with `save_pretrained` is saved by it, so
+            that `from_pretrained` can read it here.
+        facts: what else the manifest says; JSON.
+
+    Raises:
+        RunError: nothing was written: the disk is full, or a weight is not finite. Older
+            checkpoints are as they were.
+    """
+    temporary, final = root / f".tmp-{step}", root / f"step-{step:08d}"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for name, part in state.items():
+            _write(temporary, name, part)
+        hashes = {str(p.relative_to(temporary)): _sha256(p) for p in _files(temporary)}
+        manifest = {"schema": SCHEMA, "step": step, "parts": sorted(state), "sha256": hashes, **facts}
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        for path in (*_files(temporary), *(d for d in temporary.rglob("*") if d.is_dir()), temporary):
+            _flush(path)
+        if final.exists():  # damaged, or this step was reached twice
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        _flush(root)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"the checkpoint of step {step} could not be written to {root} ({error}): make room "
+            "and run the same command again; it goes on from the last good checkpoint"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for old in sorted(root.glob("step-*"))[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is intact, and one sentence for each newer one that is not."""
+    complaints = []
+    for path in sorted(root.glob("step-*"), reverse=True):
+        try:
+            manifest = json.loads((path / "manifest.json").read_text())
+            if manifest["schema"] != SCHEMA:
+                raise ValueError(f"schema {manifest['schema']}, expected {SCHEMA}")
+            wrong = [f for f, known in manifest["sha256"].items() if _sha256(path / f) != known]
+            if wrong:
+                raise ValueError(f"{wrong[0]} has changed")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            complaints.append(f"the checkpoint {path} is damaged ({error}) and was passed over")
+        else:
+            return Checkpoint(path, manifest), complaints
+    return None, complaints
+
+
+def _write(folder: Path, name: str, part: Any) -> None:
+    if hasattr(part, "save_pretrained"):
+        part.save_pretrained(folder / name)
+        tensors = load_file(folder / name / _WEIGHTS)
+    else:
+        tensors = {}
+        outline = _outline(part.state_dict(), name, tensors)
+        save_file(tensors, folder / f"{name}.safetensors")
+        (folder / f"{name}.json").write_text(json.dumps(outline))
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise RunError(
+                f"{name} is not finite any more ({key}), so it was not saved: the last good "
+                "checkpoint stays; lower the learning rate or raise r1 and r2"
+            )
+
+
+def _read(folder: Path, name: str) -> Any:
+    if (folder / name).is_dir():
+        return load_file(folder / name / _WEIGHTS)
+    tensors = load_file(folder / f"{name}.safetensors")
+    return _filled(json.loads((folder / f"{name}.json").read_text()), tensors)
+
+
+def _outline(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` as JSON, its tensors moved into `tensors`; keys that are no strings survive."""
+    if isinstance(value, Tensor):
+        tensors[path] = value.detach().cpu().contiguous().clone()
+        return {"tensor": path}
+    if isinstance(value, Mapping):
+        return {"map": [[k, _outline(v, f"{path}.{k}", tensors)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        items = [_outline(v, f"{path}.{i}", tensors) for i, v in enumerate(value)]
+        return {"tuple" if isinstance(value, tuple) else "list": items}
+    return value
+
+
+def _filled(outline: Any, tensors: dict[str, Tensor]) -> Any:
+    if not isinstance(outline, dict):
+        return outline
+    ((kind, content),) = outline.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "map":
+        return {k: _filled(v, tensors) for k, v in content}
+    items = [_filled(v, tensors) for v in content]
+    return tuple(items) if kind == "tuple" else items
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

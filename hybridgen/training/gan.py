@@ -1,0 +1,180 @@
+"""Minimax training: the critic moves, then the generator."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from hybridgen.errors import InputError
+from hybridgen.losses.adversarial import AdversarialLoss
+from hybridgen.maths.draws import generator_for
+from hybridgen.training.average import Average
+from hybridgen.training.guards import check_finite, check_ranks_agree, refuse_what_cannot_work
+from hybridgen.training.schedules import Cosine
+
+Batch = tuple[Tensor, Tensor | None]
+Batches = Callable[[int], Iterator[Batch]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GanTraining:
+    """How a GAN is trained, whatever its networks and data.
+
+    Attributes:
+        steps: critic and generator move once in each.
+        batch: samples a step, over all processes and accumulated parts.
+        accumulation: the parts a batch is cut into to save memory; the result does not change.
+        learning_rate: Adam's, for both players (beta1 is 0).
+        beta2: Adam's second momentum.
+        r1, r2: weights of the gradient penalties on real and generated samples.
+        ema_half_life: of the averaged generator, in images.
+        ema_ramp: bounds the half-life by this fraction of the images seen.
+        check_ranks: compare the gradients of all processes at every step (slow; finds mistakes).
+    """
+
+    steps: int = 2_000
+    batch: int = 64
+    accumulation: int = 1
+    learning_rate: Cosine = field(default_factory=lambda: Cosine(start=1e-3, end=2e-5))
+    beta2: Cosine = field(default_factory=lambda: Cosine(start=0.99))
+    r1: Cosine = field(default_factory=lambda: Cosine(start=0.1, end=0.005))
+    r2: Cosine = field(default_factory=lambda: Cosine(start=0.1, end=0.005))
+    ema_half_life: float = 20_000.0
+    ema_ramp: float = 0.05
+    check_ranks: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulation", "ema_half_life", "ema_ramp"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"training.{name} must be positive, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of training leaves behind.
+
+    Attributes:
+        number: counts from 1.
+        losses: means over the whole batch: the critic's parts and `generator`.
+        average: the averaged generator, to sample from.
+        state: everything a checkpoint must hold to go on from here, by name; each value has
+            `state_dict` and `load_state_dict`.
+    """
+
+    number: int
+    losses: dict[str, float]
+    average: nn.Module
+    state: Mapping[str, Any]
+
+
+def train_gan(
+    generator: nn.Module,
+    adversarial: AdversarialLoss,
+    batches: Batches,
+    config: GanTraining,
+    accelerator: Accelerator,
+    *,
+    latent: int,
+    seed: int = 0,
+    resume: Callable[[Mapping[str, Any]], int] | None = None,
+) -> Iterator[Step]:
+    """Train both players, one `Step` at a time; the caller decides what to do between steps.
+
+    Every step takes two batches of real samples, one for each player. Latents are drawn for the
+    whole batch and each process keeps its share, so the number of processes changes nothing.
+
+    Args:
+        generator: `(noise [b latent], label) -> samples [b ...]`.
+        adversarial: the critic and its game; its r1 and r2 follow the schedules of `config`.
+        batches: gives this process's share of the real batches from batch number n on, on the
+            accelerator's device: `(samples, labels or None)`; twice `config.steps` are taken.
+        latent: the dimension of the generator's noise, standard normal.
+        seed: names every random draw of the loop.
+        resume: fills the state from a checkpoint and returns the number of its step.
+
+    Raises:
+        InputError: the set-up cannot work (see `hybridgen.training.guards`).
+        RunError: a loss is not finite; nothing has moved since the step before.
+    """
+    refuse_what_cannot_work(accelerator, adversarial, config.batch, config.accumulation)
+    optimizers = [
+        torch.optim.Adam(player.parameters(), config.learning_rate(0), betas=(0.0, 0.99), fused=True)
+        for player in (generator, adversarial)
+    ]
+    state = {"generator": generator, "critic": adversarial.discriminator}
+    average = Average(generator, config.ema_half_life, config.ema_ramp)
+    generator, adversarial, g_opt, c_opt = accelerator.prepare(generator, adversarial, *optimizers)
+    lender = accelerator.unwrap_model(adversarial)
+    device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
+    average_module = average.module.to(device)
+    state |= {"average": average, "generator_optimizer": g_opt, "critic_optimizer": c_opt}
+    if isinstance(lender.augment, nn.Module):
+        state["augment"] = lender.augment
+    done = resume(state) if resume is not None else 0
+    stream = batches(2 * done)
+    if done == config.steps:
+        yield Step(done, {}, average_module, state)  # nothing is left to do but look at it
+
+    def critic_loss(real: Tensor, noise: Tensor, label: Tensor | None) -> dict[str, Tensor]:
+        with torch.no_grad():
+            fake = generator(noise, label)
+        return adversarial(real, fake, label=label, rng=rng)
+
+    def generator_loss(real: Tensor, noise: Tensor, label: Tensor | None) -> dict[str, Tensor]:
+        with accelerator.autocast():
+            return {"total": lender.generator_loss(generator(noise, label), real, label=label)}
+
+    for number in range(done + 1, config.steps + 1):
+        progress = (number - 1) / config.steps
+        for group in (*g_opt.param_groups, *c_opt.param_groups):
+            group["lr"], group["betas"] = config.learning_rate(progress), (0.0, config.beta2(progress))
+        lender.r1, lender.r2 = config.r1(progress), config.r2(progress)
+        rng = generator_for(seed, "penalty", number, rank, device=device)
+        draws = generator_for(seed, "latents", number, device=device)
+        losses: dict[str, float] = {}
+        for player, loss, model, optimizer in (
+            ("critic", critic_loss, adversarial, c_opt),
+            ("generator", generator_loss, generator, g_opt),
+        ):
+            real, label = next(stream)
+            noise = torch.randn(config.batch, latent, generator=draws, device=device)
+            shares = _shares(config.accumulation, real, noise.chunk(world)[rank], label)
+            optimizer.zero_grad()
+            parts = _backward(loss, shares, model, accelerator)
+            losses |= {player if name == "total" else name: part for name, part in parts.items()}
+            check_finite(parts, player, number)
+            if config.check_ranks:
+                check_ranks_agree(accelerator, model, player, number)
+            optimizer.step()
+        if hasattr(lender.augment, "update"):
+            lender.augment.update(losses["sign_real"], config.batch)
+        average.update(seen=number * config.batch, images=config.batch)
+        yield Step(number, losses, average_module, state)
+
+
+def _shares(
+    parts: int, real: Tensor, noise: Tensor, label: Tensor | None
+) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+    labels = [None] * parts if label is None else label.chunk(parts)
+    return list(zip(real.chunk(parts), noise.chunk(parts), labels, strict=True))
+
+
+def _backward(
+    loss: Callable[..., dict[str, Tensor]],
+    shares: list[tuple[Tensor, Tensor, Tensor | None]],
+    model: nn.Module,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """Accumulate the gradients of all shares, synchronise once, and return the mean losses."""
+    collected = []
+    for index, share in enumerate(shares, start=1):
+        with nullcontext() if index == len(shares) else accelerator.no_sync(model):
+            parts = loss(*share)
+            accelerator.backward(parts["total"] / len(shares))
+        collected.append(torch.stack([part.detach().float() for part in parts.values()]))
+    means = accelerator.reduce(torch.stack(collected).mean(0), reduction="mean")
+    return dict(zip(parts, means.tolist(), strict=True))  # type: ignore[union-attr]

@@ -1,0 +1,69 @@
+"""The Accelerator of an experiment, made the same way everywhere."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+
+from hybridgen.errors import InputError
+from hybridgen.training.tracking import JsonLines
+
+Precision = Literal["no", "bf16"]
+
+
+def make_accelerator(
+    folder: Path,
+    *,
+    seed: int,
+    mixed_precision: Precision | None = None,
+    threads: int | None = None,
+    tracking: tuple[str, ...] = (),
+) -> Accelerator:
+    """An Accelerator that logs into `folder/log.jsonl` and to the trackers named, seeded.
+
+    Args:
+        mixed_precision: the launcher's choice if `None`.
+        threads: of torch on the CPU; tiny networks are fastest with one.
+        tracking: names of Accelerate's trackers: tensorboard, trackio, wandb.
+
+    Raises:
+        InputError: a tracker is not installed, or Accelerate refuses the set-up.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        accelerator = Accelerator(
+            mixed_precision=mixed_precision,
+            log_with=[JsonLines(folder / "log.jsonl"), *tracking],
+            project_dir=folder,
+            # Nothing in a GAN's buffers needs to travel; doing so breaks two forwards in one step.
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+    except (ValueError, ImportError) as error:
+        raise InputError(f"Accelerate cannot start with these settings: {error}") from error
+    missing = set(tracking) - {str(getattr(t, "value", t)) for t in accelerator.log_with}
+    if missing:
+        raise InputError(
+            f"no tracker {', '.join(sorted(missing))} here: install hybridgen[tracking] or leave it out"
+        )
+    set_seed(seed)
+    return accelerator
+
+
+def start_trackers(accelerator: Accelerator, project: str, config: Mapping[str, Any]) -> None:
+    """Begin logging; nested settings are flattened to `a.b`, which every tracker takes."""
+    accelerator.init_trackers(project, _flat(config))
+
+
+def _flat(config: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        path = f"{name}.{key}" if name else key
+        if isinstance(value, Mapping):
+            flat |= _flat(value, path)
+        else:
+            flat[path] = value if isinstance(value, int | float | str | bool) else str(value)
+    return flat

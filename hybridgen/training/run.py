@@ -1,0 +1,220 @@
+"""A run is a folder: what was asked, what happened, what came out, and where to go on from."""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+import yaml
+from accelerate import Accelerator
+
+from hybridgen.errors import InputError, Interrupted
+from hybridgen.training import checkpoint
+from hybridgen.training.files import write_atomically
+from hybridgen.training.random_state import RandomState
+from hybridgen.training.tracking import JsonLines
+
+
+class TrainingStep(Protocol):
+    """What a run needs to know of a loop's step."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def state(self) -> Mapping[str, Any]: ...
+
+
+class Run:
+    """One experiment's folder, open for work by one process group.
+
+    Layout: `config.yaml`, `log.jsonl`, `checkpoints/step-N/`, `samples/`, and at the end
+    `result.json` and the weights. Use it as a context manager: a signal then saves and leaves.
+
+    Args:
+        folder: created if missing; an existing one must be a run of the same settings.
+        settings: the experiment's dataclass; its `out` does not count.
+        accelerator: rank 0 writes, all ranks agree.
+        keep: checkpoints kept.
+
+    Raises:
+        InputError: the folder cannot be written, is something else, is in use, or holds a run of
+            other settings; nothing in it was touched.
+    """
+
+    def __init__(self, folder: Path, settings: Any, accelerator: Accelerator, keep: int = 2) -> None:
+        self.folder, self.accelerator, self.keep = folder, accelerator, keep
+        self.config = {k: v for k, v in dataclasses.asdict(settings).items() if k != "out"}
+        self.log_file = JsonLines(folder / "log.jsonl")
+        self.random = RandomState(accelerator)
+        self._signal = 0
+        self._saved = 0
+        self._may_leave_at_once = False
+        self._seconds_before, self._started = 0.0, time.monotonic()
+        if accelerator.is_main_process:
+            self._claim()
+        accelerator.wait_for_everyone()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return self.accelerator.is_main_process
+
+    @property
+    def result(self) -> dict[str, float] | None:
+        """The figures of a run that is finished."""
+        path = self.folder / "result.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    @property
+    def seconds(self) -> float:
+        """Time spent since the start, earlier sittings included."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def resume(self, state: Mapping[str, Any]) -> int:
+        """Fill `state` from the newest intact checkpoint; returns its step, 0 if there is none."""
+        found, complaints = checkpoint.newest(self.folder / "checkpoints")
+        for complaint in complaints:
+            self.say(f"warning: {complaint}")
+        if found is not None:
+            found.restore({**state, "random": self.random})
+            self._seconds_before = found.manifest["seconds"]
+            self.say(f"going on from step {found.step} of {self.folder}")
+        self._started = time.monotonic()
+        self._saved = found.step if found else 0
+        if self.accelerator.is_main_process:
+            self.log_file.forget_after(found.step if found else 0)
+        return found.step if found else 0
+
+    def save(self, step: TrainingStep) -> None:
+        """Write a checkpoint, unless this step has one; every process calls this."""
+        if step.number == self._saved:
+            return
+        self.random.collect()
+        if self.accelerator.is_main_process:
+            facts = {"seconds": self.seconds, "world": self.accelerator.num_processes}
+            checkpoint.write(
+                self.folder / "checkpoints",
+                step.number,
+                {**step.state, "random": self.random},
+                self.keep,
+                config=_hash(self.config),
+                **facts,
+            )
+        self._saved = step.number
+        self.accelerator.wait_for_everyone()
+
+    @contextmanager
+    def between_steps(self, step: TrainingStep, *, save: bool) -> Iterator[None]:
+        """Around what a script does after a step: saves before it if `save`, and on a signal.
+
+        A signal during the step waits for it to end; one during the body of this `with` ends the
+        body at once. Either way the step is saved, and `Interrupted` leaves the loop.
+        """
+        stop = self._agreed_signal()
+        if save or stop:
+            self.save(step)
+        if stop:
+            raise self._leaving(step)
+        try:
+            self._may_leave_at_once = self.accelerator.num_processes == 1
+            yield
+        except Interrupted:
+            self._may_leave_at_once = False
+            self.save(step)
+            raise self._leaving(step) from None
+        finally:
+            self._may_leave_at_once = False
+
+    def finish(self, result: Mapping[str, float]) -> None:
+        """Write `result.json`: flat, metric name -> number."""
+        if self.accelerator.is_main_process:
+            known = {k: v for k, v in result.items() if math.isfinite(v)}
+            text = json.dumps(known, indent=1, allow_nan=False)
+            write_atomically(self.folder / "result.json", text + "\n")
+
+    def say(self, sentence: str) -> None:
+        """One line on standard error, from one process."""
+        if self.accelerator.is_main_process:
+            sys.stderr.write(sentence + "\n")
+
+    def __enter__(self) -> "Run":
+        self._handlers = {
+            number: signal.signal(number, self._on_signal)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._signal and number == signal.SIGINT:
+            raise KeyboardInterrupt  # asked twice: leave now, the last checkpoint stays
+        self._signal = number
+        if self._may_leave_at_once:
+            raise Interrupted(number)
+
+    def _agreed_signal(self) -> int:
+        """The largest signal that any process has received, so that all leave at one step."""
+        if self.accelerator.num_processes > 1:
+            mine = torch.tensor([self._signal], device=self.accelerator.device)
+            self._signal = int(torch.as_tensor(self.accelerator.gather(mine)).max())
+        return self._signal
+
+    def _leaving(self, step: TrainingStep) -> Interrupted:
+        return Interrupted(
+            self._signal,
+            f"stopped and saved at step {step.number}; the same command goes on from there",
+        )
+
+    def _claim(self) -> None:
+        config_file = self.folder / "config.yaml"
+        try:
+            if self.folder.exists() and not config_file.exists() and any(self.folder.iterdir()):
+                raise InputError(
+                    f"{self.folder} is not empty and not a run of this program (it has no "
+                    "config.yaml): choose another --out"
+                )
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / ".lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"another process is working in {self.folder}: choose another --out") from error
+        except OSError as error:
+            raise InputError(
+                f"{self.folder} cannot be written ({error.strerror}): choose another --out"
+            ) from error
+        plain = json.loads(json.dumps(self.config))
+        if config_file.exists():
+            before = yaml.safe_load(config_file.read_text()) or {}
+            changed = sorted(_differences(before, plain))
+            if changed:
+                raise InputError(
+                    f"{self.folder} holds a run with other settings ({'; '.join(changed[:3])}): "
+                    "choose another --out, or give the settings it was started with"
+                )
+        else:
+            write_atomically(config_file, yaml.safe_dump(plain, sort_keys=False))
+
+
+def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in before.keys() | now.keys():
+            yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif before != now:
+        yield f"{name} was {before} and is {now}"
+
+
+def _hash(config: Any) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,72 @@
+import math
+
+import pytest
+import torch
+
+from hybridgen.networks.blocks import Downsample, ResidualBlock, upsample
+
+
+def wave(size, frequency):
+    """A cosine along the columns, `frequency` in cycles per pixel, sampled at pixel centres."""
+    return torch.cos(2 * math.pi * frequency * (torch.arange(size) + 0.5)).expand(1, 1, size, size)
+
+
+def test_resampling_keeps_a_constant():
+    ones = torch.ones(2, 3, 8, 8)
+    torch.testing.assert_close(upsample(ones), torch.ones(2, 3, 16, 16))
+    torch.testing.assert_close(Downsample()(ones)[..., 1:-1, 1:-1], torch.ones(2, 3, 2, 2))
+
+
+@pytest.mark.parametrize("frequency", [1 / 16, 1 / 8, 1 / 4])
+def test_halving_multiplies_a_wave_by_the_response_of_1331(frequency):
+    """`cos(pi f)^3`: [1,3,3,1] / 8 is the box [1,1] / 2 three times."""
+    got = Downsample()(wave(64, frequency))[..., 4:-4, 4:-4]
+    expected = math.cos(math.pi * frequency) ** 3 * wave(32, 2 * frequency)[..., 4:-4, 4:-4]
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+def test_halving_removes_the_checkerboard():
+    rows, columns = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
+    board = (1.0 - 2 * ((rows + columns) % 2)).expand(1, 1, 16, 16)
+    assert Downsample()(board)[..., 1:-1, 1:-1].abs().max() < 1e-6
+
+
+def test_doubling_is_four_times_the_transpose_of_halving():
+    x = torch.randn(1, 2, 16, 16, dtype=torch.float64, requires_grad=True)
+    small = torch.zeros(1, 2, 8, 8, dtype=torch.float64)
+    small[..., 2:-2, 2:-2] = torch.randn(1, 2, 4, 4, dtype=torch.float64)
+    (transposed,) = torch.autograd.grad((Downsample().double()(x) * small).sum(), x)
+    torch.testing.assert_close(upsample(small), 4 * transposed)
+
+
+def test_a_new_block_is_the_identity():
+    x = torch.randn(2, 8, 4, 4)
+    assert torch.equal(ResidualBlock(width=8, blocks=3)(x), x)
+
+
+def test_weights_start_with_the_variances_of_the_recipe():
+    block = ResidualBlock(width=64, blocks=16)
+    variance = 2 / 1.04 / math.sqrt(16)
+    assert block.widen.weight.var().item() == pytest.approx(variance / 64, rel=0.05)
+    assert block.mix.weight.shape == (128, 16, 3, 3)
+    assert block.mix.weight.var().item() == pytest.approx(variance / (16 * 9), rel=0.05)
+    for bias in (block.widen.bias, block.mix.bias):
+        assert not bias.any()
+
+
+def test_a_block_passes_the_variance_that_its_gain_says():
+    """`widen` turns unit variance into `gain^2`, the LeakyReLU's 1.04 / 2 included after it."""
+    x = torch.randn(64, 64, 8, 8)
+    block = ResidualBlock(width=64, blocks=16)
+    variance = 2 / 1.04 / math.sqrt(16)
+    hidden = block.widen(x)
+    assert hidden.var().item() == pytest.approx(variance, rel=0.1)
+    hidden = torch.nn.functional.leaky_relu(hidden, 0.2)
+    inside = block.mix(hidden)[..., 1:-1, 1:-1]
+    assert inside.var().item() == pytest.approx(variance / math.sqrt(16), rel=0.15)
+
+
+def test_groups_have_sixteen_channels_or_as_many_as_divide():
+    shapes = {8: 16, 4: 8, 12: 8, 3: 2}
+    for width, group in shapes.items():
+        assert ResidualBlock(width=width, blocks=1).mix.weight.shape[1] == group

@@ -1,0 +1,51 @@
+import pytest
+import torch
+from torch import nn
+
+from hybridgen.networks.dcgan import DcganCritic, DcganGenerator
+
+
+def test_generated_images_stay_within_the_range_of_the_data():
+    generator = DcganGenerator(latent=8, resolution=8, width=8)
+    nn.init.normal_(generator.out.weight)
+    images = generator(100 * torch.randn(16, 8))
+    assert images.abs().max() <= 1
+    assert images.abs().max() > 0.9
+
+
+def test_in_eval_mode_a_generated_image_depends_on_its_own_noise_alone():
+    generator = DcganGenerator(latent=8, resolution=8, width=8)
+    noise = torch.randn(16, 8)
+    generator(noise)
+    generator.eval()
+    torch.testing.assert_close(generator(noise)[:3], generator(noise[:3]))
+
+
+def test_no_critic_normalises():
+    kinds = {type(module).__name__ for module in DcganCritic(classes=3).modules()}
+    assert not [kind for kind in kinds if "Norm" in kind]
+
+
+def test_a_new_generator_has_the_weights_of_the_recipe():
+    generator = DcganGenerator(resolution=32, width=32)
+    for layer in (*generator.layers, generator.out):
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_a_new_critic_keeps_the_second_moment_inside():
+    torch.manual_seed(0)
+    critic = DcganCritic(resolution=32, channels=3, width=64)
+    inside = []
+    for layer in critic.layers:
+        layer.register_forward_hook(lambda m, args, out: inside.append(out[..., 1:-1, 1:-1]))
+    critic(torch.randn(32, 3, 32, 32))
+    assert len(inside) == 4
+    for hidden in inside:
+        assert 1.2 < hidden.var().item() < 2.6
+
+
+def test_width_is_doubled_towards_the_base():
+    critic = DcganCritic(resolution=32, width=8)
+    assert [layer.out_channels for layer in critic.layers] == [8, 16, 32, 32]
+    generator = DcganGenerator(resolution=32, width=8)
+    assert [layer.out_channels for layer in generator.layers] == [32, 32, 16, 8]

@@ -1,0 +1,47 @@
+import math
+
+import pytest
+import torch
+
+from hybridgen.networks.residual import ResidualCritic, ResidualGenerator
+
+
+def test_the_blocks_of_a_network_know_how_many_they_are():
+    torch.manual_seed(0)
+    critic = ResidualCritic(resolution=32, width=32, depth=4)
+    variance = 2 / 1.04 / math.sqrt(16)
+    assert critic.blocks[0].mix.weight.var().item() == pytest.approx(variance / (16 * 9), rel=0.05)
+
+
+@pytest.mark.parametrize("classes", [0, 10])
+def test_a_new_generator_starts_from_unit_variance(classes):
+    generator = ResidualGenerator(latent=32, resolution=8, width=64, classes=classes)
+    label = torch.randint(classes, (256,)) if classes else None
+    scale = generator.modulate(generator.entry(torch.randn(256, 32), label))
+    assert scale.var().item() == pytest.approx(1, rel=0.2)
+    assert generator.constant.shape == (128, 4, 4)
+    assert generator.constant.var().item() == pytest.approx(1, rel=0.15)
+
+
+def test_layers_outside_the_blocks_start_with_gain_one():
+    torch.manual_seed(0)
+    generator = ResidualGenerator(resolution=8, channels=3, width=256, depth=1)
+    critic = ResidualCritic(resolution=8, channels=3, width=256, depth=1)
+    variances = {
+        generator.narrow[0]: 1 / 512,
+        generator.out: 1 / 256,
+        critic.entry: 1 / 3,
+        critic.widen[0]: 1 / 256,
+        critic.collect: 1 / 16,
+        critic.head.linear: 1 / 512,
+    }
+    for layer, variance in variances.items():
+        assert layer.weight.var().item() == pytest.approx(variance, rel=0.2)
+        assert layer.bias is None
+
+
+def test_a_critic_sees_the_pixels_at_the_border():
+    critic = ResidualCritic(resolution=12, width=8, depth=1)
+    x = torch.randn(2, 1, 12, 12, requires_grad=True)
+    (gradient,) = torch.autograd.grad(critic(x).sum(), x)
+    assert gradient.ne(0).all()
