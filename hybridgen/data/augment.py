@@ -111,19 +111,18 @@ class _Draw:
         """Whether the operation is applied to each image, bool `[b]`; never at strength 0."""
         return self.uniform() < self.strength
 
-    def uniform(self) -> Tensor:
-        return torch.rand(len(self.x), generator=self.generator, device=self.x.device)
+    def uniform(self, *more: int) -> Tensor:
+        return torch.rand(len(self.x), *more, generator=self.generator, device=self.x.device)
 
-    def normal(self) -> Tensor:
-        return torch.randn(len(self.x), generator=self.generator, device=self.x.device)
-
-    def between(self, bound: float) -> Tensor:
-        """Uniform in `[-bound, bound]`, 0 where not applied."""
-        return torch.where(self.applied(), (2 * self.uniform() - 1) * bound, 0.0)
+    def between(self, bound: float, axes: int = 1) -> Tensor:
+        """Uniform in `[-bound, bound]`, 0 where not applied; `[b axes]`."""
+        applied = rearrange(self.applied(), "b -> b 1")
+        return torch.where(applied, (2 * self.uniform(axes) - 1) * bound, 0.0)
 
     def gaussian(self, std: float) -> Tensor:
-        """Normal of mean 0, and 0 where not applied."""
-        return torch.where(self.applied(), self.normal() * std, 0.0)
+        """Normal of mean 0, and 0 where not applied; `[b]`."""
+        normal = torch.randn(len(self.x), generator=self.generator, device=self.x.device)
+        return torch.where(self.applied(), normal * std, 0.0)
 
 
 def _geometry(x: Tensor, draw: _Draw, flips: bool) -> Tensor:
@@ -131,12 +130,13 @@ def _geometry(x: Tensor, draw: _Draw, flips: bool) -> Tensor:
     from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 
     height, width = x.shape[-2:]
-    shift = torch.stack([draw.between(_SHIFT * width), draw.between(_SHIFT * height)], dim=1)
-    turn = draw.between(_TURN)
+    sides = x.new_tensor([width, height], dtype=torch.float32)
+    shift = draw.between(_SHIFT, axes=2) * sides
+    turn = rearrange(draw.between(_TURN), "b 1 -> b")
     zoom = torch.exp2(draw.gaussian(_ZOOM))
     zoom = torch.stack([zoom, zoom], dim=1)
-    centre = x.new_tensor([(width - 1) / 2, (height - 1) / 2], dtype=torch.float32)
-    matrix = get_affine_matrix2d(shift, centre.expand(len(x), 2), zoom, turn)
+    centre = ((sides - 1) / 2).expand(len(x), 2)
+    matrix = get_affine_matrix2d(shift, centre, zoom, turn)
     moved = (matrix != torch.eye(3, device=x.device)).flatten(1).any(1)
     size = (height, width)
     warped = warp_affine(x.float(), matrix[:, :2], size, padding_mode="reflection").to(x.dtype)

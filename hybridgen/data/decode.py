@@ -87,7 +87,7 @@ class Form:
             )
         plain = _plain(image, "L" if self.channels == 1 else "RGB")
         if plain.size != (self.side, self.side):
-            plain = ImageOps.fit(plain, (self.side, self.side), Image.Resampling.LANCZOS)
+            plain = _square(plain).resize((self.side, self.side), Image.Resampling.LANCZOS)
         pixels = np.asarray(plain)
         return pixels[None] if pixels.ndim == 2 else rearrange(pixels, "h w c -> c h w")
 
@@ -114,6 +114,13 @@ def form_of(first: Image.Image, where: str, resolution: int | None, channels: in
 def channels_of(image: Image.Image) -> int:
     """1 if the pixel format is grey, 3 if it has colours (a palette counts as colours)."""
     return 1 if image.mode in _GREY else 3
+
+
+def _square(image: Image.Image) -> Image.Image:
+    """The largest square in the middle."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
 
 
 def _plain(image: Image.Image, mode: str) -> Image.Image:

@@ -35,12 +35,8 @@ def curves(
         path: the picture; its suffix (png, svg, pdf) chooses the format.
         floors: dashed lines, `floor_x` for the quantity `x`; those in rows are found by themselves.
     """
-    series = _series(rows)
+    series, panels = _series(rows), curve_panels(rows)
     known = {**_last_floors(series), **(floors or {})}
-    panels: dict[str, list[str]] = {}
-    for name in series:
-        if not _leaf(name).startswith("floor_"):
-            panels.setdefault(_panel(name), []).append(name)
     if not panels:
         raise ValueError(f"there is nothing to draw against the step in {len(rows)} rows")
 
@@ -62,6 +58,15 @@ def curves(
         lowest.set_xlabel("step", fontsize=8)
         lowest.tick_params(labelbottom=True)
     figure.savefig(path, dpi=160)
+
+
+def curve_panels(rows: Sequence[Mapping]) -> dict[str, list[str]]:
+    """The quantities in `rows` by the title of the panel that `curves` draws them in."""
+    panels: dict[str, list[str]] = {}
+    for name in _series(rows):
+        if not _leaf(name).startswith("floor_"):
+            panels.setdefault(_panel(name), []).append(name)
+    return panels
 
 
 def _draw(axes: Axes, steps: list[float], values: list[float], colour: str, label: str) -> None:

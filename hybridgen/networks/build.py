@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from diffusers.models.modeling_utils import ModelMixin
 
@@ -13,12 +13,12 @@ from hybridgen.networks.mlp import MlpCritic, MlpGenerator
 from hybridgen.networks.residual import ResidualCritic, ResidualGenerator
 
 Architecture = Literal["mlp", "dcgan", "residual"]
-_GENERATORS: dict[str, type[ModelMixin]] = {
+_GENERATORS: dict[str, type[Any]] = {
     "mlp": MlpGenerator,
     "dcgan": DcganGenerator,
     "residual": ResidualGenerator,
 }
-_CRITICS: dict[str, type[ModelMixin]] = {
+_CRITICS: dict[str, type[Any]] = {
     "mlp": MlpCritic,
     "dcgan": DcganCritic,
     "residual": ResidualCritic,

@@ -48,9 +48,7 @@ def test_labels_stay_with_their_images() -> None:
 
 
 @settings(deadline=None, max_examples=25)
-@given(
-    seed=st.integers(0, 2**40), batch=st.integers(1, COUNT), skip=st.integers(0, 30)
-)
+@given(seed=st.integers(0, 2**40), batch=st.integers(1, COUNT), skip=st.integers(0, 30))
 def test_resuming_continues_the_same_sequence(seed: int, batch: int, skip: int) -> None:
     whole = islice(tiny.batches(batch=batch, seed=seed), skip, skip + 3)
     resumed = tiny.batches(batch=batch, seed=seed, start=skip)

@@ -1,0 +1,328 @@
+"""From settings to a source, for folders, parquet and hub names."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hybridgen.data.images import ImageSource, to_float
+from hybridgen.data.load import DataSettings, load_data
+from hybridgen.data.source import Source
+from hybridgen.errors import InputError
+
+Folder = Callable[..., Path]
+Picture = Callable[..., Image.Image]
+
+
+def load(path: Path | str, **settings: object) -> ImageSource:
+    source = load_data(DataSettings(path=str(path), **settings))  # type: ignore[arg-type]
+    assert isinstance(source, ImageSource)
+    return source
+
+
+def pictures(x: torch.Tensor) -> set[bytes]:
+    return {image.numpy().tobytes() for image in x}
+
+
+def original(picture: Picture, seed: int, mode: str = "L") -> bytes:
+    pixels = np.asarray(picture(seed, mode=mode))
+    return (pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)).tobytes()
+
+
+@pytest.mark.parametrize(("path", "shape"), [("digits", (1, 8, 8)), ("ring", (2,)), ("grid", (2,))])
+def test_the_built_in_sets_go_by_their_names(path: str, shape: tuple[int, ...]) -> None:
+    source = load_data(DataSettings(path=path))
+    assert isinstance(source, Source)
+    assert (source.name, source.shape, source.classes) == (path, shape, 0)
+    assert load_data(DataSettings(path=path, labels=True)).classes in (8, 10, 25)
+
+
+def test_built_in_mixtures_have_unit_scale() -> None:
+    for path in ("ring", "grid"):
+        x, _ = load_data(DataSettings(path=path)).reference("train", 20_000)
+        assert abs(float(x.std()) - 1) < 0.02
+
+
+def test_built_in_sets_refuse_another_form() -> None:
+    for settings in (
+        DataSettings(resolution=16),
+        DataSettings(channels=3),
+        DataSettings(path="ring", resolution=8),
+    ):
+        with pytest.raises(InputError, match=r"leave|data\.resolution"):
+            load_data(settings)
+    assert load_data(DataSettings(resolution=8, channels=1)).shape == (1, 8, 8)
+
+
+def test_a_flat_folder_is_split_into_disjoint_parts(folder: Folder, picture: Picture) -> None:
+    source = load(folder(count=12))
+    assert (len(source.train), len(source.held_out), source.name) == (10, 2, "pictures")
+    assert not pictures(source.train) & pictures(source.held_out)
+    everything = pictures(source.train) | pictures(source.held_out)
+    assert everything == {original(picture, i) for i in range(12)}
+    assert source.train_labels is None
+    assert torch.equal(load(folder(count=12)).held_out, source.held_out)
+    assert len(load(folder(count=12), held_out=0.5).held_out) == 6
+
+
+def test_class_folders_become_labels(folder: Folder, picture: Picture) -> None:
+    source = load(folder("cat", "ant", "bee"), labels=True)
+    assert source.classes == 3
+    assert source.train_labels is not None
+    assert source.held_out_labels is not None
+    groups = {
+        name: {original(picture, 100 * k + i) for i in range(6)} for k, name in enumerate("cab")
+    }
+    for images, labels in (
+        (source.train, source.train_labels),
+        (source.held_out, source.held_out_labels),
+    ):
+        for image, label in zip(images, labels, strict=True):
+            assert image.numpy().tobytes() in groups["abc"[int(label)]]
+
+
+def test_labels_are_for_judging_only_unless_they_are_asked_for(folder: Folder) -> None:
+    source = load(folder("cat", "ant"))
+    assert source.classes == 0
+    assert next(source.batches(batch=2, seed=0))[1] is None
+    label = source.reference("held_out", 2)[1]
+    assert label is not None
+    assert label.dtype == torch.int64
+
+
+def test_split_folders_are_parts_and_not_classes(folder: Folder, picture: Picture) -> None:
+    source = load(folder("train", "test"))
+    assert pictures(source.train) == {original(picture, i) for i in range(6)}
+    assert pictures(source.held_out) == {original(picture, 100 + i) for i in range(6)}
+    assert source.train_labels is None
+
+
+def test_classes_inside_split_folders_become_labels(folder: Folder) -> None:
+    source = load(folder("train/a", "train/b", "val/a", "val/b", count=3), labels=True)
+    assert (len(source.train), len(source.held_out), source.classes) == (6, 6, 2)
+    assert source.held_out_labels is not None
+    assert sorted(source.held_out_labels.tolist()) == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_class_may_be_called_test_and_a_file_train(folder: Folder, picture: Picture) -> None:
+    root = folder("test", "other")
+    (root / "test" / "000.png").rename(root / "test" / "train_0.png")
+    source = load(root, labels=True)
+    assert (source.size + len(source.held_out), source.classes) == (12, 2)
+
+
+def test_an_image_added_later_is_found(folder: Folder, picture: Picture) -> None:
+    assert load(folder(count=4)).size == 3
+    assert load(folder(count=8)).size == 7
+
+
+def test_colour_images_stay_in_colour(folder: Folder, picture: Picture) -> None:
+    source = load(folder(mode="RGB"))
+    assert source.shape == (3, 8, 8)
+    assert original(picture, 0, "RGB") in pictures(source.train) | pictures(source.held_out)
+    assert load(folder(mode="RGB"), channels=1).shape == (1, 8, 8)
+
+
+def test_a_truncated_image_among_good_ones_is_named_by_its_path(folder: Folder) -> None:
+    root = folder("a", "b")
+    broken = root / "b" / "004.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(InputError) as caught:
+        load(root)
+    assert str(broken) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_mixed_sizes_need_a_resolution(folder: Folder, picture: Picture) -> None:
+    root = folder()
+    picture(9, (20, 12)).save(root / "odd.png")
+    with pytest.raises(InputError, match=r"odd\.png is 20x12 pixels .* data\.resolution"):
+        load(root)
+    assert load(root, resolution=10).shape == (1, 10, 10)
+
+
+def test_mixed_modes_need_channels(folder: Folder, picture: Picture) -> None:
+    root = folder()
+    picture(9, mode="RGB").save(root / "odd.png")
+    with pytest.raises(InputError, match=r"odd\.png is colour .* data\.channels"):
+        load(root)
+    assert load(root, channels=1).shape == (1, 8, 8)
+    assert load(root, channels=3).shape == (3, 8, 8)
+
+
+def test_oblong_images_need_a_resolution(folder: Folder) -> None:
+    root = folder(size=(12, 8))
+    with pytest.raises(InputError, match=r"12x8 pixels, expected a square"):
+        load(root)
+    assert load(root, resolution=8).shape == (1, 8, 8)
+
+
+def test_missing_folders_and_folders_without_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"no folder '\./nowhere'"):
+        load("./nowhere")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(InputError, match="holds no image"):
+        load(tmp_path)
+    with pytest.raises(InputError, match="is a file"):
+        load(tmp_path / "notes.txt")
+
+
+def test_one_image_is_too_few_to_hold_one_out(folder: Folder) -> None:
+    with pytest.raises(InputError, match="leaves one part empty"):
+        load(folder(count=1))
+
+
+def test_labels_that_are_not_there_are_refused(folder: Folder) -> None:
+    with pytest.raises(InputError, match=r"data\.labels is set, .* no usable labels"):
+        load(folder(), labels=True)
+
+
+def save_parquet(root: Path, name: str, seeds: range, picture: Picture, **columns: object) -> None:
+    root.mkdir(exist_ok=True)
+    table = datasets.Dataset.from_dict(
+        {"picture": [picture(seed) for seed in seeds], **columns},
+        features=datasets.Features(
+            {
+                "picture": datasets.Image(),
+                **{
+                    key: datasets.Value("string" if isinstance(values[0], str) else "int64")  # type: ignore[index]
+                    for key, values in columns.items()
+                },
+            }
+        ),
+    )
+    table.to_parquet(root / f"{name}.parquet")
+
+
+def test_a_parquet_directory_with_a_test_file_holds_it_out(
+    tmp_path: Path, picture: Picture
+) -> None:
+    save_parquet(tmp_path / "set", "train", range(6), picture, label=[3, 7, 3, 7, 3, 9])
+    save_parquet(tmp_path / "set", "test", range(50, 53), picture, label=[9, 3, 7])
+    source = load(tmp_path / "set", labels=True)
+    assert pictures(source.train) == {original(picture, i) for i in range(6)}
+    assert pictures(source.held_out) == {original(picture, i) for i in range(50, 53)}
+    assert source.classes == 3
+    assert source.train_labels is not None
+    assert source.train_labels.tolist() == [0, 1, 0, 1, 0, 2]
+    assert source.held_out_labels is not None
+    assert source.held_out_labels.tolist() == [2, 0, 1]
+
+
+def test_a_parquet_file_alone_is_split(tmp_path: Path, picture: Picture) -> None:
+    save_parquet(tmp_path, "all", range(6), picture, label=list("aabbab"))
+    source = load(tmp_path / "all.parquet", labels=True)
+    assert (source.size, len(source.held_out), source.classes) == (5, 1, 2)
+
+
+def test_a_damaged_image_in_parquet_is_named_by_its_row(tmp_path: Path, picture: Picture) -> None:
+    save_parquet(tmp_path, "all", range(6), picture)
+    table = datasets.Dataset.from_parquet(str(tmp_path / "all.parquet"))
+    cells = list(table.cast_column("picture", datasets.Image(decode=False))["picture"])
+    cells[4] = {"bytes": cells[4]["bytes"][:50], "path": "four.png"}
+    datasets.Dataset.from_dict({"img": cells}).to_parquet(tmp_path / "all.parquet")
+    with pytest.raises(InputError, match=r"image 4 of split 'train' of .*\(four\.png\) cannot be"):
+        load(tmp_path / "all.parquet")
+
+
+def test_parquet_without_images_or_damaged_is_refused(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"x": [1, 2]}).to_parquet(tmp_path / "numbers.parquet")
+    with pytest.raises(InputError, match=r"columns \['x'\] and none of them holds images"):
+        load(tmp_path / "numbers.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"not parquet")
+    with pytest.raises(InputError, match=r"broken\.parquet cannot be read"):
+        load(tmp_path / "broken.parquet")
+
+
+def test_a_hub_name_while_offline_is_one_sentence_and_quick() -> None:
+    program = (
+        "from hybridgen.data.load import DataSettings, load_data\n"
+        "from hybridgen.errors import InputError\n"
+        "import datasets, time\n"
+        "start = time.perf_counter()\n"
+        "try:\n"
+        "    load_data(DataSettings(path='nobody/nothing'))\n"
+        "except InputError as error:\n"
+        "    print(time.perf_counter() - start, error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    seconds, sentence = done.stdout.strip().split(" ", 1)
+    assert float(seconds) < 10
+    assert sentence.startswith("'nobody/nothing' is no folder here")
+    assert "HF_HUB_OFFLINE" in sentence
+    assert "\n" not in sentence
+
+
+def test_an_unreachable_hub_is_one_sentence_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
+    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
+    start = time.perf_counter()
+    with pytest.raises(InputError, match=r"hub cannot be reached \(no route to host\)"):
+        load("nobody/nothing")
+    assert time.perf_counter() - start < 5
+
+
+def test_a_hub_name_that_does_not_exist_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise huggingface_hub.errors.RepositoryNotFoundError.__new__(
+            huggingface_hub.errors.RepositoryNotFoundError
+        )
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
+    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
+    with pytest.raises(InputError, match="neither a folder here nor a data set"):
+        load("nobody/nothing")
+
+
+def test_a_hub_set_is_loaded_like_a_local_one(
+    monkeypatch: pytest.MonkeyPatch, picture: Picture
+) -> None:
+    cells = {"image": [picture(i) for i in range(5)], "label": [0, 1, 0, 1, 1]}
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes", "never"])}
+    )
+    table = datasets.Dataset.from_dict(cells, features=features)
+    tables = datasets.DatasetDict(train=table, validation=table.select([1, 2]))
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *a, **k: None)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: tables)
+    source = load("somebody/something", labels=True)
+    assert (source.size, source.classes, source.name) == (5, 3, "something")
+    assert torch.equal(source.held_out, source.train[[1, 2]])
+    assert pictures(source.reference("train", 5)[0]) == pictures(to_float(source.train))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"resolution": 0}, "resolution"),
+        ({"channels": 2}, "channels"),
+        ({"held_out": 0.0}, "held_out"),
+        ({"held_out": 1.0}, "held_out"),
+        ({"memory_limit": -1.0}, "memory_limit"),
+        ({"workers": -1}, "workers"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict, words: str) -> None:
+    with pytest.raises(InputError, match=rf"data\.{words}"):
+        DataSettings(**settings)

@@ -1,0 +1,61 @@
+"""The floors of the house: a module imports its own floor and those below, nothing above."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import hybridgen
+import pytest
+
+FLOORS = [
+    {"protocols", "errors", "maths"},
+    {"networks", "config"},
+    {"losses", "data"},
+    {"sampling"},
+    {"training"},
+    {"evaluation"},
+]
+HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
+ROOT = Path(hybridgen.__path__[0])
+MODULES = [path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.stem != "__init__"]
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hybridgen."):
+            yield node.module.split(".")[1]
+        elif isinstance(node, ast.ImportFrom) and node.module == "hybridgen":
+            yield from (alias.name for alias in node.names if alias.name in HEIGHT)
+        elif isinstance(node, ast.Import):
+            names = [a.name for a in node.names if a.name.startswith("hybridgen.")]
+            yield from (name.split(".")[1] for name in names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_module_imports_from_above(path):
+    name = path.relative_to(ROOT).with_suffix("").parts[0]
+    above = [m for m in imported(path) if HEIGHT[m] > HEIGHT[name]]
+    assert not above, f"{path.relative_to(ROOT)} imports {above} from a floor above"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_accelerate_appears_in_training_only(path):
+    name = path.relative_to(ROOT).with_suffix("").parts[0]
+    if name in ("training", "evaluation"):
+        return
+    assert "accelerate" not in path.read_text().replace("`accelerator.prepare`", "").split("import")
+
+
+def test_importing_the_package_is_light():
+    heavy = "{'diffusers', 'torchmetrics', 'datasets', 'kornia', 'matplotlib', 'accelerate'}"
+    code = f"import sys, hybridgen; print({heavy} & {{m.split('.')[0] for m in sys.modules}})"
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+    assert out.strip() == "set()"
+
+
+def test_every_public_name_is_there():
+    for name in hybridgen.__all__:
+        assert getattr(hybridgen, name) is not None
