@@ -129,7 +129,7 @@ def main(settings: Gan) -> None:
             seed=settings.seed,
             resume=run.resume,
         )
-        bar = tqdm(total=total * batch, unit="img", unit_scale=True, disable=not run.leads)
+        bar = tqdm(total=total * batch, unit="img", unit_scale=True, mininterval=0.5, disable=not run.leads)
         for step in steps:
             number, last = step.number, step.number == total
             bar.update(number * batch - bar.n)

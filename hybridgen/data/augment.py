@@ -47,8 +47,8 @@ class Augment(nn.Module):
     """Random changes that can be differentiated twice, `[b c h w] -> [b c h w]`.
 
     Shift, rotation, zoom, brightness and contrast are each applied to each image with probability
-    `strength`, and mirroring with half of it if wanted. An image is left as it is with positive
-    probability, which is what keeps the changes out of the generator's images.
+    `strength`, and mirroring with half of it if wanted. Below strength 1 some images are left as
+    they are, which is what keeps the changes out of the generator's images.
 
     Source: Karras et al. 2020, arXiv:2006.06676, sections 2.2 and 3, with milder operations.
 

@@ -8,7 +8,7 @@ import datasets
 from datasets.exceptions import DatasetsError
 from PIL import Image
 
-from hybridgen.data.hub import first_line
+from hybridgen.data.hub import reason
 from hybridgen.errors import InputError
 
 _SPLITS = {
@@ -81,7 +81,7 @@ def _read(path: Path, kind: str, **options: Any) -> datasets.DatasetDict:
     try:
         tables = datasets.load_dataset(kind, **options)
     except (ValueError, OSError, DatasetsError) as error:
-        raise InputError(f"{path} cannot be read: {first_line(error)}.") from error
+        raise InputError(f"{path} cannot be read: {reason(error)}.") from error
     finally:
         if bars:
             datasets.enable_progress_bars()

@@ -29,18 +29,16 @@ def open_hub(name: str) -> datasets.DatasetDict:
                 f"{name!r} is no folder here, and as a hub name it cannot be downloaded while "
                 "HF_HUB_OFFLINE is set and is not in the cache; correct the path or go online."
             ) from error
-        raise InputError(
-            f"the hub data set {name!r} cannot be read: {first_line(error)}."
-        ) from error
+        raise InputError(f"the hub data set {name!r} cannot be read: {reason(error)}.") from error
     if not isinstance(tables, datasets.DatasetDict):
         raise InputError(f"the hub data set {name!r} cannot be read as tables of images.")
     return tables
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of what an error, or better its cause, has to say, without a full stop."""
-    text = str(error.__cause__ or error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
+def reason(error: BaseException) -> str:
+    """What an error, or better its cause, has to say: one line of bounded length."""
+    text = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+    return text[:300].rstrip(".")
 
 
 def _ask(name: str) -> None:
@@ -54,6 +52,6 @@ def _ask(name: str) -> None:
     except Exception as error:  # every failure of the network means the same here
         raise InputError(
             f"{name!r} is no folder here, and the Hugging Face hub cannot be reached "
-            f"({first_line(error)}); correct data.path, go online, or set HF_HUB_OFFLINE=1 "
+            f"({reason(error)}); correct data.path, go online, or set HF_HUB_OFFLINE=1 "
             "to use a copy downloaded before."
         ) from error

@@ -5,22 +5,17 @@ of processes, sees exactly the examples the uninterrupted run would have seen.
 """
 
 from functools import lru_cache
-from hashlib import blake2b
 
 import torch
 from torch import LongTensor, Tensor
 
-
-def keyed_generator(*key: int | str) -> torch.Generator:
-    """A CPU random generator that depends on `key` alone; nearby keys are unrelated."""
-    digest = blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+from hybridgen.maths.draws import generator_for
 
 
 @lru_cache(maxsize=4)
 def _epoch(seed: int, epoch: int, size: int) -> Tensor:
     """The permutation `[size]` of one epoch; the cache saves time and is not state."""
-    return torch.randperm(size, generator=keyed_generator("epoch", seed, epoch))
+    return torch.randperm(size, generator=generator_for("epoch", seed, epoch))
 
 
 def positions(seed: int, start: int, count: int, size: int) -> LongTensor:

@@ -55,9 +55,15 @@ class Examples:
 
     def read_all(self) -> Tensor:
         """Every image, uint8 `[n c h w]`, decoded by as many threads as there are cores."""
-        chunks = torch.arange(len(self)).split(_CHUNK)
+        images = torch.empty((len(self), *self.form.shape), dtype=torch.uint8)
+
+        def fill(chunk: Tensor) -> None:
+            images[chunk] = self.read(chunk)
+
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            return torch.cat(list(pool.map(self.read, chunks)))
+            for _ in pool.map(fill, torch.arange(len(self)).split(_CHUNK)):
+                pass  # asking for the results raises the first error
+        return images
 
     def _cells(self, positions: Tensor) -> Iterator[tuple[Any, str]]:
         rows = self.rows[positions].tolist()
@@ -158,8 +164,8 @@ def _labels(
         values = [table.select_columns(column)[:][column] for table in tables]
         feature = features[column]
         known = set().union(*values)
-        if not all(isinstance(value, int | str) for value in known):
-            problem = f"not every entry of {column!r} is a number or a word"
+        if {type(value) for value in known} not in ({int}, {str}):
+            problem = f"not every entry of {column!r} is a whole number, or a word"
         elif not isinstance(feature, datasets.ClassLabel):
             number = {value: index for index, value in enumerate(sorted(known))}
             return [torch.tensor([number[v] for v in side]) for side in values], len(known)

@@ -5,13 +5,13 @@ from importlib.resources import files
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
 FEATURES = 64
-SHIPPED = {(1, 8, 8): "digits", (1, 28, 28): "mnist"}
+SHIPPED: dict[tuple[int, ...], str] = {(1, 8, 8): "digits", (1, 28, 28): "mnist"}
 """Image shapes `(c, h, w)` that a network in `weights/` was trained for."""
 
 

@@ -24,7 +24,7 @@ def to_bytes(x: Tensor) -> Tensor:
 
 
 def sample_grid(
-    x: Tensor, *, columns: int = 8, side: int = 64, gap: int = 2, background: int = 255
+    x: Tensor, columns: int = 8, *, side: int = 64, gap: int = 2, background: int = 255
 ) -> Image.Image:
     """Images in rows, each pixel enlarged to a whole square so that small images stay crisp.
 

@@ -126,7 +126,7 @@ class AdversarialLoss(nn.Module):
         _check_pair(real, fake)
         with self._precision(real):
             x = torch.cat([real, fake.to(real.dtype)]).detach()
-            x = x.float() if self.penalised else x
+            x = _full(x) if self.penalised else x
             parts = self._parts(x, _twice(sigma), _twice(label), rng)
         total = parts["game"]
         for name in ("r1", "r2"):
@@ -207,7 +207,7 @@ class AdversarialLoss(nn.Module):
                 f"{list(logits.shape)}: average or flatten it, or wrap the critic in "
                 "hybridgen.Unconditional, which does"
             )
-        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        return _full(logits)
 
     def _precision(self, x: Tensor) -> torch.autocast:
         """An island in float32 for a penalised critic; elsewhere autocast as the caller set it."""
@@ -246,6 +246,10 @@ def _check_pair(real: Tensor, fake: Tensor) -> None:
             f"real and fake are compared in pairs and must have one shape, got "
             f"{list(real.shape)} and {list(fake.shape)}"
         )
+
+
+def _full(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _twice(x: Tensor | None) -> Tensor | None:

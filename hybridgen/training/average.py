@@ -50,4 +50,7 @@ class Average:
         self._averaged.n_averaged.fill_(1)  # 0 would let the next update overwrite them
 
     def _blend(self, averaged: list[Tensor], current: list[Tensor], _: Tensor | int) -> None:
-        torch._foreach_lerp_(averaged, current, 1 - self._keep)
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, 1 - self._keep)
+        else:  # counters, such as a BatchNorm's
+            torch._foreach_copy_(averaged, current)

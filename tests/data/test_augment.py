@@ -78,8 +78,10 @@ def test_shift_turn_and_zoom_have_the_stated_spread() -> None:
     assert abs(float(zoom.std()) - 0.2) < 0.02
     assert abs(float(zoom.mean())) < 0.03
     turn = torch.rad2deg(torch.atan2(2 * xy, xx - yy) / 2)
-    assert turn.abs().max() <= 15.5
-    assert abs(float(turn.std()) / (15 / 3**0.5) - 1) < 0.06
+    # Quantiles: in the smallest zooms the mirrored blob at the edge pulls at the moments.
+    for share in (0.25, 0.5, 0.75, 0.97):
+        assert abs(float(turn.abs().quantile(share)) - 15 * share) < 0.7
+    assert abs(float(turn.median())) < 1
 
 
 def test_contrast_and_brightness_have_the_stated_spread() -> None:

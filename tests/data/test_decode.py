@@ -55,9 +55,9 @@ def test_grey_becomes_colour_and_colour_grey(picture: Picture) -> None:
 
 
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
-    deep = Image.fromarray(np.full((4, 4), 32_896, dtype=np.uint16))
-    assert (grey.apply(open_image(encoded(deep), "a"), "a") == 128).all()
-    assert (colour.apply(open_image(encoded(deep), "a"), "a") == 128).all()
+    deep = Image.fromarray(np.full((4, 4), 51_400, dtype=np.uint16))
+    assert (grey.apply(open_image(encoded(deep), "a"), "a") == 200).all()
+    assert (colour.apply(open_image(encoded(deep), "a"), "a") == 200).all()
 
 
 def test_transparent_parts_become_white() -> None:

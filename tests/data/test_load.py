@@ -104,6 +104,8 @@ def test_split_folders_are_parts_and_not_classes(folder: Folder, picture: Pictur
     assert pictures(source.train) == {original(picture, i) for i in range(6)}
     assert pictures(source.held_out) == {original(picture, 100 + i) for i in range(6)}
     assert source.train_labels is None
+    with pytest.raises(InputError, match=r"its columns are \['image'\]"):
+        load(folder("train", "test"), labels=True)
 
 
 def test_classes_inside_split_folders_become_labels(folder: Folder) -> None:
@@ -326,3 +328,42 @@ def test_a_hub_set_is_loaded_like_a_local_one(
 def test_impossible_settings_are_refused(settings: dict, words: str) -> None:
     with pytest.raises(InputError, match=rf"data\.{words}"):
         DataSettings(**settings)
+
+
+@pytest.mark.parametrize("values", [[0.5, 1.5, 0.5], [None, 1, 2]])
+def test_entries_that_are_no_classes_are_no_labels(
+    tmp_path: Path, picture: Picture, values: list
+) -> None:
+    table = datasets.Dataset.from_dict(
+        {"image": [picture(i) for i in range(3)], "label": values}
+    ).cast_column("image", datasets.Image())
+    table.to_parquet(tmp_path / "set.parquet")
+    assert load(tmp_path / "set.parquet").train_labels is None
+    with pytest.raises(InputError, match="not every entry of 'label'"):
+        load(tmp_path / "set.parquet", labels=True)
+
+
+def test_hidden_class_labels_are_no_labels(
+    monkeypatch: pytest.MonkeyPatch, picture: Picture
+) -> None:
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])}
+    )
+    cells = {"image": [picture(i) for i in range(3)], "label": [0, 1, -1]}
+    tables = datasets.DatasetDict({"all": datasets.Dataset.from_dict(cells, features=features)})
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *a, **k: None)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: tables)
+    assert load("somebody/something").train_labels is None
+    with pytest.raises(InputError, match="hidden"):
+        load("somebody/something", labels=True)
+
+
+def test_several_splits_without_a_training_one_are_refused(
+    monkeypatch: pytest.MonkeyPatch, picture: Picture
+) -> None:
+    table = datasets.Dataset.from_dict({"image": [picture()]})
+    tables = datasets.DatasetDict({"left": table, "right": table})
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *a, **k: None)
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: tables)
+    with pytest.raises(InputError, match=r"splits \['left', 'right'\], expected one 'train'"):
+        load("somebody/something")

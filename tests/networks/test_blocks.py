@@ -70,3 +70,13 @@ def test_groups_have_sixteen_channels_or_as_many_as_divide():
     shapes = {8: 16, 4: 8, 12: 8, 3: 2}
     for width, group in shapes.items():
         assert ResidualBlock(width=width, blocks=1).mix.weight.shape[1] == group
+
+
+def test_a_block_adds_three_convolutions_with_a_leaky_relu_after_the_first_two():
+    block = ResidualBlock(width=8, blocks=3)
+    torch.nn.init.normal_(block.narrow.weight)
+    x, bias = torch.randn(2, 8, 4, 4), torch.randn(2, 16)
+    h = block.widen(x) + bias.reshape(2, 16, 1, 1)
+    h = block.mix(torch.where(h > 0, h, 0.2 * h))
+    h = block.narrow(torch.where(h > 0, h, 0.2 * h))
+    torch.testing.assert_close(block(x, bias), x + h)

@@ -49,3 +49,15 @@ def test_width_is_doubled_towards_the_base():
     assert [layer.out_channels for layer in critic.layers] == [8, 16, 32, 32]
     generator = DcganGenerator(resolution=32, width=8)
     assert [layer.out_channels for layer in generator.layers] == [32, 32, 16, 8]
+
+
+def test_hidden_layers_pass_a_relu_in_the_generator_and_a_leaky_one_in_the_critic():
+    generator, critic = DcganGenerator(latent=8, resolution=8), DcganCritic(resolution=8)
+    seen = []
+    for network in (generator, critic):
+        network.layers[1].register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    critic.layers[0].register_forward_hook(lambda module, args, out: seen.append(out))
+    critic(generator(torch.randn(8, 8)))
+    assert seen[0].min() == 0
+    hidden, after = seen[1], seen[2]
+    torch.testing.assert_close(after, torch.where(hidden > 0, hidden, 0.2 * hidden))

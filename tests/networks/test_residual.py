@@ -45,3 +45,14 @@ def test_a_critic_sees_the_pixels_at_the_border():
     x = torch.randn(2, 1, 12, 12, requires_grad=True)
     (gradient,) = torch.autograd.grad(critic(x).sum(), x)
     assert gradient.ne(0).all()
+
+
+def test_a_critic_ends_in_a_depthwise_convolution_as_large_as_the_base():
+    critic, seen = ResidualCritic(resolution=28, width=32, depth=1), []
+    critic.blocks[-1].register_forward_hook(lambda module, args, out: seen.append(out))
+    critic.head.linear.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    critic(torch.randn(2, 1, 28, 28))
+    kernel = critic.collect.unsqueeze(1)
+    expected = torch.nn.functional.conv2d(seen[0], kernel, groups=len(kernel)).flatten(1)
+    torch.testing.assert_close(seen[1], expected, rtol=1e-4, atol=1e-5)
+    assert critic.collect.std().item() == pytest.approx(1 / 7, rel=0.1)
