@@ -42,7 +42,9 @@ class Game:
 
     def __post_init__(self) -> None:
         if self.objective not in known():
-            raise InputError(f"no game.objective {self.objective!r}; there are {', '.join(known())}")
+            raise InputError(
+                f"no game.objective {self.objective!r}; there are {', '.join(known())}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,7 @@ def main(settings: Gan) -> None:
         threads=settings.threads,
         tracking=settings.tracking,
     )
+
     def batches(start: int):
         return source.batches(
             batch=settings.training.batch,
@@ -111,7 +114,11 @@ def main(settings: Gan) -> None:
     )
     set_seed(settings.seed, device_specific=True)
 
-    latent, total, batch = settings.generator.latent, settings.training.steps, settings.training.batch
+    latent, total, batch = (
+        settings.generator.latent,
+        settings.training.steps,
+        settings.training.batch,
+    )
     with Run(folder, settings, accelerator) as run:
         if run.result is not None:
             run.say(f"{folder} is finished already; choose another --out to train again")
@@ -129,7 +136,9 @@ def main(settings: Gan) -> None:
             seed=settings.seed,
             resume=run.resume,
         )
-        bar = tqdm(total=total * batch, unit="img", unit_scale=True, mininterval=0.5, disable=not run.leads)
+        bar = tqdm(
+            total=total * batch, unit="img", unit_scale=True, mininterval=0.5, disable=not run.leads
+        )
         for step in steps:
             number, last = step.number, step.number == total
             bar.update(number * batch - bar.n)
@@ -140,7 +149,9 @@ def main(settings: Gan) -> None:
                 if run.leads and number % settings.preview_every == 0:
                     watch.preview(step.average, number)
                 if run.leads and number % settings.judge_every == 0 and not last:
-                    accelerator.log(watch.figures(step.average, settings.judge_samples), step=number)
+                    accelerator.log(
+                        watch.figures(step.average, settings.judge_samples), step=number
+                    )
         bar.close()
         if run.leads:
             close(run, watch, step, batch)

@@ -56,7 +56,17 @@ def run(out: Path, seed: int) -> dict[str, float]:
     folder = out / f"seed{seed}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = out / f"seed{seed}.log"
-    call = [sys.executable, SCRIPT, *PASSED_ON, "--seed", str(seed), "--out", folder, "--threads", "1"]
+    call = [
+        sys.executable,
+        SCRIPT,
+        *PASSED_ON,
+        "--seed",
+        str(seed),
+        "--out",
+        folder,
+        "--threads",
+        "1",
+    ]
     with log.open("w") as file:
         done = subprocess.run(
             call, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
@@ -74,9 +84,7 @@ def summary(results: list[dict[str, float]]) -> tuple[dict[str, float], str]:
     for name in results[0]:
         values = [result[name] for result in results if name in result]
         figures[name] = fmean(values)
-        figures[f"{name}_se"] = (
-            stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-        )
+        figures[f"{name}_se"] = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
         if not name.startswith("floor_"):
             floor = results[0].get(f"floor_{name}")
             numbers = [figures[name], figures[f"{name}_se"], min(values), max(values)]

@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hybridgen
 import pytest
+
+import hybridgen
 
 FLOORS = [
     {"protocols", "errors", "maths"},

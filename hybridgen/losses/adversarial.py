@@ -76,7 +76,9 @@ class AdversarialLoss(nn.Module):
         _check_weights(r1=r1, r2=r2, gp=gp)
         _check_critic(discriminator)
         if finite_difference is not None and not 0 < finite_difference < math.inf:
-            raise ValueError(f"finite_difference is a step > 0 in data units, got {finite_difference}")
+            raise ValueError(
+                f"finite_difference is a step > 0 in data units, got {finite_difference}"
+            )
         if finite_difference is not None and augment is not None:
             raise ValueError(
                 "finite differences compare one critic at two close points, and a random "

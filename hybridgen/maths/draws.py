@@ -15,4 +15,4 @@ def generator_for(*key: int | str, device: torch.device | str = "cpu") -> torch.
     Keys are hashed, so neighbouring seeds and steps share nothing.
     """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big"))

@@ -69,9 +69,19 @@ def write(root: Path, step: int, state: Mapping[str, Any], keep: int = 2, **fact
         for name, part in state.items():
             _write(temporary, name, part)
         hashes = {str(p.relative_to(temporary)): _sha256(p) for p in _files(temporary)}
-        manifest = {"schema": SCHEMA, "step": step, "parts": sorted(state), "sha256": hashes, **facts}
+        manifest = {
+            "schema": SCHEMA,
+            "step": step,
+            "parts": sorted(state),
+            "sha256": hashes,
+            **facts,
+        }
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
-        for path in (*_files(temporary), *(d for d in temporary.rglob("*") if d.is_dir()), temporary):
+        for path in (
+            *_files(temporary),
+            *(d for d in temporary.rglob("*") if d.is_dir()),
+            temporary,
+        ):
             _flush(path)
         if final.exists():  # damaged, or this step was reached twice
             shutil.rmtree(final)

@@ -102,7 +102,9 @@ def train_gan(
     """
     refuse_what_cannot_work(accelerator, adversarial, config.batch, config.accumulation)
     optimizers = [
-        torch.optim.Adam(player.parameters(), config.learning_rate(0), betas=(0.0, 0.99), fused=True)
+        torch.optim.Adam(
+            player.parameters(), config.learning_rate(0), betas=(0.0, 0.99), fused=True
+        )
         for player in (generator, adversarial)
     ]
     state = {"generator": generator, "critic": adversarial.discriminator}
@@ -131,7 +133,10 @@ def train_gan(
     for number in range(done + 1, config.steps + 1):
         progress = (number - 1) / config.steps
         for group in (*g_opt.param_groups, *c_opt.param_groups):
-            group["lr"], group["betas"] = config.learning_rate(progress), (0.0, config.beta2(progress))
+            group["lr"], group["betas"] = (
+                config.learning_rate(progress),
+                (0.0, config.beta2(progress)),
+            )
         lender.r1, lender.r2 = config.r1(progress), config.r2(progress)
         rng = generator_for(seed, "penalty", number, rank, device=device)
         draws = generator_for(seed, "latents", number, device=device)

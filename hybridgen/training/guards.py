@@ -66,9 +66,7 @@ def check_finite(parts: Mapping[str, float], player: str, number: int) -> None:
         )
 
 
-def check_ranks_agree(
-    accelerator: Accelerator, model: nn.Module, player: str, number: int
-) -> None:
+def check_ranks_agree(accelerator: Accelerator, model: nn.Module, player: str, number: int) -> None:
     """Raise `RunError` where processes hold different gradients after a synchronised backward."""
     grads = [p.grad.double() for p in model.parameters() if p.grad is not None]
     checksum = torch.stack([g.sum() for g in grads] + [g.square().sum() for g in grads])

@@ -51,7 +51,9 @@ class Run:
             other settings; nothing in it was touched.
     """
 
-    def __init__(self, folder: Path, settings: Any, accelerator: Accelerator, keep: int = 2) -> None:
+    def __init__(
+        self, folder: Path, settings: Any, accelerator: Accelerator, keep: int = 2
+    ) -> None:
         self.folder, self.accelerator, self.keep = folder, accelerator, keep
         self.config = {k: v for k, v in dataclasses.asdict(settings).items() if k != "out"}
         self.log_file = JsonLines(folder / "log.jsonl")
@@ -190,7 +192,9 @@ class Run:
             self._lock = (self.folder / ".lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"another process is working in {self.folder}: choose another --out") from error
+            raise InputError(
+                f"another process is working in {self.folder}: choose another --out"
+            ) from error
         except OSError as error:
             raise InputError(
                 f"{self.folder} cannot be written ({error.strerror}): choose another --out"

@@ -5,9 +5,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from hybridgen import AdversarialLoss, Unconditional, objectives
 from hybridgen.losses.adversarial import frozen
-from torch import nn
 
 W = torch.tensor([3.0, -4.0])
 
@@ -244,8 +245,14 @@ class Column(Mlp):
 @pytest.mark.parametrize(
     ("misuse", "sentence"),
     [
-        (lambda: AdversarialLoss(Column())(torch.zeros(3, 2), torch.zeros(3, 2)), r"\[6\].*\[6, 1\]"),
-        (lambda: AdversarialLoss(Mlp())(torch.zeros(3, 2), torch.zeros(4, 2)), r"\[3, 2\].*\[4, 2\]"),
+        (
+            lambda: AdversarialLoss(Column())(torch.zeros(3, 2), torch.zeros(3, 2)),
+            r"\[6\].*\[6, 1\]",
+        ),
+        (
+            lambda: AdversarialLoss(Mlp())(torch.zeros(3, 2), torch.zeros(4, 2)),
+            r"\[3, 2\].*\[4, 2\]",
+        ),
         (lambda: AdversarialLoss(Mlp()).generator_loss(torch.zeros(3, 2)), "real=None"),
         (lambda: AdversarialLoss(Mlp(), r1=-1.0), "r1 must be finite and >= 0, got -1.0"),
         (lambda: AdversarialLoss(Mlp(), r2=math.nan), "r2 must be finite"),

@@ -2,8 +2,9 @@
 
 import torch
 from accelerate import Accelerator
-from hybridgen import AdversarialLoss, Unconditional, adaptive_weight, objectives
 from torch import nn
+
+from hybridgen import AdversarialLoss, Unconditional, adaptive_weight, objectives
 
 
 def patch_critic(channels=1):
@@ -24,7 +25,9 @@ def images(count=32):
 
 def test_a_plain_autoencoder_takes_the_loss_in_three_lines():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 64), nn.Unflatten(1, (1, 8, 8)))
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 64), nn.Unflatten(1, (1, 8, 8))
+    )
     adversarial = AdversarialLoss(patch_critic(), objectives.hinge, r1=0.1)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     critic_optimizer = torch.optim.Adam(adversarial.parameters(), 1e-3)

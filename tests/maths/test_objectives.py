@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from hybridgen.maths import objectives
 from hybridgen.maths.divergences import jensen_shannon
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from hybridgen.maths.penalties import (
     interpolates,
     one_centred,
