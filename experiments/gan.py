@@ -1,16 +1,20 @@
 """Train a GAN, watch it, say how good it is: `accelerate launch experiments/gan.py`."""
 
+import math
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate.utils import set_seed
+from torch import nn
 from tqdm import tqdm
 
 from hybridgen import AdversarialLoss
 from hybridgen.config import command
 from hybridgen.data.augment import Augment, AugmentSettings
 from hybridgen.data.load import DataSettings, load_data
+from hybridgen.data.source import Batch, Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.watch import Watch, table
 from hybridgen.maths.objectives import known, objective
@@ -21,6 +25,7 @@ from hybridgen.networks.build import (
     build_generator,
 )
 from hybridgen.training.gan import GanTraining, Step, train_gan
+from hybridgen.training.guards import refuse_what_cannot_work
 from hybridgen.training.launch import Precision, make_accelerator, start_trackers
 from hybridgen.training.run import Run
 
@@ -41,6 +46,12 @@ class Game:
     finite_difference: float | None = None
 
     def __post_init__(self) -> None:
+        if not 0 <= self.gp < math.inf:
+            raise InputError(f"game.gp must be finite and >= 0, got {self.gp}")
+        if self.finite_difference is not None and not 0 < self.finite_difference < math.inf:
+            raise InputError(
+                f"game.finite_difference is a step > 0 in data units, got {self.finite_difference}"
+            )
         if self.objective not in known():
             raise InputError(
                 f"no game.objective {self.objective!r}; there are {', '.join(known())}"
@@ -78,6 +89,20 @@ class Gan:
     threads: int | None = None
     tracking: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name in ("log_every", "preview_every", "judge_every", "save_every", "judge_samples"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.augmented and self.game.finite_difference is not None:
+            raise InputError(
+                "game.finite_difference compares the critic at two close points and a random "
+                "augmentation moves them apart: switch one of them off"
+            )
+
+    @property
+    def augmented(self) -> bool:
+        return self.augment.adaptive or self.augment.strength > 0
+
 
 def main(settings: Gan) -> None:
     source = load_data(settings.data)
@@ -90,7 +115,7 @@ def main(settings: Gan) -> None:
         tracking=settings.tracking,
     )
 
-    def batches(start: int):
+    def batches(start: int) -> Iterator[Batch]:
         return source.batches(
             batch=settings.training.batch,
             seed=settings.seed,
@@ -100,17 +125,11 @@ def main(settings: Gan) -> None:
             device=accelerator.device,
         )
 
-    batches(0)  # whatever is wrong with the data or the batch is said before the folder is made
-    generator = build_generator(settings.generator, source.shape, source.classes)
-    augmented = settings.augment.adaptive or settings.augment.strength > 0
-    adversarial = AdversarialLoss(
-        build_critic(settings.critic, source.shape, source.classes),
-        objective(settings.game.objective),
-        r1=settings.training.r1.start,
-        r2=settings.training.r2.start,
-        gp=settings.game.gp,
-        finite_difference=settings.game.finite_difference,
-        augment=Augment(settings.augment) if augmented else None,
+    # Whatever is wrong with the data or the settings is said before the folder is made.
+    batches(0)
+    generator, adversarial = players(settings, source)
+    refuse_what_cannot_work(
+        accelerator, adversarial, settings.training.batch, settings.training.accumulation
     )
     set_seed(settings.seed, device_specific=True)
 
@@ -136,31 +155,53 @@ def main(settings: Gan) -> None:
             seed=settings.seed,
             resume=run.resume,
         )
-        bar = tqdm(
+        with tqdm(
             total=total * batch, unit="img", unit_scale=True, mininterval=0.5, disable=not run.leads
+        ) as bar:
+            for step in steps:
+                number, last = step.number, step.number == total
+                bar.update(number * batch - bar.n)
+                with run.between_steps(step, save=last or number % settings.save_every == 0):
+                    if number % settings.log_every == 0 and step.losses:
+                        accelerator.log(step.losses, step=number)
+                        show = {k: f"{step.losses[k]:.3f}" for k in ("critic", "generator")}
+                        bar.set_postfix(show, refresh=False)
+                    if run.leads and number % settings.preview_every == 0:
+                        watch.preview(step.average, number)
+                    if run.leads and number % settings.judge_every == 0 and not last:
+                        figures = watch.figures(step.average, settings.judge_samples)
+                        accelerator.log(figures, step=number)
+                    if run.leads and last:
+                        bar.close()
+                        close(run, watch, step, batch)
+
+
+def players(settings: Gan, source: Source) -> tuple[nn.Module, AdversarialLoss]:
+    """The generator, and the critic with its game.
+
+    Raises:
+        InputError: the settings contradict the data or each other.
+    """
+    try:
+        generator = build_generator(settings.generator, source.shape, source.classes)
+        adversarial = AdversarialLoss(
+            build_critic(settings.critic, source.shape, source.classes),
+            objective(settings.game.objective),
+            r1=settings.training.r1.start,
+            r2=settings.training.r2.start,
+            gp=settings.game.gp,
+            finite_difference=settings.game.finite_difference,
+            augment=Augment(settings.augment) if settings.augmented else None,
         )
-        for step in steps:
-            number, last = step.number, step.number == total
-            bar.update(number * batch - bar.n)
-            with run.between_steps(step, save=last or number % settings.save_every == 0):
-                if number % settings.log_every == 0 and step.losses:
-                    accelerator.log(step.losses, step=number)
-                    bar.set_postfix({k: f"{step.losses[k]:.3f}" for k in ("critic", "generator")})
-                if run.leads and number % settings.preview_every == 0:
-                    watch.preview(step.average, number)
-                if run.leads and number % settings.judge_every == 0 and not last:
-                    accelerator.log(
-                        watch.figures(step.average, settings.judge_samples), step=number
-                    )
-        bar.close()
-        if run.leads:
-            close(run, watch, step, batch)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return generator, adversarial
 
 
 def close(run: Run, watch: Watch, step: Step, batch: int) -> None:
     """Save the weights, judge them on as many samples as the data allows, and say so."""
     seconds = run.seconds
-    step.average.save_pretrained(run.folder / "generator")
+    step.average.save_pretrained(run.folder / "generator")  # pyright: ignore[reportCallIssue]
     step.state["critic"].save_pretrained(run.folder / "critic")
     figures = watch.figures(step.average)
     run.accelerator.log(figures, step=step.number)

@@ -54,7 +54,7 @@ def command(
     except Interrupted as stop:
         return _say(stop, 128 + stop.signal)
     except KeyboardInterrupt:
-        return _say("stopped before there was anything to save", 130)
+        return _say("stopped at once; nothing since the last checkpoint was saved", 130)
     return 0
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hybridgen.data.source import Source
 from hybridgen.evaluation.curves import curves
-from hybridgen.evaluation.measure import judge_for
+from hybridgen.evaluation.measure import Judge, judge_for
 from hybridgen.evaluation.pictures import sample_grid, save_animation, scatter
 from hybridgen.maths.draws import generator_for
 from hybridgen.sampling.single_pass import SinglePass
@@ -42,6 +42,7 @@ class Watch:
     ) -> None:
         self.folder, self.source, self.latent, self.seed = folder, source, latent, seed
         self.columns = columns
+        self._judges: dict[int | None, Judge | None] = {}
         self.shown = points if source.mixture is not None else columns**2
 
     def preview(self, generator: nn.Module, step: int) -> Path:
@@ -56,7 +57,9 @@ class Watch:
 
         Empty where nothing is known to judge such data by.
         """
-        judge = judge_for(self.source, samples=samples, seed=self.seed)
+        if samples not in self._judges:
+            self._judges[samples] = judge_for(self.source, samples=samples, seed=self.seed)
+        judge = self._judges[samples]
         if judge is None:
             return {}
         return {**judge(self._samples(generator, judge.samples, "judge")), **judge.floors}

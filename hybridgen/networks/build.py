@@ -36,9 +36,9 @@ class GeneratorSettings:
         depth: hidden layers, or residual blocks per resolution; `dcgan` has one layer each.
     """
 
-    architecture: Architecture = "residual"
+    architecture: Architecture = "dcgan"
     latent: int = 64
-    width: int = 32
+    width: int = 64
     depth: int = 2
 
 
@@ -53,8 +53,8 @@ class CriticSettings:
         noise_conditional: whether it looks at the noise level of its input.
     """
 
-    architecture: Architecture = "residual"
-    width: int = 32
+    architecture: Architecture = "dcgan"
+    width: int = 64
     depth: int = 2
     noise_conditional: bool = False
 

@@ -25,6 +25,6 @@ class SinglePass:
     def __call__(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
         if tuple(noise.shape[1:]) != self.noise_shape:
             raise ValueError(
-                f"expected noise [b {' '.join(map(str, self.noise_shape))}], got {list(noise.shape)}"
+                f"expected noise of shape [b, *{list(self.noise_shape)}], got {list(noise.shape)}"
             )
         return self.generator(noise, label)

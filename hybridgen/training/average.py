@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class Average:
@@ -24,9 +23,8 @@ class Average:
         if half_life <= 0 or ramp <= 0:
             raise ValueError(f"half_life and ramp must be positive, got {half_life}, {ramp}")
         self.half_life, self.ramp = half_life, ramp
-        self._keep = 0.0
         self._model = model
-        self._averaged = AveragedModel(model, multi_avg_fn=self._blend, use_buffers=True)
+        self._averaged = AveragedModel(model, use_buffers=True)
         self._averaged.eval().requires_grad_(False)
 
     @property
@@ -37,7 +35,7 @@ class Average:
     def update(self, *, seen: int, images: int) -> None:
         """Blend the model in after a step on `images` images, `seen` in all."""
         half_life = min(self.half_life, self.ramp * seen)
-        self._keep = 0.5 ** (images / half_life)
+        self._averaged.multi_avg_fn = get_ema_multi_avg_fn(0.5 ** (images / half_life))
         self._averaged.update_parameters(self._model)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -48,9 +46,3 @@ class Average:
         """Go on from saved weights of the averaged model."""
         self._averaged.module.load_state_dict(weights)
         self._averaged.n_averaged.fill_(1)  # 0 would let the next update overwrite them
-
-    def _blend(self, averaged: list[Tensor], current: list[Tensor], _: Tensor | int) -> None:
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, 1 - self._keep)
-        else:  # counters, such as a BatchNorm's
-            torch._foreach_copy_(averaged, current)

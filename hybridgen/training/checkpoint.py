@@ -62,9 +62,10 @@ def write(root: Path, step: int, state: Mapping[str, Any], keep: int = 2, **fact
         RunError: nothing was written: the disk is full, or a weight is not finite. Older
             checkpoints are as they were.
     """
-    temporary, final = root / f".tmp-{step}", root / f"step-{step:08d}"
+    temporary, final = root / f".tmp-{step}", root / _name(step)
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for stale in root.glob(".tmp-*"):  # of a process that was killed while it wrote
+            shutil.rmtree(stale)
         temporary.mkdir(parents=True)
         for name, part in state.items():
             _write(temporary, name, part)
@@ -107,6 +108,8 @@ def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
             manifest = json.loads((path / "manifest.json").read_text())
             if manifest["schema"] != SCHEMA:
                 raise ValueError(f"schema {manifest['schema']}, expected {SCHEMA}")
+            if path.name != _name(manifest["step"]):
+                raise ValueError(f"its manifest is of step {manifest['step']}")
             wrong = [f for f, known in manifest["sha256"].items() if _sha256(path / f) != known]
             if wrong:
                 raise ValueError(f"{wrong[0]} has changed")
@@ -115,6 +118,10 @@ def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
         else:
             return Checkpoint(path, manifest), complaints
     return None, complaints
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def _write(folder: Path, name: str, part: Any) -> None:

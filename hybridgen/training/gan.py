@@ -39,10 +39,10 @@ class GanTraining:
     steps: int = 2_000
     batch: int = 64
     accumulation: int = 1
-    learning_rate: Cosine = field(default_factory=lambda: Cosine(start=1e-3, end=2e-5))
+    learning_rate: Cosine = field(default_factory=lambda: Cosine(start=1e-3, end=5e-5))
     beta2: Cosine = field(default_factory=lambda: Cosine(start=0.99))
-    r1: Cosine = field(default_factory=lambda: Cosine(start=0.1, end=0.005))
-    r2: Cosine = field(default_factory=lambda: Cosine(start=0.1, end=0.005))
+    r1: Cosine = field(default_factory=lambda: Cosine(start=0.1, end=0.01))
+    r2: Cosine = field(default_factory=lambda: Cosine(start=0.1, end=0.01))
     ema_half_life: float = 20_000.0
     ema_ramp: float = 0.05
     check_ranks: bool = False
@@ -98,7 +98,7 @@ def train_gan(
 
     Raises:
         InputError: the set-up cannot work (see `hybridgen.training.guards`).
-        RunError: a loss is not finite; nothing has moved since the step before.
+        RunError: a loss is not finite; the player whose loss it is has not moved.
     """
     refuse_what_cannot_work(accelerator, adversarial, config.batch, config.accumulation)
     optimizers = [
@@ -116,6 +116,7 @@ def train_gan(
     state |= {"average": average, "generator_optimizer": g_opt, "critic_optimizer": c_opt}
     if isinstance(lender.augment, nn.Module):
         state["augment"] = lender.augment
+    adapt = getattr(lender.augment, "update", None)
     done = resume(state) if resume is not None else 0
     stream = batches(2 * done)
     if done == config.steps:
@@ -155,8 +156,8 @@ def train_gan(
             if config.check_ranks:
                 check_ranks_agree(accelerator, model, player, number)
             optimizer.step()
-        if hasattr(lender.augment, "update"):
-            lender.augment.update(losses["sign_real"], config.batch)
+        if adapt is not None:
+            adapt(losses["sign_real"], config.batch)
         average.update(seen=number * config.batch, images=config.batch)
         yield Step(number, losses, average_module, state)
 

@@ -34,7 +34,8 @@ def refuse_what_cannot_work(
             f"{accelerator.distributed_type.value} takes one model at a time and a GAN has two "
             "players: launch with plain data parallelism (accelerate launch --multi_gpu)"
         )
-    backend = accelerator.state.dynamo_plugin.backend
+    plugin = accelerator.state.dynamo_plugin
+    backend = plugin.backend if plugin is not None else DynamoBackend.NO
     if backend != DynamoBackend.NO and adversarial.twice_differentiated:
         raise InputError(
             f"the launcher's dynamo backend {backend.value!r} compiles the critic, and a compiled "

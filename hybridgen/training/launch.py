@@ -47,7 +47,7 @@ def make_accelerator(
     missing = set(tracking) - {str(getattr(t, "value", t)) for t in accelerator.log_with}
     if missing:
         raise InputError(
-            f"no tracker {', '.join(sorted(missing))} here: install hybridgen[tracking] or leave it out"
+            f"no tracker {', '.join(sorted(missing))} here: install hybridgen[tracking], or drop it"
         )
     set_seed(seed)
     return accelerator

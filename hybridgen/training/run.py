@@ -1,7 +1,6 @@
 """A run is a folder: what was asked, what happened, what came out, and where to go on from."""
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import math
@@ -15,11 +14,11 @@ from types import FrameType
 from typing import Any, Protocol
 
 import torch
-import yaml
 from accelerate import Accelerator
 
 from hybridgen.errors import InputError, Interrupted
 from hybridgen.training import checkpoint
+from hybridgen.training.claim import claim
 from hybridgen.training.files import write_atomically
 from hybridgen.training.random_state import RandomState
 from hybridgen.training.tracking import JsonLines
@@ -62,8 +61,7 @@ class Run:
         self._saved = 0
         self._may_leave_at_once = False
         self._seconds_before, self._started = 0.0, time.monotonic()
-        if accelerator.is_main_process:
-            self._claim()
+        self._lock = claim(folder, self.config) if accelerator.is_main_process else None
         accelerator.wait_for_everyone()
 
     @property
@@ -83,11 +81,20 @@ class Run:
         return self._seconds_before + time.monotonic() - self._started
 
     def resume(self, state: Mapping[str, Any]) -> int:
-        """Fill `state` from the newest intact checkpoint; returns its step, 0 if there is none."""
+        """Fill `state` from the newest intact checkpoint; returns its step, 0 if there is none.
+
+        Raises:
+            InputError: the checkpoint belongs to a run of other settings.
+        """
         found, complaints = checkpoint.newest(self.folder / "checkpoints")
         for complaint in complaints:
             self.say(f"warning: {complaint}")
         if found is not None:
+            if found.manifest["config"] != _hash(self.config):
+                raise InputError(
+                    f"{found.path} was written by a run of other settings than config.yaml says: "
+                    "put the right one back, or choose another --out"
+                )
             found.restore({**state, "random": self.random})
             self._seconds_before = found.manifest["seconds"]
             self.say(f"going on from step {found.step} of {self.folder}")
@@ -159,6 +166,8 @@ class Run:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        if self._lock is not None:
+            self._lock.close()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal and number == signal.SIGINT:
@@ -179,45 +188,6 @@ class Run:
             self._signal,
             f"stopped and saved at step {step.number}; the same command goes on from there",
         )
-
-    def _claim(self) -> None:
-        config_file = self.folder / "config.yaml"
-        try:
-            if self.folder.exists() and not config_file.exists() and any(self.folder.iterdir()):
-                raise InputError(
-                    f"{self.folder} is not empty and not a run of this program (it has no "
-                    "config.yaml): choose another --out"
-                )
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / ".lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another process is working in {self.folder}: choose another --out"
-            ) from error
-        except OSError as error:
-            raise InputError(
-                f"{self.folder} cannot be written ({error.strerror}): choose another --out"
-            ) from error
-        plain = json.loads(json.dumps(self.config))
-        if config_file.exists():
-            before = yaml.safe_load(config_file.read_text()) or {}
-            changed = sorted(_differences(before, plain))
-            if changed:
-                raise InputError(
-                    f"{self.folder} holds a run with other settings ({'; '.join(changed[:3])}): "
-                    "choose another --out, or give the settings it was started with"
-                )
-        else:
-            write_atomically(config_file, yaml.safe_dump(plain, sort_keys=False))
-
-
-def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in before.keys() | now.keys():
-            yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif before != now:
-        yield f"{name} was {before} and is {now}"
 
 
 def _hash(config: Any) -> str:

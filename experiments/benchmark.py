@@ -1,0 +1,287 @@
+"""Measure what training costs, as ratios within one run: `python experiments/benchmark.py`.
+
+The networks and numbers are those of configs/gan. Whatever is compared takes turns of a few steps
+each, in rotating order, and a ratio is one of medians over many rounds, so that what else the
+machine does meets all alike. With one thread on the CPU the clock is the CPU time of this process:
+one thread either computes or waits its turn, and waiting for other programs is no cost of ours
+(what they leave in the caches is, and meets all alike). With more threads or an accelerator CPU
+time counts other things than what one waits for, so the clock is the wall's: use a quiet machine.
+
+Pixels of mnist are noise here: speed does not depend on them, and nothing has to be downloaded.
+"""
+
+import copy
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from gan import Gan
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hybridgen import AdversarialLoss, SinglePass
+from hybridgen.config import command, read_settings
+from hybridgen.data.images import ImageSource
+from hybridgen.data.load import load_data
+from hybridgen.data.source import Batch, Source
+from hybridgen.errors import InputError
+from hybridgen.maths.draws import generator_for
+from hybridgen.networks.build import build_critic, build_generator
+from hybridgen.training.files import write_atomically
+from hybridgen.training.gan import GanTraining, train_gan
+from hybridgen.training.launch import make_accelerator
+from hybridgen.training.run import Run
+from hybridgen.training.schedules import Cosine
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "gan"
+STEP_SIZE = 0.01
+"""Of finite differences; their cost does not depend on it."""
+RATIOS = {
+    "loop_overhead": ("ours", "plain", 1.05),
+    "r1_r2_cost": ("ours", "unpenalised", 3.0),
+    "finite_difference_cost": ("finite_difference", "unpenalised", 1.6),
+}
+"""What is divided by what, and how much it may be."""
+
+Rounds = Mapping[str, list[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Settings of `experiments/benchmark.py`.
+
+    Attributes:
+        out: the run's folder; `runs/benchmark/seedN` if not given.
+        settings: files of configs/gan, without their ending.
+        repeats: rounds, in each of which everything has its turn.
+        steps: of training, in a turn.
+        samples: drawn in one pass, in a turn of sampling.
+        threads: of torch on the CPU.
+    """
+
+    seed: int = 0
+    out: Path | None = None
+    settings: tuple[str, ...] = ("digits", "mnist", "ring")
+    repeats: int = 60
+    steps: int = 4
+    samples: int = 256
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("repeats", "steps", "samples", "threads"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in self.settings:
+            if not (CONFIGS / f"{name}.yaml").is_file():
+                raise InputError(f"no settings {name!r}: expected the name of a file in {CONFIGS}")
+
+
+def plain_loop(
+    generator: nn.Module,
+    critic: nn.Module,
+    batches: Iterator[Batch],
+    latents: Iterator[Tensor],
+    training: GanTraining,
+) -> Iterator[nn.Module]:
+    """A GAN written by hand, after R3GAN: no loss, penalty, average or loop of hybridgen.
+
+    Relativistic game, R1 and R2 by one gradient call, fused Adam, a moving average of weights and
+    buffers. Yields the averaged generator after every step.
+    """
+    rate, betas = training.learning_rate.start, (0.0, training.beta2.start)
+    g_opt = torch.optim.Adam(generator.parameters(), rate, betas=betas, fused=True)
+    c_opt = torch.optim.Adam(critic.parameters(), rate, betas=betas, fused=True)
+    average = copy.deepcopy(generator).eval().requires_grad_(False)
+    pairs = list(zip(average.state_dict().values(), generator.state_dict().values(), strict=True))
+    kept, moving = zip(*[pair for pair in pairs if pair[0].is_floating_point()], strict=True)
+    counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    for number in count(1):
+        real, _ = next(batches)
+        with torch.no_grad():
+            fake = generator(next(latents))
+        x = torch.cat([real, fake]).requires_grad_()
+        logits = critic(x)
+        (slope,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+        r1, r2 = slope.square().flatten(1).sum(1).chunk(2)
+        on_real, on_fake = logits.chunk(2)
+        loss = F.softplus(on_fake - on_real).mean()
+        loss = loss + training.r1.start / 2 * r1.mean() + training.r2.start / 2 * r2.mean()
+        c_opt.zero_grad()
+        loss.backward()
+        c_opt.step()
+
+        real, _ = next(batches)
+        critic.requires_grad_(False)
+        with torch.no_grad():
+            on_real = critic(real)
+        loss = F.softplus(on_real - critic(generator(next(latents)))).mean()
+        g_opt.zero_grad()
+        loss.backward()
+        g_opt.step()
+        critic.requires_grad_(True)
+
+        half_life = min(training.ema_half_life, training.ema_ramp * number * training.batch)
+        with torch.no_grad():
+            torch._foreach_lerp_(kept, moving, 1 - 0.5 ** (training.batch / half_life))
+            for mine, theirs in counters:
+                mine.copy_(theirs)
+        yield average
+
+
+def contestants(
+    gan: Gan, source: Source, accelerator: Accelerator, seed: int
+) -> dict[str, Iterator]:
+    """Endless trainings of equal networks on equal batches, each `next` one step."""
+    device, batch, latent = accelerator.device, gan.training.batch, gan.generator.latent
+    generator = build_generator(gan.generator, source.shape, source.classes).to(device)
+    critic = build_critic(gan.critic, source.shape, source.classes).to(device)
+
+    def batches(start: int = 0) -> Iterator[Batch]:
+        return source.batches(batch=batch, seed=seed, start=start, device=device)
+
+    def ours(training: GanTraining, finite_difference: float | None = None) -> Iterator:
+        mine = copy.deepcopy(generator)
+        adversarial = AdversarialLoss(
+            copy.deepcopy(critic),
+            r1=training.r1.start,
+            r2=training.r2.start,
+            finite_difference=finite_difference,
+        )
+        return train_gan(
+            mine, adversarial, batches, training, accelerator, latent=latent, seed=seed
+        )
+
+    def latents() -> Iterator[Tensor]:
+        draws = generator_for(seed, "latents", device=device)
+        while True:
+            yield torch.randn(batch, latent, generator=draws, device=device)
+
+    training = steady(gan.training)
+    none = Cosine(start=0.0)
+    return {
+        "plain": plain_loop(
+            copy.deepcopy(generator), copy.deepcopy(critic), batches(), latents(), training
+        ),
+        "ours": ours(training),
+        "unpenalised": ours(replace(training, r1=none, r2=none)),
+        "finite_difference": ours(training, STEP_SIZE),
+    }
+
+
+def steady(training: GanTraining) -> GanTraining:
+    """Schedules that are computed at every step and stay where they start: the plain loop's."""
+    names = ("learning_rate", "beta2", "r1", "r2")
+    starts = {name: getattr(training, name).start for name in names}
+    schedules = {name: Cosine(start=start, end=start) for name, start in starts.items()}
+    return replace(training, steps=1_000_000, **schedules)
+
+
+def measure(
+    tasks: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float], bar: tqdm
+) -> Rounds:
+    """Seconds of each task in each round, after one round that does not count."""
+    names, rounds = list(tasks), {name: [] for name in tasks}
+    for number in range(repeats + 1):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            begun = clock()
+            tasks[name]()
+            rounds[name].append(clock() - begun)
+        bar.update()
+    return {name: seconds[1:] for name, seconds in rounds.items()}
+
+
+def ratio(rounds: Rounds, over: str, under: str, seed: int) -> tuple[float, float, float]:
+    """The ratio of two medians, and its 95 % interval when rounds are drawn again (bootstrap)."""
+    pairs = torch.tensor([rounds[over], rounds[under]], dtype=torch.float64)
+    draws = generator_for("bootstrap", seed)
+    rows = torch.randint(pairs.shape[1], (2_000, pairs.shape[1]), generator=draws)
+    middle = pairs[:, rows].quantile(0.5, dim=-1)
+    low, high = (middle[0] / middle[1]).quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+    return median(rounds[over]) / median(rounds[under]), low, high
+
+
+def figures(name: str, rounds: Rounds, steps: int, samples: int, seed: int) -> dict[str, float]:
+    """What one setting adds to result.json."""
+    found: dict[str, float] = {}
+    for what, (over, under, _) in RATIOS.items():
+        value, low, high = ratio(rounds, over, under, seed)
+        found |= {f"{what}_{name}": value}
+        found |= {f"{what}_{name}_low": low, f"{what}_{name}_high": high}
+    for who in ("plain", "ours", "unpenalised", "finite_difference"):
+        found[f"step_milliseconds_{who}_{name}"] = 1e3 * median(rounds[who]) / steps
+    unit = "points" if name in ("ring", "grid") else "images"
+    found[f"sampling_{unit}_per_second_{name}"] = samples / median(rounds["sampling"])
+    return found
+
+
+def table(found: Mapping[str, float]) -> str:
+    """Every figure with its interval and, for a ratio, what it may be at most."""
+    rows = ["| figure | measured | 95 % interval | at most |", "| --- | --- | --- | --- |"]
+    for name, value in found.items():
+        if name.endswith(("_low", "_high")):
+            continue
+        limit = next(
+            (str(most) for what, (*_, most) in RATIOS.items() if name.startswith(what)), ""
+        )
+        low, high = found.get(f"{name}_low"), found.get(f"{name}_high")
+        interval = "" if low is None else f"{low:.3f} to {high:.3f}"
+        rows.append(f"| {name} | {value:.4g} | {interval} | {limit} |")
+    return "\n".join(rows) + "\n"
+
+
+def data(gan: Gan, name: str, seed: int) -> Source:
+    """The data of a setting; noise in the shape of mnist in its place."""
+    if name != "mnist":
+        return load_data(gan.data)
+    draws = generator_for("mnist", seed)
+    images = torch.randint(256, (10_000, 1, 28, 28), generator=draws, dtype=torch.uint8)
+    return ImageSource(name=name, train=images, held_out=images[:1])
+
+
+def main(settings: Benchmark) -> None:
+    folder = settings.out or Path("runs", "benchmark", f"seed{settings.seed}")
+    accelerator = make_accelerator(folder, seed=settings.seed, threads=settings.threads)
+    device = accelerator.device
+
+    def wall() -> float:
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+        return time.perf_counter()
+
+    clock = time.process_time if device.type == "cpu" and settings.threads == 1 else wall
+    found: dict[str, float] = {}
+    run = Run(folder, settings, accelerator)
+    with tqdm(total=len(settings.settings) * (settings.repeats + 1), unit="round") as bar:
+        for name in settings.settings:
+            bar.set_description(name)
+            gan = read_settings(Gan, ["--config", str(CONFIGS / f"{name}.yaml")])
+            source = data(gan, name, settings.seed)
+            loops = contestants(gan, source, accelerator, settings.seed)
+            sampler = SinglePass(next(loops["plain"]), (gan.generator.latent,))
+
+            def sample(sampler: SinglePass = sampler) -> Tensor:
+                return sampler(torch.randn(settings.samples, *sampler.noise_shape, device=device))
+
+            def train(loop: Iterator) -> None:
+                for _ in range(settings.steps):
+                    next(loop)
+
+            tasks = {who: lambda loop=loop: train(loop) for who, loop in loops.items()}
+            rounds = measure({**tasks, "sampling": sample}, settings.repeats, clock, bar)
+            found |= figures(name, rounds, settings.steps, settings.samples, settings.seed)
+    run.finish({**found, "seconds": run.seconds})
+    write_atomically(folder / "table.md", table(found))
+    print(table(found))
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, Benchmark, description=__doc__ or ""))

@@ -1,0 +1,75 @@
+"""Taking a folder for one run: nobody else works in it, and it holds nothing else."""
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from hybridgen.errors import InputError
+from hybridgen.training.files import write_atomically
+
+# What a process that is killed while it claims an empty folder leaves behind.
+_LEFTOVERS = {".lock", ".tmp-config.yaml"}
+
+
+def claim(folder: Path, config: Mapping[str, Any]) -> IO[str]:
+    """Create `folder` with its `config.yaml`, or check that it holds a run of this `config`.
+
+    Returns:
+        The lock; closing it lets another process work here.
+
+    Raises:
+        InputError: the folder cannot be written, is something else, is in use, or holds a run of
+            other settings; nothing in it was touched.
+    """
+    config_file = folder / "config.yaml"
+    try:
+        there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        if there - _LEFTOVERS and config_file.name not in there:
+            raise InputError(
+                f"{folder} is not empty and not a run of this program (it has no config.yaml): "
+                "choose another --out"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror}): choose another --out"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _check_settings(folder, config_file, json.loads(json.dumps(config)))
+    except BlockingIOError as error:
+        lock.close()
+        raise InputError(f"another process is working in {folder}: choose another --out") from error
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def _check_settings(folder: Path, config_file: Path, config: dict[str, Any]) -> None:
+    if not config_file.exists():
+        write_atomically(config_file, yaml.safe_dump(config, sort_keys=False))
+        return
+    try:
+        before = yaml.safe_load(config_file.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{config_file} is damaged: choose another --out") from error
+    changed = sorted(_differences(before, config))
+    if changed:
+        raise InputError(
+            f"{folder} holds a run with other settings ({'; '.join(changed[:3])}): "
+            "choose another --out, or give the settings it was started with"
+        )
+
+
+def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in before.keys() | now.keys():
+            yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif before != now:
+        yield f"{name} was {before} and is {now}"
