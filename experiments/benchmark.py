@@ -11,10 +11,12 @@ Pixels of mnist are noise here: speed does not depend on them, and nothing has t
 """
 
 import copy
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -61,7 +63,7 @@ class Benchmark:
         out: the run's folder; `runs/benchmark/seedN` if not given.
         settings: files of configs/gan, without their ending.
         repeats: rounds, in each of which everything has its turn.
-        steps: of training, in a turn.
+        turn: seconds of a turn, rounded up to whole steps of training.
         samples: drawn in one pass, in a turn of sampling.
         threads: of torch on the CPU.
     """
@@ -69,15 +71,17 @@ class Benchmark:
     seed: int = 0
     out: Path | None = None
     settings: tuple[str, ...] = ("digits", "mnist", "ring")
-    repeats: int = 60
-    steps: int = 4
+    repeats: int = 100
+    turn: float = 0.05
     samples: int = 256
     threads: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("repeats", "steps", "samples", "threads"):
+        for name in ("repeats", "samples", "threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.turn < math.inf:
+            raise InputError(f"turn must be a positive number of seconds, got {self.turn}")
         for name in self.settings:
             if not (CONFIGS / f"{name}.yaml").is_file():
                 raise InputError(f"no settings {name!r}: expected the name of a file in {CONFIGS}")
@@ -247,40 +251,57 @@ def data(gan: Gan, name: str, seed: int) -> Source:
     return ImageSource(name=name, train=images, held_out=images[:1])
 
 
-def main(settings: Benchmark) -> None:
-    folder = settings.out or Path("runs", "benchmark", f"seed{settings.seed}")
-    accelerator = make_accelerator(folder, seed=settings.seed, threads=settings.threads)
-    device = accelerator.device
+def steps_in(turn: float, loop: Iterator, clock: Callable[[], float]) -> int:
+    """Steps that take about `turn` seconds, at least one."""
+    next(loop)  # the first one is slow
+    begun = clock()
+    for _ in range(3):
+        next(loop)
+    return math.ceil(turn / ((clock() - begun) / 3))
+
+
+def clock_of(device: torch.device, threads: int) -> Callable[[], float]:
+    """Seconds that pass, or on one thread of the CPU seconds that this process computes."""
 
     def wall() -> float:
         if device.type != "cpu":
             torch.accelerator.synchronize()
         return time.perf_counter()
 
-    clock = time.process_time if device.type == "cpu" and settings.threads == 1 else wall
+    return time.process_time if device.type == "cpu" and threads == 1 else wall
+
+
+def main(settings: Benchmark) -> None:
+    folder = settings.out or Path("runs", "benchmark", f"seed{settings.seed}")
+    accelerator = make_accelerator(folder, seed=settings.seed, threads=settings.threads)
+    clock = clock_of(accelerator.device, settings.threads)
     found: dict[str, float] = {}
     run = Run(folder, settings, accelerator)
     with tqdm(total=len(settings.settings) * (settings.repeats + 1), unit="round") as bar:
         for name in settings.settings:
             bar.set_description(name)
             gan = read_settings(Gan, ["--config", str(CONFIGS / f"{name}.yaml")])
-            source = data(gan, name, settings.seed)
-            loops = contestants(gan, source, accelerator, settings.seed)
+            loops = contestants(gan, data(gan, name, settings.seed), accelerator, settings.seed)
+            steps = steps_in(settings.turn, loops["plain"], clock)
             sampler = SinglePass(next(loops["plain"]), (gan.generator.latent,))
-
-            def sample(sampler: SinglePass = sampler) -> Tensor:
-                return sampler(torch.randn(settings.samples, *sampler.noise_shape, device=device))
-
-            def train(loop: Iterator) -> None:
-                for _ in range(settings.steps):
-                    next(loop)
-
-            tasks = {who: lambda loop=loop: train(loop) for who, loop in loops.items()}
-            rounds = measure({**tasks, "sampling": sample}, settings.repeats, clock, bar)
-            found |= figures(name, rounds, settings.steps, settings.samples, settings.seed)
+            tasks = {who: partial(advance, loop, steps) for who, loop in loops.items()}
+            tasks["sampling"] = partial(sample, sampler, settings.samples, accelerator.device)
+            rounds = measure(tasks, settings.repeats, clock, bar)
+            found |= figures(name, rounds, steps, settings.samples, settings.seed)
     run.finish({**found, "seconds": run.seconds})
     write_atomically(folder / "table.md", table(found))
     print(table(found))
+
+
+def advance(loop: Iterator, steps: int) -> None:
+    """Train for some steps."""
+    for _ in range(steps):
+        next(loop)
+
+
+def sample(sampler: SinglePass, samples: int, device: torch.device) -> Tensor:
+    """From nothing to samples."""
+    return sampler(torch.randn(samples, *sampler.noise_shape, device=device))
 
 
 if __name__ == "__main__":

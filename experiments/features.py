@@ -119,6 +119,10 @@ def main(settings: Features) -> None:
     batches = source.batches(batch=settings.training.batch, seed=settings.seed)
     network = LeNet(resolution=source.shape[-1], classes=source.classes)
     run = Run(folder, settings, accelerator)
+    if run.result is not None:
+        run.say(f"{folder} is finished already; choose another --out to train again")
+        return
+    run.log_file.forget_after(0)
     start_trackers(accelerator, "hybridgen-features", run.config)
     steps = train_features(
         network, batches, settings.training, torch.Generator().manual_seed(settings.seed)

@@ -24,6 +24,7 @@ from hybridgen.networks.build import (
     build_critic,
     build_generator,
 )
+from hybridgen.training.files import save_network
 from hybridgen.training.gan import GanTraining, Step, train_gan
 from hybridgen.training.guards import refuse_what_cannot_work
 from hybridgen.training.launch import Precision, make_accelerator, start_trackers
@@ -201,8 +202,8 @@ def players(settings: Gan, source: Source) -> tuple[nn.Module, AdversarialLoss]:
 def close(run: Run, watch: Watch, step: Step, batch: int) -> None:
     """Save the weights, judge them on as many samples as the data allows, and say so."""
     seconds = run.seconds
-    step.average.save_pretrained(run.folder / "generator")  # pyright: ignore[reportCallIssue]
-    step.state["critic"].save_pretrained(run.folder / "critic")
+    save_network(step.average, run.folder / "generator")
+    save_network(step.state["critic"], run.folder / "critic")
     figures = watch.figures(step.average)
     run.accelerator.log(figures, step=step.number)
     watch.finish(step.average, run.log_file.rows())

@@ -1,5 +1,6 @@
 """Settings from the command line: layered files, then `--a.b value`, checked before any work."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -60,7 +61,8 @@ def command(
 
 def _say(message: object, status: int) -> int:
     word = "error: " if status in (1, 2) else ""
-    print(f"{word}{message}", file=sys.stderr, flush=True)
+    if os.environ.get("RANK", "0") == "0":  # one sentence, however many processes there are
+        print(f"{word}{message}", file=sys.stderr, flush=True)
     return status
 
 

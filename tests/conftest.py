@@ -1,8 +1,20 @@
-"""Tiny networks are fastest on one thread, and one thread adds up in one order."""
+"""All tests run on the CPU and on one thread, where sums have one order and results one answer."""
 
 import os
+from collections.abc import Iterator
 
+import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps what it was first started with for the life of a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -35,7 +35,8 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
         fake: `[m d]`, m >= 2.
     """
     real, fake = _checked(real, fake)
-    metric = FrechetInceptionDistance(feature=PassThrough(real.shape[1]))
+    # One process judges; the others wait at the next step, not in a metric.
+    metric = FrechetInceptionDistance(feature=PassThrough(real.shape[1]), sync_on_compute=False)
     metric.update(real, real=True)
     metric.update(fake, real=False)
     # Rounding can leave two equal sets at -1e-13.
@@ -64,7 +65,10 @@ def kernel_distance(
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.filterwarnings("ignore", message=".*save all extracted features.*")
         metric = KernelInceptionDistance(
-            feature=PassThrough(real.shape[1]), subsets=subsets, subset_size=size
+            feature=PassThrough(real.shape[1]),
+            subsets=subsets,
+            subset_size=size,
+            sync_on_compute=False,
         )
         torch.manual_seed(seed)
         metric.update(real, real=True)

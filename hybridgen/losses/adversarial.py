@@ -185,6 +185,7 @@ class AdversarialLoss(nn.Module):
             parts |= {"r1": r1.mean(), "r2": r2.mean()}
         if self.gp > 0:
             parts["gp"] = self._one_centred(x.detach(), sigma, label, rng)
+        on_real, on_fake = on_real.detach(), on_fake.detach()
         parts |= {"logit_real": on_real.mean(), "logit_fake": on_fake.mean()}
         parts["sign_real"] = on_real.sign().mean()
         return parts

@@ -1,9 +1,10 @@
 """The exponential moving average of a model: what is sampled from and saved."""
 
+import copy
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 class Average:
@@ -13,36 +14,48 @@ class Average:
     most `ramp` times the images seen so far, so the random start is forgotten quickly.
     Source: Karras et al. 2022, arXiv:2206.00364, appendix F (half-life and ramp-up in images).
 
+    `torch.optim.swa_utils.AveragedModel` computes the same, but walks through both models at every
+    update, which a small network notices.
+
     Args:
-        model: the unwrapped model; it is copied, and the copy is in eval mode.
+        model: the unwrapped model, on its device for good; it is copied.
         half_life: in images (or points), positive.
         ramp: the fraction of the images seen that bounds the half-life, positive.
+
+    Attributes:
+        module: the averaged model, in eval mode and without gradients.
     """
 
     def __init__(self, model: nn.Module, half_life: float, ramp: float = 0.05) -> None:
         if half_life <= 0 or ramp <= 0:
             raise ValueError(f"half_life and ramp must be positive, got {half_life}, {ramp}")
         self.half_life, self.ramp = half_life, ramp
-        self._model = model
-        self._averaged = AveragedModel(model, use_buffers=True)
-        self._averaged.eval().requires_grad_(False)
-
-    @property
-    def module(self) -> nn.Module:
-        """The averaged model, in eval mode and without gradients."""
-        return self._averaged.module
+        self.module = copy.deepcopy(model).eval().requires_grad_(False)
+        # These share memory with the weights: optimisers and loading write in place.
+        here, there = self.module.state_dict().values(), model.state_dict().values()
+        pairs = list(zip(here, there, strict=True))
+        self._weights = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._begun = False
 
     def update(self, *, seen: int, images: int) -> None:
-        """Blend the model in after a step on `images` images, `seen` in all."""
+        """Blend the model in after a step on `images` images, `seen` in all.
+
+        The first update copies it, and counters (a batch normalisation's) are always copied.
+        """
         half_life = min(self.half_life, self.ramp * seen)
-        self._averaged.multi_avg_fn = get_ema_multi_avg_fn(0.5 ** (images / half_life))
-        self._averaged.update_parameters(self._model)
+        new = 1 - 0.5 ** (images / half_life) if self._begun else 1.0
+        averaged, current = zip(*self._weights, strict=True)
+        torch._foreach_lerp_(averaged, current, new)
+        for mine, theirs in self._counters:
+            mine.copy_(theirs)
+        self._begun = True
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Save the averaged model the way its own class does."""
-        self._averaged.module.save_pretrained(folder)  # type: ignore[operator]
+        self.module.save_pretrained(folder)  # type: ignore[operator]
 
     def load_state_dict(self, weights: dict[str, Tensor]) -> None:
         """Go on from saved weights of the averaged model."""
-        self._averaged.module.load_state_dict(weights)
-        self._averaged.n_averaged.fill_(1)  # 0 would let the next update overwrite them
+        self.module.load_state_dict(weights)
+        self._begun = True  # the next update must not overwrite them

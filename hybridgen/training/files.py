@@ -1,7 +1,13 @@
-"""Small files that are never seen half-written."""
+"""Small files, and folders of weights, that are never seen half-written."""
 
 import os
+import shutil
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from hybridgen.errors import RunError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -16,3 +22,23 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_network(network: Any, folder: Path) -> None:
+    """Save a network by its `save_pretrained` as `folder`, in place of an earlier one.
+
+    Raises:
+        RunError: it cannot be written; an earlier one is as it was.
+    """
+    temporary = folder.with_name(f".tmp-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        network.save_pretrained(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"{folder} could not be written ({error}): make room and run the same command again"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -101,18 +101,19 @@ def train_gan(
         RunError: a loss is not finite; the player whose loss it is has not moved.
     """
     refuse_what_cannot_work(accelerator, adversarial, config.batch, config.accumulation)
-    optimizers = [
+    state = {"generator": generator, "critic": adversarial.discriminator}
+    generator, adversarial = accelerator.prepare(generator, adversarial)
+    average = Average(accelerator.unwrap_model(generator), config.ema_half_life, config.ema_ramp)
+    # Not prepared: Accelerate's wrapper serves what is refused above (fp16, its own accumulation)
+    # and searches sys.path twice in every step.
+    g_opt, c_opt = (
         torch.optim.Adam(
             player.parameters(), config.learning_rate(0), betas=(0.0, 0.99), fused=True
         )
         for player in (generator, adversarial)
-    ]
-    state = {"generator": generator, "critic": adversarial.discriminator}
-    average = Average(generator, config.ema_half_life, config.ema_ramp)
-    generator, adversarial, g_opt, c_opt = accelerator.prepare(generator, adversarial, *optimizers)
+    )
     lender = accelerator.unwrap_model(adversarial)
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
-    average_module = average.module.to(device)
     state |= {"average": average, "generator_optimizer": g_opt, "critic_optimizer": c_opt}
     if isinstance(lender.augment, nn.Module):
         state["augment"] = lender.augment
@@ -120,7 +121,7 @@ def train_gan(
     done = resume(state) if resume is not None else 0
     stream = batches(2 * done)
     if done == config.steps:
-        yield Step(done, {}, average_module, state)  # nothing is left to do but look at it
+        yield Step(done, {}, average.module, state)  # nothing is left to do but look at it
 
     def critic_loss(real: Tensor, noise: Tensor, label: Tensor | None) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -159,7 +160,7 @@ def train_gan(
         if adapt is not None:
             adapt(losses["sign_real"], config.batch)
         average.update(seen=number * config.batch, images=config.batch)
-        yield Step(number, losses, average_module, state)
+        yield Step(number, losses, average.module, state)
 
 
 def _shares(
@@ -181,6 +182,9 @@ def _backward(
         with nullcontext() if index == len(shares) else accelerator.no_sync(model):
             parts = loss(*share)
             accelerator.backward(parts["total"] / len(shares))
-        collected.append(torch.stack([part.detach().float() for part in parts.values()]))
-    means = accelerator.reduce(torch.stack(collected).mean(0), reduction="mean")
+        with torch.no_grad():
+            collected.append(torch.stack(list(parts.values())).float())
+    means = torch.stack(collected).mean(0)
+    if accelerator.num_processes > 1:
+        means = accelerator.reduce(means, reduction="mean")
     return dict(zip(parts, means.tolist(), strict=True))  # type: ignore[union-attr]

@@ -1,5 +1,7 @@
 """The Accelerator of an experiment, made the same way everywhere."""
 
+import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -32,10 +34,17 @@ def make_accelerator(
     Raises:
         InputError: a tracker is not installed, or Accelerate refuses the set-up.
     """
+    # The option stays until its successor covers the same; nobody at a progress bar can act on it.
+    warnings.filterwarnings(
+        "ignore", message=".*broadcast_buffers. is deprecated", category=FutureWarning
+    )
     if threads is not None:
         torch.set_num_threads(threads)
     try:
         accelerator = Accelerator(
+            # Without this, processes launched by torchrun on a machine that has nothing but CPUs
+            # would each train alone, and nobody would say so.
+            cpu=not torch.accelerator.is_available(),
             mixed_precision=mixed_precision,
             log_with=[JsonLines(folder / "log.jsonl"), *tracking],
             project_dir=folder,
@@ -48,6 +57,12 @@ def make_accelerator(
     if missing:
         raise InputError(
             f"no tracker {', '.join(sorted(missing))} here: install hybridgen[tracking], or drop it"
+        )
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world != accelerator.num_processes:
+        raise InputError(
+            f"{world} processes were launched and Accelerate joined {accelerator.num_processes}: "
+            "launch with torchrun, and on CPUs without --multi_gpu"
         )
     set_seed(seed)
     return accelerator

@@ -7,16 +7,16 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import torch
 from accelerate import Accelerator
 
-from hybridgen.errors import InputError, Interrupted
+from hybridgen.errors import InputError, Interrupted, RunError
 from hybridgen.training import checkpoint
 from hybridgen.training.claim import claim
 from hybridgen.training.files import write_atomically
@@ -61,8 +61,8 @@ class Run:
         self._saved = 0
         self._may_leave_at_once = False
         self._seconds_before, self._started = 0.0, time.monotonic()
-        self._lock = claim(folder, self.config) if accelerator.is_main_process else None
-        accelerator.wait_for_everyone()
+        self._lock: IO[str] | None = None
+        self._lead(self._claim)
 
     @property
     def leads(self) -> bool:
@@ -109,18 +109,8 @@ class Run:
         if step.number == self._saved:
             return
         self.random.collect()
-        if self.accelerator.is_main_process:
-            facts = {"seconds": self.seconds, "world": self.accelerator.num_processes}
-            checkpoint.write(
-                self.folder / "checkpoints",
-                step.number,
-                {**step.state, "random": self.random},
-                self.keep,
-                config=_hash(self.config),
-                **facts,
-            )
+        self._lead(lambda: self._write(step))
         self._saved = step.number
-        self.accelerator.wait_for_everyone()
 
     @contextmanager
     def between_steps(self, step: TrainingStep, *, save: bool) -> Iterator[None]:
@@ -168,6 +158,32 @@ class Run:
             signal.signal(number, handler)
         if self._lock is not None:
             self._lock.close()
+
+    def _lead(self, action: Callable[[], object]) -> None:
+        """Let the first process act while the others wait; if it fails, all of them stop."""
+        error = None
+        if self.leads:
+            try:
+                action()
+            except (InputError, RunError) as failure:
+                error = failure
+        failed = torch.tensor([error is not None], device=self.accelerator.device)
+        if bool(torch.as_tensor(self.accelerator.gather(failed)).any()):
+            raise error or RunError("the first process could not go on; it says why")
+
+    def _claim(self) -> None:
+        self._lock = claim(self.folder, self.config)
+
+    def _write(self, step: TrainingStep) -> None:
+        checkpoint.write(
+            self.folder / "checkpoints",
+            step.number,
+            {**step.state, "random": self.random},
+            self.keep,
+            config=_hash(self.config),
+            seconds=self.seconds,
+            world=self.accelerator.num_processes,
+        )
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal and number == signal.SIGINT:

@@ -1,11 +1,10 @@
-"""A small labelled GAN on the ring, and an Accelerator that starts afresh in every test."""
+"""A small labelled GAN on the ring."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from hybridgen import AdversarialLoss
 from hybridgen.data.points import MixturePoints
@@ -15,14 +14,6 @@ from hybridgen.training.gan import GanTraining, train_gan
 from hybridgen.training.schedules import Cosine
 
 SOURCE = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> Iterator[None]:
-    """Accelerate keeps what it was first started with for the life of a process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
@@ -52,15 +43,25 @@ def players():
 
 
 @pytest.fixture
+def double() -> Iterator[None]:
+    """Sums in another order then agree to 1e-12, where Adam would blow up float32's rounding."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
 def train(players):
     """Train `players()` on the ring: an iterator of steps."""
 
     def start(config: GanTraining, made=None, *, resume=None, accelerator=None, source=SOURCE):
-        generator, adversarial = made or players()
+        def batches(first):
+            for x, label in source.batches(batch=config.batch, seed=5, start=first):
+                yield x.to(torch.get_default_dtype()), label
+
         return train_gan(
-            generator,
-            adversarial,
-            lambda first: source.batches(batch=config.batch, seed=5, start=first),
+            *(made or players()),
+            batches,
             config,
             accelerator or Accelerator(cpu=True),
             latent=3,

@@ -1,0 +1,161 @@
+"""Kill a training at random moments, run the same command again each time, and compare the
+weights with those of a training that was never killed: they must be equal bit for bit.
+
+`python experiments/endurance.py --kills 20`
+"""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from hybridgen.config import command
+from hybridgen.errors import InputError, RunError
+from hybridgen.training.files import write_atomically
+
+SCRIPT = Path(__file__).with_name("gan.py")
+SAVE_EVERY = 3
+# Small, but with everything that has a state: batch normalisation, labels, schedules.
+TRAINING = (
+    *("--generator.architecture", "dcgan", "--generator.width", "8", "--generator.latent", "8"),
+    *("--critic.architecture", "dcgan", "--critic.width", "8", "--data.labels", "true"),
+    *("--training.batch", "16", "--save_every", str(SAVE_EVERY), "--log_every", "5"),
+    *("--threads", "1"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endurance:
+    """Settings of `experiments/endurance.py`.
+
+    Attributes:
+        kills: how often the training is killed.
+        steps: of the training.
+        seed: names the moments, and seeds the training.
+        out: the two runs, `killed.log` and `result.json`.
+    """
+
+    kills: int = 20
+    steps: int = 300
+    seed: int = 0
+    out: Path = Path("runs/endurance")
+
+    def __post_init__(self) -> None:
+        if self.kills < 1 or self.steps < SAVE_EVERY * (self.kills + 2):
+            raise InputError(
+                f"need kills >= 1 and {SAVE_EVERY} steps for each and two more, got "
+                f"kills={self.kills} and steps={self.steps}"
+            )
+
+
+def main(settings: Endurance) -> None:
+    straight, killed = settings.out / "straight", settings.out / "killed"
+    if killed.exists():
+        raise InputError(f"{killed} is there already: choose another --out")
+    settings.out.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    start_up = train_to_the_end(settings, straight)
+
+    draws = random.Random(settings.seed)
+    kills = inside = 0
+    for left in tqdm(range(settings.kills, 0, -1), unit="kill"):
+        if not kill_once(settings, killed, draws, left, start_up):
+            break  # it was done before its moment came
+        kills += 1
+        inside += any(killed.glob("checkpoints/.tmp-*"))
+    train_to_the_end(settings, killed)
+
+    result = {
+        "kills": kills,
+        "kills_inside_a_write": inside,
+        "steps": settings.steps,
+        "differences": differences(straight, killed),
+        "seconds": time.monotonic() - started,
+    }
+    write_atomically(settings.out / "result.json", json.dumps(result, indent=1) + "\n")
+    print(
+        f"{kills} kills, {inside} of them inside the write of a checkpoint; "
+        f"{result['differences']} tensors differ"
+    )
+    if result["differences"]:
+        raise RunError(f"the weights in {killed} are not those in {straight}")
+
+
+def start(settings: Endurance, folder: Path) -> subprocess.Popen[bytes]:
+    """The training of `settings` in a process of its own."""
+    numbers = ["--training.steps", str(settings.steps), "--seed", str(settings.seed)]
+    call = [sys.executable, SCRIPT, *TRAINING, *numbers, "--out", folder]
+    with (settings.out / f"{folder.name}.log").open("ab") as log:
+        return subprocess.Popen(call, stdout=log, stderr=log)
+
+
+def train_to_the_end(settings: Endurance, folder: Path) -> float:
+    """Wait for the training to end by itself; returns the seconds to its first new checkpoint."""
+    started, before = time.monotonic(), saved(folder)
+    process = start(settings, folder)
+    while process.poll() is None and saved(folder) == before:
+        time.sleep(0.01)
+    start_up = time.monotonic() - started
+    if process.wait() != 0:
+        raise RunError(
+            f"the training in {folder} ended with status {process.returncode}: see "
+            f"{settings.out / folder.name}.log"
+        )
+    return start_up
+
+
+def kill_once(
+    settings: Endurance, folder: Path, draws: random.Random, left: int, start_up: float
+) -> bool:
+    """Start the training and `kill -9` it at a random moment; whether it was still alive.
+
+    Every fourth moment lies in the start-up. The others come after a random number of steps, which
+    leaves enough of them to the `left - 1` kills to come, and then anywhere between two saves.
+    """
+    started, before = time.monotonic(), saved(folder)
+    share = (settings.steps - before) / (left + 1)
+    goal = before + draws.uniform(0, 1.5 * share)
+    early = draws.random() < 0.25
+    fraction = draws.random()
+    process = start(settings, folder)
+    if early:
+        time.sleep(fraction * start_up)
+    else:
+        reached = [time.monotonic()]  # when each new checkpoint was seen
+        while process.poll() is None and (saved(folder) < goal or len(reached) < 3):
+            if saved(folder) > before:
+                before = saved(folder)
+                reached.append(time.monotonic())
+            time.sleep(0.001)
+        time.sleep(fraction * (reached[-1] - reached[-2]) if len(reached) > 2 else 0)
+    process.kill()
+    process.wait()
+    if process.returncode != -9 and process.returncode != 0:
+        raise RunError(f"the training in {folder} failed after {time.monotonic() - started:.1f} s")
+    return process.returncode == -9
+
+
+def saved(folder: Path) -> int:
+    """The step of the newest checkpoint, 0 if there is none."""
+    return max((int(p.name[5:]) for p in folder.glob("checkpoints/step-*")), default=0)
+
+
+def differences(one: Path, other: Path) -> int:
+    """Tensors that are not equal bit for bit in the final weights of two runs."""
+    count = 0
+    for name in ("generator", "critic"):
+        a, b = (load_file(next((f / name).glob("*.safetensors"))) for f in (one, other))
+        count += sum(not (key in b and torch.equal(a[key], b[key])) for key in a)
+        count += len(b.keys() - a.keys())
+    return count
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, Endurance, description=__doc__ or ""))

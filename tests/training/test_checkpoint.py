@@ -1,0 +1,219 @@
+import json
+import math
+import os
+import re
+import resource
+from contextlib import contextmanager
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from hybridgen.errors import RunError
+from hybridgen.networks.build import load_network
+from hybridgen.networks.mlp import MlpCritic, MlpGenerator
+from hybridgen.training import checkpoint
+from hybridgen.training.average import Average
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+class Held:
+    """Anything with a state."""
+
+    def __init__(self, state=None):
+        self.state = state
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, state):
+        self.state = state
+
+
+def state(seed=0):
+    """A generator, its average and an optimiser that has moved."""
+    torch.manual_seed(seed)
+    model = MlpGenerator(width=8, depth=1)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, betas=(0.0, 0.9), fused=True)
+    model(torch.randn(4, 2)).square().sum().backward()
+    optimizer.step()
+    average = Average(model, 10)
+    average.update(seen=4, images=4)
+    return {"generator": model, "average": average, "optimizer": optimizer}
+
+
+def tree(root):
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+@contextmanager
+def files_of_at_most(limit):
+    """A disk that refuses to take more, as far as one file can tell."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_checkpoint_gives_back_models_and_optimisers_bit_for_bit(tmp_path):
+    old, new = state(0), state(1)
+    checkpoint.write(tmp_path, 7, old, seconds=1.5)
+    found, complaints = checkpoint.newest(tmp_path)
+    assert found is not None and complaints == []
+    assert found.step == 7 and found.manifest["seconds"] == 1.5
+    found.restore(new)
+    for a, b in zip(old["generator"].parameters(), new["generator"].parameters(), strict=True):
+        assert torch.equal(a, b)
+    before, after = old["optimizer"].state_dict(), new["optimizer"].state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    assert after["param_groups"][0]["betas"] == (0.0, 0.9)
+    assert list(after["state"]) == [0, 1, 2, 3]
+    for i, moments in before["state"].items():
+        assert all(torch.equal(moments[k], after["state"][i][k]) for k in moments)
+    assert isinstance(load_network(found.path / "average"), MlpGenerator)
+
+
+def test_keys_that_are_numbers_and_tuples_and_nothing_survive(tmp_path):
+    tensor = torch.arange(3)
+    kept = {1: (1.5, (2, None)), "a": [tensor, {"b": True}], 0.1: -math.pi, "e": {}, "s": ()}
+    checkpoint.write(tmp_path, 1, {"held": Held(kept)})
+    held = Held()
+    checkpoint.newest(tmp_path)[0].restore({"held": held})
+    assert torch.equal(held.state["a"].pop(0), tensor)
+    kept["a"].pop(0)
+    assert held.state == kept
+    assert [type(k) for k in held.state] == [int, str, float, str, str]
+
+
+def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path):
+    path = checkpoint.write(tmp_path, 1, state())
+    assert {p.suffix for p in path.rglob("*") if p.is_file()} == {".json", ".safetensors"}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("where", ["generator", "optimizer"])
+def test_a_weight_that_is_not_finite_is_never_saved(tmp_path, where, bad):
+    good, worse = state(), state()
+    checkpoint.write(tmp_path, 1, good)
+    before = tree(tmp_path)
+    if where == "generator":
+        with torch.no_grad():
+            next(worse["generator"].parameters()).flatten()[0] = bad
+    else:
+        worse["optimizer"].state_dict()["state"][0]["exp_avg"].flatten()[0] = bad
+    with pytest.raises(RunError, match=f"{where} is not finite any more .*the last good"):
+        checkpoint.write(tmp_path, 2, worse)
+    assert tree(tmp_path) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def change(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda p: change(p / "generator" / WEIGHTS), "generator/.*safetensors has changed"),
+        (lambda p: change(p / "optimizer.json"), "optimizer.json has changed"),
+        (lambda p: (p / "average" / WEIGHTS).unlink(), "No such file"),
+        (lambda p: (p / "manifest.json").unlink(), "No such file"),
+        (lambda p: (p / "manifest.json").write_text('{"schema": 1, "step"'), "Expecting"),
+        (lambda p: (p / "manifest.json").write_text('{"schema": 9}'), "schema 9, expected 1"),
+        (lambda p: (p / "manifest.json").write_text("[]"), "indices"),
+        (lambda p: (p / "manifest.json").write_bytes(b"\xff\x00"), "decode"),
+        (lambda p: os.truncate(p / "optimizer.safetensors", 10), "optimizer.safetensors has"),
+    ],
+)
+def test_of_a_damaged_checkpoint_the_one_before_is_used_and_that_is_said(
+    tmp_path, damage, sentence
+):
+    first, second, new = state(0), state(1), state(2)
+    checkpoint.write(tmp_path, 9, first)
+    damage(checkpoint.write(tmp_path, 10, second))
+    found, (complaint,) = checkpoint.newest(tmp_path)
+    assert found is not None and found.step == 9
+    assert "step-00000010 is damaged" in complaint and "\n" not in complaint
+    assert re.search(sentence, complaint)
+    found.restore(new)
+    for a, b in zip(first["generator"].parameters(), new["generator"].parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_newest_checkpoint_is_the_one_of_the_latest_step(tmp_path):
+    for step in (99, 100, 8):
+        checkpoint.write(tmp_path, step, {"held": Held({})}, keep=9)
+    found, complaints = checkpoint.newest(tmp_path)
+    assert found is not None and (found.step, complaints) == (100, [])
+
+
+def test_a_checkpoint_under_another_name_is_not_believed(tmp_path):
+    checkpoint.write(tmp_path, 1, {"held": Held({})})
+    os.rename(tmp_path / "step-00000001", tmp_path / "step-00000002")
+    found, (complaint,) = checkpoint.newest(tmp_path)
+    assert found is None and "its manifest is of step 1" in complaint
+
+
+def test_without_checkpoints_there_is_none_and_nothing_to_complain_about(tmp_path):
+    assert checkpoint.newest(tmp_path / "checkpoints") == (None, [])
+
+
+def test_only_the_newest_are_kept_and_what_a_killed_write_left_is_swept_away(tmp_path):
+    (tmp_path / ".tmp-3").mkdir()
+    (tmp_path / ".tmp-3" / "half").write_text("x")
+    for step in range(1, 5):
+        checkpoint.write(tmp_path, step, {"held": Held({})}, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
+
+
+def test_a_damaged_checkpoint_is_overwritten_when_its_step_comes_again(tmp_path):
+    (checkpoint.write(tmp_path, 1, state(0)) / "manifest.json").unlink()
+    checkpoint.write(tmp_path, 1, state(1))
+    assert checkpoint.newest(tmp_path)[1] == []
+
+
+@pytest.mark.parametrize("limit", [200, 1_500, 4_000])
+def test_on_a_full_disk_nothing_is_half_written_and_older_checkpoints_stay(tmp_path, limit):
+    checkpoint.write(tmp_path, 1, state())
+    before = tree(tmp_path)
+    huge = {"generator": MlpGenerator(width=64, depth=2), "held": Held({"x": torch.ones(9_999)})}
+    with files_of_at_most(limit), pytest.raises(RunError) as caught:
+        checkpoint.write(tmp_path, 2, huge)
+    assert "checkpoint of step 2 could not be written" in str(caught.value)
+    assert "File too large" in str(caught.value)
+    assert tree(tmp_path) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_checkpoint_of_other_parts_is_refused_before_anything_is_loaded(tmp_path):
+    checkpoint.write(tmp_path, 1, state(0))
+    new = state(1)
+    weights = [p.clone() for p in new["generator"].parameters()]
+    found, _ = checkpoint.newest(tmp_path)
+    assert found is not None
+    with pytest.raises(RunError, match="start again in an empty folder"):
+        found.restore({**new, "critic": MlpCritic(width=8, depth=1)})
+    assert all(map(torch.equal, weights, new["generator"].parameters()))
+
+
+def test_the_manifest_names_every_other_file(tmp_path):
+    path = checkpoint.write(tmp_path, 1, state())
+    files = {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert set(manifest["sha256"]) == files - {"manifest.json"}
+
+
+def test_a_module_of_plain_torch_is_saved_too(tmp_path):
+    old, new = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    old(torch.randn(5, 3))
+    path = checkpoint.write(tmp_path, 1, {"norm": old})
+    checkpoint.newest(tmp_path)[0].restore({"norm": new})
+    assert torch.equal(old.running_mean, new.running_mean)
+    assert new.num_batches_tracked == 1
+    assert load_file(path / "norm.safetensors")["norm.num_batches_tracked"].dtype == torch.int64

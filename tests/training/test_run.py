@@ -1,0 +1,267 @@
+import fcntl
+import json
+import math
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from torch import nn
+
+from hybridgen.errors import InputError, Interrupted
+from hybridgen.training.run import Run
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 1e-5
+    path: Path = Path("a")
+
+
+@dataclass(frozen=True)
+class Settings:
+    seed: int = 0
+    names: tuple[str, ...] = ("x", "y")
+    inner: Inner = field(default_factory=Inner)
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    number: int
+    state: dict
+
+
+def step(number):
+    model = nn.Linear(1, 1)
+    nn.init.constant_(model.weight, number)
+    return Step(number, {"model": model})
+
+
+@dataclass(frozen=True)
+class Plain:
+    seed: int = 0
+    out: Path | None = None
+
+
+@pytest.fixture
+def open_run():
+    accelerator = Accelerator(cpu=True)
+    return lambda folder, settings=None, **more: Run(
+        folder, settings or Plain(), accelerator, **more
+    )
+
+
+def listing(folder):
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*")}
+
+
+def test_a_new_run_writes_down_its_settings_but_not_its_folder(tmp_path, open_run):
+    open_run(tmp_path / "a" / "b", Plain(seed=3, out=tmp_path))
+    assert yaml.safe_load((tmp_path / "a" / "b" / "config.yaml").read_text()) == {"seed": 3}
+
+
+def test_settings_of_every_kind_are_recognised_again(tmp_path, open_run):
+    nested = Settings(inner=Inner(rate=3e-7, path="b"))
+    with open_run(tmp_path, nested):
+        pass
+    with open_run(tmp_path, nested):
+        pass
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path, open_run):
+    (tmp_path / "thesis.tex").write_text("x")
+    before = listing(tmp_path)
+    with pytest.raises(InputError, match=r"not empty and not a run .*choose another --out"):
+        open_run(tmp_path)
+    assert listing(tmp_path) == before
+
+
+def test_what_a_kill_at_the_very_start_leaves_is_no_foreign_folder(tmp_path, open_run):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".tmp-config.yaml").write_text("see")
+    with open_run(tmp_path):
+        assert (tmp_path / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("name", ["file", "file/run"])
+def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path, open_run, name):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match=r"file.* cannot be written \(.*\): choose another --out"):
+        open_run(tmp_path / name)
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_a_run_of_other_settings_is_refused_by_their_names(tmp_path, open_run):
+    with open_run(tmp_path, Settings(seed=1, inner=Inner(path="a"))):
+        pass
+    before = listing(tmp_path)
+    del before[".lock"]
+    with pytest.raises(InputError, match=r"inner.rate was 1e-05 and is 0.1; seed was 1 and is 2"):
+        open_run(tmp_path, Settings(seed=2, inner=Inner(rate=0.1, path="a")))
+    assert before.items() <= listing(tmp_path).items()
+    with open_run(tmp_path, Settings(seed=1, inner=Inner(path="a"))):
+        pass  # and the refusal left no lock behind
+
+
+def test_a_config_that_is_no_yaml_is_an_input_error(tmp_path, open_run):
+    (tmp_path / "config.yaml").write_text("{a: [")
+    with pytest.raises(InputError, match="damaged"):
+        open_run(tmp_path)
+
+
+def test_a_folder_is_worked_in_by_one_process_at_a_time(tmp_path, open_run):
+    with open_run(tmp_path):
+        with pytest.raises(InputError, match="another process is working in"):
+            open_run(tmp_path)
+        with (tmp_path / ".lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with open_run(tmp_path):
+        pass
+
+
+def test_resuming_goes_back_to_the_newest_checkpoint_in_weights_log_and_time(tmp_path, open_run):
+    with open_run(tmp_path) as run:
+        assert run.resume(step(0).state) == 0
+        run.save(step(2))
+        for number in (1, 2, 3):
+            run.log_file.log({"loss": 1.0}, step=number)
+        spent = run.seconds
+    new = step(9)
+    with open_run(tmp_path) as run:
+        assert run.resume(new.state) == 2
+        assert new.state["model"].weight.item() == 2
+        assert [row["step"] for row in run.log_file.rows()] == [1, 2]
+        assert 0 < run.seconds < spent + 60
+
+
+def test_the_time_of_earlier_sittings_counts(tmp_path, open_run):
+    with open_run(tmp_path) as run:
+        run._seconds_before = 1_000.0
+        run.save(step(1))
+    with open_run(tmp_path) as run:
+        run.resume(step(0).state)
+        assert 1_000 <= run.seconds < 1_060
+
+
+def test_without_a_checkpoint_the_log_begins_anew(tmp_path, open_run):
+    with open_run(tmp_path) as run:
+        run.log_file.log({"loss": 1.0}, step=1)
+    with open_run(tmp_path) as run:
+        assert run.resume(step(0).state) == 0
+        assert run.log_file.rows() == []
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_that_is_said(tmp_path, open_run, capsys):
+    with open_run(tmp_path) as run:
+        for number in (1, 2):
+            run.save(step(number))
+    (tmp_path / "checkpoints" / "step-00000002" / "model.safetensors").write_bytes(b"")
+    new = step(9)
+    with open_run(tmp_path) as run:
+        assert run.resume(new.state) == 1
+    assert new.state["model"].weight.item() == 1
+    said = capsys.readouterr().err.splitlines()
+    assert "warning: " in said[0] and "step-00000002 is damaged" in said[0]
+    assert "going on from step 1" in said[1]
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path, open_run):
+    with open_run(tmp_path / "a", Plain(seed=1)) as run:
+        run.save(step(1))
+    with open_run(tmp_path / "b", Plain(seed=2)):
+        pass
+    os.rename(tmp_path / "a" / "checkpoints", tmp_path / "b" / "checkpoints")
+    new = step(9)
+    with (
+        open_run(tmp_path / "b", Plain(seed=2)) as run,
+        pytest.raises(InputError, match="written by a run of other settings"),
+    ):
+        run.resume(new.state)
+    assert new.state["model"].weight.item() == 9
+
+
+def test_the_global_random_numbers_go_on_where_they_were(tmp_path, open_run):
+    with open_run(tmp_path) as run:
+        torch.manual_seed(4)
+        torch.rand(3)
+        run.save(step(1))
+        expected = torch.rand(5)
+    torch.manual_seed(0)
+    with open_run(tmp_path) as run:
+        run.resume(step(0).state)
+        assert torch.equal(torch.rand(5), expected)
+
+
+def test_a_step_is_saved_once_and_as_many_are_kept_as_asked(tmp_path, open_run):
+    with open_run(tmp_path, keep=3) as run:
+        for number in range(1, 6):
+            run.save(step(number))
+        folders = sorted((tmp_path / "checkpoints").iterdir())
+        assert [f.name[-1] for f in folders] == ["3", "4", "5"]
+        before = listing(tmp_path)
+        run.save(step(5))
+        assert listing(tmp_path) == before
+
+
+def test_the_result_is_flat_and_holds_finite_numbers_only(tmp_path, open_run):
+    with open_run(tmp_path) as run:
+        assert run.result is None
+        run.finish({"kid": 0.5, "steps": 3, "coverage": math.nan, "x": math.inf})
+        assert run.result == {"kid": 0.5, "steps": 3}
+    assert json.loads((tmp_path / "result.json").read_text()) == {"kid": 0.5, "steps": 3}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_a_step_waits_for_its_end_then_saves_and_leaves(tmp_path, open_run, number):
+    done = []
+    with open_run(tmp_path) as run:
+        os.kill(os.getpid(), number)
+        done.append("step")
+        with (
+            pytest.raises(Interrupted, match="stopped and saved at step 7") as stop,
+            run.between_steps(step(7), save=False),
+        ):
+            done.append("body")
+    assert done == ["step"] and stop.value.signal == number
+    assert (tmp_path / "checkpoints" / "step-00000007").is_dir()
+
+
+def test_a_signal_between_steps_ends_the_body_at_once_saves_and_leaves(tmp_path, open_run):
+    started = time.monotonic()
+    with (
+        open_run(tmp_path) as run,
+        pytest.raises(Interrupted, match="saved at step 7"),
+        run.between_steps(step(7), save=False),
+    ):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+    assert time.monotonic() - started < 10
+    assert (tmp_path / "checkpoints" / "step-00000007").is_dir()
+
+
+def test_a_step_is_saved_before_the_body_when_it_is_due_and_not_otherwise(tmp_path, open_run):
+    with open_run(tmp_path) as run:
+        with run.between_steps(step(1), save=False):
+            assert not (tmp_path / "checkpoints").exists()
+        with run.between_steps(step(2), save=True):
+            assert (tmp_path / "checkpoints" / "step-00000002").is_dir()
+
+
+def test_asking_twice_leaves_at_once(tmp_path, open_run):
+    with open_run(tmp_path), pytest.raises(KeyboardInterrupt) as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert not isinstance(stop.value, Interrupted)
+
+
+def test_a_run_gives_the_signals_back_as_they_were(tmp_path, open_run):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with open_run(tmp_path):
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before

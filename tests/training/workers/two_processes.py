@@ -1,0 +1,129 @@
+"""One of two processes: trains its share, looks for disagreements, and leaves what it found.
+
+`python -m torch.distributed.run --standalone --nproc_per_node 2 two_processes.py FOLDER`
+"""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from safetensors.torch import save_file
+
+from hybridgen import AdversarialLoss
+from hybridgen.data.points import MixturePoints
+from hybridgen.errors import Interrupted, RunError
+from hybridgen.maths.mixtures import ring
+from hybridgen.networks.mlp import MlpCritic, MlpGenerator
+from hybridgen.training.gan import GanTraining, train_gan
+from hybridgen.training.guards import check_ranks_agree
+from hybridgen.training.run import Run
+from hybridgen.training.schedules import Cosine
+
+BATCH, LATENT = 16, 3
+SOURCE = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)
+
+
+@dataclass(frozen=True)
+class Settings:
+    out: Path | None = None
+
+
+def players():
+    torch.manual_seed(0)
+    generator = MlpGenerator(latent=LATENT, width=16, depth=2, classes=SOURCE.classes)
+    critic = MlpCritic(width=16, depth=2, classes=SOURCE.classes)
+    return generator, AdversarialLoss(critic, r1=0.3, r2=0.2)
+
+
+def batches_for(accelerator):
+    def batches(start):
+        rank, world = accelerator.process_index, accelerator.num_processes
+        shares = SOURCE.batches(batch=BATCH, seed=5, start=start, rank=rank, world=world)
+        for x, label in shares:
+            yield x.to(torch.get_default_dtype()), label
+
+    return batches
+
+
+def steps_of(accelerator, made, *, accumulation=1, steps=3, resume=None):
+    config = GanTraining(
+        steps=steps,
+        batch=BATCH,
+        accumulation=accumulation,
+        r1=Cosine(start=0.3, end=0.1),
+        r2=Cosine(start=0.2),
+        check_ranks=True,
+    )
+    return train_gan(
+        *made, batches_for(accelerator), config, accelerator, latent=LATENT, seed=5, resume=resume
+    )
+
+
+def outcome(accelerator, accumulation):
+    """Every gradient and weight after each step, and the losses, by name."""
+    made, found = players(), {}
+    for step in steps_of(accelerator, made, accumulation=accumulation):
+        for name, player in zip(("generator", "adversarial"), made, strict=True):
+            for key, p in player.named_parameters():
+                found[f"{step.number}.{name}.{key}"] = p.detach().clone()
+                found[f"{step.number}.{name}.{key}.grad"] = p.grad.clone()
+        for key, loss in step.losses.items():
+            found[f"{step.number}.{key}"] = torch.tensor(loss)
+    return found
+
+
+def complaint(accelerator, *, wrapped):
+    """What the check of the ranks says of a critic loss through the (un)prepared module."""
+    prepared = accelerator.prepare(players()[1])
+    loss = prepared if wrapped else accelerator.unwrap_model(prepared)
+    real, label = next(batches_for(accelerator)(0))
+    accelerator.backward(loss(real, torch.zeros_like(real), label=label)["total"])
+    try:
+        check_ranks_agree(accelerator, prepared, "critic", 1)
+    except RunError as error:
+        return str(error)
+    return None
+
+
+def stopped(accelerator, folder):
+    """What this process says when one process was asked to stop during step 2."""
+    try:
+        with Run(folder, Settings(), accelerator) as run:
+            for step in steps_of(accelerator, players(), steps=9, resume=run.resume):
+                if step.number == 2 and accelerator.process_index == 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                with run.between_steps(step, save=False):
+                    pass
+    except Interrupted as stop:
+        return str(stop)
+    return None
+
+
+def main(folder):
+    torch.set_num_threads(1)
+    accelerator = Accelerator(
+        cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)]
+    )
+    rank = accelerator.process_index
+    said = {
+        "world": accelerator.num_processes,
+        "right": complaint(accelerator, wrapped=True),
+        "wrong": complaint(accelerator, wrapped=False),
+        "stopped": stopped(accelerator, folder / "run"),
+    }
+    torch.set_default_dtype(torch.float64)
+    for accumulation in (1, 2):
+        found = outcome(accelerator, accumulation)
+        save_file(found, folder / f"rank{rank}-accumulation{accumulation}.safetensors")
+    (folder / f"rank{rank}.json").write_text(json.dumps(said))
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
