@@ -1,11 +1,9 @@
 """Measure what training costs, as ratios within one run: `python experiments/benchmark.py`.
 
-The networks and numbers are those of configs/gan. Whatever is compared takes turns of a few steps
-each, in rotating order, and a ratio is one of medians over many rounds, so that what else the
-machine does meets all alike. With one thread on the CPU the clock is the CPU time of this process:
-one thread either computes or waits its turn, and waiting for other programs is no cost of ours
-(what they leave in the caches is, and meets all alike). With more threads or an accelerator CPU
-time counts other things than what one waits for, so the clock is the wall's: use a quiet machine.
+The networks and numbers are those of configs/gan. Whatever is compared takes short turns in
+rotating order, and a ratio is one of medians over many rounds, so that whatever else the machine
+does meets all alike. With one thread on the CPU, the clock is the CPU time of this process (see
+`hybridgen.evaluation.timing`), so other programs may run; else use a quiet machine.
 
 Pixels of mnist are noise here: speed does not depend on them, and nothing has to be downloaded.
 """
@@ -13,19 +11,17 @@ Pixels of mnist are noise here: speed does not depend on them, and nothing has t
 import copy
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 from statistics import median
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from gan import Gan
-from torch import Tensor, nn
+from plain_gan import plain_loop
+from torch import Tensor
 from tqdm import tqdm
 
 from hybridgen import AdversarialLoss, SinglePass
@@ -34,6 +30,7 @@ from hybridgen.data.images import ImageSource
 from hybridgen.data.load import load_data
 from hybridgen.data.source import Batch, Source
 from hybridgen.errors import InputError
+from hybridgen.evaluation.timing import Clock, Rounds, clock_for, ratio_of_medians, take_turns
 from hybridgen.maths.draws import generator_for
 from hybridgen.networks.build import build_critic, build_generator
 from hybridgen.training.files import write_atomically
@@ -52,8 +49,6 @@ RATIOS = {
 }
 """What is divided by what, and how much it may be."""
 
-Rounds = Mapping[str, list[float]]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
@@ -71,8 +66,8 @@ class Benchmark:
     seed: int = 0
     out: Path | None = None
     settings: tuple[str, ...] = ("digits", "mnist", "ring")
-    repeats: int = 100
-    turn: float = 0.05
+    repeats: int = 150
+    turn: float = 0.02
     samples: int = 256
     threads: int = 1
 
@@ -85,59 +80,6 @@ class Benchmark:
         for name in self.settings:
             if not (CONFIGS / f"{name}.yaml").is_file():
                 raise InputError(f"no settings {name!r}: expected the name of a file in {CONFIGS}")
-
-
-def plain_loop(
-    generator: nn.Module,
-    critic: nn.Module,
-    batches: Iterator[Batch],
-    latents: Iterator[Tensor],
-    training: GanTraining,
-) -> Iterator[nn.Module]:
-    """A GAN written by hand, after R3GAN: no loss, penalty, average or loop of hybridgen.
-
-    Relativistic game, R1 and R2 by one gradient call, fused Adam, a moving average of weights and
-    buffers. Yields the averaged generator after every step.
-    """
-    rate, betas = training.learning_rate.start, (0.0, training.beta2.start)
-    g_opt = torch.optim.Adam(generator.parameters(), rate, betas=betas, fused=True)
-    c_opt = torch.optim.Adam(critic.parameters(), rate, betas=betas, fused=True)
-    average = copy.deepcopy(generator).eval().requires_grad_(False)
-    pairs = list(zip(average.state_dict().values(), generator.state_dict().values(), strict=True))
-    kept, moving = zip(*[pair for pair in pairs if pair[0].is_floating_point()], strict=True)
-    counters = [pair for pair in pairs if not pair[0].is_floating_point()]
-
-    for number in count(1):
-        real, _ = next(batches)
-        with torch.no_grad():
-            fake = generator(next(latents))
-        x = torch.cat([real, fake]).requires_grad_()
-        logits = critic(x)
-        (slope,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
-        r1, r2 = slope.square().flatten(1).sum(1).chunk(2)
-        on_real, on_fake = logits.chunk(2)
-        loss = F.softplus(on_fake - on_real).mean()
-        loss = loss + training.r1.start / 2 * r1.mean() + training.r2.start / 2 * r2.mean()
-        c_opt.zero_grad()
-        loss.backward()
-        c_opt.step()
-
-        real, _ = next(batches)
-        critic.requires_grad_(False)
-        with torch.no_grad():
-            on_real = critic(real)
-        loss = F.softplus(on_real - critic(generator(next(latents)))).mean()
-        g_opt.zero_grad()
-        loss.backward()
-        g_opt.step()
-        critic.requires_grad_(True)
-
-        half_life = min(training.ema_half_life, training.ema_ramp * number * training.batch)
-        with torch.no_grad():
-            torch._foreach_lerp_(kept, moving, 1 - 0.5 ** (training.batch / half_life))
-            for mine, theirs in counters:
-                mine.copy_(theirs)
-        yield average
 
 
 def contestants(
@@ -188,36 +130,11 @@ def steady(training: GanTraining) -> GanTraining:
     return replace(training, steps=1_000_000, **schedules)
 
 
-def measure(
-    tasks: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float], bar: tqdm
-) -> Rounds:
-    """Seconds of each task in each round, after one round that does not count."""
-    names, rounds = list(tasks), {name: [] for name in tasks}
-    for number in range(repeats + 1):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            begun = clock()
-            tasks[name]()
-            rounds[name].append(clock() - begun)
-        bar.update()
-    return {name: seconds[1:] for name, seconds in rounds.items()}
-
-
-def ratio(rounds: Rounds, over: str, under: str, seed: int) -> tuple[float, float, float]:
-    """The ratio of two medians, and its 95 % interval when rounds are drawn again (bootstrap)."""
-    pairs = torch.tensor([rounds[over], rounds[under]], dtype=torch.float64)
-    draws = generator_for("bootstrap", seed)
-    rows = torch.randint(pairs.shape[1], (2_000, pairs.shape[1]), generator=draws)
-    middle = pairs[:, rows].quantile(0.5, dim=-1)
-    low, high = (middle[0] / middle[1]).quantile(torch.tensor([0.025, 0.975]).double()).tolist()
-    return median(rounds[over]) / median(rounds[under]), low, high
-
-
-def figures(name: str, rounds: Rounds, steps: int, samples: int, seed: int) -> dict[str, float]:
+def figures(name: str, rounds: Rounds, steps: int, samples: int) -> dict[str, float]:
     """What one setting adds to result.json."""
     found: dict[str, float] = {}
     for what, (over, under, _) in RATIOS.items():
-        value, low, high = ratio(rounds, over, under, seed)
+        value, low, high = ratio_of_medians(rounds[over], rounds[under])
         found |= {f"{what}_{name}": value}
         found |= {f"{what}_{name}_low": low, f"{what}_{name}_high": high}
     for who in ("plain", "ours", "unpenalised", "finite_difference"):
@@ -251,7 +168,7 @@ def data(gan: Gan, name: str, seed: int) -> Source:
     return ImageSource(name=name, train=images, held_out=images[:1])
 
 
-def steps_in(turn: float, loop: Iterator, clock: Callable[[], float]) -> int:
+def steps_in(turn: float, loop: Iterator, clock: Clock) -> int:
     """Steps that take about `turn` seconds, at least one."""
     next(loop)  # the first one is slow
     begun = clock()
@@ -260,21 +177,10 @@ def steps_in(turn: float, loop: Iterator, clock: Callable[[], float]) -> int:
     return math.ceil(turn / ((clock() - begun) / 3))
 
 
-def clock_of(device: torch.device, threads: int) -> Callable[[], float]:
-    """Seconds that pass, or on one thread of the CPU seconds that this process computes."""
-
-    def wall() -> float:
-        if device.type != "cpu":
-            torch.accelerator.synchronize()
-        return time.perf_counter()
-
-    return time.process_time if device.type == "cpu" and threads == 1 else wall
-
-
 def main(settings: Benchmark) -> None:
     folder = settings.out or Path("runs", "benchmark", f"seed{settings.seed}")
     accelerator = make_accelerator(folder, seed=settings.seed, threads=settings.threads)
-    clock = clock_of(accelerator.device, settings.threads)
+    clock = clock_for(accelerator.device, settings.threads)
     found: dict[str, float] = {}
     run = Run(folder, settings, accelerator)
     with tqdm(total=len(settings.settings) * (settings.repeats + 1), unit="round") as bar:
@@ -284,10 +190,12 @@ def main(settings: Benchmark) -> None:
             loops = contestants(gan, data(gan, name, settings.seed), accelerator, settings.seed)
             steps = steps_in(settings.turn, loops["plain"], clock)
             sampler = SinglePass(next(loops["plain"]), (gan.generator.latent,))
-            tasks = {who: partial(advance, loop, steps) for who, loop in loops.items()}
+            tasks: dict[str, Callable[[], object]] = {
+                who: partial(advance, loop, steps) for who, loop in loops.items()
+            }
             tasks["sampling"] = partial(sample, sampler, settings.samples, accelerator.device)
-            rounds = measure(tasks, settings.repeats, clock, bar)
-            found |= figures(name, rounds, steps, settings.samples, settings.seed)
+            rounds = take_turns(tasks, settings.repeats, clock, bar.update)
+            found |= figures(name, rounds, steps, settings.samples)
     run.finish({**found, "seconds": run.seconds})
     write_atomically(folder / "table.md", table(found))
     print(table(found))

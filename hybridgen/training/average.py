@@ -3,8 +3,8 @@
 import copy
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Average:
@@ -44,9 +44,9 @@ class Average:
         The first update copies it, and counters (a batch normalisation's) are always copied.
         """
         half_life = min(self.half_life, self.ramp * seen)
-        new = 1 - 0.5 ** (images / half_life) if self._begun else 1.0
-        averaged, current = zip(*self._weights, strict=True)
-        torch._foreach_lerp_(averaged, current, new)
+        keep = 0.5 ** (images / half_life) if self._begun else 0.0
+        averaged, current = map(list, zip(*self._weights, strict=True))
+        get_ema_multi_avg_fn(keep)(averaged, current, 0)
         for mine, theirs in self._counters:
             mine.copy_(theirs)
         self._begun = True

@@ -32,13 +32,15 @@ def make_accelerator(
         tracking: names of Accelerate's trackers: tensorboard, trackio, wandb.
 
     Raises:
-        InputError: a tracker is not installed, or Accelerate refuses the set-up.
+        InputError: no thread, a tracker that is not installed, or Accelerate refuses the set-up.
     """
     # The option stays until its successor covers the same; nobody at a progress bar can act on it.
     warnings.filterwarnings(
         "ignore", message=".*broadcast_buffers. is deprecated", category=FutureWarning
     )
     if threads is not None:
+        if threads < 1:
+            raise InputError(f"threads must be at least 1, got {threads}")
         torch.set_num_threads(threads)
     try:
         accelerator = Accelerator(

@@ -1,0 +1,343 @@
+"""The command that trains a GAN: what it leaves, how it stops, and what it says of bad input."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import datasets
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+import yaml
+from experiments.conftest import EXPERIMENTS, TINY
+from PIL import Image
+from safetensors.torch import load_file
+
+from hybridgen.config import command
+from hybridgen.networks.build import load_network
+
+ADVERSARIAL = ("--game.objective", "non_saturating")
+
+
+def sentence(answer, status):
+    """The one line that was said; anything more fails."""
+    assert answer.status == status, answer
+    (line,) = answer.err.splitlines()
+    assert line.startswith("error: ")
+    assert answer.out == ""
+    return line
+
+
+def weights(folder):
+    found = {}
+    for name in ("generator", "critic"):
+        (file,) = (folder / name).glob("*.safetensors")
+        found |= {f"{name}.{key}": tensor for key, tensor in load_file(file).items()}
+    return found
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def pictures(folder, count=40, mode="L", size=(8, 8)):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        channels = () if mode == "L" else (3,)
+        pixels = np.random.default_rng(i).integers(0, 256, (*size, *channels), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{mode}{size[0]}-{i:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(gan, tmp_path_factory):
+    """A run that nothing disturbed; nobody may write into it."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert command(gan.main, gan.Gan, [*TINY, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_a_run_leaves_settings_log_result_pictures_and_weights(finished):
+    names = {path.name for path in finished.iterdir()} - {".lock"}
+    assert names == {
+        *("config.yaml", "log.jsonl", "result.json", "samples", "samples.png", "samples.webp"),
+        *("curves.png", "generator", "critic", "checkpoints"),
+    }
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    assert config["training"]["steps"] == 6 and config["data"]["path"] == "digits"
+    assert "out" not in config
+    rows = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 6, 6]
+    assert {"critic", "game", "r1", "r2", "generator"} <= rows[0].keys()
+    assert "frechet_distance" in rows[-1]
+    result = json.loads((finished / "result.json").read_text())
+    assert {type(value) for value in result.values()} <= {int, float}
+    assert {"steps", "seconds", "images_per_second", "floor_kid", "class_reverse_kl"} <= set(result)
+    assert result["steps"] == 6
+    kept = sorted(path.name for path in (finished / "checkpoints").iterdir())
+    assert kept == ["step-00000004", "step-00000006"]
+    assert len(list((finished / "samples").iterdir())) == 2
+    for name in ("samples.png", "samples.webp", "curves.png"):
+        with Image.open(finished / name) as image:
+            image.load()
+
+
+def test_the_weights_of_a_run_can_be_loaded_and_used(finished):
+    generator, critic = load_network(finished / "generator"), load_network(finished / "critic")
+    x = generator(torch.randn(3, generator.config.latent))
+    assert x.shape == (3, 1, 8, 8)
+    assert critic(x, torch.zeros(3), None).shape == (3,)
+
+
+def test_a_finished_run_is_answered_with_its_table(call, finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    status, out, err = call("--out", finished)
+    assert status == 0
+    assert "finished already" in err
+    assert out.splitlines()[0].split() == ["measured", "floor"]
+    assert "frechet_distance" in out
+    del before[finished / ".lock"]
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--trainig.steps", "3"], "trainig"),
+        (["--training.steps", "three"], "training.steps"),
+        (["--training.r1.start", "-1"], "finite values >= 0, got -1.0"),
+        (["--training.steps", "0"], "training.steps must be positive, got 0"),
+        (["--training.learning_rate.until", "2"], r"\(0, 1\], got 2.0"),
+        (["--generator.architecture", "transformer"], "generator.architecture"),
+        (["--generator.architecture", "mlp"], "architecture mlp is for points"),
+        (["--generator.width", "0"], "width"),
+        (["--game.objective", "wgan"], "no game.objective 'wgan'; there are minimax"),
+        (["--game.gp", "-1"], "gp must be finite and >= 0, got -1.0"),
+        (["--game.finite_difference", "0"], "finite_difference is a step > 0"),
+        (["--game.finite_difference", "0.1", "--augment.strength", "0.5"], "augment"),
+        (["--augment.strength", "2"], r"augment.strength must lie in \[0, 1\], got 2.0"),
+        (["--training.accumulation", "3"], "batch of 16 cannot be cut evenly"),
+        (["--training.batch", "1501"], "batch of 1501 is larger than the training data of 1500"),
+        (["--mixed_precision", "fp16"], "mixed_precision"),
+        (["--save_every", "0"], "save_every must be at least 1"),
+        (["--tracking", "[crystal]"], "crystal"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--data.path", "./nowhere"], "no folder './nowhere'"),
+        (["--data.path", "ring", "--data.channels", "1"], "made of points"),
+        (["--threads", "0"], "threads"),
+        (["--seed", "x"], "seed"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_one_sentence_and_leaves_no_folder(
+    call, tmp_path, argv, expected
+):
+    line = sentence(call(*argv, "--out", tmp_path / "run"), 2)
+    assert re.search(expected, line), line
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_setting_in_a_file_is_named(call, tmp_path):
+    (tmp_path / "my.yaml").write_text("training: {stepps: 3}")
+    assert "stepps" in sentence(call("--config", tmp_path / "my.yaml", "--out", tmp_path / "r"), 2)
+    assert not (tmp_path / "r").exists()
+
+
+def no_pictures(folder):
+    folder.mkdir()
+    (folder / "readme.txt").write_text("x")
+
+
+def truncated(folder):
+    file = sorted(pictures(folder).iterdir())[3]
+    os.truncate(file, file.stat().st_size // 2)
+    return str(file)
+
+
+def mixed_sizes(folder):
+    pictures(folder, size=(8, 8)), pictures(folder, count=1, size=(9, 9))
+
+
+def mixed_modes(folder):
+    pictures(folder, mode="L"), pictures(folder, count=1, mode="RGB")
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (no_pictures, "holds no image"),
+        (truncated, "cannot be decoded"),
+        (mixed_sizes, "9x9 pixels while the first image is 8x8; set data.resolution"),
+        (mixed_modes, "set data.channels to 1 or 3"),
+        (lambda folder: pictures(folder, count=12), "batch of 16 is larger than the training data"),
+        (lambda folder: pictures(folder, size=(9, 9)), "9"),
+        (lambda folder: pictures(folder, size=(8, 12)), "expected a square image"),
+        (lambda folder: folder.write_text("x"), "is a file, expected an image folder"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_is_one_sentence_and_leaves_no_folder(
+    call, tmp_path, make, expected
+):
+    named = make(tmp_path / "data")
+    line = sentence(call("--data.path", tmp_path / "data", "--out", tmp_path / "run"), 2)
+    assert expected in line
+    assert not isinstance(named, str) or named in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_images_is_trained_on(call, tmp_path):
+    pictures(tmp_path / "data", mode="RGB")
+    answer = call("--data.path", tmp_path / "data", "--out", tmp_path / "run")
+    assert answer.status == 0, answer.err
+    assert load_network(tmp_path / "run" / "generator").config.channels == 3
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 6
+
+
+def test_a_hub_name_while_offline_is_one_sentence(call, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    line = sentence(call("--data.path", "nobody/nothing", "--out", tmp_path / "run"), 2)
+    assert "'nobody/nothing' is no folder here" in line and "HF_HUB_OFFLINE" in line
+
+
+def test_a_folder_that_cannot_be_written_or_is_something_else_is_refused(call, tmp_path):
+    (tmp_path / "file").write_text("x")
+    assert "cannot be written" in sentence(call("--out", tmp_path / "file" / "run"), 2)
+    assert "cannot be written" in sentence(call("--out", tmp_path / "file"), 2)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    assert "not a run of this program" in sentence(call("--out", tmp_path / "mine"), 2)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_other_settings_in_the_folder_of_a_run_are_refused(call, finished):
+    before = weights(finished)
+    line = sentence(call("--out", finished, "--seed", 4, *ADVERSARIAL), 2)
+    assert "game.objective was relativistic and is non_saturating; seed was 0 and is 4" in line
+    assert same(before, weights(finished))
+
+
+@pytest.fixture
+def killed(finished, tmp_path):
+    """What is there of a run that was killed after its last checkpoint."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "result.json").unlink()
+    for name in ("generator", "critic"):
+        shutil.rmtree(folder / name)
+    return folder
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_the_outcome_is_the_same(
+    call, blind, finished, killed
+):
+    newest = killed / "checkpoints" / "step-00000006"
+    os.truncate(newest / "critic" / "config.json", 5)
+    status, _, err = call("--out", killed)
+    assert status == 0
+    assert "step-00000006 is damaged" in err and "going on from step 4" in err
+    assert same(weights(killed), weights(finished))
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(call, blind, killed):
+    config = (killed / "config.yaml").read_text()
+    (killed / "config.yaml").write_text(config.replace("latent: 8", "latent: 9"))
+    answer = call("--generator.latent", 9, "--out", killed)
+    assert answer.status == 2
+    assert "error: " in answer.err and "was written by a run of other settings" in answer.err
+    assert "Traceback" not in answer.err
+
+
+def full_disk(limit):
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
+    call, blind, finished, tmp_path
+):
+    try:
+        full_disk(9_000)
+        status, _, err = call("--out", tmp_path / "run")
+    finally:
+        full_disk(resource.RLIM_INFINITY)
+    assert status == 1
+    last = err.splitlines()[-1]
+    assert last.startswith("error: the checkpoint of step 2 could not be written")
+    assert "make room" in last and "Traceback" not in err
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    assert call("--out", tmp_path / "run").status == 0
+    assert same(weights(tmp_path / "run"), weights(finished))
+
+
+def test_a_loss_that_explodes_is_one_sentence_and_the_last_good_checkpoint_stays(call, tmp_path):
+    answer = call("--training.learning_rate.start", 1e18, "--out", tmp_path / "run")
+    assert answer.status == 1
+    assert "error: the " in answer.err.splitlines()[-1] and "at step" in answer.err
+    assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_training_saves_and_leaves_within_a_second_and_the_run_goes_on(
+    call, blind, finished, tmp_path, gan, monkeypatch, number
+):
+    sent = []
+
+    def send():
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), number)
+
+    preview = gan.Watch.preview
+    monkeypatch.setattr(gan.Watch, "preview", lambda *_: (send(), time.sleep(20)))
+    status, _, err = call("--out", tmp_path / "run")
+    assert time.monotonic() - sent[0] < 1
+    assert status == 128 + number
+    assert (
+        err.splitlines()[-1] == "stopped and saved at step 3; the same command goes on from there"
+    )
+    monkeypatch.setattr(gan.Watch, "preview", preview)
+    status, _, err = call("--out", tmp_path / "run")
+    assert status == 0 and "going on from step 3" in err
+    assert same(weights(tmp_path / "run"), weights(finished))
+
+
+def test_a_signal_at_the_final_judgement_leaves_at_once_and_the_run_goes_on(
+    call, blind, finished, tmp_path, gan, monkeypatch
+):
+    figures = gan.Watch.figures
+
+    def hang(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(20)
+
+    monkeypatch.setattr(gan.Watch, "figures", hang)
+    started = time.monotonic()
+    assert call("--out", tmp_path / "run").status == 128 + signal.SIGTERM
+    assert time.monotonic() - started < 15
+    assert not (tmp_path / "run" / "result.json").exists()
+    monkeypatch.setattr(gan.Watch, "figures", figures)
+    assert call("--out", tmp_path / "run").status == 0
+    assert same(weights(tmp_path / "run"), weights(finished))
+
+
+def test_the_program_itself_ends_with_the_status_of_the_signal_and_without_a_traceback(tmp_path):
+    program = [sys.executable, str(EXPERIMENTS / "gan.py"), *TINY, "--training.steps", "100000"]
+    process = subprocess.Popen(
+        [*program, "--out", str(tmp_path / "run")], stderr=subprocess.PIPE, text=True
+    )
+    watchdog = threading.Timer(120, process.kill)
+    watchdog.start()
+    while process.poll() is None and not list((tmp_path / "run").glob("checkpoints/step-*")):
+        time.sleep(0.01)
+    process.terminate()
+    _, err = process.communicate()
+    watchdog.cancel()
+    assert process.returncode == 143, err
+    assert "stopped and saved at step" in err.splitlines()[-1] and "Traceback" not in err
