@@ -1,23 +1,20 @@
 """Train a GAN, watch it, say how good it is: `accelerate launch experiments/gan.py`."""
 
-import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate.utils import set_seed
-from torch import nn
 from tqdm import tqdm
 
-from hybridgen import AdversarialLoss
 from hybridgen.config import command
-from hybridgen.data.augment import Augment, AugmentSettings
+from hybridgen.data.augment import AugmentSettings
 from hybridgen.data.load import DataSettings, load_data
-from hybridgen.data.source import Batch, Source
+from hybridgen.data.source import Batch
 from hybridgen.errors import InputError
+from hybridgen.evaluation.measure import NEIGHBOURS
 from hybridgen.evaluation.watch import Watch, table
-from hybridgen.maths.objectives import known, objective
 from hybridgen.networks.build import (
     CriticSettings,
     GeneratorSettings,
@@ -25,38 +22,11 @@ from hybridgen.networks.build import (
     build_generator,
 )
 from hybridgen.training.files import save_network
+from hybridgen.training.game import Game, build_loss
 from hybridgen.training.gan import GanTraining, Step, train_gan
 from hybridgen.training.guards import refuse_what_cannot_work
 from hybridgen.training.launch import Precision, make_accelerator, start_trackers
 from hybridgen.training.run import Run
-
-
-@dataclass(frozen=True, kw_only=True)
-class Game:
-    """What the players play for; the weights of r1 and r2 are scheduled in `training`.
-
-    Attributes:
-        objective: minimax, non_saturating, hinge, least_squares, wasserstein or relativistic.
-        gp: weight of the one-centred penalty that the Wasserstein game needs.
-        finite_difference: estimate r1 and r2 with steps of this size (data is in [-1, 1] or of
-            unit scale) instead of a double backward, which is slow on a CPU.
-    """
-
-    objective: str = "relativistic"
-    gp: float = 0.0
-    finite_difference: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.gp < math.inf:
-            raise InputError(f"game.gp must be finite and >= 0, got {self.gp}")
-        if self.finite_difference is not None and not 0 < self.finite_difference < math.inf:
-            raise InputError(
-                f"game.finite_difference is a step > 0 in data units, got {self.finite_difference}"
-            )
-        if self.objective not in known():
-            raise InputError(
-                f"no game.objective {self.objective!r}; there are {', '.join(known())}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,18 +61,13 @@ class Gan:
     tracking: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "preview_every", "judge_every", "save_every", "judge_samples"):
+        for name in ("log_every", "preview_every", "judge_every", "save_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.augmented and self.game.finite_difference is not None:
+        if self.judge_samples <= NEIGHBOURS:
             raise InputError(
-                "game.finite_difference compares the critic at two close points and a random "
-                "augmentation moves them apart: switch one of them off"
+                f"judge_samples must be more than {NEIGHBOURS}, got {self.judge_samples}"
             )
-
-    @property
-    def augmented(self) -> bool:
-        return self.augment.adaptive or self.augment.strength > 0
 
 
 def main(settings: Gan) -> None:
@@ -128,7 +93,9 @@ def main(settings: Gan) -> None:
 
     # Whatever is wrong with the data or the settings is said before the folder is made.
     batches(0)
-    generator, adversarial = players(settings, source)
+    generator = build_generator(settings.generator, source.shape, source.classes)
+    critic = build_critic(settings.critic, source.shape, source.classes)
+    adversarial = build_loss(critic, settings.game, settings.augment)
     refuse_what_cannot_work(
         accelerator, adversarial, settings.training.batch, settings.training.accumulation
     )
@@ -139,10 +106,11 @@ def main(settings: Gan) -> None:
         settings.training.steps,
         settings.training.batch,
     )
-    with Run(folder, settings, accelerator) as run:
+    with Run(folder, settings, accelerator, facts={"examples": source.size}) as run:
         if run.result is not None:
             run.say(f"{folder} is finished already; choose another --out to train again")
-            print(table(run.result))
+            if run.leads:
+                print(table(run.result))
             return
         start_trackers(accelerator, "hybridgen-gan", run.config)
         watch = Watch(folder, source, latent=latent, seed=settings.seed)
@@ -161,9 +129,13 @@ def main(settings: Gan) -> None:
         ) as bar:
             for step in steps:
                 number, last = step.number, step.number == total
-                bar.update(number * batch - bar.n)
-                with run.between_steps(step, save=last or number % settings.save_every == 0):
-                    if number % settings.log_every == 0 and step.losses:
+                if bar.n == 0:  # after a resume, speed is that of this sitting
+                    bar.initial = bar.n = (number - 1) * batch
+                bar.update(batch)
+                if last:
+                    run.save(step)  # before the judgement, which takes a while
+                with run.between_steps(step, save=number % settings.save_every == 0):
+                    if (last or number % settings.log_every == 0) and step.losses:
                         accelerator.log(step.losses, step=number)
                         show = {k: f"{step.losses[k]:.3f}" for k in ("critic", "generator")}
                         bar.set_postfix(show, refresh=False)
@@ -177,28 +149,6 @@ def main(settings: Gan) -> None:
                         close(run, watch, step, batch)
 
 
-def players(settings: Gan, source: Source) -> tuple[nn.Module, AdversarialLoss]:
-    """The generator, and the critic with its game.
-
-    Raises:
-        InputError: the settings contradict the data or each other.
-    """
-    try:
-        generator = build_generator(settings.generator, source.shape, source.classes)
-        adversarial = AdversarialLoss(
-            build_critic(settings.critic, source.shape, source.classes),
-            objective(settings.game.objective),
-            r1=settings.training.r1.start,
-            r2=settings.training.r2.start,
-            gp=settings.game.gp,
-            finite_difference=settings.game.finite_difference,
-            augment=Augment(settings.augment) if settings.augmented else None,
-        )
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    return generator, adversarial
-
-
 def close(run: Run, watch: Watch, step: Step, batch: int) -> None:
     """Save the weights, judge them on as many samples as the data allows, and say so."""
     seconds = run.seconds
@@ -207,6 +157,7 @@ def close(run: Run, watch: Watch, step: Step, batch: int) -> None:
     figures = watch.figures(step.average)
     run.accelerator.log(figures, step=step.number)
     watch.finish(step.average, run.log_file.rows())
+    run.accelerator.end_training()
     speed = step.number * batch / seconds
     result = {"steps": step.number, "seconds": seconds, "images_per_second": speed, **figures}
     run.finish(result)

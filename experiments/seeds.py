@@ -8,7 +8,7 @@ import math
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -42,20 +42,26 @@ class Seeds:
 
 
 def main(settings: Seeds) -> None:
+    children: list[subprocess.Popen] = []
     with ThreadPoolExecutor(settings.jobs) as pool:
-        runs = pool.map(lambda seed: run(settings.out, seed), range(settings.seeds))
-        results = list(tqdm(runs, total=settings.seeds, unit="seed"))
+        runs = [pool.submit(run, settings.out, seed, children) for seed in range(settings.seeds)]
+        try:
+            done = tqdm(as_completed(runs), total=settings.seeds, unit="seed")
+            results = [future.result() for future in done]
+        finally:  # after the first failure, nothing runs on unseen
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in children:
+                child.terminate()
     figures, text = summary(results)
     write_atomically(settings.out / "table.md", text)
     write_atomically(settings.out / "result.json", json.dumps(figures, indent=1))
     print(text)
 
 
-def run(out: Path, seed: int) -> dict[str, float]:
+def run(out: Path, seed: int, children: list[subprocess.Popen]) -> dict[str, float | None]:
     """One seed's figures; trains unless they are there."""
-    folder = out / f"seed{seed}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    log = out / f"seed{seed}.log"
+    folder, log = out / f"seed{seed}", out / f"seed{seed}.log"
+    out.mkdir(parents=True, exist_ok=True)
     call = [
         sys.executable,
         SCRIPT,
@@ -68,27 +74,39 @@ def run(out: Path, seed: int) -> dict[str, float]:
         "1",
     ]
     with log.open("w") as file:
-        done = subprocess.run(
-            call, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+        child = subprocess.Popen(
+            call, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
-    if done.returncode:
-        last = log.read_text().strip().splitlines()[-1:]
-        raise RunError(f"seed {seed} ended with status {done.returncode}: {' '.join(last)}")
+        children.append(child)
+        status = child.wait()
+    if status:
+        last = " ".join(log.read_text().strip().splitlines()[-1:])
+        raise RunError(f"seed {seed} ended with status {status}: {last}")
     return json.loads((folder / "result.json").read_text())
 
 
-def summary(results: list[dict[str, float]]) -> tuple[dict[str, float], str]:
-    """Mean and standard error of every figure that all seeds have, flat and as a Markdown table."""
-    figures: dict[str, float] = {"seeds": len(results)}
+def summary(
+    results: list[dict[str, float | None]],
+) -> tuple[dict[str, float | None], str]:
+    """Mean and standard error of every figure, flat and as a Markdown table.
+
+    A figure that is infinite for any seed has an infinite mean, not the mean of the others.
+    """
+    figures: dict[str, float | None] = {"seeds": len(results)}
     rows = ["| figure | mean | standard error | least | greatest | floor |", "| --- " * 6 + "|"]
-    for name in results[0]:
-        values = [result[name] for result in results if name in result]
-        figures[name] = fmean(values)
-        figures[f"{name}_se"] = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    for name in dict.fromkeys(name for result in results for name in result):
+        values = [result.get(name) for result in results]
+        finite = [value for value in values if value is not None]
+        whole = len(finite) == len(values)
+        error = stdev(finite) / math.sqrt(len(finite)) if len(finite) > 1 else 0.0
+        figures[name] = fmean(finite) if whole else None
+        figures[f"{name}_se"] = error if whole else None
         if not name.startswith("floor_"):
+            numbers = [figures[name], figures[f"{name}_se"], min(finite, default=None)]
+            numbers += [max(finite) if whole else None]
+            cells = ["infinite" if n is None else f"{n:.4g}" for n in numbers]
             floor = results[0].get(f"floor_{name}")
-            numbers = [figures[name], figures[f"{name}_se"], min(values), max(values)]
-            cells = [f"{n:.4g}" for n in numbers] + ["" if floor is None else f"{floor:.4g}"]
+            cells.append("" if floor is None else f"{floor:.4g}")
             rows.append(f"| {name} | " + " | ".join(cells) + " |")
     return figures, "\n".join(rows) + "\n"
 

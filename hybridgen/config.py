@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from hybridgen.errors import InputError, Interrupted, RunError
+from hybridgen.errors import FailedElsewhere, InputError, Interrupted, RunError
 
 S = TypeVar("S")
 
@@ -45,24 +45,33 @@ def command(
         stopped by signal n.
     """
     try:
-        main(read_settings(settings, argv, description))
+        filled = read_settings(settings, argv, description)
+    except InputError as error:
+        return _say(error, 2, everywhere=False)
+    try:
+        main(filled)
     except InputError as error:
         return _say(error, 2)
+    except FailedElsewhere:
+        return 1
     except RunError as error:
         return _say(error, 1)
     except OSError as error:
         return _say(f"{error.strerror or error}: {error.filename or 'while writing'}", 1)
     except Interrupted as stop:
-        return _say(stop, 128 + stop.signal)
+        return _say(stop, 128 + stop.signal, everywhere=False)
     except KeyboardInterrupt:
-        return _say("stopped at once; nothing since the last checkpoint was saved", 130)
+        return _say("stopped before there was anything to save", 130, everywhere=False)
     return 0
 
 
-def _say(message: object, status: int) -> int:
-    word = "error: " if status in (1, 2) else ""
-    if os.environ.get("RANK", "0") == "0":  # one sentence, however many processes there are
-        print(f"{word}{message}", file=sys.stderr, flush=True)
+def _say(message: object, status: int, *, everywhere: bool = True) -> int:
+    """Print one line; of several processes, the others say their number or nothing."""
+    rank = int(os.environ.get("RANK", 0))
+    if rank == 0 or everywhere:
+        who = f"process {rank}: " if rank else ""
+        word = "error: " if status in (1, 2) else ""
+        print(f"{who}{word}{message}", file=sys.stderr, flush=True)
     return status
 
 

@@ -9,6 +9,10 @@ class RunError(RuntimeError):
     """Something failed while working: a full disk, a loss that is not finite (exit status 1)."""
 
 
+class FailedElsewhere(RunError):
+    """Another process of this run failed, and says why itself."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked to stop, and everything was saved (exit status 128 + the signal's number)."""
 

@@ -1,5 +1,6 @@
 """Image folders and parquet files on this machine, as tables."""
 
+import glob
 import os
 from pathlib import Path
 from typing import Any
@@ -40,12 +41,18 @@ def open_folder(path: Path) -> datasets.DatasetDict:
         return _read(path, str(path))
     splits = _split_folders(path)
     if not splits:
-        return _read(path, "imagefolder", data_dir=str(path), data_files={"train": ["**"]})
+        return _read(
+            path, "imagefolder", data_dir=glob.escape(str(path)), data_files={"train": ["**"]}
+        )
     files = {name: [f"{folder.name}/**"] for name, folder in splits.items()}
     # Without classes `datasets` would take the names of the splits themselves for labels.
     flat = not any(child.is_dir() for folder in splits.values() for child in folder.iterdir())
     return _read(
-        path, "imagefolder", data_dir=str(path), data_files=files, drop_labels=flat or None
+        path,
+        "imagefolder",
+        data_dir=glob.escape(str(path)),
+        data_files=files,
+        drop_labels=flat or None,
     )
 
 

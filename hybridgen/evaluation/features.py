@@ -19,8 +19,8 @@ class LeNet(ModelMixin, ConfigMixin):
     """Images `[b 1 h w]` in [-1, 1] to features `[b 64]`.
 
     The features are linear in the layer before, smooth in the image (average pooling and SiLU: no
-    maximum and no kink), and have mean 0 and variance 1 in every direction over the training
-    images: a generator that always draws the mean of them has a Frechet distance of 64.
+    maximum and no kink), and each has mean 0 and variance 1 over the training images: a generator
+    that always draws the mean of them has a Frechet distance of 64.
     Source: after LeCun et al. 1998, "Gradient-based learning applied to document recognition".
 
     Args:

@@ -1,6 +1,7 @@
 """What a person sees of a generator while it trains and at the end: pictures, figures, a table."""
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hybridgen.data.source import Source
-from hybridgen.evaluation.curves import curves
+from hybridgen.evaluation.curves import curve_panels, curves
 from hybridgen.evaluation.measure import Judge, judge_for
 from hybridgen.evaluation.pictures import sample_grid, save_animation, scatter
 from hybridgen.maths.draws import generator_for
 from hybridgen.sampling.single_pass import SinglePass
+from hybridgen.training.files import write_atomically
 
 _AT_ONCE = 500
+_FRAMES = 100
 
 
 class Watch:
@@ -49,7 +52,7 @@ class Watch:
         """Draw samples of the fixed latents into `samples/step-N.png`."""
         path = self.folder / "samples" / f"step-{step:08d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._picture(generator).save(path)
+        _save(self._picture(generator), path)
         return path
 
     def figures(self, generator: nn.Module, samples: int | None = None) -> dict[str, float]:
@@ -65,12 +68,14 @@ class Watch:
         return {**judge(self._samples(generator, judge.samples, "judge")), **judge.floors}
 
     def finish(self, generator: nn.Module, rows: list[dict[str, Any]]) -> None:
-        """Write `samples.png`, `samples.webp` (all previews in turn) and `curves.png`."""
-        self._picture(generator).save(self.folder / "samples.png")
-        frames = sorted((self.folder / "samples").glob("step-*.png"))
-        if frames:
-            save_animation([Image.open(f) for f in frames], self.folder / "samples.webp")
-        curves(rows, self.folder / "curves.png")
+        """Write `samples.png`, `samples.webp` (at most 100 previews in turn) and `curves.png`."""
+        _save(self._picture(generator), self.folder / "samples.png")
+        paths = sorted((self.folder / "samples").glob("step-*.png"))
+        paths = paths[:: max(1, -(-len(paths) // _FRAMES))]
+        if frames := [frame for path in paths if (frame := _frame(path)) is not None]:
+            save_animation(frames, self.folder / "samples.webp")
+        if curve_panels(rows):
+            curves(rows, self.folder / "curves.png")
 
     def _picture(self, generator: nn.Module) -> Image.Image:
         x = self._samples(generator, self.shown, "preview").cpu()
@@ -90,11 +95,28 @@ class Watch:
         return torch.cat([sampler(noise[p], None if label is None else label[p]) for p in parts])
 
 
-def table(result: Mapping[str, float]) -> str:
+def table(result: Mapping[str, float | None]) -> str:
     """A closing table: each figure beside what perfect samples would get."""
     lines = [f"{'':24}{'measured':>12}{'floor':>12}"]
     for name, value in result.items():
         if not name.startswith("floor_"):
             floor = result.get(f"floor_{name}")
-            lines.append(f"{name:24}{value:12.4g}" + ("" if floor is None else f"{floor:12.4g}"))
+            measured = "infinite" if value is None else f"{value:.4g}"
+            lines.append(f"{name:24}{measured:>12}" + ("" if floor is None else f"{floor:12.4g}"))
     return "\n".join(lines)
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    """As a PNG that is never seen half-written."""
+    content = BytesIO()
+    picture.save(content, "png")
+    write_atomically(path, content.getvalue())
+
+
+def _frame(path: Path) -> Image.Image | None:
+    """The picture, its file closed again; `None` if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError:
+        return None

@@ -40,8 +40,8 @@ class AdversarialLoss(nn.Module):
     The critic here compares what `real` and `fake` are given to it. A critic that guides a
     sampler has to be trained on that sampler's finished outputs at every noise level instead.
 
-    Losses are computed in float32 whatever autocast says, and a critic that is penalised runs in
-    float32 throughout: a slope in bfloat16 has three digits, and its square fewer.
+    Losses are computed in float32 whatever autocast says. In its own loss a critic that is
+    penalised runs in float32 too: a slope in bfloat16 has three digits, and its square fewer.
 
     Args:
         discriminator: see `hybridgen.protocols.Discriminator`.
@@ -123,7 +123,9 @@ class AdversarialLoss(nn.Module):
 
         Returns:
             Scalars: `total`, `game`, `r1`, `r2`, `gp` (unweighted, those in use), the mean logits
-            `logit_real` and `logit_fake`, and `sign_real`, the mean sign of the real logits.
+            `logit_real` and `logit_fake`, and `separation`, the mean sign of real minus fake
+            logits: 0 where the critic cannot tell them apart, 1 where it always can. Unlike the
+            sign of the real logits it means the same in games that know only differences.
         """
         _check_pair(real, fake)
         with self._precision(real):
@@ -187,7 +189,7 @@ class AdversarialLoss(nn.Module):
             parts["gp"] = self._one_centred(x.detach(), sigma, label, rng)
         on_real, on_fake = on_real.detach(), on_fake.detach()
         parts |= {"logit_real": on_real.mean(), "logit_fake": on_fake.mean()}
-        parts["sign_real"] = on_real.sign().mean()
+        parts["separation"] = (on_real - on_fake).sign().mean()
         return parts
 
     def _one_centred(

@@ -1,9 +1,8 @@
 """The exponential moving average of a model: what is sampled from and saved."""
 
 import copy
-from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
@@ -36,7 +35,6 @@ class Average:
         pairs = list(zip(here, there, strict=True))
         self._weights = [pair for pair in pairs if pair[0].is_floating_point()]
         self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
-        self._begun = False
 
     def update(self, *, seen: int, images: int) -> None:
         """Blend the model in after a step on `images` images, `seen` in all.
@@ -44,18 +42,8 @@ class Average:
         The first update copies it, and counters (a batch normalisation's) are always copied.
         """
         half_life = min(self.half_life, self.ramp * seen)
-        keep = 0.5 ** (images / half_life) if self._begun else 0.0
+        keep = 0.5 ** (images / half_life) if seen > images else 0.0
         averaged, current = map(list, zip(*self._weights, strict=True))
         get_ema_multi_avg_fn(keep)(averaged, current, 0)
         for mine, theirs in self._counters:
             mine.copy_(theirs)
-        self._begun = True
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Save the averaged model the way its own class does."""
-        self.module.save_pretrained(folder)  # type: ignore[operator]
-
-    def load_state_dict(self, weights: dict[str, Tensor]) -> None:
-        """Go on from saved weights of the averaged model."""
-        self.module.load_state_dict(weights)
-        self._begun = True  # the next update must not overwrite them

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hybridgen.errors import RunError
+from hybridgen.training.files import flush
 
 SCHEMA = 1
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -83,11 +84,11 @@ def write(root: Path, step: int, state: Mapping[str, Any], keep: int = 2, **fact
             *(d for d in temporary.rglob("*") if d.is_dir()),
             temporary,
         ):
-            _flush(path)
+            flush(path)
         if final.exists():  # damaged, or this step was reached twice
             shutil.rmtree(final)
         os.replace(temporary, final)
-        _flush(root)
+        flush(root)
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"the checkpoint of step {step} could not be written to {root} ({error}): make room "
@@ -95,13 +96,21 @@ def write(root: Path, step: int, state: Mapping[str, Any], keep: int = 2, **fact
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in sorted(root.glob("step-*"))[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    others = [path for path in sorted(root.glob("step-*")) if path != final]
+    # What claims to be newer is damaged, or this run would have gone on from it.
+    older = [path for path in others if path.name < final.name]
+    for path in others:
+        if path not in older[len(older) - (keep - 1) :]:
+            shutil.rmtree(path, ignore_errors=True)
     return final
 
 
-def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is intact, and one sentence for each newer one that is not."""
+def newest(root: Path, facts: Iterable[str] = ()) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is intact, and one sentence for each newer one that is not.
+
+    Raises:
+        RunError: there are checkpoints and none can be read: starting over would overwrite them.
+    """
     complaints = []
     for path in sorted(root.glob("step-*"), reverse=True):
         try:
@@ -113,10 +122,17 @@ def newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
             wrong = [f for f, known in manifest["sha256"].items() if _sha256(path / f) != known]
             if wrong:
                 raise ValueError(f"{wrong[0]} has changed")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if not {"parts", *facts} <= manifest.keys():
+                raise ValueError("its manifest is not complete")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             complaints.append(f"the checkpoint {path} is damaged ({error}) and was passed over")
         else:
             return Checkpoint(path, manifest), complaints
+    if complaints:
+        raise RunError(
+            f"no checkpoint in {root} can be read ({complaints[0]}): put a good one back, or "
+            "choose another --out to start again"
+        )
     return None, complaints
 
 
@@ -180,11 +196,3 @@ def _files(folder: Path) -> list[Path]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

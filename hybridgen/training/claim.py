@@ -25,7 +25,7 @@ def claim(folder: Path, config: Mapping[str, Any]) -> IO[str]:
         InputError: the folder cannot be written, is something else, is in use, or holds a run of
             other settings; nothing in it was touched.
     """
-    config_file = folder / "config.yaml"
+    config_file, plain = folder / "config.yaml", json.loads(json.dumps(config))
     try:
         there = {path.name for path in folder.iterdir()} if folder.exists() else set()
         if there - _LEFTOVERS and config_file.name not in there:
@@ -33,16 +33,20 @@ def claim(folder: Path, config: Mapping[str, Any]) -> IO[str]:
                 f"{folder} is not empty and not a run of this program (it has no config.yaml): "
                 "choose another --out"
             )
+        _check_settings(config_file, plain)
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        lock = (folder / ".lock").open("a")
     except OSError as error:
         raise InputError(
             f"{folder} cannot be written ({error.strerror}): choose another --out"
         ) from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _check_settings(folder, config_file, json.loads(json.dumps(config)))
-    except BlockingIOError as error:
+        # Not flock: workers that are forked later would keep it while they outlive this process.
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _check_settings(config_file, plain)
+        if not config_file.exists():
+            write_atomically(config_file, yaml.safe_dump(plain, sort_keys=False))
+    except (BlockingIOError, PermissionError) as error:
         lock.close()
         raise InputError(f"another process is working in {folder}: choose another --out") from error
     except BaseException:
@@ -51,18 +55,17 @@ def claim(folder: Path, config: Mapping[str, Any]) -> IO[str]:
     return lock
 
 
-def _check_settings(folder: Path, config_file: Path, config: dict[str, Any]) -> None:
+def _check_settings(config_file: Path, config: dict[str, Any]) -> None:
     if not config_file.exists():
-        write_atomically(config_file, yaml.safe_dump(config, sort_keys=False))
         return
     try:
         before = yaml.safe_load(config_file.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{config_file} is damaged: choose another --out") from error
     changed = sorted(_differences(before, config))
     if changed:
         raise InputError(
-            f"{folder} holds a run with other settings ({'; '.join(changed[:3])}): "
+            f"{config_file.parent} holds a run with other settings ({'; '.join(changed[:3])}): "
             "choose another --out, or give the settings it was started with"
         )
 

@@ -31,14 +31,30 @@ def save_network(network: Any, folder: Path) -> None:
         RunError: it cannot be written; an earlier one is as it was.
     """
     temporary = folder.with_name(f".tmp-{folder.name}")
+    earlier = folder.with_name(f".old-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         network.save_pretrained(temporary)
-        shutil.rmtree(folder, ignore_errors=True)
+        for path in (*temporary.iterdir(), temporary):
+            flush(path)
+        if folder.exists():
+            shutil.rmtree(earlier, ignore_errors=True)
+            os.replace(folder, earlier)
         os.replace(temporary, folder)
+        flush(folder.parent)
+        shutil.rmtree(earlier, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"{folder} could not be written ({error}): make room and run the same command again"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Have a file or a folder's listing reach the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -27,7 +27,8 @@ class GanTraining:
     Attributes:
         steps: critic and generator move once in each.
         batch: samples a step, over all processes and accumulated parts.
-        accumulation: the parts a batch is cut into to save memory; the result does not change.
+        accumulation: the parts a batch is cut into to save memory. With exact penalties the
+            result changes by rounding only; finite differences, GP and augmentation draw per part.
         learning_rate: Adam's, for both players (beta1 is 0).
         beta2: Adam's second momentum.
         r1, r2: weights of the gradient penalties on real and generated samples.
@@ -51,6 +52,8 @@ class GanTraining:
         for name in ("steps", "batch", "accumulation", "ema_half_life", "ema_ramp"):
             if not getattr(self, name) > 0:
                 raise InputError(f"training.{name} must be positive, got {getattr(self, name)}")
+        if self.beta2.greatest >= 1:
+            raise InputError(f"training.beta2 must stay below 1, got {self.beta2.greatest}")
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ def train_gan(
     """Train both players, one `Step` at a time; the caller decides what to do between steps.
 
     Every step takes two batches of real samples, one for each player. Latents are drawn for the
-    whole batch and each process keeps its share, so the number of processes changes nothing.
+    whole batch and each process keeps its share, so with exact penalties the number of processes
+    changes nothing (a generator with batch normalisation aside, which sees only its share).
 
     Args:
         generator: `(noise [b latent], label) -> samples [b ...]`.
@@ -100,10 +104,13 @@ def train_gan(
         InputError: the set-up cannot work (see `hybridgen.training.guards`).
         RunError: a loss is not finite; the player whose loss it is has not moved.
     """
+    adversarial.r1, adversarial.r2 = config.r1.greatest, config.r2.greatest
     refuse_what_cannot_work(accelerator, adversarial, config.batch, config.accumulation)
-    state = {"generator": generator, "critic": adversarial.discriminator}
+    # Copied on its device and before `prepare`, which would make the copy compute in bf16 too.
+    generator = generator.to(accelerator.device)
+    average = Average(generator, config.ema_half_life, config.ema_ramp)
+    state = {"generator": generator, "critic": adversarial.discriminator, "average": average.module}
     generator, adversarial = accelerator.prepare(generator, adversarial)
-    average = Average(accelerator.unwrap_model(generator), config.ema_half_life, config.ema_ramp)
     # Not prepared: Accelerate's wrapper serves what is refused above (fp16, its own accumulation)
     # and searches sys.path twice in every step.
     g_opt, c_opt = (
@@ -114,7 +121,7 @@ def train_gan(
     )
     lender = accelerator.unwrap_model(adversarial)
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
-    state |= {"average": average, "generator_optimizer": g_opt, "critic_optimizer": c_opt}
+    state |= {"generator_optimizer": g_opt, "critic_optimizer": c_opt}
     if isinstance(lender.augment, nn.Module):
         state["augment"] = lender.augment
     adapt = getattr(lender.augment, "update", None)
@@ -158,7 +165,7 @@ def train_gan(
                 check_ranks_agree(accelerator, model, player, number)
             optimizer.step()
         if adapt is not None:
-            adapt(losses["sign_real"], config.batch)
+            adapt(losses["separation"], config.batch)
         average.update(seen=number * config.batch, images=config.batch)
         yield Step(number, losses, average.module, state)
 

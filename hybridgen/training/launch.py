@@ -1,6 +1,9 @@
 """The Accelerator of an experiment, made the same way everywhere."""
 
+import ctypes
 import os
+import signal
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +17,7 @@ from hybridgen.errors import InputError
 from hybridgen.training.tracking import JsonLines
 
 Precision = Literal["no", "bf16"]
+_PR_SET_PDEATHSIG = 1
 
 
 def make_accelerator(
@@ -32,12 +36,15 @@ def make_accelerator(
         tracking: names of Accelerate's trackers: tensorboard, trackio, wandb.
 
     Raises:
-        InputError: no thread, a tracker that is not installed, or Accelerate refuses the set-up.
+        InputError: an impossible seed, no thread, a tracker that is not installed, or Accelerate
+            refuses the set-up.
     """
     # The option stays until its successor covers the same; nobody at a progress bar can act on it.
     warnings.filterwarnings(
         "ignore", message=".*broadcast_buffers. is deprecated", category=FutureWarning
     )
+    if not 0 <= seed < 2**32:
+        raise InputError(f"a seed is a whole number from 0 to {2**32 - 1}, got {seed}")
     if threads is not None:
         if threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}")
@@ -66,6 +73,9 @@ def make_accelerator(
             f"{world} processes were launched and Accelerate joined {accelerator.num_processes}: "
             "launch with torchrun, and on CPUs without --multi_gpu"
         )
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and sys.platform == "linux":
+        # `accelerate launch` does not pass a SIGTERM on: without it nobody would stop this process.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     set_seed(seed)
     return accelerator
 

@@ -16,7 +16,7 @@ from typing import IO, Any, Protocol
 import torch
 from accelerate import Accelerator
 
-from hybridgen.errors import InputError, Interrupted, RunError
+from hybridgen.errors import FailedElsewhere, InputError, Interrupted, RunError
 from hybridgen.training import checkpoint
 from hybridgen.training.claim import claim
 from hybridgen.training.files import write_atomically
@@ -43,6 +43,8 @@ class Run:
         folder: created if missing; an existing one must be a run of the same settings.
         settings: the experiment's dataclass; its `out` does not count.
         accelerator: rank 0 writes, all ranks agree.
+        facts: what besides the settings must be the same on resuming, such as the number of
+            training examples; numbers, strings or `None`.
         keep: checkpoints kept.
 
     Raises:
@@ -51,10 +53,21 @@ class Run:
     """
 
     def __init__(
-        self, folder: Path, settings: Any, accelerator: Accelerator, keep: int = 2
+        self,
+        folder: Path,
+        settings: Any,
+        accelerator: Accelerator,
+        *,
+        facts: Mapping[str, Any] | None = None,
+        keep: int = 2,
     ) -> None:
         self.folder, self.accelerator, self.keep = folder, accelerator, keep
         self.config = {k: v for k, v in dataclasses.asdict(settings).items() if k != "out"}
+        self.facts = {
+            "config": _hash(self.config),
+            "mixed_precision": accelerator.mixed_precision,
+            **(facts or {}),
+        }
         self.log_file = JsonLines(folder / "log.jsonl")
         self.random = RandomState(accelerator)
         self._signal = 0
@@ -70,7 +83,7 @@ class Run:
         return self.accelerator.is_main_process
 
     @property
-    def result(self) -> dict[str, float] | None:
+    def result(self) -> dict[str, float | None] | None:
         """The figures of a run that is finished."""
         path = self.folder / "result.json"
         return json.loads(path.read_text()) if path.exists() else None
@@ -84,16 +97,24 @@ class Run:
         """Fill `state` from the newest intact checkpoint; returns its step, 0 if there is none.
 
         Raises:
-            InputError: the checkpoint belongs to a run of other settings.
+            InputError: the checkpoint belongs to a run of other settings, precision or data.
+            RunError: there are checkpoints, and none is intact.
         """
-        found, complaints = checkpoint.newest(self.folder / "checkpoints")
+        needed = (*self.facts, "seconds", "world")
+        found, complaints = checkpoint.newest(self.folder / "checkpoints", needed)
         for complaint in complaints:
             self.say(f"warning: {complaint}")
         if found is not None:
-            if found.manifest["config"] != _hash(self.config):
-                raise InputError(
-                    f"{found.path} was written by a run of other settings than config.yaml says: "
-                    "put the right one back, or choose another --out"
+            for name, now in self.facts.items():
+                if found.manifest[name] != now:
+                    raise InputError(
+                        f"{found.path} was written with another {name} ({found.manifest[name]}, "
+                        f"now {now}): go on as it was begun, or choose another --out"
+                    )
+            if found.manifest["world"] != self.accelerator.num_processes:
+                self.say(
+                    f"warning: begun on {found.manifest['world']} process(es), going on with "
+                    f"{self.accelerator.num_processes}: the result is not the same bit for bit"
                 )
             found.restore({**state, "random": self.random})
             self._seconds_before = found.manifest["seconds"]
@@ -114,15 +135,13 @@ class Run:
 
     @contextmanager
     def between_steps(self, step: TrainingStep, *, save: bool) -> Iterator[None]:
-        """Around what a script does after a step: saves before it if `save`, and on a signal.
+        """Around what a script does after a step; saves after it if `save`, and on a signal.
 
         A signal during the step waits for it to end; one during the body of this `with` ends the
         body at once. Either way the step is saved, and `Interrupted` leaves the loop.
         """
-        stop = self._agreed_signal()
-        if save or stop:
+        if self._agreed_signal():
             self.save(step)
-        if stop:
             raise self._leaving(step)
         try:
             self._may_leave_at_once = self.accelerator.num_processes == 1
@@ -133,11 +152,13 @@ class Run:
             raise self._leaving(step) from None
         finally:
             self._may_leave_at_once = False
+        if save:
+            self.save(step)
 
     def finish(self, result: Mapping[str, float]) -> None:
-        """Write `result.json`: flat, metric name -> number."""
+        """Write `result.json`: flat, metric name -> number, null for one that is not finite."""
         if self.accelerator.is_main_process:
-            known = {k: v for k, v in result.items() if math.isfinite(v)}
+            known = {k: v if math.isfinite(v) else None for k, v in result.items()}
             text = json.dumps(known, indent=1, allow_nan=False)
             write_atomically(self.folder / "result.json", text + "\n")
 
@@ -153,11 +174,14 @@ class Run:
         }
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if self._lock is not None:
             self._lock.close()
+        if kind is RunError:
+            last = f"step {self._saved}" if self._saved else "none yet"
+            raise RunError(f"{error} (last good checkpoint: {last})") from error
 
     def _lead(self, action: Callable[[], object]) -> None:
         """Let the first process act while the others wait; if it fails, all of them stop."""
@@ -165,11 +189,11 @@ class Run:
         if self.leads:
             try:
                 action()
-            except (InputError, RunError) as failure:
+            except Exception as failure:  # whatever it is, the others must not wait for ever
                 error = failure
         failed = torch.tensor([error is not None], device=self.accelerator.device)
         if bool(torch.as_tensor(self.accelerator.gather(failed)).any()):
-            raise error or RunError("the first process could not go on; it says why")
+            raise error or FailedElsewhere("the first process could not go on")
 
     def _claim(self) -> None:
         self._lock = claim(self.folder, self.config)
@@ -180,7 +204,7 @@ class Run:
             step.number,
             {**step.state, "random": self.random},
             self.keep,
-            config=_hash(self.config),
+            **self.facts,
             seconds=self.seconds,
             world=self.accelerator.num_processes,
         )

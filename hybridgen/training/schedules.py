@@ -32,6 +32,11 @@ class Cosine:
                 f"a schedule runs between finite values >= 0, got {self.start} and {self.end}"
             )
 
+    @property
+    def greatest(self) -> float:
+        """The largest value it takes."""
+        return max(self.start, self.start if self.end is None else self.end)
+
     def __call__(self, progress: float) -> float:
         """The value at `progress`, the fraction of training that is done, in [0, 1]."""
         if self.end is None:

@@ -251,7 +251,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(call, blind, killed):
     (killed / "config.yaml").write_text(config.replace("latent: 8", "latent: 9"))
     answer = call("--generator.latent", 9, "--out", killed)
     assert answer.status == 2
-    assert "error: " in answer.err and "was written by a run of other settings" in answer.err
+    assert "error: " in answer.err and "was written with another config" in answer.err
     assert "Traceback" not in answer.err
 
 

@@ -54,7 +54,16 @@ def test_the_parts_are_the_closed_forms_of_a_linear_critic():
         parts["total"].detach(), game.detach() + 0.1 * 25 + 0.3 * 25 + 10 * 16
     )
     torch.testing.assert_close(parts["logit_real"], (real @ W).mean())
-    torch.testing.assert_close(parts["sign_real"], (real @ W).sign().mean())
+    torch.testing.assert_close(parts["separation"], (real @ W - fake @ W).sign().mean())
+
+
+@pytest.mark.parametrize("shift", [-5.0, 5.0])
+def test_the_separation_does_not_change_when_all_logits_move_together(shift):
+    critic = Linear()
+    real, fake = torch.randn(64, 2), torch.randn(64, 2)
+    before = AdversarialLoss(critic)(real, fake)["separation"]
+    critic.layer.bias.data.add_(shift)
+    torch.testing.assert_close(AdversarialLoss(critic)(real, fake)["separation"], before)
 
 
 def test_r1_is_measured_on_real_and_r2_on_fake_samples():

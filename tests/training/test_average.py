@@ -23,9 +23,9 @@ def set_to(model: nn.Module, value: float) -> None:
 def test_after_a_half_life_the_weights_of_then_count_half():
     model = constant(1.0)
     average = Average(model, half_life=1_000, ramp=1e9)
-    average.update(seen=1, images=1)
+    average.update(seen=100, images=100)
     set_to(model, 0.0)
-    for seen in range(100, 1_100, 100):
+    for seen in range(200, 1_200, 100):
         average.update(seen=seen, images=100)
     torch.testing.assert_close(average.module.weight, torch.full((1, 2), 0.5))
     average.update(seen=3_100, images=2_000)
@@ -60,7 +60,7 @@ def test_the_running_statistics_of_a_batch_norm_are_averaged_like_weights():
         average.update(seen=seen, images=10)
     torch.testing.assert_close(average.module.running_mean, torch.tensor([2.0]))
     assert average.module.num_batches_tracked.dtype == torch.int64
-    assert 10 <= average.module.num_batches_tracked <= 20
+    assert average.module.num_batches_tracked == 20
 
 
 def test_the_average_is_a_copy_in_eval_mode_that_wants_no_gradients():
@@ -73,15 +73,14 @@ def test_the_average_is_a_copy_in_eval_mode_that_wants_no_gradients():
     assert average.module[0].weight is not model[0].weight
 
 
-def test_an_average_goes_on_from_its_saved_weights(tmp_path):
+def test_an_average_goes_on_from_its_saved_weights():
     model = MlpGenerator(width=4, depth=1)
     average = Average(model, half_life=30, ramp=1e9)
     average.update(seen=10, images=10)
     set_to(model, 3.0)
     average.update(seen=20, images=10)
-    average.save_pretrained(tmp_path)
     other = Average(model, half_life=30, ramp=1e9)
-    other.load_state_dict(MlpGenerator.from_pretrained(tmp_path).state_dict())
+    other.module.load_state_dict(average.module.state_dict())
     set_to(model, -1.0)
     for each in (average, other):
         each.update(seen=30, images=10)

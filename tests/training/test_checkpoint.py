@@ -41,7 +41,7 @@ def state(seed=0):
     optimizer.step()
     average = Average(model, 10)
     average.update(seen=4, images=4)
-    return {"generator": model, "average": average, "optimizer": optimizer}
+    return {"generator": model, "average": average.module, "optimizer": optimizer}
 
 
 def tree(root):
@@ -147,17 +147,40 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used_and_that_is_said(
 
 
 def test_the_newest_checkpoint_is_the_one_of_the_latest_step(tmp_path):
-    for step in (99, 100, 8):
+    for step in (8, 99, 100):
         checkpoint.write(tmp_path, step, {"held": Held({})}, keep=9)
     found, complaints = checkpoint.newest(tmp_path)
     assert found is not None and (found.step, complaints) == (100, [])
 
 
 def test_a_checkpoint_under_another_name_is_not_believed(tmp_path):
-    checkpoint.write(tmp_path, 1, {"held": Held({})})
-    os.rename(tmp_path / "step-00000001", tmp_path / "step-00000002")
+    for step in (1, 2):
+        checkpoint.write(tmp_path, step, {"held": Held({})})
+    os.rename(tmp_path / "step-00000002", tmp_path / "step-00000005")
     found, (complaint,) = checkpoint.newest(tmp_path)
-    assert found is None and "its manifest is of step 1" in complaint
+    assert found is not None and found.step == 1
+    assert "its manifest is of step 2" in complaint
+
+
+def test_when_no_checkpoint_is_intact_nothing_is_overwritten(tmp_path):
+    change(checkpoint.write(tmp_path, 1, {"held": Held({})}) / "held.json")
+    with pytest.raises(RunError, match=r"held.json has changed.*put a good one back"):
+        checkpoint.newest(tmp_path)
+
+
+def test_a_manifest_without_the_facts_that_are_needed_is_damaged(tmp_path):
+    checkpoint.write(tmp_path, 1, {"held": Held({})}, seconds=1.0, world=2)
+    checkpoint.write(tmp_path, 2, {"held": Held({})}, seconds=1.0)
+    found, (complaint,) = checkpoint.newest(tmp_path, ("seconds", "world"))
+    assert found is not None and (found.step, found.manifest["world"]) == (1, 2)
+    assert "its manifest is not complete" in complaint
+
+
+def test_writing_removes_what_claims_to_be_newer_and_is_not_intact(tmp_path):
+    checkpoint.write(tmp_path, 4, {"held": Held({})})
+    change(checkpoint.write(tmp_path, 9, {"held": Held({})}) / "held.json")
+    checkpoint.write(tmp_path, 6, {"held": Held({})})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000004", "step-00000006"]
 
 
 def test_without_checkpoints_there_is_none_and_nothing_to_complain_about(tmp_path):

@@ -17,9 +17,9 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
 
 @pytest.fixture
 def full_disk():
-    """No file may grow beyond 100 bytes."""
+    """No file may grow beyond 1000 bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -29,7 +29,7 @@ def test_on_a_full_disk_the_old_file_stays(tmp_path, request):
     write_atomically(path, "before")
     request.getfixturevalue("full_disk")
     with pytest.raises(OSError, match="too large"):
-        write_atomically(path, "x" * 200)
+        write_atomically(path, "x" * 2_000)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -40,7 +40,7 @@ def test_on_a_full_disk_the_old_weights_stay(tmp_path, request):
     before = {path: path.read_bytes() for path in (tmp_path / "generator").iterdir()}
     request.getfixturevalue("full_disk")
     with pytest.raises(RunError, match=r"generator could not be written .*make room"):
-        save_network(MlpGenerator(width=8, depth=1), tmp_path / "generator")
+        save_network(MlpGenerator(width=64, depth=1), tmp_path / "generator")
     assert {path: path.read_bytes() for path in (tmp_path / "generator").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["generator"]
 

@@ -1,4 +1,3 @@
-import fcntl
 import json
 import math
 import os
@@ -13,7 +12,7 @@ import yaml
 from accelerate import Accelerator
 from torch import nn
 
-from hybridgen.errors import InputError, Interrupted
+from hybridgen.errors import InputError, Interrupted, RunError
 from hybridgen.training.run import Run
 
 
@@ -115,14 +114,22 @@ def test_a_config_that_is_no_yaml_is_an_input_error(tmp_path, open_run):
         open_run(tmp_path)
 
 
+def status_of_a_child(work):
+    """The exit status of a forked process that does this: 2 for an `InputError`, else 0."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except InputError as error:
+            os._exit(2 if "another process is working in" in str(error) else 3)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def test_a_folder_is_worked_in_by_one_process_at_a_time(tmp_path, open_run):
     with open_run(tmp_path):
-        with pytest.raises(InputError, match="another process is working in"):
-            open_run(tmp_path)
-        with (tmp_path / ".lock").open() as lock, pytest.raises(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with open_run(tmp_path):
-        pass
+        assert status_of_a_child(lambda: open_run(tmp_path)) == 2
+    assert status_of_a_child(lambda: open_run(tmp_path)) == 0
 
 
 def test_resuming_goes_back_to_the_newest_checkpoint_in_weights_log_and_time(tmp_path, open_run):
@@ -180,7 +187,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, open_run):
     new = step(9)
     with (
         open_run(tmp_path / "b", Plain(seed=2)) as run,
-        pytest.raises(InputError, match="written by a run of other settings"),
+        pytest.raises(InputError, match=r"was written with another config .*choose another --out"),
     ):
         run.resume(new.state)
     assert new.state["model"].weight.item() == 9
@@ -189,8 +196,9 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, open_run):
 def test_the_global_random_numbers_go_on_where_they_were(tmp_path, open_run):
     with open_run(tmp_path) as run:
         torch.manual_seed(4)
-        torch.rand(3)
-        run.save(step(1))
+        for number in (1, 2):
+            torch.rand(3)
+            run.save(step(number))
         expected = torch.rand(5)
     torch.manual_seed(0)
     with open_run(tmp_path) as run:
@@ -209,12 +217,13 @@ def test_a_step_is_saved_once_and_as_many_are_kept_as_asked(tmp_path, open_run):
         assert listing(tmp_path) == before
 
 
-def test_the_result_is_flat_and_holds_finite_numbers_only(tmp_path, open_run):
+def test_the_result_is_flat_and_knows_no_number_that_is_not_finite(tmp_path, open_run):
     with open_run(tmp_path) as run:
         assert run.result is None
         run.finish({"kid": 0.5, "steps": 3, "coverage": math.nan, "x": math.inf})
-        assert run.result == {"kid": 0.5, "steps": 3}
-    assert json.loads((tmp_path / "result.json").read_text()) == {"kid": 0.5, "steps": 3}
+        expected = {"kid": 0.5, "steps": 3, "coverage": None, "x": None}
+        assert run.result == expected
+    assert json.loads((tmp_path / "result.json").read_text()) == expected
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -245,12 +254,33 @@ def test_a_signal_between_steps_ends_the_body_at_once_saves_and_leaves(tmp_path,
     assert (tmp_path / "checkpoints" / "step-00000007").is_dir()
 
 
-def test_a_step_is_saved_before_the_body_when_it_is_due_and_not_otherwise(tmp_path, open_run):
+def test_a_step_is_saved_after_the_body_when_it_is_due_and_not_otherwise(tmp_path, open_run):
     with open_run(tmp_path) as run:
-        with run.between_steps(step(1), save=False):
-            assert not (tmp_path / "checkpoints").exists()
-        with run.between_steps(step(2), save=True):
-            assert (tmp_path / "checkpoints" / "step-00000002").is_dir()
+        for number, due in ((1, False), (2, True), (3, False)):
+            with run.between_steps(step(number), save=due):
+                assert not (tmp_path / "checkpoints").exists() or number == 3
+        assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+@pytest.mark.parametrize(("saved", "said"), [(0, "none yet"), (4, "step 4")])
+def test_a_failure_names_the_last_good_checkpoint(tmp_path, open_run, saved, said):
+    with (
+        pytest.raises(RunError, match=rf"it broke \(last good checkpoint: {said}\)"),
+        open_run(tmp_path) as run,
+    ):
+        if saved:
+            run.save(step(saved))
+        raise RunError("it broke")
+
+
+def test_a_checkpoint_of_other_data_or_precision_is_refused(tmp_path, open_run):
+    with open_run(tmp_path, facts={"examples": 1_500}) as run:
+        run.save(step(1))
+    with (
+        open_run(tmp_path, facts={"examples": 1_400}) as run,
+        pytest.raises(InputError, match=r"another examples \(1500, now 1400\)"),
+    ):
+        run.resume(step(0).state)
 
 
 def test_asking_twice_leaves_at_once(tmp_path, open_run):

@@ -52,7 +52,7 @@ def with_half_of_the_parts_written():
 
 
 def before_the_first_is_whole():
-    at(checkpoint, "_flush", lambda path: True)
+    at(checkpoint, "flush", lambda path: True)
 
 
 def in_the_middle_of_removing_an_old_one():
