@@ -262,6 +262,32 @@ def test_the_average_fades_with_the_images_of_the_whole_batch(train, training, p
         torch.testing.assert_close(mean, (a + b.detach()) / 2)
 
 
+class Told(nn.Module):
+    """An augmentation that changes nothing and remembers what it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, x):
+        return x
+
+    def update(self, sign, images):
+        self.calls.append((sign, images))
+
+
+def test_an_adaptive_augmentation_is_told_how_well_the_critic_does_in_every_step(
+    train, training, players
+):
+    told = Told()
+    expected = [
+        (step.losses["separation"], 16)
+        for step in train(training(steps=3, accumulation=2), players(augment=told))
+    ]
+    assert told.calls == expected
+    assert len({sign for sign, _ in expected}) > 1
+
+
 def test_seeds_and_steps_draw_their_own_latents(train, training, players):
     generator, adversarial = players()
     seen = []

@@ -13,6 +13,7 @@ from hybridgen.training.guards import (
     check_ranks_agree,
     refuse_what_cannot_work,
 )
+from hybridgen.training.schedules import Cosine
 
 
 def state(**changes):
@@ -79,6 +80,14 @@ def test_a_real_dynamo_backend_is_refused_before_training(train, training):
     accelerator = Accelerator(cpu=True, dynamo_backend="eager")
     with pytest.raises(InputError, match="--dynamo_backend no"):
         next(train(training(), accelerator=accelerator))
+
+
+@pytest.mark.parametrize("late", ["r1", "r2"])
+def test_a_penalty_that_only_begins_later_counts_from_the_start(train, training, late):
+    none = {"r1": Cosine(start=0.0), "r2": Cosine(start=0.0)}
+    config = training(**{**none, late: Cosine(start=0.0, end=0.1)})
+    with pytest.raises(InputError, match="double backward"):
+        next(train(config, accelerator=Accelerator(cpu=True, dynamo_backend="eager")))
 
 
 @pytest.mark.parametrize("name", ["steps", "batch", "accumulation", "ema_half_life", "ema_ramp"])

@@ -30,6 +30,12 @@ def test_without_an_end_nothing_changes(start, progress):
     assert Cosine(start=start)(progress) == start
 
 
+@given(value, value)
+def test_the_greatest_value_is_at_one_of_the_ends(start, end):
+    assert Cosine(start=start, end=end).greatest == max(start, end)
+    assert Cosine(start=start).greatest == start
+
+
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_a_falling_schedule_never_rises(a, b):
     schedule = Cosine(start=2.0, end=0.0, until=0.7)

@@ -106,6 +106,7 @@ def stopped(accelerator, folder):
 
 
 def main(folder):
+    signal.alarm(200)  # processes that wait for each other in vain must not outlive the test
     torch.set_num_threads(1)
     accelerator = Accelerator(
         cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)]
