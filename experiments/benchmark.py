@@ -31,7 +31,7 @@ from hybridgen.data.load import load_data
 from hybridgen.data.source import Batch, Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.timing import Clock, Rounds, clock_for, ratio_of_medians, take_turns
-from hybridgen.maths.draws import generator_for
+from hybridgen.maths.draws import rng_for
 from hybridgen.networks.build import build_critic, build_generator
 from hybridgen.training.files import write_atomically
 from hybridgen.training.gan import GanTraining, train_gan
@@ -106,7 +106,7 @@ def contestants(
         )
 
     def latents() -> Iterator[Tensor]:
-        draws = generator_for(seed, "latents", device=device)
+        draws = rng_for(seed, "latents", device=device)
         while True:
             yield torch.randn(batch, latent, generator=draws, device=device)
 
@@ -163,7 +163,7 @@ def data(gan: Gan, name: str, seed: int) -> Source:
     """The data of a setting; noise in the shape of mnist in its place."""
     if name != "mnist":
         return load_data(gan.data)
-    draws = generator_for("mnist", seed)
+    draws = rng_for("mnist", seed)
     images = torch.randint(256, (10_000, 1, 28, 28), generator=draws, dtype=torch.uint8)
     return ImageSource(name=name, train=images, held_out=images[:1])
 

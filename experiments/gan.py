@@ -21,8 +21,8 @@ from hybridgen.networks.build import (
     build_critic,
     build_generator,
 )
+from hybridgen.training.build import Game, build_loss
 from hybridgen.training.files import save_network
-from hybridgen.training.game import Game, build_loss
 from hybridgen.training.gan import GanTraining, Step, train_gan
 from hybridgen.training.guards import refuse_what_cannot_work
 from hybridgen.training.launch import Precision, make_accelerator, start_trackers
@@ -35,7 +35,10 @@ class Gan:
 
     Attributes:
         out: the run's folder; `runs/gan/DATA-seedN` if not given.
-        log_every, preview_every, judge_every, save_every: in steps.
+        log_every: steps between two lines of losses in the log.
+        preview_every: steps between two sample grids.
+        judge_every: steps between two judgements on `judge_samples` samples.
+        save_every: steps between two checkpoints.
         judge_samples: samples for the metrics along the way; the last judgement is as large as
             the data allows.
         mixed_precision: `no` or `bf16`; the launcher's choice if not given.
@@ -91,21 +94,19 @@ def main(settings: Gan) -> None:
             device=accelerator.device,
         )
 
-    # Whatever is wrong with the data or the settings is said before the folder is made.
+    # Whatever is wrong with the data or the settings is said before the folder is made; `batches`
+    # checks its arguments when it is called, not at the first `next`.
     batches(0)
     generator = build_generator(settings.generator, source.shape, source.classes)
     critic = build_critic(settings.critic, source.shape, source.classes)
-    adversarial = build_loss(critic, settings.game, settings.augment)
+    adversarial = build_loss(critic, settings.game, settings.training, settings.augment)
     refuse_what_cannot_work(
         accelerator, adversarial, settings.training.batch, settings.training.accumulation
     )
-    set_seed(settings.seed, device_specific=True)
+    set_seed(settings.seed, device_specific=True)  # equal weights so far; draws differ from here
 
-    latent, total, batch = (
-        settings.generator.latent,
-        settings.training.steps,
-        settings.training.batch,
-    )
+    latent = settings.generator.latent
+    total, batch = settings.training.steps, settings.training.batch
     with Run(folder, settings, accelerator, facts={"examples": source.size}) as run:
         if run.result is not None:
             run.say(f"{folder} is finished already; choose another --out to train again")
@@ -144,12 +145,12 @@ def main(settings: Gan) -> None:
                     if run.leads and number % settings.judge_every == 0 and not last:
                         figures = watch.figures(step.average, settings.judge_samples)
                         accelerator.log(figures, step=number)
-                    if run.leads and last:
+                    if run.leads and last:  # in here, so that a signal need not wait for it
                         bar.close()
-                        close(run, watch, step, batch)
+                        conclude(run, watch, step, batch)
 
 
-def close(run: Run, watch: Watch, step: Step, batch: int) -> None:
+def conclude(run: Run, watch: Watch, step: Step, batch: int) -> None:
     """Save the weights, judge them on as many samples as the data allows, and say so."""
     seconds = run.seconds
     save_network(step.average, run.folder / "generator")

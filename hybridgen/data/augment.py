@@ -22,8 +22,8 @@ class AugmentSettings:
 
     Attributes:
         strength: probability p of each operation, for each image; the start if `adaptive`.
-        adaptive: move p so that the critic is right about real images as often as `target` says.
-        target: wanted mean sign of the critic's logits on real images.
+        adaptive: move p so that the critic's `separation` of real and fake stays near `target`.
+        target: wanted `separation`, the mean sign of real minus fake logits, below 1.
         speed_images: images in which an adaptive p moves from 0 to 1.
         flips: mirror half of the images left to right; wrong for digits and letters.
     """
@@ -84,20 +84,22 @@ class Augment(nn.Module):
         return _colour(_geometry(x, draw, self.settings.flips), draw)
 
     @torch.no_grad()
-    def update(self, sign: float, images: int) -> None:
-        """Move the strength after `images` more real images with this mean sign of their logits.
+    def update(self, separation: float, images: int) -> None:
+        """Move the strength after `images` more real images at this `separation`.
 
-        `p <- clip(p + sgn(sign - target) images / speed_images, 0, 1)`; does nothing unless
+        `p <- clip(p + sgn(separation - target) images / speed_images, 0, 1)`; does nothing unless
         adaptive. With several processes, give all of them the mean over all.
 
         Raises:
-            ValueError: `sign` outside [-1, 1], not a number, or negative `images`.
+            ValueError: `separation` outside [-1, 1], not a number, or negative `images`.
         """
-        if not -1 <= sign <= 1 or images < 0:
-            raise ValueError(f"need sign in [-1, 1] and images >= 0, got {sign=}, {images=}")
-        if not self.settings.adaptive or sign == self.settings.target:
+        if not -1 <= separation <= 1 or images < 0:
+            raise ValueError(
+                f"need separation in [-1, 1] and images >= 0, got {separation=}, {images=}"
+            )
+        if not self.settings.adaptive or separation == self.settings.target:
             return
-        step = math.copysign(images / self.settings.speed_images, sign - self.settings.target)
+        step = math.copysign(images / self.settings.speed_images, separation - self.settings.target)
         self.strength.add_(step).clamp_(0, 1)
 
 

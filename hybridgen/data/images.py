@@ -11,7 +11,7 @@ from torch import Tensor
 from hybridgen.data.order import positions
 from hybridgen.data.source import Batch, Part, check_part, share
 from hybridgen.errors import InputError
-from hybridgen.maths.draws import generator_for
+from hybridgen.maths.draws import rng_for
 
 DIGITS_HELD_OUT = 297
 
@@ -32,7 +32,7 @@ def split(size: int, held_out: int) -> tuple[Tensor, Tensor]:
             f"holding out {held_out} of {size} examples leaves one part empty; "
             "give more data or another held-out fraction."
         )
-    rows = torch.randperm(size, generator=generator_for("held_out", size))
+    rows = torch.randperm(size, generator=rng_for("held_out", size))
     return rows[held_out:].sort().values, rows[:held_out].sort().values
 
 

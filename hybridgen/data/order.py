@@ -9,13 +9,13 @@ from functools import lru_cache
 import torch
 from torch import LongTensor, Tensor
 
-from hybridgen.maths.draws import generator_for
+from hybridgen.maths.draws import rng_for
 
 
 @lru_cache(maxsize=4)
 def _epoch(seed: int, epoch: int, size: int) -> Tensor:
     """The permutation `[size]` of one epoch; the cache saves time and is not state."""
-    return torch.randperm(size, generator=generator_for("epoch", seed, epoch))
+    return torch.randperm(size, generator=rng_for("epoch", seed, epoch))
 
 
 def positions(seed: int, start: int, count: int, size: int) -> LongTensor:

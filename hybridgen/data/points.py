@@ -7,7 +7,7 @@ from itertools import count as count_from
 import torch
 
 from hybridgen.data.source import Batch, Part, check_part, share
-from hybridgen.maths.draws import generator_for
+from hybridgen.maths.draws import rng_for
 from hybridgen.maths.mixtures import GaussianMixture
 
 
@@ -56,7 +56,7 @@ class MixturePoints:
 
         def draw() -> Iterator[Batch]:
             for i in count_from(start):
-                points, component = self.mixture.sample(batch, generator_for("batch", seed, i))
+                points, component = self.mixture.sample(batch, rng_for("batch", seed, i))
                 label = component[part].to(device) if self.labelled else None
                 yield points[part].float().to(device), label
 
@@ -65,5 +65,5 @@ class MixturePoints:
     def reference(self, part: Part, count: int, seed: int = 0) -> Batch:
         """`count` points that occur in no batch; see `Source.reference`."""
         check_part(part, count)
-        points, component = self.mixture.sample(count, generator_for(part, seed))
+        points, component = self.mixture.sample(count, rng_for(part, seed))
         return points.float(), component

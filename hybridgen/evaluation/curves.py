@@ -9,12 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 TOGETHER = {
-    "losses": ("total", "critic", "game", "generator", "player"),
-    "penalties": ("r1", "r2", "gp", "gradient_penalty", "penalty"),
+    "losses": ("critic", "game", "generator"),
+    "penalties": ("r1", "r2", "gp"),
+    "logits": ("logit_real", "logit_fake"),
 }
 """Quantities that share a panel, by the part of their name after the last slash."""
 NOT_CURVES = {"step", "steps", "time", "timestamp", "epoch", "seconds", "images"}
-LINEAR = {"modes", "high_quality", "precision", "recall", "density", "coverage", "sign"}
+LINEAR = {"modes", "high_quality", "precision", "recall", "density", "coverage", "separation"}
 """Fractions and counts, which never get a log scale."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's, which the colour-blind tell apart."""

@@ -6,7 +6,7 @@ from statistics import median
 
 import torch
 
-from hybridgen.maths.draws import generator_for
+from hybridgen.maths.draws import rng_for
 
 Clock = Callable[[], float]
 Rounds = Mapping[str, list[float]]
@@ -67,7 +67,7 @@ def ratio_of_medians(
     if not over or len(over) != len(under):
         raise ValueError(f"expected times of the same rounds, got {len(over)} and {len(under)}")
     pairs = torch.tensor([over, under], dtype=torch.float64)
-    rows = torch.randint(len(over), (draws, len(over)), generator=generator_for("bootstrap", seed))
+    rows = torch.randint(len(over), (draws, len(over)), generator=rng_for("bootstrap", seed))
     above, below = pairs[:, rows].quantile(0.5, dim=-1)
     low, high = (above / below).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return median(over) / median(under), low, high

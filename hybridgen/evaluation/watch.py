@@ -13,7 +13,7 @@ from hybridgen.data.source import Source
 from hybridgen.evaluation.curves import curve_panels, curves
 from hybridgen.evaluation.measure import Judge, judge_for
 from hybridgen.evaluation.pictures import sample_grid, save_animation, scatter
-from hybridgen.maths.draws import generator_for
+from hybridgen.maths.draws import rng_for
 from hybridgen.sampling.single_pass import SinglePass
 from hybridgen.training.files import write_atomically
 
@@ -85,7 +85,7 @@ class Watch:
 
     def _samples(self, generator: nn.Module, count: int, purpose: str) -> Tensor:
         first = next(generator.parameters())
-        draws = generator_for(self.seed, purpose)
+        draws = rng_for(self.seed, purpose)
         noise = torch.randn(count, self.latent, generator=draws).to(first)
         label = None
         if self.source.classes:

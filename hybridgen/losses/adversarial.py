@@ -122,10 +122,11 @@ class AdversarialLoss(nn.Module):
             rng: draws the directions of finite differences and GP's interpolates.
 
         Returns:
-            Scalars: `total`, `game`, `r1`, `r2`, `gp` (unweighted, those in use), the mean logits
-            `logit_real` and `logit_fake`, and `separation`, the mean sign of real minus fake
-            logits: 0 where the critic cannot tell them apart, 1 where it always can. Unlike the
-            sign of the real logits it means the same in games that know only differences.
+            Scalars: `total`, `game`, the unweighted penalties in use (`r1` and `r2` if either has
+            weight, `gp`), the mean logits `logit_real` and `logit_fake`, and `separation`, the
+            mean sign of real minus fake logits: 0 where the critic cannot tell them apart, 1 where
+            it always can. Unlike the sign of the real logits it means the same in games that know
+            only differences.
         """
         _check_pair(real, fake)
         with self._precision(real):

@@ -9,7 +9,7 @@ import hashlib
 import torch
 
 
-def generator_for(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+def rng_for(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator seeded by everything in `key`; equal keys give equal draws on one device type.
 
     Keys are hashed, so neighbouring seeds and steps share nothing.

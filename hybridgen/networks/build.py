@@ -32,8 +32,9 @@ class GeneratorSettings:
     Attributes:
         architecture: `mlp` for points; `residual` (R3GAN) or `dcgan` (2015) for images.
         latent: entries of a noise vector.
-        width: units of a hidden layer, or channels at full resolution.
-        depth: hidden layers, or residual blocks per resolution; `dcgan` has one layer each.
+        width: units of a hidden layer, or channels at the finest resolution inside (for `dcgan`
+            half the image's).
+        depth: hidden layers, or residual blocks per resolution; ignored by `dcgan`.
     """
 
     architecture: Architecture = "dcgan"
@@ -48,8 +49,9 @@ class CriticSettings:
 
     Attributes:
         architecture: `mlp` for points; `residual` (R3GAN) or `dcgan` (2015) for images.
-        width: units of a hidden layer, or channels at full resolution.
-        depth: hidden layers, or residual blocks per resolution; `dcgan` has one layer each.
+        width: units of a hidden layer, or channels at the finest resolution inside (for `dcgan`
+            half the image's).
+        depth: hidden layers, or residual blocks per resolution; ignored by `dcgan`.
         noise_conditional: whether it looks at the noise level of its input.
     """
 

@@ -3,20 +3,21 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from hybridgen.data.source import Batch
 from hybridgen.errors import InputError
 from hybridgen.losses.adversarial import AdversarialLoss
-from hybridgen.maths.draws import generator_for
+from hybridgen.maths.draws import rng_for
 from hybridgen.training.average import Average
 from hybridgen.training.guards import check_finite, check_ranks_agree, refuse_what_cannot_work
 from hybridgen.training.schedules import Cosine
 
-Batch = tuple[Tensor, Tensor | None]
 Batches = Callable[[int], Iterator[Batch]]
 
 
@@ -29,9 +30,11 @@ class GanTraining:
         batch: samples a step, over all processes and accumulated parts.
         accumulation: the parts a batch is cut into to save memory. With exact penalties the
             result changes by rounding only; finite differences, GP and augmentation draw per part.
-        learning_rate: Adam's, for both players (beta1 is 0).
+        learning_rate: Adam's, for both players (beta1 is 0). This and the next three are
+            schedules: set `.start` and `.end`; `.end null` keeps the start.
         beta2: Adam's second momentum.
-        r1, r2: weights of the gradient penalties on real and generated samples.
+        r1: weight of the squared gradient on real samples.
+        r2: weight of the squared gradient on generated samples.
         ema_half_life: of the averaged generator, in images.
         ema_ramp: bounds the half-life by this fraction of the images seen.
         check_ranks: compare the gradients of all processes at every step (slow; finds mistakes).
@@ -93,7 +96,7 @@ def train_gan(
 
     Args:
         generator: `(noise [b latent], label) -> samples [b ...]`.
-        adversarial: the critic and its game; its r1 and r2 follow the schedules of `config`.
+        adversarial: the critic and its game; its r1 and r2 are overwritten by `config`'s.
         batches: gives this process's share of the real batches from batch number n on, on the
             accelerator's device: `(samples, labels or None)`; twice `config.steps` are taken.
         latent: the dimension of the generator's noise, standard normal.
@@ -104,6 +107,7 @@ def train_gan(
         InputError: the set-up cannot work (see `hybridgen.training.guards`).
         RunError: a loss is not finite; the player whose loss it is has not moved.
     """
+    # What is refused depends on the heaviest penalties that the schedules will reach.
     adversarial.r1, adversarial.r2 = config.r1.greatest, config.r2.greatest
     refuse_what_cannot_work(accelerator, adversarial, config.batch, config.accumulation)
     # Copied on its device and before `prepare`, which would make the copy compute in bf16 too.
@@ -114,23 +118,24 @@ def train_gan(
     # Not prepared: Accelerate's wrapper serves what is refused above (fp16, its own accumulation)
     # and searches sys.path twice in every step.
     g_opt, c_opt = (
-        torch.optim.Adam(
-            player.parameters(), config.learning_rate(0), betas=(0.0, 0.99), fused=True
-        )
+        torch.optim.Adam(player.parameters(), fused=True)  # rate and betas are set at every step
         for player in (generator, adversarial)
     )
+    # What the critic lends to the generator must not touch DDP's bookkeeping of its gradients.
     lender = accelerator.unwrap_model(adversarial)
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     state |= {"generator_optimizer": g_opt, "critic_optimizer": c_opt}
     if isinstance(lender.augment, nn.Module):
         state["augment"] = lender.augment
-    adapt = getattr(lender.augment, "update", None)
+    adapt = getattr(lender.augment, "update", None)  # adaptive augmentation watches the game
     done = resume(state) if resume is not None else 0
     stream = batches(2 * done)
     if done == config.steps:
         yield Step(done, {}, average.module, state)  # nothing is left to do but look at it
 
-    def critic_loss(real: Tensor, noise: Tensor, label: Tensor | None) -> dict[str, Tensor]:
+    def critic_loss(
+        rng: torch.Generator, real: Tensor, noise: Tensor, label: Tensor | None
+    ) -> dict[str, Tensor]:
         with torch.no_grad():
             fake = generator(noise, label)
         return adversarial(real, fake, label=label, rng=rng)
@@ -147,15 +152,15 @@ def train_gan(
                 (0.0, config.beta2(progress)),
             )
         lender.r1, lender.r2 = config.r1(progress), config.r2(progress)
-        rng = generator_for(seed, "penalty", number, rank, device=device)
-        draws = generator_for(seed, "latents", number, device=device)
+        penalty_rng = rng_for(seed, "penalty", number, rank, device=device)
+        latent_rng = rng_for(seed, "latents", number, device=device)
         losses: dict[str, float] = {}
         for player, loss, model, optimizer in (
-            ("critic", critic_loss, adversarial, c_opt),
+            ("critic", partial(critic_loss, penalty_rng), adversarial, c_opt),
             ("generator", generator_loss, generator, g_opt),
         ):
             real, label = next(stream)
-            noise = torch.randn(config.batch, latent, generator=draws, device=device)
+            noise = torch.randn(config.batch, latent, generator=latent_rng, device=device)
             shares = _shares(config.accumulation, real, noise.chunk(world)[rank], label)
             optimizer.zero_grad()
             parts = _backward(loss, shares, model, accelerator)

@@ -4,14 +4,12 @@ import dataclasses
 import hashlib
 import json
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any, Protocol
+from typing import IO, Any, NoReturn, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +19,7 @@ from hybridgen.training import checkpoint
 from hybridgen.training.claim import claim
 from hybridgen.training.files import write_atomically
 from hybridgen.training.random_state import RandomState
+from hybridgen.training.signals import Signals
 from hybridgen.training.tracking import JsonLines
 
 
@@ -70,9 +69,8 @@ class Run:
         }
         self.log_file = JsonLines(folder / "log.jsonl")
         self.random = RandomState(accelerator)
-        self._signal = 0
+        self.signals = Signals(accelerator)
         self._saved = 0
-        self._may_leave_at_once = False
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._lock: IO[str] | None = None
         self._lead(self._claim)
@@ -105,25 +103,15 @@ class Run:
         for complaint in complaints:
             self.say(f"warning: {complaint}")
         if found is not None:
-            for name, now in self.facts.items():
-                if found.manifest[name] != now:
-                    raise InputError(
-                        f"{found.path} was written with another {name} ({found.manifest[name]}, "
-                        f"now {now}): go on as it was begun, or choose another --out"
-                    )
-            if found.manifest["world"] != self.accelerator.num_processes:
-                self.say(
-                    f"warning: begun on {found.manifest['world']} process(es), going on with "
-                    f"{self.accelerator.num_processes}: the result is not the same bit for bit"
-                )
+            self._check_facts(found)
             found.restore({**state, "random": self.random})
             self._seconds_before = found.manifest["seconds"]
             self.say(f"going on from step {found.step} of {self.folder}")
         self._started = time.monotonic()
         self._saved = found.step if found else 0
-        if self.accelerator.is_main_process:
-            self.log_file.forget_after(found.step if found else 0)
-        return found.step if found else 0
+        if self.leads:
+            self.log_file.forget_after(self._saved)
+        return self._saved
 
     def save(self, step: TrainingStep) -> None:
         """Write a checkpoint, unless this step has one; every process calls this."""
@@ -140,43 +128,34 @@ class Run:
         A signal during the step waits for it to end; one during the body of this `with` ends the
         body at once. Either way the step is saved, and `Interrupted` leaves the loop.
         """
-        if self._agreed_signal():
-            self.save(step)
-            raise self._leaving(step)
+        if number := self.signals.agreed():
+            self._leave(step, number)
         try:
-            self._may_leave_at_once = self.accelerator.num_processes == 1
-            yield
-        except Interrupted:
-            self._may_leave_at_once = False
-            self.save(step)
-            raise self._leaving(step) from None
-        finally:
-            self._may_leave_at_once = False
+            with self.signals.at_once():
+                yield
+        except Interrupted as stop:
+            self._leave(step, stop.signal)
         if save:
             self.save(step)
 
     def finish(self, result: Mapping[str, float]) -> None:
         """Write `result.json`: flat, metric name -> number, null for one that is not finite."""
-        if self.accelerator.is_main_process:
+        if self.leads:
             known = {k: v if math.isfinite(v) else None for k, v in result.items()}
             text = json.dumps(known, indent=1, allow_nan=False)
             write_atomically(self.folder / "result.json", text + "\n")
 
     def say(self, sentence: str) -> None:
         """One line on standard error, from one process."""
-        if self.accelerator.is_main_process:
+        if self.leads:
             sys.stderr.write(sentence + "\n")
 
     def __enter__(self) -> "Run":
-        self._handlers = {
-            number: signal.signal(number, self._on_signal)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        self.signals.__enter__()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, *_: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self.signals.__exit__()
         if self._lock is not None:
             self._lock.close()
         if kind is RunError:
@@ -209,25 +188,24 @@ class Run:
             world=self.accelerator.num_processes,
         )
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._signal and number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice: leave now, the last checkpoint stays
-        self._signal = number
-        if self._may_leave_at_once:
-            raise Interrupted(number)
+    def _leave(self, step: TrainingStep, number: int) -> NoReturn:
+        self.save(step)
+        raise Interrupted(
+            number, f"stopped and saved at step {step.number}; the same command goes on from there"
+        ) from None
 
-    def _agreed_signal(self) -> int:
-        """The largest signal that any process has received, so that all leave at one step."""
-        if self.accelerator.num_processes > 1:
-            mine = torch.tensor([self._signal], device=self.accelerator.device)
-            self._signal = int(torch.as_tensor(self.accelerator.gather(mine)).max())
-        return self._signal
-
-    def _leaving(self, step: TrainingStep) -> Interrupted:
-        return Interrupted(
-            self._signal,
-            f"stopped and saved at step {step.number}; the same command goes on from there",
-        )
+    def _check_facts(self, found: checkpoint.Checkpoint) -> None:
+        for name, now in self.facts.items():
+            if found.manifest[name] != now:
+                raise InputError(
+                    f"{found.path} was written with another {name} ({found.manifest[name]}, "
+                    f"now {now}): go on as it was begun, or choose another --out"
+                )
+        if found.manifest["world"] != self.accelerator.num_processes:
+            self.say(
+                f"warning: begun on {found.manifest['world']} process(es), going on with "
+                f"{self.accelerator.num_processes}: the result is not the same bit for bit"
+            )
 
 
 def _hash(config: Any) -> str:

@@ -166,7 +166,7 @@ def test_an_adaptive_strength_is_saved_and_restored() -> None:
 
 @pytest.mark.parametrize(("sign", "count"), [(1.5, 1), (float("nan"), 1), (0.0, -1)])
 def test_impossible_observations_are_refused(sign: float, count: int) -> None:
-    with pytest.raises(ValueError, match="sign in"):
+    with pytest.raises(ValueError, match="separation in"):
         Augment(AugmentSettings(adaptive=True)).update(sign, count)
 
 

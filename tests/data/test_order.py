@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridgen.data.order import positions
-from hybridgen.maths.draws import generator_for
+from hybridgen.maths.draws import rng_for
 
 seeds = st.integers(0, 2**63)
 sizes = st.integers(1, 40)
@@ -58,7 +58,7 @@ def test_the_global_random_state_is_left_alone() -> None:
 
 def test_a_key_decides_the_random_numbers() -> None:
     def numbers(*key: int | str) -> list[float]:
-        return torch.rand(3, generator=generator_for(*key)).tolist()
+        return torch.rand(3, generator=rng_for(*key)).tolist()
 
     assert numbers("a", 1) == numbers("a", 1)
     assert numbers("a", 1) != numbers("a", 2) != numbers("b", 1)

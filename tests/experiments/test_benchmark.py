@@ -16,7 +16,7 @@ from hybridgen import AdversarialLoss
 from hybridgen.config import command, read_settings
 from hybridgen.data.load import load_data
 from hybridgen.errors import InputError
-from hybridgen.maths.draws import generator_for
+from hybridgen.maths.draws import rng_for
 from hybridgen.networks.build import build_critic, build_generator
 from hybridgen.training.gan import train_gan
 
@@ -52,7 +52,7 @@ def test_the_loop_written_by_hand_and_ours_train_the_same_weights(script, name):
 
     def latents():  # as train_gan draws them
         for number in range(1, 10):
-            draws = generator_for(3, "latents", number)
+            draws = rng_for(3, "latents", number)
             yield from (torch.randn(batch, latent, generator=draws) for _ in "cg")
 
     adversarial = AdversarialLoss(critic, r1=training.r1.start, r2=training.r2.start)

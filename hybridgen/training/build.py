@@ -1,6 +1,5 @@
 """From settings to the game that is played."""
 
-import math
 from dataclasses import dataclass
 
 from torch import nn
@@ -8,7 +7,8 @@ from torch import nn
 from hybridgen.data.augment import Augment, AugmentSettings
 from hybridgen.errors import InputError
 from hybridgen.losses.adversarial import AdversarialLoss
-from hybridgen.maths.objectives import known, objective
+from hybridgen.maths.objectives import objective
+from hybridgen.training.gan import GanTraining
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,8 @@ class Game:
     """What the players play for; the weights of r1 and r2 are scheduled in `training`.
 
     Attributes:
-        objective: minimax, non_saturating, hinge, least_squares, wasserstein or relativistic.
+        objective: a name in `hybridgen/maths/objectives.py`: minimax, non_saturating, hinge,
+            least_squares, wasserstein, relativistic.
         gp: weight of the one-centred penalty that the Wasserstein game needs.
         finite_difference: estimate r1 and r2 with steps of this size (data is in [-1, 1] or of
             unit scale) instead of a double backward, which is slow on a CPU.
@@ -26,21 +27,11 @@ class Game:
     gp: float = 0.0
     finite_difference: float | None = None
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.gp < math.inf:
-            raise InputError(f"game.gp must be finite and >= 0, got {self.gp}")
-        if self.finite_difference is not None and not 0 < self.finite_difference < math.inf:
-            raise InputError(
-                f"game.finite_difference is a step > 0 in data units, got {self.finite_difference}"
-            )
-        if self.objective not in known():
-            raise InputError(
-                f"no game.objective {self.objective!r}; there are {', '.join(known())}"
-            )
 
-
-def build_loss(critic: nn.Module, game: Game, augment: AugmentSettings) -> AdversarialLoss:
-    """The critic with its game; r1 and r2 are left to the schedules.
+def build_loss(
+    critic: nn.Module, game: Game, training: GanTraining, augment: AugmentSettings
+) -> AdversarialLoss:
+    """The critic with its game, and the heaviest r1 and r2 that the schedules will reach.
 
     Raises:
         InputError: the settings contradict each other, or the critic cannot play.
@@ -50,6 +41,8 @@ def build_loss(critic: nn.Module, game: Game, augment: AugmentSettings) -> Adver
         return AdversarialLoss(
             critic,
             objective(game.objective),
+            r1=training.r1.greatest,
+            r2=training.r2.greatest,
             gp=game.gp,
             finite_difference=game.finite_difference,
             augment=Augment(augment) if augmented else None,

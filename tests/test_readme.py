@@ -1,0 +1,18 @@
+"""The README's code about the loss runs as printed."""
+
+import re
+from pathlib import Path
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_blocks_about_importing_the_loss_run_one_after_the_other():
+    section = README.read_text().split("## Import the loss")[1].split("\n## ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert len(blocks) == 2
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), names)
+    trained = [p.grad is not None for p in names["critic"].parameters()]
+    assert all(trained)
+    assert names["error"].isfinite()
