@@ -119,7 +119,7 @@ def test_a_finished_run_is_answered_with_its_table(call, finished):
         (["--generator.architecture", "transformer"], "generator.architecture"),
         (["--generator.architecture", "mlp"], "architecture mlp is for points"),
         (["--generator.width", "0"], "width"),
-        (["--game.objective", "wgan"], "no game.objective 'wgan'; there are minimax"),
+        (["--game.objective", "wgan"], "no objective 'wgan'; there are hinge"),
         (["--game.gp", "-1"], "gp must be finite and >= 0, got -1.0"),
         (["--game.finite_difference", "0"], "finite_difference is a step > 0"),
         (["--game.finite_difference", "0.1", "--augment.strength", "0.5"], "augment"),
@@ -134,6 +134,9 @@ def test_a_finished_run_is_answered_with_its_table(call, finished):
         (["--data.path", "ring", "--data.channels", "1"], "made of points"),
         (["--threads", "0"], "threads"),
         (["--seed", "x"], "seed"),
+        (["--seed", "-1"], "a seed is a whole number from 0"),
+        (["--judge_samples", "3"], "judge_samples must be more than 5"),
+        (["--training.beta2.start", "1.0"], "beta2 must stay below 1"),
     ],
 )
 def test_a_setting_that_cannot_work_is_one_sentence_and_leaves_no_folder(
