@@ -142,7 +142,7 @@ def main(settings: Gan) -> None:
                         bar.set_postfix(show, refresh=False)
                     if run.leads and number % settings.preview_every == 0:
                         watch.preview(step.average, number)
-                    if run.leads and number % settings.judge_every == 0 and not last:
+                    if run.leads and (last or number % settings.judge_every == 0):
                         figures = watch.figures(step.average, settings.judge_samples)
                         accelerator.log(figures, step=number)
                     if run.leads and last:  # in here, so that a signal need not wait for it
@@ -155,8 +155,8 @@ def conclude(run: Run, watch: Watch, step: Step, batch: int) -> None:
     seconds = run.seconds
     save_network(step.average, run.folder / "generator")
     save_network(step.state["critic"], run.folder / "critic")
+    # Not logged: figures of another number of samples do not continue the curves.
     figures = watch.figures(step.average)
-    run.accelerator.log(figures, step=step.number)
     watch.finish(step.average, run.log_file.rows())
     run.accelerator.end_training()
     speed = step.number * batch / seconds
