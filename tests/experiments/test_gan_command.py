@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 import torch
 import yaml
 from experiments.conftest import EXPERIMENTS, TINY
+from limits import files_of_at_most
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -258,19 +258,11 @@ def test_a_checkpoint_of_another_configuration_is_refused(call, blind, killed):
     assert "Traceback" not in answer.err
 
 
-def full_disk(limit):
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-
-
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
     call, blind, finished, tmp_path
 ):
-    try:
-        full_disk(9_000)
+    with files_of_at_most(9_000):
         status, _, err = call("--out", tmp_path / "run")
-    finally:
-        full_disk(resource.RLIM_INFINITY)
     assert status == 1
     last = err.splitlines()[-1]
     assert last.startswith("error: the checkpoint of step 2 could not be written")

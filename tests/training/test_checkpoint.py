@@ -2,11 +2,10 @@ import json
 import math
 import os
 import re
-import resource
-from contextlib import contextmanager
 
 import pytest
 import torch
+from limits import files_of_at_most
 from safetensors.torch import load_file
 from torch import nn
 
@@ -46,17 +45,6 @@ def state(seed=0):
 
 def tree(root):
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-
-
-@contextmanager
-def files_of_at_most(limit):
-    """A disk that refuses to take more, as far as one file can tell."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_checkpoint_gives_back_models_and_optimisers_bit_for_bit(tmp_path):
