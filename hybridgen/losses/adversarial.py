@@ -1,13 +1,18 @@
 """The adversarial loss, for a GAN or as an extra term on any other model."""
 
-import inspect
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from hybridgen.losses.checks import (
+    check_critic,
+    check_finite_difference,
+    check_logits,
+    check_pair,
+    check_weights,
+)
+from hybridgen.losses.frozen import frozen
 from hybridgen.maths.objectives import Objective, relativistic
 from hybridgen.maths.penalties import (
     interpolates,
@@ -15,19 +20,6 @@ from hybridgen.maths.penalties import (
     squared_gradient_norm,
     squared_slope,
 )
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Let gradients flow through `module` without collecting any in its own parameters."""
-    trainable = [p for p in module.parameters() if p.requires_grad]
-    for p in trainable:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p in trainable:
-            p.requires_grad_(True)
 
 
 class AdversarialLoss(nn.Module):
@@ -73,17 +65,9 @@ class AdversarialLoss(nn.Module):
         augment: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        _check_weights(r1=r1, r2=r2, gp=gp)
-        _check_critic(discriminator)
-        if finite_difference is not None and not 0 < finite_difference < math.inf:
-            raise ValueError(
-                f"finite_difference is a step > 0 in data units, got {finite_difference}"
-            )
-        if finite_difference is not None and augment is not None:
-            raise ValueError(
-                "finite differences compare one critic at two close points, and a random "
-                "augmentation moves them apart: leave out finite_difference or augment"
-            )
+        check_weights(r1=r1, r2=r2, gp=gp)
+        check_critic(discriminator)
+        check_finite_difference(finite_difference, augmented=augment is not None)
         self.discriminator = discriminator
         self.objective = objective
         self.r1, self.r2, self.gp = r1, r2, gp
@@ -128,7 +112,7 @@ class AdversarialLoss(nn.Module):
             it always can. Unlike the sign of the real logits it means the same in games that know
             only differences.
         """
-        _check_pair(real, fake)
+        check_pair(real, fake)
         with self._precision(real):
             x = torch.cat([real, fake.to(real.dtype)]).detach()
             x = _full(x) if self.penalised else x
@@ -155,17 +139,15 @@ class AdversarialLoss(nn.Module):
             real: `[b ...]`, needed by relativistic games only; gets no gradient.
             sigma, label: `[b]`, as in `forward`.
         """
-        if self.objective.relativistic and real is None:
-            self.objective.player(fake.new_zeros(len(fake)), None)
         if real is not None:
-            _check_pair(real, fake)
+            check_pair(real, fake)
         with frozen(self):
             fake_logits = self._logits(fake, sigma, label)
             real_logits = None
             if self.objective.relativistic and real is not None:
                 with torch.no_grad():
                     real_logits = self._logits(real, sigma, label)
-            return self.objective.player(fake_logits, real_logits).mean()
+        return self.objective.player(fake_logits, real_logits).mean()
 
     def _parts(
         self, x: Tensor, sigma: Tensor | None, label: Tensor | None, rng: torch.Generator | None
@@ -207,12 +189,7 @@ class AdversarialLoss(nn.Module):
             sigma = x.new_zeros(len(x))
         seen = x if self.augment is None else self.augment(x)
         logits = self.discriminator(seen, sigma, label)
-        if logits.shape != (len(x),):
-            raise ValueError(
-                f"a critic returns one logit a sample, [{len(x)}], and this one returned "
-                f"{list(logits.shape)}: average or flatten it, or wrap the critic in "
-                "hybridgen.Unconditional, which does"
-            )
+        check_logits(logits, len(x))
         return _full(logits)
 
     def _precision(self, x: Tensor) -> torch.autocast:
@@ -220,38 +197,6 @@ class AdversarialLoss(nn.Module):
         device = x.device.type
         enabled = torch.is_autocast_enabled(device) and not self.penalised
         return torch.autocast(device, enabled=enabled)
-
-
-def _check_weights(**weights: float) -> None:
-    for name, weight in weights.items():
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"the penalty weight {name} must be finite and >= 0, got {weight}")
-
-
-def _check_critic(critic: nn.Module) -> None:
-    for name, module in critic.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            raise ValueError(
-                f"the critic's layer {name!r} is a {type(module).__name__}: real and fake share "
-                "one batch and a penalty needs each logit to depend on its own sample, so use "
-                "no normalisation, GroupNorm or spectral_norm instead"
-            )
-    signature = inspect.signature(critic.forward)
-    try:
-        signature.bind("x", "sigma", "label")
-    except TypeError:
-        raise ValueError(
-            f"a critic is called as (x, sigma, label) and {type(critic).__name__}.forward takes "
-            f"{signature}: wrap a critic that knows neither in hybridgen.Unconditional(critic)"
-        ) from None
-
-
-def _check_pair(real: Tensor, fake: Tensor) -> None:
-    if real.shape != fake.shape:
-        raise ValueError(
-            f"real and fake are compared in pairs and must have one shape, got "
-            f"{list(real.shape)} and {list(fake.shape)}"
-        )
 
 
 def _full(x: Tensor) -> Tensor:
