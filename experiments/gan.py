@@ -6,14 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate.utils import set_seed
-from tqdm import tqdm
 
 from hybridgen.config import command
 from hybridgen.data.augment import AugmentSettings
 from hybridgen.data.load import DataSettings, load_data
 from hybridgen.data.source import Batch
-from hybridgen.errors import InputError
-from hybridgen.evaluation.measure import NEIGHBOURS
+from hybridgen.evaluation.conduct import check_rhythm, conduct
 from hybridgen.evaluation.watch import Watch, table
 from hybridgen.networks.build import (
     CriticSettings,
@@ -21,12 +19,14 @@ from hybridgen.networks.build import (
     build_critic,
     build_generator,
 )
+from hybridgen.sampling.single_pass import SinglePass
 from hybridgen.training.build import Game, build_loss
 from hybridgen.training.files import save_network
-from hybridgen.training.gan import GanTraining, Step, train_gan
+from hybridgen.training.gan import GanTraining, train_gan
 from hybridgen.training.guards import refuse_what_cannot_work
 from hybridgen.training.launch import Precision, make_accelerator, start_trackers
 from hybridgen.training.run import Run
+from hybridgen.training.step import Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +64,7 @@ class Gan:
     tracking: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "preview_every", "judge_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.judge_samples <= NEIGHBOURS:
-            raise InputError(
-                f"judge_samples must be more than {NEIGHBOURS}, got {self.judge_samples}"
-            )
+        check_rhythm(self)
 
 
 def main(settings: Gan) -> None:
@@ -114,7 +108,9 @@ def main(settings: Gan) -> None:
                 print(table(run.result))
             return
         start_trackers(accelerator, "hybridgen-gan", run.config)
-        watch = Watch(folder, source, latent=latent, seed=settings.seed)
+        watch = Watch(
+            folder, source, sampler=lambda g: SinglePass(g, (latent,)), seed=settings.seed
+        )
         steps = train_gan(
             generator,
             adversarial,
@@ -125,29 +121,16 @@ def main(settings: Gan) -> None:
             seed=settings.seed,
             resume=run.resume,
         )
-        with tqdm(
-            total=total * batch, unit="img", unit_scale=True, mininterval=0.5, disable=not run.leads
-        ) as bar:
-            for step in steps:
-                number, last = step.number, step.number == total
-                if bar.n == 0:  # after a resume, speed is that of this sitting
-                    bar.initial = bar.n = (number - 1) * batch
-                bar.update(batch)
-                if last:
-                    run.save(step)  # before the judgement, which takes a while
-                with run.between_steps(step, save=number % settings.save_every == 0):
-                    if (last or number % settings.log_every == 0) and step.losses:
-                        accelerator.log(step.losses, step=number)
-                        show = {k: f"{step.losses[k]:.3f}" for k in ("critic", "generator")}
-                        bar.set_postfix(show, refresh=False)
-                    if run.leads and number % settings.preview_every == 0:
-                        watch.preview(step.average, number)
-                    if run.leads and (last or number % settings.judge_every == 0):
-                        figures = watch.figures(step.average, settings.judge_samples)
-                        accelerator.log(figures, step=number)
-                    if run.leads and last:  # in here, so that a signal need not wait for it
-                        bar.close()
-                        conclude(run, watch, step, batch)
+        conduct(
+            run,
+            steps,
+            watch,
+            settings,
+            lambda step: conclude(run, watch, step, batch),
+            total=total,
+            batch=batch,
+            show=("critic", "generator"),
+        )
 
 
 def conclude(run: Run, watch: Watch, step: Step, batch: int) -> None:

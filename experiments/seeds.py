@@ -1,4 +1,4 @@
-"""Run `experiments/gan.py` over many seeds and write their mean and standard error as a table.
+"""Run a training script over many seeds and write their mean and standard error as a table.
 
 `python experiments/seeds.py --seeds 10 --jobs 2 --out runs/ring -- --config configs/gan/ring.yaml`
 """
@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -19,19 +20,21 @@ from hybridgen.config import command
 from hybridgen.errors import InputError, RunError
 from hybridgen.training.files import write_atomically
 
-SCRIPT = Path(__file__).with_name("gan.py")
+Script = Literal["gan", "diffusion", "hybrid"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seeds:
-    """Settings of `experiments/seeds.py`; what follows `--` goes to `experiments/gan.py`.
+    """Settings of `experiments/seeds.py`; what follows `--` goes to the training script.
 
     Attributes:
+        script: which one.
         seeds: how many, from 0 on; finished ones are not run again.
         jobs: how many at a time, each on one core.
         out: one run folder a seed, `table.md` and `result.json`.
     """
 
+    script: Script = "gan"
     seeds: int = 10
     jobs: int = 1
     out: Path = Path("runs/seeds")
@@ -44,7 +47,7 @@ class Seeds:
 def main(settings: Seeds) -> None:
     children: list[subprocess.Popen] = []
     with ThreadPoolExecutor(settings.jobs) as pool:
-        runs = [pool.submit(run, settings.out, seed, children) for seed in range(settings.seeds)]
+        runs = [pool.submit(run, settings, seed, children) for seed in range(settings.seeds)]
         try:
             done = tqdm(as_completed(runs), total=settings.seeds, unit="seed")
             results = [future.result() for future in done]
@@ -58,13 +61,14 @@ def main(settings: Seeds) -> None:
     print(text)
 
 
-def run(out: Path, seed: int, children: list[subprocess.Popen]) -> dict[str, float | None]:
+def run(settings: Seeds, seed: int, children: list[subprocess.Popen]) -> dict[str, float | None]:
     """One seed's figures; trains unless they are there."""
+    out = settings.out
     folder, log = out / f"seed{seed}", out / f"seed{seed}.log"
     out.mkdir(parents=True, exist_ok=True)
     call = [
         sys.executable,
-        SCRIPT,
+        Path(__file__).with_name(f"{settings.script}.py"),
         *PASSED_ON,
         "--seed",
         str(seed),

@@ -11,7 +11,11 @@ from hybridgen.data.images import to_float
 from hybridgen.data.source import Source
 from hybridgen.errors import RunError
 from hybridgen.evaluation.classes import class_reverse_kl
-from hybridgen.evaluation.distances import frechet_distance, kernel_distance
+from hybridgen.evaluation.distances import (
+    frechet_distance,
+    kernel_distance,
+    sliced_wasserstein,
+)
 from hybridgen.evaluation.features import LeNet, extract, feature_network
 from hybridgen.evaluation.modes import mode_coverage
 from hybridgen.evaluation.pictures import to_bytes
@@ -43,16 +47,21 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class PointJudge:
-    """Mode coverage of points against the mixture they should come from."""
+    """Mode coverage of points, and their distance to draws of the mixture they should come from.
+
+    Attributes:
+        reference: as many draws `[samples d]`, for the distance.
+    """
 
     mixture: GaussianMixture
+    reference: Tensor
     samples: int
     floors: dict[str, float]
 
     def __call__(self, x: Tensor) -> dict[str, float]:
-        """Figures of points `[samples d]`, see `mode_coverage`."""
+        """Figures of points `[samples d]`, see `mode_coverage` and `sliced_wasserstein`."""
         _check_number(x, self.samples)
-        return mode_coverage(x.cpu(), self.mixture)
+        return _point_figures(self.mixture, self.reference, x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,11 +132,20 @@ def point_judge(
     if samples < 1 or repeats < 1:
         raise ValueError(f"need samples >= 1 and repeats >= 1, got {samples=}, {repeats=}")
     generator = torch.Generator(mixture.means.device).manual_seed(seed)
+    reference, _ = mixture.sample(samples, generator)
     perfect = [
-        mode_coverage(mixture.sample(samples, generator)[0], mixture) for _ in range(repeats)
+        _point_figures(mixture, reference, mixture.sample(samples, generator)[0])
+        for _ in range(repeats)
     ]
     floors = {f"floor_{name}": fmean(row[name] for row in perfect) for name in perfect[0]}
-    return PointJudge(mixture, samples, floors)
+    return PointJudge(mixture, reference, samples, floors)
+
+
+def _point_figures(mixture: GaussianMixture, reference: Tensor, x: Tensor) -> dict[str, float]:
+    figures = mode_coverage(x.cpu(), mixture)
+    if mixture.dimension <= 2:
+        figures["sliced_wasserstein"] = sliced_wasserstein(reference, x)
+    return figures
 
 
 def _image_figures(

@@ -13,6 +13,7 @@ from hybridgen.losses.checks import (
     check_weights,
 )
 from hybridgen.losses.frozen import frozen
+from hybridgen.losses.islands import float32_island, twice_differentiable
 from hybridgen.maths.objectives import Objective, relativistic
 from hybridgen.maths.penalties import (
     interpolates,
@@ -33,7 +34,8 @@ class AdversarialLoss(nn.Module):
     sampler has to be trained on that sampler's finished outputs at every noise level instead.
 
     Losses are computed in float32 whatever autocast says. In its own loss a critic that is
-    penalised runs in float32 too: a slope in bfloat16 has three digits, and its square fewer.
+    penalised runs in float32 too (a slope in bfloat16 has three digits, and its square fewer), and
+    attends by plain products if its exact gradient is: fused kernels have no double backward.
 
     Args:
         discriminator: see `hybridgen.protocols.Discriminator`.
@@ -113,7 +115,10 @@ class AdversarialLoss(nn.Module):
             only differences.
         """
         check_pair(real, fake)
-        with self._precision(real):
+        with (
+            float32_island(real, inside=self.penalised),
+            twice_differentiable(self.twice_differentiated),
+        ):
             x = torch.cat([real, fake.to(real.dtype)]).detach()
             x = _full(x) if self.penalised else x
             parts = self._parts(x, _twice(sigma), _twice(label), rng)
@@ -191,12 +196,6 @@ class AdversarialLoss(nn.Module):
         logits = self.discriminator(seen, sigma, label)
         check_logits(logits, len(x))
         return _full(logits)
-
-    def _precision(self, x: Tensor) -> torch.autocast:
-        """An island in float32 for a penalised critic; elsewhere autocast as the caller set it."""
-        device = x.device.type
-        enabled = torch.is_autocast_enabled(device) and not self.penalised
-        return torch.autocast(device, enabled=enabled)
 
 
 def _full(x: Tensor) -> Tensor:

@@ -8,7 +8,9 @@ from typing import Any, Literal
 from diffusers.models.modeling_utils import ModelMixin
 
 from hybridgen.errors import InputError
+from hybridgen.networks.blocks import Activation
 from hybridgen.networks.dcgan import DcganCritic, DcganGenerator
+from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.networks.mlp import MlpCritic, MlpGenerator
 from hybridgen.networks.residual import ResidualCritic, ResidualGenerator
 
@@ -53,12 +55,79 @@ class CriticSettings:
             half the image's).
         depth: hidden layers, or residual blocks per resolution; ignored by `dcgan`.
         noise_conditional: whether it looks at the noise level of its input.
+        activation: `leaky_relu`, or `silu` for a loss on the critic's gradient (score matching).
     """
 
     architecture: Architecture = "dcgan"
     width: int = 64
     depth: int = 2
     noise_conditional: bool = False
+    activation: Activation = "leaky_relu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserSettings:
+    """The denoiser: a U-Net for images, a network on waves for points.
+
+    Attributes:
+        widths: channels of the U-Net at each resolution, the finest first.
+        patch: pixels a side that the U-Net sees as one.
+        layers: residual blocks of the U-Net at each resolution.
+        attention: whether the U-Net's coarsest resolution has self-attention.
+        dropout: of the U-Net's residual blocks.
+        width: units of a hidden layer, for points.
+        depth: hidden layers, for points.
+        waves: frequencies a coordinate, for points.
+        finest: the shortest wavelength in units of the data's deviation, for points.
+        data_std: standard deviation of the data; if not given, 0.5 for images, 1 for points.
+    """
+
+    widths: tuple[int, ...] = (32, 64)
+    patch: int = 1
+    layers: int = 1
+    attention: bool = False
+    dropout: float = 0.0
+    width: int = 128
+    depth: int = 3
+    waves: int = 8
+    finest: float = 0.1
+    data_std: float | None = None
+
+
+def build_denoiser(
+    settings: DenoiserSettings, shape: tuple[int, ...], classes: int = 0
+) -> ImageDenoiser | PointDenoiser:
+    """A new denoiser of samples of `shape`: `(d,)` for points, `(c, h, w)` for images.
+
+    Raises:
+        InputError: no denoiser of these settings fits the shape.
+    """
+    if len(shape) == 1:
+        return PointDenoiser(
+            dimension=shape[0],
+            width=settings.width,
+            depth=settings.depth,
+            waves=settings.waves,
+            finest=settings.finest,
+            classes=classes,
+            data_std=1.0 if settings.data_std is None else settings.data_std,
+        )
+    if len(shape) != 3 or shape[1] != shape[2]:
+        raise InputError(
+            f"a denoiser takes points (d,) or square images (c, h, h), but the data has shape "
+            f"{shape}; crop or resize the images"
+        )
+    return ImageDenoiser(
+        channels=shape[0],
+        resolution=shape[1],
+        widths=settings.widths,
+        patch=settings.patch,
+        layers=settings.layers,
+        attention=settings.attention,
+        dropout=settings.dropout,
+        classes=classes,
+        data_std=0.5 if settings.data_std is None else settings.data_std,
+    )
 
 
 def build_generator(
@@ -84,7 +153,9 @@ def build_critic(settings: CriticSettings, shape: tuple[int, ...], classes: int 
     sizes = _sizes(settings.architecture, shape) | {"width": settings.width, "classes": classes}
     if settings.architecture != "dcgan":
         sizes["depth"] = settings.depth
-    return _CRITICS[settings.architecture](noise_conditional=settings.noise_conditional, **sizes)
+    return _CRITICS[settings.architecture](
+        noise_conditional=settings.noise_conditional, activation=settings.activation, **sizes
+    )
 
 
 def load_network(folder: str | Path) -> ModelMixin:
@@ -94,7 +165,8 @@ def load_network(folder: str | Path) -> ModelMixin:
         InputError: there is no network of this package in the folder, or it is damaged.
     """
     path = Path(folder) / "config.json"
-    known = {kind.__name__: kind for kind in [*_GENERATORS.values(), *_CRITICS.values()]}
+    kinds = [*_GENERATORS.values(), *_CRITICS.values(), ImageDenoiser, PointDenoiser]
+    known = {kind.__name__: kind for kind in kinds}
     if not path.is_file():
         raise InputError(f"no network in {folder}: expected config.json there; name another folder")
     try:

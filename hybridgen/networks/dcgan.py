@@ -15,7 +15,13 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
-from hybridgen.networks.blocks import GAIN, SLOPE, initialised
+from hybridgen.networks.blocks import (
+    GAIN,
+    Activation,
+    activate,
+    check_activation,
+    initialised,
+)
 from hybridgen.networks.conditioning import (
     LabelledNoise,
     NoiseConditioning,
@@ -81,6 +87,7 @@ class DcganCritic(ModelMixin, ConfigMixin):
         width: channels at half the resolution, doubled as `hybridgen.networks.ladder` says.
         classes: labels it is told about; 0 for none.
         noise_conditional: whether it looks at `sigma`.
+        activation: `leaky_relu` or, for a loss on the critic's gradient, `silu`.
     """
 
     @register_to_config
@@ -92,11 +99,14 @@ class DcganCritic(ModelMixin, ConfigMixin):
         width: int = 32,
         classes: int = 0,
         noise_conditional: bool = False,
+        activation: Activation = "leaky_relu",
     ) -> None:
         super().__init__()
+        check_activation(activation)
         rungs = ladder(resolution=resolution, channels=channels, width=width)
         widths, base = rungs.widths[:0:-1], rungs.sizes[0]
         self.shape = (channels, resolution, resolution)
+        self.activation: Activation = activation
         shrink = [_halving(a, b) for a, b in pairwise((channels, *widths))]
         mix = nn.Conv2d(widths[-1], widths[-1], 3, padding=1)
         self.layers = nn.ModuleList(initialised(layer, GAIN) for layer in (*shrink, mix))
@@ -113,7 +123,7 @@ class DcganCritic(ModelMixin, ConfigMixin):
             h = layer(h).contiguous(memory_format=torch.channels_last)
             if biases is not None:
                 h = h + rearrange(biases[i], "b c -> b c 1 1")
-            h = F.leaky_relu(h, SLOPE)
+            h = activate(h, self.activation)
         return self.head(rearrange(h, "b c h w -> b (c h w)"), label)
 
 

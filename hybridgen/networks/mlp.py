@@ -5,7 +5,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from hybridgen.networks.blocks import SLOPE
+from hybridgen.networks.blocks import SLOPE, Activation, activate, check_activation
 from hybridgen.networks.conditioning import (
     LabelledNoise,
     NoiseConditioning,
@@ -62,6 +62,7 @@ class MlpCritic(ModelMixin, ConfigMixin):
         depth: hidden layers.
         classes: labels it is told about; 0 for none.
         noise_conditional: whether it looks at `sigma`; points should have about unit scale then.
+        activation: `leaky_relu` or, for a loss on the critic's gradient, `silu`.
     """
 
     @register_to_config
@@ -73,10 +74,13 @@ class MlpCritic(ModelMixin, ConfigMixin):
         depth: int = 4,
         classes: int = 0,
         noise_conditional: bool = False,
+        activation: Activation = "leaky_relu",
     ) -> None:
         super().__init__()
         require_positive(dimension=dimension, width=width, depth=depth)
-        self.dimension = dimension
+        check_activation(activation)
+        self.shape = (dimension,)
+        self.activation: Activation = activation
         self.hidden = _hidden(dimension, width, depth)
         self.head = ProjectionHead(features=width, classes=classes)
         self.noise = NoiseConditioning([width] * depth) if noise_conditional else None
@@ -84,9 +88,9 @@ class MlpCritic(ModelMixin, ConfigMixin):
     def forward(
         self, x: Tensor, sigma: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
-        check_input(x, (self.dimension,), "x")
+        check_input(x, self.shape, "x")
         h, biases = (x, None) if self.noise is None else self.noise(x, sigma)
         for i, layer in enumerate(self.hidden):
             h = layer(h)
-            h = F.leaky_relu(h if biases is None else h + biases[i], SLOPE)
+            h = activate(h if biases is None else h + biases[i], self.activation)
         return self.head(h, label)

@@ -14,7 +14,13 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
-from hybridgen.networks.blocks import Downsample, ResidualBlock, initialised, upsample
+from hybridgen.networks.blocks import (
+    Activation,
+    Downsample,
+    ResidualBlock,
+    initialised,
+    upsample,
+)
 from hybridgen.networks.conditioning import (
     LabelledNoise,
     NoiseConditioning,
@@ -84,6 +90,7 @@ class ResidualCritic(ModelMixin, ConfigMixin):
         depth: residual blocks at each resolution.
         classes: labels it is told about; 0 for none.
         noise_conditional: whether it looks at `sigma`.
+        activation: `leaky_relu` or, for a loss on the critic's gradient, `silu`.
     """
 
     @register_to_config
@@ -96,6 +103,7 @@ class ResidualCritic(ModelMixin, ConfigMixin):
         depth: int = 2,
         classes: int = 0,
         noise_conditional: bool = False,
+        activation: Activation = "leaky_relu",
     ) -> None:
         super().__init__()
         require_positive(depth=depth)
@@ -104,7 +112,7 @@ class ResidualCritic(ModelMixin, ConfigMixin):
         self.shape = (channels, resolution, resolution)
         self.entry = initialised(nn.Conv2d(channels, width, 1, bias=False))
         self.depth = depth
-        self.blocks = _blocks(widths, depth)
+        self.blocks = _blocks(widths, depth, activation)
         self.downsample = Downsample()
         self.widen = _transitions(widths)
         last = widths[-1]
@@ -127,11 +135,15 @@ class ResidualCritic(ModelMixin, ConfigMixin):
         return self.head((h * self.collect).sum((2, 3)), label)
 
 
-def _blocks(widths: Sequence[int], depth: int) -> nn.ModuleList:
+def _blocks(
+    widths: Sequence[int], depth: int, activation: Activation = "leaky_relu"
+) -> nn.ModuleList:
     """`depth` blocks at each resolution, in the order they are passed."""
     total = depth * len(widths)
     return nn.ModuleList(
-        ResidualBlock(width=width, blocks=total) for width in widths for _ in range(depth)
+        ResidualBlock(width=width, blocks=total, activation=activation)
+        for width in widths
+        for _ in range(depth)
     )
 
 

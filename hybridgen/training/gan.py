@@ -1,7 +1,6 @@
 """Minimax training: the critic moves, then the generator."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -10,15 +9,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hybridgen.data.source import Batch
 from hybridgen.errors import InputError
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.maths.draws import rng_for
 from hybridgen.training.average import Average
 from hybridgen.training.guards import check_finite, check_ranks_agree, refuse_what_cannot_work
 from hybridgen.training.schedules import Cosine
-
-Batches = Callable[[int], Iterator[Batch]]
+from hybridgen.training.step import Batches, Step, accumulate, shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,24 +54,6 @@ class GanTraining:
                 raise InputError(f"training.{name} must be positive, got {getattr(self, name)}")
         if self.beta2.greatest >= 1:
             raise InputError(f"training.beta2 must stay below 1, got {self.beta2.greatest}")
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one step of training leaves behind.
-
-    Attributes:
-        number: counts from 1.
-        losses: means over the whole batch: the critic's parts and `generator`.
-        average: the averaged generator, to sample from.
-        state: everything a checkpoint must hold to go on from here, by name; each value has
-            `state_dict` and `load_state_dict`.
-    """
-
-    number: int
-    losses: dict[str, float]
-    average: nn.Module
-    state: Mapping[str, Any]
 
 
 def train_gan(
@@ -161,9 +140,9 @@ def train_gan(
         ):
             real, label = next(stream)
             noise = torch.randn(config.batch, latent, generator=latent_rng, device=device)
-            shares = _shares(config.accumulation, real, noise.chunk(world)[rank], label)
+            own = shares(config.accumulation, real, noise.chunk(world)[rank], label)
             optimizer.zero_grad()
-            parts = _backward(loss, shares, model, accelerator)
+            parts = accumulate(loss, own, [model], accelerator)
             losses |= {player if name == "total" else name: part for name, part in parts.items()}
             check_finite(parts, player, number)
             if config.check_ranks:
@@ -173,30 +152,3 @@ def train_gan(
             adapt(losses["separation"], config.batch)
         average.update(seen=number * config.batch, images=config.batch)
         yield Step(number, losses, average.module, state)
-
-
-def _shares(
-    parts: int, real: Tensor, noise: Tensor, label: Tensor | None
-) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-    labels = [None] * parts if label is None else label.chunk(parts)
-    return list(zip(real.chunk(parts), noise.chunk(parts), labels, strict=True))
-
-
-def _backward(
-    loss: Callable[..., dict[str, Tensor]],
-    shares: list[tuple[Tensor, Tensor, Tensor | None]],
-    model: nn.Module,
-    accelerator: Accelerator,
-) -> dict[str, float]:
-    """Accumulate the gradients of all shares, synchronise once, and return the mean losses."""
-    collected = []
-    for index, share in enumerate(shares, start=1):
-        with nullcontext() if index == len(shares) else accelerator.no_sync(model):
-            parts = loss(*share)
-            accelerator.backward(parts["total"] / len(shares))
-        with torch.no_grad():
-            collected.append(torch.stack(list(parts.values())).float())
-    means = torch.stack(collected).mean(0)
-    if accelerator.num_processes > 1:
-        means = accelerator.reduce(means, reduction="mean")
-    return dict(zip(parts, means.tolist(), strict=True))  # type: ignore[union-attr]

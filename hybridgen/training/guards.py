@@ -21,22 +21,26 @@ _ENGINES = {
 
 
 def refuse_what_cannot_work(
-    accelerator: Accelerator, adversarial: AdversarialLoss, batch: int, accumulation: int
+    accelerator: Accelerator,
+    adversarial: AdversarialLoss | None,
+    batch: int,
+    accumulation: int,
 ) -> None:
     """Raise `InputError` for set-ups that would fail, or train wrongly without failing."""
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise InputError(
-            f"mixed precision {accelerator.mixed_precision!r} cannot train a GAN here: squared "
+            f"mixed precision {accelerator.mixed_precision!r} cannot be used here: squared "
             "gradients leave the range of fp16, so choose 'no' or 'bf16'"
         )
     if accelerator.distributed_type not in _ENGINES:
         raise InputError(
-            f"{accelerator.distributed_type.value} takes one model at a time and a GAN has two "
+            f"{accelerator.distributed_type.value} takes one model at a time and a game has two "
             "players: launch with plain data parallelism (accelerate launch --multi_gpu)"
         )
     plugin = accelerator.state.dynamo_plugin
     backend = plugin.backend if plugin is not None else DynamoBackend.NO
-    if backend != DynamoBackend.NO and adversarial.twice_differentiated:
+    twice = adversarial is not None and adversarial.twice_differentiated
+    if backend != DynamoBackend.NO and twice:
         raise InputError(
             f"the launcher's dynamo backend {backend.value!r} compiles the critic, and a compiled "
             "critic has no double backward: launch with --dynamo_backend no, or use "

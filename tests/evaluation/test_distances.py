@@ -1,10 +1,16 @@
+import math
+
 import pytest
 import torch
 from einops import reduce
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from hybridgen.evaluation.distances import frechet_distance, kernel_distance
+from hybridgen.evaluation.distances import (
+    frechet_distance,
+    kernel_distance,
+    sliced_wasserstein,
+)
 
 
 def rng(seed=0):
@@ -115,3 +121,18 @@ def test_features_that_do_not_match_are_refused():
         kernel_distance(torch.zeros(9, 4), torch.zeros(1, 4))
     with pytest.raises(ValueError, match="subset_size"):
         kernel_distance(torch.zeros(9, 4), torch.zeros(9, 4), subset_size=1)
+
+
+def test_sliced_wasserstein_of_a_shifted_cloud_is_two_over_pi_of_the_shift():
+    cloud = torch.randn(200, 2, generator=rng(), dtype=torch.float64)
+    shift = torch.tensor([3.0, -4.0], dtype=torch.float64)
+    assert sliced_wasserstein(cloud, cloud + shift) == pytest.approx(5 * 2 / math.pi, rel=1e-3)
+    assert sliced_wasserstein(cloud, cloud[torch.randperm(200, generator=rng())]) == 0
+
+
+def test_on_a_line_sliced_wasserstein_is_the_distance_of_quantiles():
+    a, b = torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([[6.0], [0.0], [3.0]])
+    assert sliced_wasserstein(a, b) == pytest.approx((0 + 2 + 1) / 3)
+    assert sliced_wasserstein(a, b * torch.inf) == math.inf
+    with pytest.raises(ValueError, match=r"as many points .* got \[3, 1\] and \[2, 1\]"):
+        sliced_wasserstein(a, b[:2])

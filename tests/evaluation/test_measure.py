@@ -122,7 +122,9 @@ def test_points_are_judged_by_modes_beside_a_perfect_sampler():
     judge = judge_for(MixturePoints(mixture=mixture, name="ring"), samples=500)
     points = mixture.sample(500, torch.Generator().manual_seed(3))[0]
     row = judge(points)
-    assert row == mode_coverage(points, mixture)
+    assert row | mode_coverage(points, mixture) == row
+    assert row["sliced_wasserstein"] < 2 * judge.floors["floor_sliced_wasserstein"]
+    assert judge(points + 1)["sliced_wasserstein"] > 0.8
     assert {f"floor_{name}" for name in row} == judge.floors.keys()
     assert judge_for(MixturePoints(mixture=mixture, name="ring")).samples == 2_500
     with pytest.raises(ValueError, match="got 10"):

@@ -10,6 +10,7 @@ from hybridgen.evaluation.watch import Watch, table
 from hybridgen.maths.mixtures import ring
 from hybridgen.networks.dcgan import DcganGenerator
 from hybridgen.networks.mlp import MlpGenerator
+from hybridgen.sampling.single_pass import SinglePass
 
 ROWS = [{"step": 1, "critic": 0.7}, {"step": 2, "critic": 0.6}]
 
@@ -22,7 +23,7 @@ def generator():
 
 @pytest.fixture
 def watch(tmp_path):
-    return Watch(tmp_path, digits(), latent=4, seed=0, columns=2)
+    return Watch(tmp_path, digits(), sampler=lambda g: SinglePass(g, (4,)), seed=0, columns=2)
 
 
 def test_a_preview_shows_the_same_latents_every_time(watch, generator):
@@ -70,7 +71,8 @@ def test_a_run_that_logged_nothing_ends_without_curves(watch, generator):
 
 
 def test_figures_come_with_their_floors_and_do_not_change_on_asking_again(tmp_path):
-    watch = Watch(tmp_path, MixturePoints(mixture=ring(), name="ring"), latent=2, seed=0)
+    source = MixturePoints(mixture=ring(), name="ring")
+    watch = Watch(tmp_path, source, sampler=lambda g: SinglePass(g, (2,)), seed=0)
     generator = MlpGenerator(width=8, depth=1).eval()
     figures = watch.figures(generator, 500)
     assert figures == watch.figures(generator, 500)

@@ -280,3 +280,26 @@ class Column(Mlp):
 def test_misuse_gets_a_sentence(misuse, sentence):
     with pytest.raises(ValueError, match=sentence):
         misuse()
+
+
+class Attentive(nn.Module):
+    """A critic whose pixels attend to one another through torch's fused kernel."""
+
+    def __init__(self):
+        super().__init__()
+        self.entry = nn.Linear(1, 8)
+        self.out = nn.Linear(8, 1)
+
+    def forward(self, x, sigma, label=None):
+        h = self.entry(x.flatten(1)[..., None])[:, None]
+        h = nn.functional.scaled_dot_product_attention(h, h, h)
+        return self.out(h).mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("penalty", [{"r1": 0.1}, {"r2": 0.1}, {"gp": 1.0}])
+def test_a_critic_with_fused_attention_can_be_penalised(penalty):
+    torch.manual_seed(0)
+    critic, real, fake = Attentive(), torch.randn(4, 1, 4, 4), torch.randn(4, 1, 4, 4)
+    AdversarialLoss(critic, **penalty)(real, fake)["total"].backward()
+    assert all(bool(torch.isfinite(grad).all()) for grad in grads(critic))
+    assert float(critic.entry.weight.grad.norm()) > 0

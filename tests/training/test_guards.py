@@ -32,7 +32,7 @@ def state(**changes):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"mixed_precision": "fp16"}, "'fp16' cannot train.*choose 'no' or 'bf16'"),
+        ({"mixed_precision": "fp16"}, "'fp16' cannot be used.*choose 'no' or 'bf16'"),
         ({"mixed_precision": "fp8"}, "'fp8'"),
         ({"distributed_type": DistributedType.FSDP}, "FSDP takes one model at a time"),
         ({"distributed_type": DistributedType.DEEPSPEED}, "DEEPSPEED takes one model at a time"),

@@ -1,0 +1,223 @@
+"""Quality against denoiser calls, of trained diffusion models and of guides for them.
+
+`python experiments/calls.py --runs '{"plain": "runs/ring/plain/seed*"}' --budgets '[4, 6, 10, 18]'`
+"""
+
+import dataclasses
+import glob
+import json
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import torch
+import yaml
+from tqdm import tqdm
+
+from hybridgen.config import command
+from hybridgen.data.load import DataSettings, load_data
+from hybridgen.data.source import Source
+from hybridgen.errors import InputError
+from hybridgen.evaluation import budgets as table
+from hybridgen.evaluation.measure import Judge, judge_for
+from hybridgen.evaluation.watch import samples_of
+from hybridgen.networks.build import load_network
+from hybridgen.protocols import Denoiser
+from hybridgen.sampling.build import SamplerSettings, build_sampler
+from hybridgen.sampling.guidance import discriminator_guidance
+from hybridgen.training.files import write_atomically
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calls:
+    """Settings of `experiments/calls.py`.
+
+    Attributes:
+        runs: name -> folder of a run of `diffusion.py`, or a pattern of such folders, one for each
+            training seed.
+        guides: name -> folder of a run of `critic.py`; it guides the run that it was trained for.
+        budgets: denoiser calls a sample.
+        sampler: the sampler; its steps follow from the budget.
+        scales: guidance scales to choose from, for each guide and budget, on other noise and, for
+            images, against training data; 0 is always among them.
+        window: the lowest noise level at which a guide is asked.
+        samples: for each judgement; 2 500 points or as many images as the data allows.
+        search_samples: for each trial of a scale.
+        draws: sampling seeds for each run.
+        metrics: drawn and tabulated; the first chooses the scale.
+        out: `result.json`, `table.md`, `calls.png`.
+        threads: of torch.
+    """
+
+    runs: dict[str, str] = field(default_factory=dict)
+    guides: dict[str, str] = field(default_factory=dict)
+    budgets: tuple[int, ...] = (4, 6, 10, 18)
+    sampler: SamplerSettings = field(default_factory=lambda: SamplerSettings(name="edm_dpmpp"))
+    scales: tuple[float, ...] = (0.5, 1.0, 2.0)
+    window: float = 0.0447
+    samples: int | None = None
+    search_samples: int = 1_000
+    draws: int = 1
+    metrics: tuple[str, ...] = ()
+    out: Path = Path("runs/calls")
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.runs and not self.guides:
+            raise InputError("there is nothing to sample: name runs or guides")
+        if not self.budgets or min(self.budgets) < 2 or self.draws < 1:
+            raise InputError(
+                f"budgets must be at least 2 and draws at least 1, got {self.budgets}, {self.draws}"
+            )
+
+
+def main(settings: Calls) -> None:
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    runs = {name: _folders(pattern) for name, pattern in settings.runs.items()}
+    guides = {name: _guide(Path(folder)) for name, folder in settings.guides.items()}
+    first = next((f[0] for f in runs.values()), None) or next(iter(guides.values()))[1]
+    source = load_data(_data(first))
+    for folder in [f for found in runs.values() for f in found] + [g[1] for g in guides.values()]:
+        if _data(folder) != _data(first):
+            raise InputError(
+                f"{folder} was trained on other data than {first}: compare runs of one data set"
+            )
+    judge = _judge(source, settings.samples)
+    trial = _judge(source, settings.search_samples)
+    rows, chosen = [], Figures()
+    total = sum(map(len, runs.values())) + len(guides)
+    with tqdm(total=total * len(settings.budgets) * settings.draws, unit="judgement") as bar:
+        for name, folders in runs.items():
+            denoisers = [load_network(folder / "denoiser") for folder in folders]
+            for budget in settings.budgets:
+                repeats = [
+                    figures
+                    for denoiser in denoisers
+                    for figures in _figures(settings, source, judge, denoiser, budget, bar)
+                ]
+                rows.append(table.row(name, budget, repeats))
+        for name, (critic, folder) in guides.items():
+            denoiser = load_network(folder / "denoiser")
+            for budget in settings.budgets:
+                scale = _best_scale(settings, source, trial, denoiser, critic, budget)
+                chosen[f"{name}/scale@{budget}"] = scale
+                guided = _guided(denoiser, critic, scale, settings.window)
+                found = list(_figures(settings, source, judge, guided, budget, bar))
+                rows.append(table.row(name, budget, found))
+    metrics = list(settings.metrics or _shown(judge))
+    settings.out.mkdir(parents=True, exist_ok=True)
+    text = "\n".join(
+        table.markdown(rows, metric, judge.floors.get(f"floor_{metric}")) for metric in metrics
+    )
+    result = {**table.flat(rows), **chosen, **judge.floors}
+    known = {k: v if math.isfinite(v) else None for k, v in result.items()}
+    write_atomically(settings.out / "table.md", text)
+    write_atomically(settings.out / "result.json", json.dumps(known, indent=1))
+    table.draw(rows, metrics, judge.floors, settings.out / "calls.png")
+    print(text)
+    for name, scale in chosen.items():
+        print(f"{name}: {scale:g}")
+
+
+def _figures(
+    settings: Calls, source: Source, judge: Judge, denoiser: Any, budget: int, bar: tqdm
+) -> Iterator[Figures]:
+    """Figures of one denoiser at one budget, for each sampling seed."""
+    sampler = build_sampler(_at(settings.sampler, budget), denoiser, source.shape)
+    for draw in range(settings.draws):
+        begun = process_time()
+        x = _samples(sampler, source, judge.samples, ("calls", draw))
+        seconds = (process_time() - begun) / judge.samples
+        cost = sampler.cost
+        yield {
+            **judge(x),
+            "seconds_per_sample": seconds,
+            "critic_calls": cost.critic_forward + cost.critic_backward,
+        }
+        bar.update()
+
+
+def _best_scale(
+    settings: Calls, source: Source, trial: Judge, denoiser: Any, critic: Any, budget: int
+) -> float:
+    """The scale of the least distance on noise of its own; 0 unless another is better."""
+    metric = (settings.metrics or _shown(trial))[0]
+    found: dict[float, float] = {}
+    for scale in (0.0, *settings.scales):
+        guided = _guided(denoiser, critic, scale, settings.window)
+        sampler = build_sampler(_at(settings.sampler, budget), guided, source.shape)
+        found[scale] = trial(_samples(sampler, source, trial.samples, ("scale",)))[metric]
+    return min(found, key=lambda scale: (found[scale], scale))
+
+
+def _guided(denoiser: Any, critic: Any, scale: float, low: float) -> Denoiser:
+    if scale == 0:
+        return denoiser
+    return discriminator_guidance(denoiser, critic, scale, window=(low, math.inf))
+
+
+def _samples(sampler: Any, source: Source, count: int, key: tuple[int | str, ...]) -> torch.Tensor:
+    label = torch.arange(count) % source.classes if source.classes else None
+    return samples_of(sampler, count, key, like=torch.zeros(()), label=label)
+
+
+def _at(sampler: SamplerSettings, budget: int) -> SamplerSettings:
+    """The sampler with as many steps as make `budget` calls."""
+    if sampler.name not in ("heun", "heun_discrete"):
+        return dataclasses.replace(sampler, steps=budget)
+    if budget % 2 == 0:
+        raise InputError(
+            f"{sampler.name} makes an odd number of calls, so {budget} is not one of its budgets: "
+            "give odd budgets or another sampler"
+        )
+    return dataclasses.replace(sampler, steps=(budget + 1) // 2)
+
+
+def _shown(judge: Judge) -> tuple[str, ...]:
+    if "floor_frechet_distance" in judge.floors:
+        return ("frechet_distance", "kid")
+    return ("sliced_wasserstein", "reverse_kl", "high_quality")
+
+
+def _judge(source: Source, samples: int | None) -> Judge:
+    judge = judge_for(source, samples=samples)
+    if judge is None:
+        raise InputError(f"no metric is known for {source.name}: it has no density and no features")
+    return judge
+
+
+def _folders(pattern: str) -> list[Path]:
+    found = sorted(Path(f) for f in glob.glob(pattern) if (Path(f) / "denoiser").is_dir())
+    if not found:
+        raise InputError(f"no finished run of diffusion.py matches {pattern!r}: train one first")
+    return found
+
+
+def _guide(folder: Path) -> tuple[Any, Path]:
+    """The critic in a run of `critic.py`, and the run it was trained for."""
+    config = _config(folder)
+    if "run" not in config or not (folder / "critic").is_dir():
+        raise InputError(f"{folder} is not a finished run of critic.py: train a guide first")
+    return load_network(folder / "critic"), Path(config["run"])
+
+
+def _data(folder: Path) -> DataSettings:
+    return DataSettings(**_config(folder)["data"])
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise InputError(f"{folder} is not a run: expected config.yaml there; name another folder")
+    return yaml.safe_load(path.read_text())
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, Calls, description=__doc__ or ""))

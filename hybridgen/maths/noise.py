@@ -1,0 +1,100 @@
+"""Noise levels: the grid that a sampler walks down, and the levels that training draws."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from hybridgen.errors import InputError
+
+
+def karras_sigmas(steps: int, low: float = 0.002, high: float = 80.0, rho: float = 7.0) -> Tensor:
+    """`steps` noise levels from `high` to `low`, dense where detail forms, then 0.
+
+    `(high^(1/rho) + i/(steps-1) (low^(1/rho) - high^(1/rho)))^rho`, Karras et al. 2022,
+    arXiv:2206.00364, equation 5.
+
+    Returns:
+        `[steps + 1]`, strictly decreasing, float64.
+
+    Raises:
+        ValueError: `steps < 2`, not `0 < low < high`, or `rho <= 0`.
+    """
+    if steps < 2 or not 0 < low < high < math.inf or not rho > 0:
+        raise ValueError(
+            f"need steps >= 2, 0 < low < high and rho > 0, got {steps=}, {low=}, {high=}, {rho=}"
+        )
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    sigmas = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogNormal:
+    """`log sigma ~ N(mean, std^2)`: the levels at which a denoiser is trained.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, table 1 (mean -1.2, std 1.2 for images whose
+    standard deviation is 0.5).
+
+    Attributes:
+        mean: of the logarithm of sigma.
+        std: of the logarithm of sigma.
+    """
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.mean) or not 0 < self.std < math.inf:
+            raise InputError(
+                f"noise levels need a finite mean and a positive std, got {self.mean}, {self.std}"
+            )
+
+    def __call__(self, normal: Tensor) -> Tensor:
+        """Standard normal numbers `[b]` to noise levels `[b]`."""
+        return (self.mean + self.std * normal).exp()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogUniform:
+    """`log sigma ~ U(log low, log high)`: every scale alike, as a guide must know all of them.
+
+    Attributes:
+        low: the smallest level.
+        high: the largest level.
+    """
+
+    low: float = 0.02
+    high: float = 80.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < self.high < math.inf:
+            raise InputError(
+                f"noise levels need 0 < low < high < infinity, got {self.low} and {self.high}"
+            )
+
+    def __call__(self, uniform: Tensor) -> Tensor:
+        """Numbers `[b]`, uniform in [0, 1), to noise levels `[b]`."""
+        low, high = math.log(self.low), math.log(self.high)
+        return (low + uniform * (high - low)).exp()
+
+    def quantiles(self, count: int) -> Tensor:
+        """`[count]` levels in the middle of equal shares of the distribution, rising, float32."""
+        return self((torch.arange(count, dtype=torch.float32) + 0.5) / count)
+
+
+def stratified(count: int, generator: torch.Generator, device: torch.device | str) -> Tensor:
+    """Uniform numbers `[count]`, one from each of `count` equal shares of [0, 1), shuffled.
+
+    A batch then holds every noise level, and its loss does not depend on which were drawn.
+    Source: the low-discrepancy sampler of Kingma et al. 2021, arXiv:2107.00630, appendix I.1.
+    """
+    order = torch.randperm(count, generator=generator, device=device)
+    return (order + torch.rand(count, generator=generator, device=device)) / count
+
+
+def like(sigma: Tensor, x: Tensor) -> Tensor:
+    """`sigma [b]` shaped to multiply `x [b ...]`."""
+    return rearrange(sigma, "b -> b" + " 1" * (x.ndim - 1))

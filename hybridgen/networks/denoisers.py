@@ -1,0 +1,178 @@
+"""Denoisers: EDM's preconditioning around a U-Net for images or a network for points."""
+
+import math
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from hybridgen.errors import InputError
+from hybridgen.maths.noise import like
+from hybridgen.maths.preconditioning import clamp_level, scalings
+from hybridgen.networks.conditioning import (
+    check_input,
+    noise_features,
+    require_classes,
+    require_positive,
+)
+from hybridgen.networks.unet import build_unet, check_widths
+
+_TURN = 100.0
+"""Radians of the U-Net's fastest wave per unit of `log(sigma) / 4`."""
+
+
+class ImageDenoiser(ModelMixin, ConfigMixin):
+    """`(x [b c h w], sigma [b], label [b] or None) -> x0 [b c h w]` around `UNet2DModel`.
+
+    Args:
+        resolution: rows of the square image, divisible by `patch` and by 2 for every width but
+            the first.
+        channels: of the image.
+        widths: channels at each resolution, the finest first; each halves the picture.
+        patch: pixels a side that the U-Net sees as one, with `patch^2` times the channels; 2 makes
+            it three times as fast.
+        layers: residual blocks at each resolution.
+        attention: whether the coarsest resolution has self-attention.
+        dropout: rate of the residual blocks' dropout, against overfitting few images.
+        classes: labels it is told about; 0 for none. One more id, `classes`, stands for "none".
+        data_std: standard deviation of the data; 0.5 is EDM's value for images in [-1, 1].
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        resolution: int = 8,
+        channels: int = 1,
+        widths: tuple[int, ...] = (32, 64),
+        patch: int = 1,
+        layers: int = 1,
+        attention: bool = False,
+        dropout: float = 0.0,
+        classes: int = 0,
+        data_std: float = 0.5,
+    ) -> None:
+        super().__init__()
+        require_positive(resolution=resolution, patch=patch)
+        require_classes(classes)
+        _check_std(data_std)
+        check_widths(widths)
+        if resolution % (deepest := patch * 2 ** (len(widths) - 1)):
+            raise InputError(
+                f"patches of {patch} and {len(widths)} widths reduce the picture by {deepest}, "
+                f"which does not divide {resolution}: give fewer widths or resize"
+            )
+        self.shape, self.classes = (channels, resolution, resolution), classes
+        self.unet = build_unet(
+            resolution=resolution // patch,
+            channels=channels * patch**2,
+            widths=widths,
+            layers=layers,
+            attention=attention,
+            dropout=dropout,
+            labels=classes + 1 if classes else None,
+        )
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight that every output passes last, for an adaptive weight."""
+        return cast(Any, self.unet).conv_out.weight
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        check_input(x, self.shape, "x")
+        label = _null(label, self.classes, x)
+        c = scalings(clamp_level(sigma), self.config["data_std"])
+        seen = F.pixel_unshuffle(like(c.inner, x) * x, self.config["patch"])
+        raw = self.unet(seen, _TURN * c.noise, class_labels=label).sample
+        return like(c.skip, x) * x + like(c.out, x) * F.pixel_shuffle(raw, self.config["patch"])
+
+
+class PointDenoiser(ModelMixin, ConfigMixin):
+    """`(x [b d], sigma [b], label [b] or None) -> x0 [b d]`: an MLP on waves of x and sigma.
+
+    A plain MLP is too smooth to see modes a hundredth as wide as the data; waves down to `finest`
+    are handed to it (Tancik et al. 2020, arXiv:2006.10739).
+
+    Args:
+        dimension: entries of a point.
+        width: units of a hidden layer.
+        depth: hidden layers, each with a residual connection and a bias that knows sigma.
+        waves: frequencies a coordinate, geometric from wavelength 8 to `finest`.
+        finest: the shortest wavelength, in units of the data's standard deviation.
+        classes: labels it is told about; 0 for none. One more id, `classes`, stands for "none".
+        data_std: standard deviation of a coordinate.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        dimension: int = 2,
+        width: int = 128,
+        depth: int = 3,
+        waves: int = 8,
+        finest: float = 0.1,
+        classes: int = 0,
+        data_std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        require_positive(dimension=dimension, width=width, depth=depth, waves=waves)
+        require_classes(classes)
+        _check_std(data_std)
+        if not 0 < finest < math.inf:
+            raise InputError(f"finest is a wavelength and must be positive, got {finest}")
+        self.shape, self.classes = (dimension,), classes
+        lengths = torch.logspace(math.log10(8), math.log10(finest), waves, dtype=torch.float64)
+        self.register_buffer("frequencies", 2 * math.pi / lengths.float(), persistent=False)
+        self.entry = nn.Linear(dimension * (2 * waves + 1), width)
+        self.level = nn.Linear(24, width * (depth + 1))
+        self.embedding = nn.Embedding(classes + 1, width) if classes else None
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.out = nn.Linear(width, dimension)
+        nn.init.zeros_(self.out.bias)
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight that every output passes last, for an adaptive weight."""
+        return self.out.weight
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        check_input(x, self.shape, "x")
+        label = _null(label, self.classes, x)
+        c = scalings(clamp_level(sigma), self.config["data_std"])
+        return like(c.skip, x) * x + like(c.out, x) * self._raw(like(c.inner, x) * x, sigma, label)
+
+    def _raw(self, seen: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        angles = (seen.unsqueeze(-1) * cast(Tensor, self.frequencies).to(seen)).flatten(1)
+        h = self.entry(torch.cat([seen, angles.sin(), angles.cos()], dim=1))
+        biases = self.level(noise_features(sigma).to(h.dtype)).chunk(len(self.hidden) + 1, dim=1)
+        h = h + biases[0]
+        if self.embedding is not None:
+            h = h + self.embedding(label)
+        for layer, bias in zip(self.hidden, biases[1:], strict=True):
+            h = h + layer(F.silu(h + bias))
+        return self.out(F.silu(h))
+
+
+def _null(label: Tensor | None, classes: int, x: Tensor) -> Tensor | None:
+    """The label that stands for "none" where none is given; nothing for an unlabelled network."""
+    if classes == 0:
+        if label is not None:
+            raise ValueError("this denoiser has classes=0 but got labels; pass label=None")
+        return None
+    if label is None:
+        return torch.full((len(x),), classes, device=x.device)
+    if label.shape != (len(x),) or label.is_floating_point():
+        raise ValueError(
+            f"labels have shape {list(label.shape)} and type {label.dtype}, "
+            f"expected integers of shape [{len(x)}]"
+        )
+    return label
+
+
+def _check_std(data_std: float) -> None:
+    if not 0 < data_std < math.inf:
+        raise InputError(f"data_std must be positive and finite, got {data_std}")

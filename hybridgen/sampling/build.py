@@ -1,0 +1,107 @@
+"""From a setting to a sampler."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal, get_args
+
+from hybridgen.errors import InputError
+from hybridgen.maths.noise import karras_sigmas
+from hybridgen.protocols import Denoiser, Sampler
+from hybridgen.sampling.heun import Heun
+from hybridgen.sampling.schedulers import Scheduled
+
+SamplerName = Literal[
+    "heun",
+    "ddpm",
+    "ddim",
+    "dpmpp",
+    "unipc",
+    "euler",
+    "heun_discrete",
+    "edm_euler",
+    "edm_dpmpp",
+    "flow_euler",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerSettings:
+    """How noise becomes samples.
+
+    Attributes:
+        name: `heun` (EDM's, two calls a step but one for the last) or a scheduler of diffusers:
+            `ddpm`, `ddim`, `dpmpp`, `unipc`, `euler`, `heun_discrete` on the usual linear betas
+            (noise levels .01 to 157), `edm_euler`, `edm_dpmpp`, or `flow_euler`.
+        steps: noise levels visited, 0 not counted.
+        low: the lowest of `heun` and `edm_*`; the others have their own.
+        high: the highest of `heun` and `edm_*`; the others show the denoiser no higher one.
+        rho: how densely `heun` and `edm_*` visit low levels.
+    """
+
+    name: SamplerName = "heun"
+    steps: int = 18
+    low: float = 0.002
+    high: float = 80.0
+    rho: float = 7.0
+
+
+def build_sampler(
+    settings: SamplerSettings, denoiser: Denoiser, shape: tuple[int, ...], *, progress: bool = False
+) -> Sampler:
+    """The sampler that `settings` describe, of samples of `shape`.
+
+    DPM-Solver++, UniPC, Euler and HeunDiscrete walk Karras' grid between the ends of their table:
+    on even timesteps the last of 18 steps starts at sigma .2 and blurs modes finer than that. No
+    scheduler clips estimates: data may have any range.
+
+    Raises:
+        InputError: no such sampler, or numbers that it cannot work with.
+    """
+    if settings.name not in get_args(SamplerName):
+        raise InputError(
+            f"no sampler {settings.name!r}; there are {', '.join(get_args(SamplerName))}"
+        )
+    if settings.name == "heun" and settings.steps < 2:
+        raise InputError(f"sampler heun takes at least 2 steps, got {settings.steps}")
+    try:
+        # Checked for every sampler, so that a setting does not turn wrong when the name changes.
+        grid = karras_sigmas(max(settings.steps, 2), settings.low, settings.high, settings.rho)
+        if settings.name == "heun":
+            return Heun(denoiser, shape, grid)
+        scheduler, steps = _scheduler(settings), settings.steps
+        return Scheduled(
+            denoiser, scheduler, shape, steps, highest=settings.high, progress=progress
+        )
+    except ValueError as error:
+        raise InputError(f"sampler {settings.name} cannot be built: {error}") from error
+
+
+def _scheduler(settings: SamplerSettings) -> Any:
+    """diffusers' own defaults, but for what `build_sampler` says."""
+    d: Any = import_module("diffusers")  # heavy, and needed by whoever chooses one of its own only
+    betas: dict[str, Any] = {"beta_start": 1e-4, "beta_end": 0.02}
+    karras = {**betas, "use_karras_sigmas": True}
+    edm: dict[str, Any] = {
+        "sigma_min": settings.low,
+        "sigma_max": settings.high,
+        "rho": settings.rho,
+    }
+    match settings.name:
+        case "ddpm":
+            return d.DDPMScheduler(**betas, clip_sample=False)
+        case "ddim":
+            return d.DDIMScheduler(**betas, clip_sample=False)
+        case "dpmpp":
+            return d.DPMSolverMultistepScheduler(**karras)
+        case "unipc":
+            return d.UniPCMultistepScheduler(**karras)
+        case "euler":
+            return d.EulerDiscreteScheduler(**karras)
+        case "heun_discrete":
+            return d.HeunDiscreteScheduler(**karras)
+        case "edm_euler":
+            return d.EDMEulerScheduler(**edm)
+        case "edm_dpmpp":
+            return d.EDMDPMSolverMultistepScheduler(**edm)
+        case _:
+            return d.FlowMatchEulerDiscreteScheduler()

@@ -1,0 +1,155 @@
+"""Guidance: functions from a denoiser to a better denoiser. They compose by nesting."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hybridgen.losses.checks import check_logits
+from hybridgen.maths.noise import like
+from hybridgen.protocols import Denoiser, Discriminator
+from hybridgen.sampling.cost import Cost, cost_of
+from hybridgen.sampling.guides import check_guide, check_scale, precision
+
+Scale = float | Callable[[Tensor], Tensor]
+
+
+def discriminator_guidance(
+    denoiser: Denoiser,
+    discriminator: Discriminator,
+    scale: Scale = 1.0,
+    *,
+    window: tuple[float, float] = (0.0447, math.inf),
+    clip: float | None = None,
+) -> Denoiser:
+    """Move each clean estimate along the critic's gradient.
+
+    A critic trained to the optimum has logit `log p(x; sigma) - log q(x; sigma)`, so with scale 1
+    the score of q becomes that of p: `x0' = x0 + scale * sigma^2 * d logit / d x`.
+    Source: Kim et al. 2023, arXiv:2211.17091, equation 8, on a denoiser instead of a score.
+
+    The critic has to be trained on finished samples of this denoiser (by the sampler that is to be
+    guided) against data, both noised, at every level: `experiments/critic.py`. The critic of a
+    hybrid loss or of a GAN knows something else.
+
+    Args:
+        denoiser: what is guided; classifier-free guidance belongs inside if the critic knows
+            labels, because it needs one in every call.
+        discriminator: noise-conditional; raw logits are used, because a clipped probability has no
+            gradient beyond logit 11.5.
+        scale: a number, or a function of `sigma [b]`; 0 gives back the denoiser's answers.
+        window: the noise levels, low included and high excluded, where the critic is asked. At
+            large sigma guidance mends the weights of modes, at small sigma their shape.
+        clip: the largest norm, in units of the data, of what is added to one sample's estimate.
+
+    Returns:
+        A denoiser with `.cost(sigma)`. The critic runs in float32, also inside `torch.no_grad()`,
+        `torch.inference_mode()` and autocast.
+
+    Raises:
+        ValueError: a critic that ignores the noise level or fits another shape or label set, a
+            scale that is not finite, an empty window, a clip that is not positive.
+    """
+    check_scale(scale)
+    check_guide(denoiser, discriminator)
+    low, high = window
+    if not 0 <= low < high:
+        raise ValueError(f"a window is (low, high) with 0 <= low < high, got {window}")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip must be positive, got {clip}")
+    return Guided(denoiser, discriminator, scale, window, clip)
+
+
+def classifier_free_guidance(denoiser: Denoiser, scale: Scale) -> Denoiser:
+    """Away from the unconditional estimate: `D(x, null) + scale (D(x, label) - D(x, null))`.
+
+    Scale 1 is the conditional denoiser, 0 the unconditional one; `label=None` is unconditional.
+    Source: Ho & Salimans 2022, arXiv:2207.12598, equation 6, there with w = scale - 1.
+
+    Args:
+        denoiser: trained with labels dropped at random (`training.label_drop`).
+        scale: a number, or a function of `sigma [b]`.
+    """
+    check_scale(scale)
+    return ClassifierFree(denoiser, scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Guided:
+    """A denoiser with a critic's gradient added; made by `discriminator_guidance`."""
+
+    denoiser: Denoiser
+    discriminator: Discriminator
+    scale: Scale
+    window: tuple[float, float]
+    clip: float | None
+
+    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        estimate = self.denoiser(x, sigma, label)
+        strength = self._strength(sigma)
+        if not bool((strength != 0).any()):
+            return estimate
+        push = like(strength * sigma.to(strength).square(), x) * self._gradient(x, sigma, label)
+        if self.clip is not None:
+            norm = push.flatten(1).norm(dim=1)
+            push = push * like((self.clip / norm.clamp(min=1e-12)).clamp(max=1), x)
+        # Where the strength is zero a gradient that is not finite must not come through.
+        push = torch.where(like(strength != 0, x), push, torch.zeros_like(push))
+        return (estimate + push).to(x.dtype)
+
+    def cost(self, sigma: float) -> Cost:
+        """Calls at one level: the denoiser's own, and one pass through the critic and back."""
+        inner = cost_of(self.denoiser, sigma)
+        asked = bool((self._strength(torch.tensor([sigma])) != 0).any())
+        return inner + Cost(critic_forward=1, critic_backward=1) if asked else inner
+
+    def _strength(self, sigma: Tensor) -> Tensor:
+        """The scale at each level, 0 outside the window: `[b]`, at least float32."""
+        level = sigma.to(torch.promote_types(sigma.dtype, torch.float32))
+        scale = scale_at(self.scale, level)
+        inside = (level >= self.window[0]) & (level < self.window[1])
+        return torch.where(inside, scale, torch.zeros_like(scale))
+
+    def _gradient(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        precise = precision(self.discriminator, x)
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(x.device.type, enabled=False),
+        ):
+            # Clones, because a tensor made in inference mode cannot take part in a graph.
+            x_in = x.detach().clone().to(precise).requires_grad_(True)
+            level = sigma.detach().clone().to(precise)
+            known = None if label is None else label.clone()
+            logits = self.discriminator(x_in, level, known)
+            check_logits(logits, len(x))
+            (gradient,) = torch.autograd.grad(logits.sum(), x_in)
+        return gradient
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierFree:
+    """Two calls of one denoiser, extrapolated; made by `classifier_free_guidance`."""
+
+    denoiser: Denoiser
+    scale: Scale
+
+    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        without = self.denoiser(x, sigma, None)
+        if label is None:
+            return without
+        scale = like(scale_at(self.scale, sigma), x).to(x.dtype)
+        return without + scale * (self.denoiser(x, sigma, label) - without)
+
+    def cost(self, sigma: float) -> Cost:
+        """Calls at one level with labels given: twice the denoiser's."""
+        return cost_of(self.denoiser, sigma) * 2
+
+
+def scale_at(scale: Scale, sigma: Tensor) -> Tensor:
+    """The scale at each of `sigma [b]`."""
+    if callable(scale):
+        return torch.as_tensor(scale(sigma)).to(sigma).expand_as(sigma)
+    return torch.full_like(sigma, scale)

@@ -1,0 +1,191 @@
+"""What a diffusers scheduler believes: the scale and noise level of its sample, and its language.
+
+Schedulers are told apart by class name and configuration, so nothing here imports diffusers.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from hybridgen.maths.predictions import (
+    EdmSign,
+    Prediction,
+    edm_from_clean,
+    edm_to_clean,
+    from_clean,
+    to_clean,
+)
+
+
+@dataclass(frozen=True)
+class Level:
+    """A noisy sample `alpha x0 + s n`."""
+
+    alpha: float
+    s: float
+
+    @property
+    def sigma(self) -> float:
+        """The level in the variance-exploding scale, `s / alpha`; infinite for pure noise."""
+        return self.s / self.alpha if self.alpha > 0 else math.inf
+
+
+@dataclass(frozen=True)
+class Language:
+    """How a network that goes with a scheduler says its clean estimate.
+
+    Attributes:
+        kind: of prediction; ignored by EDM's.
+        edm: `(sigma_data, sign)` where the answer is EDM's raw F.
+    """
+
+    kind: Prediction = "sample"
+    edm: tuple[float, EdmSign] | None = None
+
+    def from_clean(self, x0: Tensor, x: Tensor, level: Level) -> Tensor:
+        """The clean estimate `x0 [b ...]` of `x [b ...]` at `level`, in this language."""
+        alpha, s = x.new_full((len(x),), level.alpha), x.new_full((len(x),), level.s)
+        if self.edm is not None:
+            return edm_from_clean(x0, x, s, *self.edm)
+        return from_clean(self.kind, x0, x, alpha, s)
+
+    def to_clean(self, answer: Tensor, x: Tensor, alpha: Tensor, s: Tensor) -> Tensor:
+        """The clean estimate in `answer [b ...]`; `alpha`, `s` are `[b]`."""
+        if self.edm is not None:
+            return edm_to_clean(answer, x, s, *self.edm)
+        return to_clean(self.kind, answer, x, alpha, s)
+
+
+def scheduler_name(scheduler: Any) -> str:
+    """The known class that `scheduler` is or derives from.
+
+    Raises:
+        ValueError: no such class; the message names those that there are.
+    """
+    for kind in type(scheduler).__mro__:
+        if kind.__name__ in _LEVELS:
+            return kind.__name__
+    raise ValueError(
+        f"no conversion for a {type(scheduler).__name__}; there are {', '.join(_LEVELS)}: build "
+        "one of those with .from_config(scheduler.config)"
+    )
+
+
+def language(scheduler: Any) -> Language:
+    """What `scheduler.step` expects to be given.
+
+    Raises:
+        ValueError: an unknown scheduler, prediction type or combination.
+    """
+    name, config = scheduler_name(scheduler), scheduler.config
+    if name == "FlowMatchEulerDiscreteScheduler":
+        return Language("flow")
+    spoken = config.get("prediction_type")
+    if name.startswith("EDM"):
+        _among(name, spoken, ("epsilon", "v_prediction"))
+        return Language(edm=(float(config["sigma_data"]), spoken))
+    if in_flow_scale(scheduler):
+        _among(name + " with use_flow_sigmas", spoken, ("flow_prediction", "epsilon", "sample"))
+        return Language("flow" if spoken == "flow_prediction" else spoken)
+    if spoken == "flow_prediction":
+        raise ValueError(f"{name} needs use_flow_sigmas=True for prediction_type={spoken!r}")
+    _among(name, spoken, ("epsilon", "v_prediction", "sample"))
+    return Language(cast(Prediction, spoken))
+
+
+def check_variance(scheduler: Any) -> None:
+    """Refuse a scheduler that wants the network's own idea of the variance beside the mean.
+
+    Raises:
+        ValueError: `variance_type` is `learned` or `learned_range`.
+    """
+    name, kind = scheduler_name(scheduler), scheduler.config.get("variance_type")
+    if str(kind).startswith("learned"):
+        raise ValueError(
+            f"{name} expects a learned variance (variance_type={kind!r}), which a clean estimate "
+            f'does not tell: build it with {name}.from_config(scheduler.config, variance_type="'
+            'fixed_small")'
+        )
+
+
+def levels(scheduler: Any) -> list[Level]:
+    """The level before each step, once `set_timesteps` has been called, highest first.
+
+    Raises:
+        ValueError: an unknown scheduler, or a schedule that does not fall from noise to data.
+    """
+    name = scheduler_name(scheduler)
+    found = _LEVELS[name](scheduler)
+    # HeunDiscrete asks twice about every level but the first: before a step and after the last.
+    distinct = found[::2] if name == "HeunDiscreteScheduler" else found
+    sigmas = [level.sigma for level in distinct]
+    proper = all(level.s > 0 and 0 <= level.alpha <= 1 for level in found)
+    if not proper or any(not after < now for now, after in pairwise(sigmas)):
+        raise ValueError(
+            f"{name} visits noise levels {_shortened(sigmas)}, which do not fall strictly towards "
+            "0: take fewer steps, or another spacing (timestep_spacing, use_flow_sigmas, "
+            "invert_sigmas and the like)"
+        )
+    return found
+
+
+def in_flow_scale(scheduler: Any) -> bool:
+    """Whether its sample is `(1 - t) x0 + t n`."""
+    config = scheduler.config
+    flow = scheduler_name(scheduler) == "FlowMatchEulerDiscreteScheduler"
+    return flow or bool(config.get("use_flow_sigmas"))
+
+
+def _cumulative(scheduler: Any) -> list[Level]:
+    table = scheduler.alphas_cumprod.double()[scheduler.timesteps.long().cpu()]
+    return [Level(math.sqrt(a), math.sqrt(1 - a)) for a in table.tolist()]
+
+
+def _preserving(scheduler: Any) -> list[Level]:
+    if in_flow_scale(scheduler):
+        return _flow(scheduler)
+    return [Level(1 / math.hypot(1, s), s / math.hypot(1, s)) for s in _sigmas(scheduler)]
+
+
+def _exploding(scheduler: Any) -> list[Level]:
+    return [Level(1.0, s) for s in _sigmas(scheduler)]
+
+
+def _flow(scheduler: Any) -> list[Level]:
+    return [Level(1 - t, t) for t in _sigmas(scheduler)]
+
+
+def _sigmas(scheduler: Any) -> list[float]:
+    """Exact, where timesteps are rounded to the nearest one the network was trained on."""
+    sigmas = torch.as_tensor(scheduler.sigmas).double().tolist()
+    return sigmas[: len(scheduler.timesteps)]
+
+
+_LEVELS: dict[str, Callable[[Any], list[Level]]] = {
+    "DDPMScheduler": _cumulative,
+    "DDIMScheduler": _cumulative,
+    "DPMSolverMultistepScheduler": _preserving,
+    "UniPCMultistepScheduler": _preserving,
+    "EulerDiscreteScheduler": _exploding,
+    "HeunDiscreteScheduler": _exploding,
+    "EDMEulerScheduler": _exploding,
+    "EDMDPMSolverMultistepScheduler": _exploding,
+    "FlowMatchEulerDiscreteScheduler": _flow,
+}
+
+
+def _among(name: str, spoken: Any, known: Sequence[str]) -> None:
+    if spoken not in known:
+        raise ValueError(
+            f"{name} has prediction_type={spoken!r}, expected one of {', '.join(known)}"
+        )
+
+
+def _shortened(sigmas: list[float]) -> str:
+    shown = [f"{sigma:.4g}" for sigma in sigmas]
+    return ", ".join(shown if len(shown) <= 8 else [*shown[:4], "...", *shown[-3:]])

@@ -1,0 +1,198 @@
+"""A guided diffusion model as one diffusers pipeline: saved, loaded and shared as a whole."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor, nn
+
+# diffusers finds the class of a saved network only in modules that have been imported.
+import hybridgen.networks.build  # noqa: F401
+from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
+from hybridgen.networks.evaluating import evaluating
+from hybridgen.sampling.card import model_card
+from hybridgen.sampling.guidance import Scale, classifier_free_guidance, discriminator_guidance
+from hybridgen.sampling.guides import check_guide, check_scale
+from hybridgen.sampling.hub import download
+from hybridgen.sampling.pretrained import DiffusersDenoiser
+from hybridgen.sampling.request import check_output, labels_of, present, starting_noise
+from hybridgen.sampling.schedulers import Scheduled
+from hybridgen.sampling.trained_for import check_trained_for, warn_of_another_use
+
+_HIGHEST = 80.0  # EDM's range of noise levels, and so that of our denoisers, ends here
+_OF_THE_HUB = {"revision", "cache_dir", "token", "local_files_only", "force_download"}
+_GENERATED = "card has been automatically generated"
+
+
+class GuidedDiffusionPipeline(DiffusionPipeline):
+    """A denoiser, a scheduler and a discriminator that guides them.
+
+    `from_pretrained(folder_or_hub_name)` takes settings and safetensors from the hub, never code.
+    The scheduler is exchanged as in any diffusers pipeline, `pipeline.scheduler =
+    DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)`; a plain diffusers U-Net
+    has its prediction type and noise schedule in that config.
+
+    Args:
+        unet: a denoiser of this package (any scheduler), or a diffusers U-Net with its scheduler.
+        scheduler: any diffusers scheduler that `Scheduled` knows.
+        discriminator: the guide, trained on this model's own samples; `None` for no guide.
+        trained_for: `{"sampler": "heun", "steps": 18}`: whose errors the guide corrects; another
+            use warns.
+        window: noise levels `(low, high)` where the guide is asked; `high=None` for no bound.
+        null_label: the id that means "no class" for a diffusers U-Net that has one.
+
+    Raises:
+        ValueError: a discriminator that cannot guide this denoiser, or settings without sense.
+    """
+
+    _optional_components = ["discriminator"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        unet: ImageDenoiser | PointDenoiser | UNet2DModel | nn.Module,
+        scheduler: SchedulerMixin,
+        discriminator: nn.Module | None = None,
+        trained_for: dict | None = None,
+        window: list | tuple = (0.0447, None),
+        null_label: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_trained_for(trained_for)
+        low, high = window
+        if low is None or not 0 <= low < (math.inf if high is None else high):
+            raise ValueError(f"a window is (low, high) with 0 <= low < high or None, got {window}")
+        high = None if high == math.inf else high  # JSON has no infinity
+        self.register_modules(unet=unet, scheduler=scheduler, discriminator=discriminator)
+        self.register_to_config(trained_for=trained_for, window=[low, high], null_label=null_label)
+        if discriminator is not None:
+            check_guide(self.denoiser, discriminator)
+
+    @property
+    def denoiser(self) -> Any:
+        """The unguided model as `(x, sigma, label) -> x0`, whatever language it was trained in."""
+        if hasattr(self.unet, "shape"):
+            return self.unet
+        network = DiffusersDenoiser(self.unet, self.scheduler, null=self.config["null_label"])
+        if network.shape is None:
+            name = type(self.unet).__name__
+            raise ValueError(f"a {name} needs in_channels and sample_size in its config")
+        return network
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        guidance_scale: Scale = 1.0,
+        num_inference_steps: int = 18,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        class_labels: Tensor | Sequence[int] | int | None = None,
+        classifier_free_scale: float | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Sample.
+
+        Args:
+            batch_size: samples to make; where `latents` are given, their number counts.
+            guidance_scale: 1 corrects as the discriminator says, 0 not at all; a number or a
+                function of `sigma [b]`. Without a discriminator it has no effect.
+            num_inference_steps: noise levels on the way.
+            generator: of the starting noise and of what a stochastic scheduler draws. The same
+                seed gives the same samples.
+            class_labels: one for all or one a sample; `None` is unconditional.
+            classifier_free_scale: 1 is the conditional model; more exaggerates the class.
+            latents: the starting noise, standard normal, `[b *shape]`.
+            output_type: `pil`, `np` (`[b h w c]`) or `pt` (`[b c h w]`), images in [0, 1]; points
+                `[b d]` come as `np` or `pt` in the data's own units.
+            return_dict: whether the samples come as `.images` of an object or in a tuple.
+
+        Raises:
+            ValueError: arguments that this model cannot follow.
+        """
+        check_scale(guidance_scale)
+        denoiser = self.denoiser
+        shape = tuple(denoiser.shape)
+        check_output(output_type, shape)
+        weight = next(self.unet.parameters(), torch.empty(0))
+        noise = starting_noise(latents, (batch_size, *shape), generator, weight)
+        labels = labels_of(class_labels, denoiser.classes, noise)
+        if classifier_free_scale is not None:
+            if labels is None:
+                raise ValueError("classifier_free_scale needs class_labels, got None; give both")
+            denoiser = classifier_free_guidance(denoiser, classifier_free_scale)
+        if self.discriminator is not None and guidance_scale != 0:
+            warn_of_another_use(self.config["trained_for"], self.scheduler, num_inference_steps)
+            low, high = self.config["window"]
+            window = low, math.inf if high is None else high
+            guide = self.discriminator
+            denoiser = discriminator_guidance(denoiser, guide, guidance_scale, window=window)
+        bar = not getattr(self, "_progress_bar_config", {}).get("disable", False)
+        highest = _HIGHEST if hasattr(self.unet, "shape") else 1e3
+        sampler = Scheduled(
+            denoiser, self.scheduler, shape, num_inference_steps, highest=highest, progress=bar
+        )
+        with evaluating(self.unet, self.discriminator):
+            samples = sampler(noise, labels, generator=generator)
+        images = present(samples, output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """As every pipeline, with a model card beside it, unless a `README.md` is there already.
+
+        Raises:
+            ValueError: a component that cannot be saved (diffusers would leave it out).
+        """
+        for name, component in self.components.items():
+            if component is not None and not hasattr(component, "save_pretrained"):
+                raise ValueError(
+                    f"the {name} is a {type(component).__name__}, which has no save_pretrained: "
+                    "derive it from diffusers' ModelMixin and ConfigMixin"
+                )
+        super().save_pretrained(save_directory, **kwargs)
+        path = Path(save_directory) / "README.md"
+        if not path.exists():
+            path.write_text(self.card(path.parent.resolve().name or "pipeline"), encoding="utf-8")
+
+    def card(
+        self,
+        name: str,
+        *,
+        data: str | None = None,
+        figures: Mapping[str, float] | None = None,
+        licence: str | None = None,
+    ) -> str:
+        """The text of `README.md`; see `hybridgen.sampling.card.model_card` for the arguments."""
+        guide, denoiser = self.discriminator, self.denoiser
+        return model_card(
+            name=name,
+            shape=tuple(denoiser.shape),
+            classes=denoiser.classes,
+            network=type(self.unet).__name__,
+            scheduler=type(self.scheduler).__name__,
+            guide=None if guide is None else type(guide).__name__,
+            trained_for=self.config["trained_for"],
+            data=data,
+            figures=figures,
+            licence=licence,
+        )
+
+    @classmethod
+    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
+        """As every pipeline, but settings and weights only; arguments about code are ignored."""
+        return download(pretrained_model_name, **{k: kwargs[k] for k in _OF_THE_HUB & {*kwargs}})
+
+    def _upload_folder(
+        self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        # diffusers writes an empty card over ours just before it uploads.
+        path = Path(working_dir) / "README.md"
+        if not path.exists() or _GENERATED in path.read_text(encoding="utf-8"):
+            path.write_text(self.card(repo_id), encoding="utf-8")
+        return super()._upload_folder(working_dir, repo_id, *args, **kwargs)

@@ -1,0 +1,170 @@
+"""Networks trained with diffusers as denoisers: the same weights, asked in another language."""
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybridgen.errors import InputError
+from hybridgen.maths.noise import like
+from hybridgen.maths.preconditioning import clamp_level, scalings
+from hybridgen.networks.conditioning import check_input, check_label
+from hybridgen.sampling.levels import in_flow_scale, language, scheduler_name
+
+_LEAST = 2.0**-24
+
+
+class DiffusersDenoiser(nn.Module):
+    """`(x [b ...], sigma [b], label [b] or None) -> x0 [b ...]` around a network of diffusers.
+
+    The scheduler that the network was trained with says what its input is scaled by, which number
+    it takes for the noise level, and what it predicts; the scheduler may differ from the one that
+    samples. In between two entries of a table of noise levels the timestep is interpolated in
+    `log sigma`; at an entry it is that entry. Levels above the table are shown as its last,
+    `D(last x / sigma, last)`; those below it with timestep 0.
+
+    A network that also predicts a variance (twice the channels) is used for its mean half. The
+    network runs in its own precision, everything around it in that of `x`.
+
+    Args:
+        network: `UNet2DModel`, `DiTTransformer2DModel`, or any module `(x, t [b]) -> prediction`
+            or an object with `.sample`; called with `class_labels=` where labels are known.
+        scheduler: the one it was trained with, of a kind that `Scheduled` knows.
+        shape: of one sample; taken from the network's configuration if that says it.
+        null: the id that means "no class" for this network; a DiT says it itself. Without one,
+            a network with classes needs labels.
+
+    Raises:
+        ValueError: a scheduler or a prediction type that is not known.
+        InputError: a network that needs more than noise and labels (text, an image), a null id
+            that it does not have.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        scheduler: Any,
+        *,
+        shape: tuple[int, ...] | None = None,
+        null: int | None = None,
+    ) -> None:
+        super().__init__()
+        _refuse_conditions(network)
+        self.network = network
+        self.shape = shape if shape is not None else _shape(network)
+        self.classes, self.null = _labels(network, null)
+        self._language = language(scheduler)
+        self._flow = in_flow_scale(scheduler)
+        self._timesteps = int(scheduler.config["num_train_timesteps"])
+        config = scheduler.config
+        if config.get("timestep_type") == "continuous":
+            raise InputError(
+                f"this {scheduler_name(scheduler)} has timestep_type='continuous', which is not "
+                "known here: give the scheduler that the network was trained with"
+            )
+        # Where the table ends in pure noise, its last level is taken as diffusers' solvers do.
+        kept = getattr(scheduler, "alphas_cumprod", torch.ones(0)).double().clamp_min(_LEAST)
+        # No buffer: `.to(bfloat16)` would round it.
+        self._log_sigmas = (((1 - kept) / kept).log() / 2).cpu()
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        if self.shape is not None:
+            check_input(x, self.shape, "x")
+        label = self._label(x, label)
+        if self._language.edm is not None:
+            c = scalings(clamp_level(sigma), self._language.edm[0])
+            answer = self._ask(like(c.inner, x) * x, c.noise, label)
+            return self._language.to_clean(answer, x, torch.ones_like(sigma), clamp_level(sigma))
+        if self._flow:
+            alpha, timestep = 1 / (1 + sigma), self._timesteps * sigma / (1 + sigma)
+        else:
+            # Beyond the table even the last entry sees hardly more than noise.
+            shown = sigma.clamp_max(math.exp(float(self._log_sigmas[-1])))
+            x, sigma = like((shown / sigma).nan_to_num(nan=1.0), x) * x, shown
+            alpha, timestep = torch.rsqrt(1 + sigma.square()), self._timestep(sigma)
+        scaled = like(alpha, x) * x
+        answer = self._ask(scaled, timestep, label)
+        return self._language.to_clean(answer, scaled, alpha, alpha * sigma)
+
+    def _timestep(self, sigma: Tensor) -> Tensor:
+        """The table's position of `sigma [b]`, in float64."""
+        table = self._log_sigmas.to(sigma.device)
+        wanted = sigma.double().log().clamp(float(table[0]), float(table[-1]))
+        above = torch.searchsorted(table, wanted).clamp(1, len(table) - 1)
+        below = above - 1
+        part = (wanted - table[below]) / (table[above] - table[below])
+        position = below + part
+        # Rounding to float32 moves a level by up to about 1e-4 entries.
+        entry = position.round()
+        return torch.where((position - entry).abs() < 1e-3, entry, position)
+
+    def _ask(self, scaled: Tensor, timestep: Tensor, label: Tensor | None) -> Tensor:
+        known = next((p.dtype for p in self.network.parameters()), scaled.dtype)
+        if _configured(self.network, "time_embedding_type") == "learned":
+            timestep = timestep.round().long()
+        elif known != torch.float64:
+            timestep = timestep.float()
+        more = {} if label is None else {"class_labels": label}
+        answer = self.network(scaled.to(known), timestep, **more)
+        answer = (answer if isinstance(answer, Tensor) else answer.sample).to(scaled.dtype)
+        channels = scaled.shape[1]
+        if answer.shape[1] == 2 * channels:
+            answer = answer[:, :channels]
+        if answer.shape != scaled.shape:
+            raise ValueError(
+                f"the network answered {list(answer.shape)} to samples {list(scaled.shape)}: "
+                "expected the same shape, or twice the channels"
+            )
+        return answer
+
+    def _label(self, x: Tensor, label: Tensor | None) -> Tensor | None:
+        if label is None and self.classes and self.null is not None:
+            return torch.full((len(x),), self.null, device=x.device)
+        if label is None and self.classes:
+            raise ValueError(
+                f"this network has {self.classes} classes and no id for 'none': pass labels [b], "
+                "or build its denoiser with null=..."
+            )
+        check_label(label, self.classes, len(x))
+        return label
+
+
+def _configured(network: nn.Module, name: str) -> Any:
+    config = getattr(network, "config", {})
+    return config.get(name) if hasattr(config, "get") else None
+
+
+def _shape(network: nn.Module) -> tuple[int, ...] | None:
+    channels, size = _configured(network, "in_channels"), _configured(network, "sample_size")
+    if channels is None or size is None:
+        return None
+    return (channels, size, size) if isinstance(size, int) else (channels, *size)
+
+
+def _labels(network: nn.Module, null: int | None) -> tuple[int, int | None]:
+    """How many classes a network knows, and its id for none of them."""
+    ids = _configured(network, "num_class_embeds") or 0
+    if _configured(network, "num_embeds_ada_norm"):
+        # A DiT counts its classes without the extra id, which is there if labels were dropped.
+        classes = int(_configured(network, "num_embeds_ada_norm"))
+        tables = (m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding))
+        ids = max(tables, default=classes)
+        null = classes if null is None and ids > classes else null
+    if null is None:
+        return ids, None
+    if not 0 <= null < ids:
+        raise InputError(f"null={null} is not among the {ids} label ids of this network")
+    return (ids - 1 if null == ids - 1 else ids), null
+
+
+def _refuse_conditions(network: nn.Module) -> None:
+    parameters = list(inspect.signature(network.forward).parameters.values())
+    free = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in free]
+    if len(needed) > 2 or "encoder_hidden_states" in needed:
+        raise InputError(
+            f"{type(network).__name__} needs {', '.join(needed[2:])} beside noise and its level, "
+            "but only unconditional and class-conditional networks can be denoisers here"
+        )

@@ -1,0 +1,142 @@
+"""Refinement: finished samples of a model q turned into samples of the data p by `log p - log q`.
+
+The log ratio of a sample is the logit that a calibrated critic, trained on finished samples of the
+same sampler, gives it at sigma 0. Samples are chosen, never changed, so what q never makes stays
+missing. Any sampler will do: compute the log ratios of its outputs, choose, and index the outputs.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def rejection(log_ratio: Tensor, log_bound: float, uniform: Tensor) -> Tensor:
+    """Accept sample i if `uniform_i < exp(log_ratio_i - log_bound)`; what is accepted follows p.
+
+    With `log_bound = log sup p/q` the fraction accepted is `exp(-log_bound)` on average. A smaller
+    bound accepts more, and keeps q's proportions among the samples whose ratio exceeds it.
+    Source: Azadi et al. 2019, arXiv:1810.06758, section 3.1.
+
+    Args:
+        log_ratio: `[n]`; minus infinity is never accepted.
+        log_bound: the largest log ratio there is, or an estimate of it.
+        uniform: `[n]`, drawn from [0, 1).
+
+    Returns:
+        `[n]`, true where accepted.
+
+    Raises:
+        ValueError: sizes that do not match, log ratios or a bound that are no numbers, uniforms
+            outside [0, 1).
+    """
+    _check_ratios(log_ratio, dimensions=1)
+    _check_uniform(uniform, tuple(log_ratio.shape))
+    if not math.isfinite(log_bound):
+        raise ValueError(f"log_bound must be finite, got {log_bound}")
+    return uniform.double().log() < log_ratio.double() - log_bound
+
+
+def metropolis_hastings(log_ratio: Tensor, uniform: Tensor) -> Tensor:
+    """Where each of n chains over k + 1 independent samples ends; needs no bound on the ratio.
+
+    A chain starts at column 0 and moves to proposal j = 1..k with probability
+    `min(1, exp(log_ratio_j - log_ratio_here))`. If p/q is at most M, the total variation from p is
+    at most `(1 - 1/M)^k`; chains that start at real samples follow p from the first step on.
+    Source: Turner et al. 2019, arXiv:1811.11357, algorithm 1; the rate: Mengersen & Tweedie 1996.
+
+    Args:
+        log_ratio: `[n k+1]`, one row a chain.
+        uniform: `[n k]`, drawn from [0, 1).
+
+    Returns:
+        `[n]`, the column (int64, 0..k) of each chain's last state.
+
+    Raises:
+        ValueError: sizes that do not match, log ratios that are no numbers, uniforms outside
+            [0, 1).
+    """
+    _check_ratios(log_ratio, dimensions=2)
+    chains, columns = log_ratio.shape
+    _check_uniform(uniform, (chains, columns - 1))
+    ratios, draws = log_ratio.double(), uniform.double().log()
+    index = torch.zeros(chains, dtype=torch.int64, device=log_ratio.device)
+    here = ratios[:, 0]
+    for proposal in range(1, columns):
+        ahead = ratios[:, proposal]
+        # Between two impossible states the difference is no number, and the chain stays.
+        moves = draws[:, proposal - 1] < ahead - here
+        here = torch.where(moves, ahead, here)
+        index = index.masked_fill(moves, proposal)
+    return index
+
+
+def importance_resampling(log_ratio: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` indices drawn with replacement, i with probability `softmax(log_ratio)_i`.
+
+    Adding a constant to every log ratio changes nothing, so an uncalibrated offset does no harm.
+    With few samples or a small `effective_sample_size` the same ones come again and again.
+    Source: Rubin 1987, sampling importance resampling.
+
+    Args:
+        log_ratio: `[n]`.
+        count: how many to draw; well below n keeps repetitions rare.
+        generator: on the device of `log_ratio`.
+
+    Returns:
+        `[count]`, int64.
+
+    Raises:
+        ValueError: no count, log ratios that are no numbers or all minus infinity.
+    """
+    _check_ratios(log_ratio, dimensions=1)
+    _check_possible(log_ratio)
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    weights = torch.softmax(log_ratio.double(), dim=0)
+    return torch.multinomial(weights, count, replacement=True, generator=generator)
+
+
+def effective_sample_size(log_ratio: Tensor) -> float:
+    """`(sum w)^2 / (n sum w^2)`, `w = exp(log_ratio)`: the fraction that weighting leaves, 1/n..1.
+
+    It is 1 where q is p, and tends to `1 / E_p[p/q]`.
+    Source: Kong 1992, TR 348, University of Chicago.
+
+    Args:
+        log_ratio: `[n]`.
+
+    Raises:
+        ValueError: log ratios that are no numbers or all minus infinity.
+    """
+    _check_ratios(log_ratio, dimensions=1)
+    _check_possible(log_ratio)
+    ratios = log_ratio.double()
+    total, squares = torch.logsumexp(ratios, dim=0), torch.logsumexp(2 * ratios, dim=0)
+    return float(torch.exp(2 * total - squares)) / len(ratios)
+
+
+def _check_ratios(log_ratio: Tensor, *, dimensions: int) -> None:
+    if log_ratio.ndim != dimensions or log_ratio.numel() == 0:
+        expected = "[n]" if dimensions == 1 else "[n k+1]"
+        raise ValueError(
+            f"expected log ratios {expected}, not empty, got shape {list(log_ratio.shape)}"
+        )
+    wrong = int((torch.isnan(log_ratio) | torch.isposinf(log_ratio)).sum())
+    if wrong:
+        raise ValueError(
+            f"{wrong} of {log_ratio.numel()} log ratios are nan or infinite; "
+            "take the critic's raw logits of finite samples"
+        )
+
+
+def _check_possible(log_ratio: Tensor) -> None:
+    if bool(torch.isneginf(log_ratio).all()):
+        raise ValueError("every log ratio is minus infinity, so there is no sample to choose")
+
+
+def _check_uniform(uniform: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(uniform.shape) != shape:
+        raise ValueError(f"expected uniforms of shape {list(shape)}, got {list(uniform.shape)}")
+    if not bool(((uniform >= 0) & (uniform < 1)).all()):
+        raise ValueError("expected uniforms in [0, 1), as torch.rand draws them")

@@ -1,0 +1,166 @@
+"""Any denoiser under any diffusers scheduler that the converter knows: one loop."""
+
+import copy
+import hashlib
+import inspect
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hybridgen.maths.draws import rng_for
+from hybridgen.protocols import Denoiser
+from hybridgen.sampling.cost import Cost, cost_of
+from hybridgen.sampling.heun import check_samples
+from hybridgen.sampling.levels import (
+    Language,
+    Level,
+    check_variance,
+    language,
+    levels,
+    scheduler_name,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Scheduled:
+    """A denoiser, guided or not, sampled by a scheduler of diffusers.
+
+    At each step the scheduler's sample `alpha x0 + s n` is shown to the denoiser in the
+    variance-exploding scale, `D(x / alpha, s / alpha)`, and the clean estimate is told to the
+    scheduler in the language of its `prediction_type`.
+
+    Attributes:
+        denoiser: see `hybridgen.protocols.Denoiser`.
+        scheduler: DDPM, DDIM, DPMSolverMultistep, UniPCMultistep, EulerDiscrete, HeunDiscrete,
+            EDMEuler, EDMDPMSolverMultistep or FlowMatchEulerDiscrete, as configured. It is copied:
+            a sampler can be used again, and by several threads at once.
+        noise_shape: of one sample.
+        steps: of the scheduler; HeunDiscrete calls the denoiser `2 steps - 1` times.
+        highest: noise levels above this one, pure noise included, are shown to the denoiser as
+            this one, `D(highest x / s, highest)`: so far up the estimate hardly depends on sigma,
+            and networks have not been trained there.
+        progress: whether to show a bar.
+    """
+
+    denoiser: Denoiser
+    scheduler: Any
+    noise_shape: tuple[int, ...]
+    steps: int
+    highest: float = field(default=1e3, kw_only=True)
+    progress: bool = field(default=False, kw_only=True)
+    _prepared: Any = field(init=False, repr=False)
+    _levels: list[Level] = field(init=False, repr=False)
+    _language: Language = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.highest < math.inf:
+            raise ValueError(f"highest must be positive and finite, got {self.highest}")
+        prepared = _prepared(self.scheduler, self.steps)
+        check_variance(prepared)
+        found, spoken = levels(prepared), language(prepared)
+        if found[0].alpha == 0 and spoken.kind == "epsilon":
+            raise ValueError(
+                f"{scheduler_name(prepared)} starts at pure noise, where prediction_type='epsilon' "
+                "says nothing of the data: build it with prediction_type='v_prediction'"
+            )
+        object.__setattr__(self, "_prepared", prepared)
+        object.__setattr__(self, "_levels", found)
+        object.__setattr__(self, "_language", spoken)
+
+    @property
+    def calls(self) -> int:
+        """Denoiser evaluations of one sample."""
+        return self.cost.denoiser
+
+    @property
+    def cost(self) -> Cost:
+        """Network calls of one sample, those of every critic that guides included."""
+        return sum((cost_of(self.denoiser, self._shown(x)) for x in self._levels), Cost())
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        noise: Tensor,
+        label: Tensor | None = None,
+        *,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> Tensor:
+        """`noise [b *noise_shape]`, standard normal; `label [b]` -> samples `[b *noise_shape]`.
+
+        A scheduler that draws noise on the way (DDPM, `sde-dpmsolver++`, flow matching with
+        `stochastic_sampling`) takes it from `generator`, or from a list of one for each sample.
+        Without any it is seeded by `noise`: the same batch of noise gives the same samples.
+
+        Raises:
+            ValueError: noise of another shape, or a denoiser that answers in another.
+            RunError: the samples stopped being finite; the message names the step.
+        """
+        if tuple(noise.shape[1:]) != self.noise_shape or not noise.is_floating_point():
+            raise ValueError(
+                f"expected noise of shape [b, *{list(self.noise_shape)}], got {list(noise.shape)} "
+                f"of {noise.dtype}"
+            )
+        scheduler = copy.deepcopy(self._prepared)
+        drawn = {}
+        if "generator" in inspect.signature(scheduler.step).parameters:
+            drawn["generator"] = generator if generator is not None else _seeded_by(noise)
+        # Half precision would lose the difference between neighbouring levels.
+        x = noise.to(torch.promote_types(noise.dtype, torch.float32)) * _first_scale(scheduler)
+        if hasattr(scheduler, "scale_model_input"):
+            # The scaling is ours; schedulers that ask for this call warn if it never came.
+            scheduler.scale_model_input(x, scheduler.timesteps[0])
+        path = zip(scheduler.timesteps, self._levels, strict=True)
+        bar = tqdm(path, total=len(self._levels), disable=not self.progress, unit="step")
+        for number, (t, level) in enumerate(bar, start=1):
+            x0 = self._clean(x, level, label)
+            answer = self._language.from_clean(x0, x, level)
+            x = scheduler.step(answer, t, x, return_dict=False, **drawn)[0]
+            check_samples(x, number, len(self._levels), level.sigma)
+        return x
+
+    def _shown(self, level: Level) -> float:
+        return min(level.sigma, self.highest)
+
+    def _clean(self, x: Tensor, level: Level, label: Tensor | None) -> Tensor:
+        sigma = self._shown(level)
+        # x / alpha below `highest`; above, alpha may be 0.
+        seen = x * (sigma / level.s)
+        x0 = self.denoiser(seen, x.new_full((len(x),), sigma), label)
+        if x0.shape != x.shape:
+            raise ValueError(f"the denoiser returned {list(x0.shape)} for samples {list(x.shape)}")
+        return x0
+
+
+def _prepared(scheduler: Any, steps: int) -> Any:
+    """A copy of `scheduler` that has laid out its steps.
+
+    Raises:
+        ValueError: an unknown scheduler, or steps that it cannot lay out.
+    """
+    name = scheduler_name(scheduler)
+    if steps < 1:
+        raise ValueError(f"a sampler takes at least one step, got steps={steps}")
+    own = copy.deepcopy(scheduler)
+    try:
+        own.set_timesteps(steps)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot lay out {steps} steps: {error}") from error
+    if hasattr(own, "set_begin_index"):
+        # Else it looks for its first timestep and, where rounding made two alike, skips one.
+        own.set_begin_index(0)
+    return own
+
+
+def _first_scale(scheduler: Any) -> float:
+    """What unit noise is multiplied by; flow matching, at t = 1, has no name for it."""
+    return float(getattr(scheduler, "init_noise_sigma", 1.0))
+
+
+def _seeded_by(noise: Tensor) -> torch.Generator:
+    """A generator on the CPU that is a function of every bit of the noise."""
+    bits = noise.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return rng_for("scheduled", hashlib.blake2b(bits, digest_size=16).hexdigest())

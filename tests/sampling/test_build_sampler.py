@@ -1,0 +1,87 @@
+"""Every sampler that a setting can name, with the exact denoiser of fixture A."""
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from oracles import Counted, P, cumulative, exact_denoiser
+from scipy.stats import wasserstein_distance
+
+from hybridgen.errors import InputError
+from hybridgen.maths.mixtures import ring
+from hybridgen.sampling.build import SamplerName, SamplerSettings, build_sampler
+
+NAMES = get_args(SamplerName)
+
+
+def off(name, steps, count=2_000):
+    levels = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    noise = torch.special.ndtri(levels)[:, None]
+    grid = torch.linspace(-5, 5, 20_001, dtype=torch.float64)
+    exact = np.interp(levels.numpy(), cumulative(P, grid).numpy(), grid.numpy())
+    run = build_sampler(SamplerSettings(name=name, steps=steps), exact_denoiser(P), (1,))
+    return wasserstein_distance(run(noise)[:, 0], exact)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sampler_nears_the_data_as_steps_grow(name):
+    few, many = off(name, 18), off(name, 72)
+    # DDPM draws noise of its own, so 2 000 samples of it cannot come nearer than this.
+    assert many < few < 0.15 and many < (0.1 if name == "ddpm" else 0.04)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sampler_shows_the_denoiser_nothing_above_the_highest_level(name):
+    shown = []
+
+    def denoiser(x, sigma, label=None):
+        shown.append(float(sigma[0]))
+        return P.denoise(x, sigma)
+
+    counted = Counted(denoiser)
+    settings = SamplerSettings(name=name, steps=6, high=30.0)
+    run = build_sampler(settings, counted, (1,))
+    run(torch.zeros(2, 1))
+    assert max(shown) == pytest.approx(30) and len(shown) == run.calls == counted.calls
+    assert run.noise_shape == (1,)
+
+
+def test_the_ends_of_the_grid_are_those_of_the_settings():
+    for name in ("heun", "edm_euler", "edm_dpmpp"):
+        shown = []
+
+        def denoiser(x, sigma, label=None, shown=shown):
+            shown.append(float(sigma[0]))
+            return x
+
+        settings = SamplerSettings(name=name, steps=5, low=0.1, high=10.0, rho=3.0)
+        build_sampler(settings, denoiser, (1,))(torch.zeros(1, 1, dtype=torch.float64))
+        middle = (10 ** (1 / 3) + 0.5 * (0.1 ** (1 / 3) - 10 ** (1 / 3))) ** 3
+        assert shown[0] == pytest.approx(10, rel=1e-5) and shown[-1] == pytest.approx(0.1, rel=1e-5)
+        assert min(abs(s - middle) for s in shown) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["dpmpp", "unipc", "heun_discrete", "edm_dpmpp", "heun"])
+def test_fine_modes_are_sharp_after_eighteen_steps(name):
+    data = ring().standardised()
+    run = build_sampler(
+        SamplerSettings(name=name), lambda x, s, label=None: data.denoise(x, s), (2,)
+    )
+    noise = torch.randn(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    distance = torch.cdist(run(noise), data.means).min(1).values
+    assert float((distance < 3 * data.stds[0]).double().mean()) > 0.98
+
+
+def test_settings_that_cannot_work_are_refused_in_one_sentence():
+    def refused(**settings):
+        with pytest.raises(InputError) as error:
+            build_sampler(SamplerSettings(**settings), exact_denoiser(P), (1,))
+        return str(error.value)
+
+    assert "no sampler 'plms'; there are heun, ddpm, ddim" in refused(name="plms")
+    assert "sampler heun takes at least 2 steps, got 1" in refused(steps=1)
+    assert "at least one step, got steps=0" in refused(name="ddim", steps=0)
+    assert "0 < low < high" in refused(name="edm_euler", low=90.0)
+    assert "0 < low < high" in refused(name="ddim", high=0.0)
+    assert "cannot lay out 2000 steps" in refused(name="ddpm", steps=2000)

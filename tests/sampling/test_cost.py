@@ -1,0 +1,87 @@
+"""What a sample is said to cost, against what is counted while it is made."""
+
+import pytest
+import torch
+from oracles import Counted
+
+from hybridgen.maths.noise import karras_sigmas
+from hybridgen.sampling.cost import Cost, cost_of
+from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
+from hybridgen.sampling.heun import Heun
+
+LABEL = torch.tensor([0, 1, 2])
+
+
+def halved(x, sigma, label=None):
+    return x / 2
+
+
+def total(x, sigma, label=None):
+    return x.sum(1)
+
+
+class CountedBackwards:
+    """A critic that counts both its calls and the gradients taken through it."""
+
+    def __init__(self):
+        self.forward, self.backward = 0, 0
+
+    def __call__(self, x, sigma, label=None):
+        self.forward += 1
+        logits = x.sum(1)
+        logits.register_hook(self._count)
+        return logits
+
+    def _count(self, gradient):
+        self.backward += 1
+
+
+def in_window(denoiser, critic):
+    return discriminator_guidance(denoiser, critic, window=(0.3, 5.0))
+
+
+GUIDANCE = {
+    "no guidance": lambda d, c: d,
+    "a critic": lambda d, c: discriminator_guidance(d, c),
+    "a critic at scale zero": lambda d, c: discriminator_guidance(d, c, 0.0),
+    "a critic behind a closed window": lambda d, c: discriminator_guidance(d, c, window=(90, 99)),
+    "a critic in a window": lambda d, c: in_window(d, c),
+    "a critic at some scales": lambda d, c: discriminator_guidance(d, c, lambda s: (s > 1) * 2.0),
+    "two critics": lambda d, c: discriminator_guidance(discriminator_guidance(d, c), c, 0.5),
+    "labels": lambda d, c: classifier_free_guidance(d, 2.0),
+    "labels inside a critic": lambda d, c: in_window(classifier_free_guidance(d, 2.0), c),
+    "a critic inside labels": lambda d, c: classifier_free_guidance(in_window(d, c), 2.0),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("churn", [0.0, 3.0])
+@pytest.mark.parametrize("name", GUIDANCE)
+def test_the_cost_that_is_told_is_the_cost_that_is_counted(name, churn, dtype):
+    denoiser, critic = Counted(halved), CountedBackwards()
+    sampler = Heun(GUIDANCE[name](denoiser, critic), (2,), karras_sigmas(7), churn=churn)
+    sampler(torch.randn(3, 2, dtype=dtype), LABEL)
+    assert sampler.cost == Cost(denoiser.calls, critic.forward, critic.backward)
+    assert sampler.calls == denoiser.calls
+
+
+def test_costs_of_compositions_are_what_a_hand_counts():
+    cost = {name: make(halved, total) for name, make in GUIDANCE.items()}
+    assert cost_of(cost["no guidance"], 1.0) == Cost(1, 0, 0)
+    assert cost_of(cost["a critic"], 1.0) == Cost(1, 1, 1)
+    assert cost_of(cost["a critic"], 0.04) == Cost(1, 0, 0)
+    assert cost_of(cost["a critic at scale zero"], 1.0) == Cost(1, 0, 0)
+    assert cost_of(cost["two critics"], 1.0) == Cost(1, 2, 2)
+    assert cost_of(cost["labels inside a critic"], 1.0) == Cost(2, 1, 1)
+    assert cost_of(cost["a critic inside labels"], 1.0) == Cost(2, 2, 2)
+    assert Cost(1, 2, 3) * 2 + Cost(1, 0, 0) == Cost(3, 4, 6)
+
+
+def test_levels_that_churn_raises_into_the_window_are_counted():
+    critic, sigmas = CountedBackwards(), torch.tensor([4.0, 2.0, 1.0, 0.0])
+    guided = discriminator_guidance(halved, critic, window=(4.5, 5.0))
+    assert Heun(guided, (2,), sigmas).cost == Cost(5, 0, 0)
+    sampler = Heun(guided, (2,), sigmas, churn=0.6)
+    assert sampler.cost == Cost(5, 1, 1)
+    sampler(torch.randn(3, 2))
+    assert (critic.forward, critic.backward) == (1, 1)

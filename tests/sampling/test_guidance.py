@@ -1,0 +1,238 @@
+"""Guidance: exact where the answer is known, harmless where it is closed, clear where refused."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles import Counted, exact_critic, exact_denoiser
+from torch import nn
+
+from hybridgen.maths.mixtures import GaussianMixture
+from hybridgen.maths.noise import karras_sigmas, like
+from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
+from hybridgen.sampling.heun import Heun
+
+EVERYWHERE = (0.0, math.inf)
+W = torch.tensor([3.0, -4.0])
+X = torch.tensor([[1.0, 2.0], [0.5, -1.0], [0.0, 0.0]])
+SIGMA = torch.tensor([0.1, 1.0, 2.0])
+LABEL = torch.tensor([0, 1, 2])
+
+
+def gaussian(std, dimension=2):
+    return GaussianMixture(torch.ones(1), torch.zeros(1, dimension), torch.tensor([std]))
+
+
+def zero(x, sigma, label=None):
+    """A denoiser that says nothing, so what guidance adds is all there is."""
+    return torch.zeros_like(x)
+
+
+def linear_critic(x, sigma, label=None):
+    return x @ W.to(x)
+
+
+def shifted(x, sigma, label=None):
+    """A denoiser with a part for each label: `x / 2 + 10 (label + 1)`."""
+    return x / 2 + (0 if label is None else like(10.0 * (label + 1), x).to(x))
+
+
+class LearnedCritic(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 16), nn.SiLU(), nn.Linear(16, 1))
+        self.seen = []
+
+    def forward(self, x, sigma, label=None):
+        out = self.net(torch.cat([x, sigma[:, None]], dim=1))[:, 0]
+        self.seen.append((x.dtype, sigma.dtype, out.dtype))
+        return out
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.floats(1e-3, 80.0), st.floats(0.2, 3.0), st.floats(0.2, 3.0), st.sampled_from([(2,), (1,)])
+)
+def test_the_best_critic_guides_the_wrong_denoiser_to_the_right_one(level, real, model, shape):
+    p, q = gaussian(real, *shape), gaussian(model, *shape)
+    guided = discriminator_guidance(exact_denoiser(q), exact_critic(p, q), window=EVERYWHERE)
+    sigma = torch.full((7,), level, dtype=torch.float64)
+    noise = torch.randn(7, *shape, generator=torch.Generator().manual_seed(0)).double()
+    x = (model**2 + level**2) ** 0.5 * noise
+    # Tweedie's estimate for one Gaussian, spelled out.
+    exact = x * real**2 / (real**2 + level**2)
+    torch.testing.assert_close(guided(x, sigma), exact, rtol=1e-6, atol=1e-6)
+
+
+def test_what_is_added_is_scale_times_variance_times_slope_for_every_sample_alone():
+    guided = discriminator_guidance(exact_denoiser(gaussian(1.0)), linear_critic, 0.5)
+    added = guided(X, SIGMA) - exact_denoiser(gaussian(1.0))(X, SIGMA)
+    torch.testing.assert_close(added, 0.5 * SIGMA[:, None] ** 2 * W)
+
+
+def test_images_are_guided_as_points_are():
+    slope = torch.randn(2, 3, 3)
+    guided = discriminator_guidance(zero, lambda x, s, y: (x * slope).sum((1, 2, 3)), 2.0)
+    added = guided(torch.randn(3, 2, 3, 3), SIGMA)
+    torch.testing.assert_close(added, 2 * SIGMA[:, None, None, None] ** 2 * slope)
+
+
+def test_the_scale_may_be_a_function_of_sigma():
+    guided = discriminator_guidance(zero, linear_critic, lambda sigma: 1 / (1 + sigma))
+    scale = (1 / (1 + SIGMA))[:, None]
+    torch.testing.assert_close(guided(X, SIGMA), scale * SIGMA[:, None] ** 2 * W)
+
+
+def test_outside_the_window_nothing_is_added_low_belongs_to_it_and_high_does_not():
+    guided = discriminator_guidance(zero, linear_critic, window=(0.1, 2.0))
+    sigma = torch.tensor([0.0999, 0.1, 1.0, 2.0, 2.1])
+    added = guided(torch.ones(5, 2), sigma).norm(dim=1)
+    assert added[[0, 3, 4]].tolist() == [0, 0, 0]
+    torch.testing.assert_close(added[[1, 2]], 5 * sigma[[1, 2]] ** 2)
+
+
+def test_outside_the_window_a_gradient_that_is_not_finite_does_no_harm():
+    def sharp(x, sigma, label=None):
+        return x.sum(1) / (sigma - 0.1)
+
+    guided = discriminator_guidance(zero, sharp, window=(0.5, math.inf))
+    assert guided(X, SIGMA)[0].tolist() == [0, 0]
+    assert torch.isfinite(guided(X, SIGMA)).all()
+
+
+def test_scale_zero_and_a_closed_window_ask_no_critic():
+    for scale, window in [(0.0, EVERYWHERE), (1.0, (5.0, 6.0)), (lambda s: 0 * s, EVERYWHERE)]:
+        critic = Counted(linear_critic)
+        guided = discriminator_guidance(shifted, critic, scale, window=window)
+        torch.testing.assert_close(guided(X, SIGMA), X / 2, rtol=0, atol=0)
+        assert critic.calls == 0
+
+
+def test_the_clip_bounds_what_is_added_to_each_sample_and_keeps_its_direction():
+    guided = discriminator_guidance(zero, linear_critic, 1.0, clip=3.0)
+    added = guided(X, SIGMA)
+    # The closed form: |sigma^2 W| is 0.05, 5 and 20.
+    torch.testing.assert_close(added.norm(dim=1), torch.tensor([0.05, 3.0, 3.0]))
+    torch.testing.assert_close(added / added.norm(dim=1, keepdim=True), (W / 5).expand(3, 2))
+
+
+def test_the_clip_is_over_all_entries_of_an_image_and_survives_no_gradient_at_all():
+    ones = torch.ones(3, 1, 4, 4)
+    guided = discriminator_guidance(zero, lambda x, s, y: x.sum((1, 2, 3)), clip=0.01)
+    torch.testing.assert_close(guided(ones, SIGMA).flatten(1).norm(dim=1), torch.full((3,), 0.01))
+    flat = discriminator_guidance(zero, lambda x, s, y: (0 * x).sum((1, 2, 3)), clip=0.01)
+    assert flat(ones, SIGMA).abs().sum() == 0
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_guidance_works_where_gradients_are_switched_off(mode):
+    critic = LearnedCritic()
+    guided = discriminator_guidance(shifted, critic)
+    outside = guided(X, SIGMA, LABEL)
+    with mode():
+        # Made inside, as a sampler makes them: tensors of inference mode know no gradients.
+        inside = guided(X * 1, SIGMA * 1, LABEL * 1)
+    torch.testing.assert_close(inside, outside.detach(), rtol=0, atol=0)
+    assert not inside.requires_grad
+
+
+def test_a_whole_sampler_runs_in_inference_mode():
+    noise = torch.randn(4, 2)
+    sampler = Heun(discriminator_guidance(shifted, LearnedCritic()), (2,), karras_sigmas(4))
+    with torch.inference_mode():
+        inside = sampler(noise, LABEL[:1].expand(4))
+    torch.testing.assert_close(inside, sampler(noise, LABEL[:1].expand(4)))
+
+
+def test_guidance_leaves_no_gradient_in_the_critic_nor_in_its_input():
+    critic = LearnedCritic()
+    x = X.clone()
+    discriminator_guidance(shifted, critic)(x, SIGMA)
+    assert all(p.grad is None and p.requires_grad for p in critic.parameters())
+    assert x.grad is None
+    assert not x.requires_grad
+
+
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_critic_computes_in_float32_and_the_answer_is_in_the_type_of_x(given, autocast):
+    critic = LearnedCritic()
+    guided = discriminator_guidance(lambda x, s, y: x / 2, critic)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        answer = guided(X.to(given), SIGMA.to(given))
+    assert critic.seen == [(torch.float32,) * 3]
+    assert answer.dtype == given
+
+
+def test_a_denoiser_in_bfloat16_under_autocast_does_not_round_what_guidance_adds():
+    layer = nn.Linear(2, 2)
+    guided = discriminator_guidance(lambda x, s, y: layer(x), linear_critic)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        answer = guided(X, SIGMA)
+        estimate = layer(X).float()
+    assert answer.dtype == torch.float32
+    torch.testing.assert_close(answer, estimate + SIGMA[:, None] ** 2 * W)
+
+
+def test_in_float64_nothing_is_rounded_to_float32():
+    guided = discriminator_guidance(zero, linear_critic)
+    x, sigma = X.double(), torch.full((3,), 0.3, dtype=torch.float64)
+    expected = (sigma**2)[:, None] * W.double()
+    torch.testing.assert_close(guided(x, sigma), expected, rtol=1e-14, atol=0)
+
+
+def test_labels_reach_the_denoiser_and_the_critic():
+    def critic(x, sigma, label=None):
+        return x.sum(1) * (0 if label is None else label + 1)
+
+    guided = discriminator_guidance(shifted, critic)
+    expected = X / 2 + 10.0 * (LABEL[:, None] + 1) + SIGMA[:, None] ** 2 * (LABEL[:, None] + 1)
+    torch.testing.assert_close(guided(X, SIGMA, LABEL), expected)
+    torch.testing.assert_close(guided(X, SIGMA), X / 2)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.5, lambda sigma: sigma])
+def test_classifier_free_guidance_extrapolates_from_the_unconditional_estimate(scale):
+    w = scale(SIGMA)[:, None] if callable(scale) else scale
+    got = classifier_free_guidance(shifted, scale)(X, SIGMA, LABEL)
+    torch.testing.assert_close(got, X / 2 + w * 10.0 * (LABEL[:, None] + 1))
+
+
+def test_classifier_free_guidance_sharpens_gaussians_as_the_formula_says():
+    """`(1 - w) log p + w log p(.|y)` of two Gaussians is one, with precision `(1-w)/a + w/b`."""
+    broad, narrow = gaussian(2.0), gaussian(1.0)
+
+    def denoiser(x, sigma, label=None):
+        return (broad if label is None else narrow).denoise(x, sigma)
+
+    w, a, b = 1.5, 2.0**2 + SIGMA**2, 1.0**2 + SIGMA**2
+    score = -X * ((1 - w) / a + w / b)[:, None]
+    got = classifier_free_guidance(denoiser, w)(X, SIGMA, LABEL)
+    torch.testing.assert_close(got, X + SIGMA[:, None] ** 2 * score)
+
+
+def test_without_labels_classifier_free_guidance_is_the_unconditional_denoiser():
+    counted = Counted(shifted)
+    torch.testing.assert_close(classifier_free_guidance(counted, 3.0)(X, SIGMA), X / 2)
+    assert counted.calls == 1
+
+
+def composed(order, denoiser, critic, **settings):
+    if order == "critic outside":
+        return discriminator_guidance(classifier_free_guidance(denoiser, 2.0), critic, **settings)
+    return classifier_free_guidance(discriminator_guidance(denoiser, critic, **settings), 2.0)
+
+
+def test_both_orders_of_nesting_are_what_the_formulas_say():
+    def critic(x, sigma, label=None):
+        return x.sum(1) * (1 if label is None else label + 2)
+
+    free = X / 2 + 2 * 10.0 * (LABEL[:, None] + 1)
+    told, untold = LABEL[:, None] + 2, 1
+    variance = SIGMA[:, None] ** 2
+    outside = composed("critic outside", shifted, critic)(X, SIGMA, LABEL)
+    torch.testing.assert_close(outside, free + variance * told)
+    inside = composed("critic inside", shifted, critic)(X, SIGMA, LABEL)
+    torch.testing.assert_close(inside, free + variance * (untold + 2 * (told - untold)))

@@ -1,0 +1,333 @@
+"""Networks of diffusers as denoisers: the same images as diffusers itself makes of them."""
+
+import diffusers
+import pytest
+import torch
+from torch import nn
+
+from hybridgen.errors import InputError
+from hybridgen.maths.mixtures import one_dimensional
+from hybridgen.maths.predictions import edm_from_clean, from_clean
+from hybridgen.sampling.guidance import classifier_free_guidance
+from hybridgen.sampling.load import load_denoiser
+from hybridgen.sampling.pretrained import DiffusersDenoiser
+from hybridgen.sampling.schedulers import Scheduled
+
+P = one_dimensional([0.5, 0.5], [-2.0, 2.0], [0.3, 0.3])
+
+
+def unet(**config):
+    torch.manual_seed(0)
+    settings = {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 1,
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "UpBlock2D"),
+        "norm_num_groups": 4,
+        "add_attention": False,
+    }
+    return diffusers.UNet2DModel(**{**settings, **config}).eval()
+
+
+def dit(out_channels=8):
+    torch.manual_seed(0)
+    network = diffusers.DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=out_channels,
+        num_layers=1,
+        sample_size=4,
+        norm_num_groups=4,
+        num_embeds_ada_norm=10,
+    )
+    # A new DiT answers zero; noise in its weights makes it answer something.
+    for p in network.parameters():
+        nn.init.normal_(p, std=0.2)
+    return network.eval()
+
+
+class Speaking(nn.Module):
+    """The exact denoiser of a mixture, dressed as a network that a scheduler was trained with.
+
+    It knows only what a network knows: its scaled input and the timestep.
+    """
+
+    def __init__(self, levels, answer):
+        super().__init__()
+        self.levels, self.answer = levels, answer
+
+    def forward(self, x, t):
+        alpha, s = self.levels(t)
+        noisy = x / alpha[:, None]
+        x0 = P.denoise(noisy, s / alpha)
+        return self.answer(x0, x, alpha, s)
+
+
+def random_levels(low, high, count=64):
+    g = torch.Generator().manual_seed(0)
+    sigma = low * (high / low) ** torch.rand(count, generator=g, dtype=torch.float64)
+    return 3 * torch.randn(count, 1, generator=g, dtype=torch.float64) * (1 + sigma[:, None]), sigma
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("name", ["DDPM", "DDIM", "EulerDiscrete", "UniPCMultistep"])
+def test_a_table_of_levels_is_read_back_at_its_entries(name, kind):
+    scheduler = getattr(diffusers, f"{name}Scheduler")(prediction_type=kind)
+    kept = scheduler.alphas_cumprod.double()
+    asked = []
+
+    def levels(t):
+        asked.append(t)
+        at = kept[t.long()]
+        return at.sqrt(), (1 - at).sqrt()
+
+    network = Speaking(levels, lambda *args: from_clean(kind, *args))
+    denoiser = DiffusersDenoiser(network, scheduler)
+    entries = torch.arange(1000)
+    sigma = ((1 - kept) / kept).sqrt()
+    x = torch.linspace(-3, 3, 1000, dtype=torch.float64)[:, None] * (1 + sigma[:, None])
+    torch.testing.assert_close(denoiser(x, sigma), P.denoise(x, sigma), rtol=0, atol=1e-5)
+    assert torch.equal(asked[0].double(), entries.double())
+    denoiser(x.float(), sigma.float())
+    assert torch.equal(asked[1].double(), entries.double())
+
+
+def test_between_entries_the_timestep_is_interpolated_in_log_sigma():
+    scheduler = diffusers.DDPMScheduler()
+    asked = []
+    network = Speaking(lambda t: (asked.append(t), torch.ones_like(t))[1:] * 2, lambda x0, *_: x0)
+    kept = scheduler.alphas_cumprod.double()
+    log_sigma = ((1 - kept) / kept).log() / 2
+    sigma = (0.25 * log_sigma[:-1] + 0.75 * log_sigma[1:]).exp()
+    DiffusersDenoiser(network, scheduler)(torch.zeros(999, 1), sigma)
+    torch.testing.assert_close(
+        asked[0].double(), torch.arange(999).double() + 0.75, rtol=0, atol=2e-3
+    )
+
+
+def test_levels_beyond_the_table_are_shown_as_its_last_and_those_below_as_its_first():
+    scheduler = diffusers.DDPMScheduler()
+    kept = scheduler.alphas_cumprod.double()
+    asked = []
+
+    def levels(t):
+        asked.append(t)
+        at = kept[t.long()]
+        return at.sqrt(), (1 - at).sqrt()
+
+    network = Speaking(levels, lambda *args: from_clean("epsilon", *args))
+    denoiser = DiffusersDenoiser(network, scheduler)
+    last = float(((1 - kept[-1]) / kept[-1]).sqrt())
+    x = torch.tensor([[300.0], [-1e5]], dtype=torch.float64)
+    sigma = torch.tensor([1e3, 1e6], dtype=torch.float64)
+    shown = x * last / sigma[:, None]
+    expected = P.denoise(shown, last)
+    torch.testing.assert_close(denoiser(x, sigma), expected, rtol=0, atol=1e-5)
+    assert asked[0].tolist() == [999, 999]
+    clean = torch.tensor([[1.7]], dtype=torch.float64)
+    torch.testing.assert_close(denoiser(clean, torch.zeros(1, dtype=torch.float64)), clean)
+    assert asked[1].tolist() == [0]
+
+
+@pytest.mark.parametrize("sign", ["epsilon", "v_prediction"])
+def test_edm_networks_are_asked_as_the_edm_scheduler_asks_them(sign):
+    scheduler = diffusers.EDMEulerScheduler(sigma_data=0.7, prediction_type=sign)
+
+    def answer(scaled, t):
+        sigma = (4 * t.double()).exp()
+        x = scaled * (sigma**2 + 0.49).sqrt()[:, None]
+        return edm_from_clean(P.denoise(x, sigma), x, sigma, 0.7, sign)
+
+    class Network(nn.Module):
+        def forward(self, x, t):
+            return answer(x, t)
+
+    x, sigma = random_levels(0.002, 80)
+    denoiser = DiffusersDenoiser(Network(), scheduler)
+    torch.testing.assert_close(denoiser(x, sigma), P.denoise(x, sigma), rtol=1e-4, atol=1e-4)
+    assert torch.isfinite(denoiser(x[:1], torch.zeros(1, dtype=torch.float64))).all()
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+    ],
+    ids=["flow match", "unipc"],
+)
+def test_flow_networks_are_asked_at_a_thousand_times_t(scheduler):
+    def levels(t):
+        t = t.double() / 1000
+        return 1 - t, t
+
+    network = Speaking(levels, lambda *args: from_clean("flow", *args))
+    x, sigma = random_levels(0.002, 80)
+    denoiser = DiffusersDenoiser(network, scheduler)
+    torch.testing.assert_close(denoiser(x, sigma), P.denoise(x, sigma), rtol=1e-3, atol=1e-3)
+
+
+def images(pipeline, **arguments):
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(output_type="pt", batch_size=3, **arguments).images
+
+
+def present(samples):
+    return (samples / 2 + 0.5).clamp(0, 1)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_a_ddpm_pipeline_gives_the_images_that_diffusers_gives(tmp_path, kind):
+    pipeline = diffusers.DDPMPipeline(unet(), diffusers.DDPMScheduler(prediction_type=kind))
+    pipeline.save_pretrained(tmp_path)
+    theirs = images(pipeline, generator=torch.Generator().manual_seed(0), num_inference_steps=20)
+    g = torch.Generator().manual_seed(0)
+    noise = torch.randn(3, 1, 8, 8, generator=g)
+    denoiser = load_denoiser(tmp_path)
+    assert (denoiser.shape, denoiser.classes, denoiser.training) == ((1, 8, 8), 0, False)
+    run = Scheduled(denoiser, pipeline.scheduler, denoiser.shape, 20)
+    torch.testing.assert_close(present(run(noise, generator=g)), theirs, rtol=0, atol=1e-4)
+    assert 0.05 < theirs.std() < 0.6  # there is something to compare
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_a_ddim_pipeline_gives_the_images_that_diffusers_gives(tmp_path, zero_snr):
+    config = {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    scheduler = diffusers.DDIMScheduler(rescale_betas_zero_snr=zero_snr, **config)
+    pipeline = diffusers.DDIMPipeline(unet(), scheduler)
+    pipeline.save_pretrained(tmp_path)
+    theirs = images(pipeline, generator=torch.Generator().manual_seed(0), num_inference_steps=10)
+    noise = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    run = Scheduled(load_denoiser(tmp_path), pipeline.scheduler, (1, 8, 8), 10, highest=1e4)
+    # A denoiser's levels are finite: the last is 4096 and not pure noise, which leaves noise / 4096.
+    tolerance = 2e-3 if zero_snr else 1e-4
+    torch.testing.assert_close(present(run(noise)), theirs, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete"])
+def test_other_schedulers_give_what_their_own_loop_gives(name):
+    network = unet()
+    trained = diffusers.DDPMScheduler(clip_sample=False)
+    scheduler = getattr(diffusers, f"{name}Scheduler").from_config(trained.config)
+    noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    scheduler.set_timesteps(8)
+    x = noise * scheduler.init_noise_sigma
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            answer = network(scheduler.scale_model_input(x, t), t).sample
+            x = scheduler.step(answer, t, x).prev_sample
+    run = Scheduled(DiffusersDenoiser(network, trained), scheduler, (1, 8, 8), 8)
+    torch.testing.assert_close(run(noise), x, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("out_channels", [4, 8])
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_a_dit_gives_the_latents_that_its_pipeline_gives(tmp_path, out_channels, scale):
+    vae = diffusers.AutoencoderKL(
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(4,), norm_num_groups=2
+    )
+    network, scheduler = dit(out_channels), diffusers.DDIMScheduler(clip_sample=False)
+    pipeline = diffusers.DiTPipeline(network, vae, scheduler)
+    pipeline.save_pretrained(tmp_path)
+    seen = []
+    pipeline.vae.decode = lambda z: (
+        seen.append(z) or diffusers.models.autoencoders.vae.DecoderOutput(sample=z[:, :3])
+    )
+    noise = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    # The pipeline's own null id is ImageNet's 1000; with ten classes it is 10.
+    denoiser = load_denoiser(tmp_path)
+    assert (denoiser.shape, denoiser.classes, denoiser.null) == ((4, 4, 4), 10, 10)
+    label = torch.tensor([3, 7])
+    if scale == 1.0:
+        pipeline.set_progress_bar_config(disable=True)
+        g = torch.Generator().manual_seed(0)
+        pipeline([3, 7], guidance_scale=1.0, generator=g, num_inference_steps=6, output_type="pt")
+        theirs = seen[0] * vae.config.scaling_factor
+        guided = denoiser
+    else:
+        theirs = classifier_free_latents(network, scheduler, noise, label, scale)
+        guided = classifier_free_guidance(denoiser, scale)
+    ours = Scheduled(guided, scheduler, (4, 4, 4), 6)(noise, label)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+@torch.no_grad()
+def classifier_free_latents(network, scheduler, x, label, scale):
+    scheduler.set_timesteps(6)
+    for t in scheduler.timesteps:
+        at = t.expand(len(x))
+        with_label = network(x, at, label).sample[:, :4]
+        without = network(x, at, torch.full_like(label, 10)).sample[:, :4]
+        x = scheduler.step(without + scale * (with_label - without), t, x).prev_sample
+    return x
+
+
+def test_a_network_in_half_precision_and_one_in_double_are_asked_in_their_own():
+    x, sigma = torch.randn(2, 1, 8, 8), torch.tensor([0.5, 3.0])
+    scheduler = diffusers.DDPMScheduler()
+    expected = DiffusersDenoiser(unet(), scheduler)(x, sigma)
+    double = DiffusersDenoiser(unet(), scheduler).double()(x, sigma)
+    half = DiffusersDenoiser(unet(), scheduler).to(torch.bfloat16)(x, sigma)
+    assert expected.dtype == double.dtype == half.dtype == torch.float32
+    torch.testing.assert_close(double, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(half, expected, rtol=0, atol=0.2)
+
+
+def test_gradients_pass_through_to_the_sample():
+    denoiser = DiffusersDenoiser(unet(), diffusers.DDPMScheduler())
+    x = torch.randn(2, 1, 8, 8, requires_grad=True)
+    denoiser(x, torch.ones(2)).sum().backward()
+    assert x.grad is not None and float(x.grad.abs().sum()) > 0
+
+
+def test_a_network_with_learned_time_embeddings_is_asked_at_whole_timesteps():
+    network = unet(time_embedding_type="learned", num_train_timesteps=1000)
+    denoiser = DiffusersDenoiser(network, diffusers.DDPMScheduler())
+    assert torch.isfinite(denoiser(torch.randn(2, 1, 8, 8), torch.tensor([0.5, 3.3]))).all()
+
+
+def test_label_none_is_the_null_id_where_a_u_net_has_one():
+    network = unet(num_class_embeds=4)
+    x, sigma = torch.randn(2, 1, 8, 8), torch.ones(2)
+    denoiser = DiffusersDenoiser(network, diffusers.DDPMScheduler(), null=3)
+    assert denoiser.classes == 3
+    torch.testing.assert_close(denoiser(x, sigma), denoiser(x, sigma, torch.tensor([3, 3])))
+    assert not torch.equal(denoiser(x, sigma), denoiser(x, sigma, torch.tensor([0, 1])))
+
+
+def test_labels_that_a_network_does_not_have_or_needs_are_refused():
+    x, sigma = torch.randn(2, 1, 8, 8), torch.ones(2)
+    needy = DiffusersDenoiser(unet(num_class_embeds=4), diffusers.DDPMScheduler())
+    assert needy.classes == 4
+    with pytest.raises(ValueError, match="has 4 classes and no id for 'none': pass labels"):
+        needy(x, sigma)
+    with pytest.raises(ValueError, match="classes=0 but got labels"):
+        DiffusersDenoiser(unet(), diffusers.DDPMScheduler())(x, sigma, torch.tensor([0, 1]))
+    with pytest.raises(InputError, match="null=4 is not among the 4 label ids"):
+        DiffusersDenoiser(unet(num_class_embeds=4), diffusers.DDPMScheduler(), null=4)
+
+
+def test_what_cannot_be_a_denoiser_is_refused_in_one_sentence():
+    class Text(nn.Module):
+        def forward(self, sample, timestep, encoder_hidden_states):
+            return sample
+
+    with pytest.raises(InputError, match="Text needs encoder_hidden_states beside noise"):
+        DiffusersDenoiser(Text(), diffusers.DDPMScheduler())
+    with pytest.raises(ValueError, match="no conversion for a PNDMScheduler"):
+        DiffusersDenoiser(unet(), diffusers.PNDMScheduler())
+    with pytest.raises(InputError, match="timestep_type='continuous', which is not known"):
+        continuous = diffusers.EulerDiscreteScheduler(
+            timestep_type="continuous", prediction_type="v_prediction"
+        )
+        DiffusersDenoiser(unet(), continuous)
+    denoiser = DiffusersDenoiser(unet(), diffusers.DDPMScheduler())
+    with pytest.raises(ValueError, match=r"x has shape \[2, 3, 8, 8\], but this network expects"):
+        denoiser(torch.randn(2, 3, 8, 8), torch.ones(2))
+    three = DiffusersDenoiser(unet(out_channels=3), diffusers.DDPMScheduler())
+    with pytest.raises(ValueError, match=r"the network answered \[2, 3, 8, 8\] to samples"):
+        three(torch.randn(2, 1, 8, 8), torch.ones(2))

@@ -1,0 +1,355 @@
+"""Every scheduler of diffusers that is known, driven by denoisers whose answers are known."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from oracles import Counted, P, cumulative, draws, exact_denoiser, unit_noise
+from scipy.stats import wasserstein_distance
+
+from hybridgen.errors import RunError
+from hybridgen.sampling.cost import Cost
+from hybridgen.sampling.schedulers import Scheduled
+
+N, EVEN = 20_000, 4_000
+FLOOR = 0.0167
+"""Mean W1 between two sets of 20 000 draws of P, over 50 pairs."""
+
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+ZERO_SNR = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+
+
+def make(name, **config):
+    if name in ("DDPM", "DDIM"):
+        config.setdefault("clip_sample", False)
+    return getattr(diffusers, f"{name}Scheduler")(**config)
+
+
+EVERY = [
+    ("DDPM", {}),
+    ("DDIM", {}),
+    ("DPMSolverMultistep", {}),
+    ("DPMSolverMultistep", {"use_karras_sigmas": True}),
+    ("DPMSolverMultistep", FLOW),
+    ("UniPCMultistep", {}),
+    ("UniPCMultistep", FLOW),
+    ("EulerDiscrete", {}),
+    ("HeunDiscrete", {}),
+    ("EDMEuler", {}),
+    ("EDMDPMSolverMultistep", {}),
+    ("FlowMatchEulerDiscrete", {}),
+    ("FlowMatchEulerDiscrete", {"shift": 3.0}),
+]
+NAMES = [name + ("-" + "-".join(map(str, config)) if config else "") for name, config in EVERY]
+every = pytest.mark.parametrize(("name", "config"), EVERY, ids=NAMES)
+
+
+def sampler(name, config, steps, denoiser=None, **more):
+    return Scheduled(denoiser or exact_denoiser(P), make(name, **config), (1,), steps, **more)
+
+
+def quantiles():
+    grid = torch.linspace(-5, 5, 20_001, dtype=torch.float64)
+    levels = (torch.arange(EVEN, dtype=torch.float64) + 0.5) / EVEN
+    return np.interp(levels.numpy(), cumulative(P, grid).numpy(), grid.numpy())
+
+
+def even_noise():
+    """Noise whose own distribution is exact, so that what is measured is the path."""
+    levels = (torch.arange(EVEN, dtype=torch.float64) + 0.5) / EVEN
+    return torch.special.ndtri(levels)[:, None]
+
+
+def test_the_floor_is_what_two_fresh_sets_score():
+    pairs = [(draws(P, N, seed=2 * i)[:, 0], draws(P, N, seed=2 * i + 1)[:, 0]) for i in range(50)]
+    assert np.mean([wasserstein_distance(a, b) for a, b in pairs]) == pytest.approx(FLOOR, abs=1e-4)
+
+
+# Measured W1: second-order .0008 (.0020 on HeunDiscrete's own short table), first-order .005-.009.
+FIRST_ORDER = ("DDIM", "EulerDiscrete", "EDMEuler", "FlowMatchEulerDiscrete")
+
+
+@pytest.mark.parametrize(("name", "config"), EVERY[1:], ids=NAMES[1:])
+def test_deterministic_paths_end_in_the_right_distribution(name, config):
+    samples = sampler(name, config, 200)(even_noise())
+    off = wasserstein_distance(samples[:, 0], quantiles())
+    assert off < (FLOOR if name in FIRST_ORDER else 0.0025)
+
+
+def test_ancestral_sampling_ends_in_the_right_distribution():
+    run = sampler("DDPM", {}, 200)
+    found = [run(unit_noise(N, seed=seed))[:, 0] for seed in range(3)]
+    assert np.mean([wasserstein_distance(x, quantiles()) for x in found]) < 2 * FLOOR
+
+
+def test_stochastic_solvers_end_in_the_right_distribution():
+    config = {"use_karras_sigmas": True, "algorithm_type": "sde-dpmsolver++"}
+    samples = sampler("DPMSolverMultistep", config, 200)(unit_noise(N, seed=3))
+    assert wasserstein_distance(samples[:, 0], quantiles()) < 2 * FLOOR
+
+
+SPOKEN = {
+    "DDPM": ("epsilon", "v_prediction", "sample"),
+    "DDIM": ("epsilon", "v_prediction", "sample"),
+    "DPMSolverMultistep": ("epsilon", "v_prediction", "sample"),
+    "UniPCMultistep": ("epsilon", "v_prediction", "sample"),
+    "EulerDiscrete": ("epsilon", "v_prediction", "sample"),
+    "HeunDiscrete": ("epsilon", "v_prediction", "sample"),
+    "EDMEuler": ("epsilon", "v_prediction"),
+    "EDMDPMSolverMultistep": ("epsilon", "v_prediction"),
+}
+
+
+@pytest.mark.parametrize("name", SPOKEN)
+def test_samples_do_not_depend_on_the_language(name):
+    first, *others = (
+        sampler(name, {"prediction_type": kind}, 12)(unit_noise(64)) for kind in SPOKEN[name]
+    )
+    for samples in others:
+        torch.testing.assert_close(samples, first, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistep", "UniPCMultistep"])
+@pytest.mark.parametrize("kind", ["epsilon", "sample"])
+def test_samples_on_flow_levels_do_not_depend_on_the_language(name, kind):
+    spoken = sampler(name, {"use_flow_sigmas": True, "prediction_type": kind}, 12)(unit_noise(64))
+    torch.testing.assert_close(sampler(name, FLOW, 12)(unit_noise(64)), spoken, rtol=0, atol=2e-3)
+
+
+@every
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_calls_and_cost_are_what_a_counting_denoiser_counts(name, config, steps):
+    denoiser = Counted(exact_denoiser(P))
+    run = sampler(name, config, steps, denoiser)
+    run(unit_noise(4))
+    expected = 2 * steps - 1 if name == "HeunDiscrete" else steps
+    assert denoiser.calls == run.calls == expected
+    assert run.cost == Cost(denoiser=expected)
+
+
+def test_a_guided_denoiser_tells_its_cost_at_the_level_it_is_shown():
+    asked = []
+
+    class Dear:
+        def __call__(self, x, sigma, label=None):
+            return P.denoise(x, sigma)
+
+        def cost(self, sigma):
+            asked.append(sigma)
+            return Cost(denoiser=2, critic_forward=1, critic_backward=int(sigma < 1))
+
+    run = sampler("EDMEuler", {}, 5, Dear(), highest=10.0)
+    sigmas = make("EDMEuler").sigmas
+    assert run.calls == 10 and run.cost.critic_forward == 5
+    assert run.cost.critic_backward == sum(s < 1 for s in asked[:5]) and sigmas.max() > 10
+    assert max(asked) == 10
+
+
+@every
+def test_the_denoiser_sees_falling_levels_in_the_exploding_scale(name, config):
+    """A perfect denoiser of one point is told `x = point + sigma n`, so it can check the scale."""
+    point, seen = 0.7, []
+
+    def denoiser(x, sigma, label=None):
+        seen.append((float(sigma[0]), float(x[0])))
+        return torch.full_like(x, point)
+
+    samples = sampler(name, config, 9, denoiser)(torch.ones(1, 1, dtype=torch.float64))
+    sigmas = [sigma for sigma, _ in seen]
+    assert all(a >= b for a, b in pairwise(sigmas)) and sigmas[-1] > 0
+    if name != "DDPM":  # deterministic: the noise stays the same all the way down
+        noises = [(x - point) / sigma for sigma, x in seen if sigma < 20]
+        assert np.std(noises) < 1e-3
+    assert float(samples) == pytest.approx(point, abs=0.05 if name == "DDPM" else 2e-4)
+
+
+@every
+def test_the_same_noise_gives_the_same_samples_and_other_noise_others(name, config):
+    run = sampler(name, config, 5)
+    first, again, other = run(unit_noise(8)), run(unit_noise(8)), run(unit_noise(8, seed=1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_generator_decides_what_a_stochastic_scheduler_draws():
+    run = sampler("DDPM", {}, 5)
+
+    def seeded(seed):
+        return run(unit_noise(8), generator=torch.Generator().manual_seed(seed))
+
+    assert torch.equal(seeded(1), seeded(1))
+    assert not torch.equal(seeded(1), seeded(2))
+    each = [torch.Generator().manual_seed(i) for i in range(8)]
+    alone = run(unit_noise(8)[3:4], generator=[torch.Generator().manual_seed(3)])
+    torch.testing.assert_close(run(unit_noise(8), generator=each)[3:4], alone)
+
+
+def test_threads_share_a_sampler_and_leave_the_scheduler_as_it_was():
+    scheduler = make("UniPCMultistep")
+    before = scheduler.timesteps.clone()
+    run = Scheduled(exact_denoiser(P), scheduler, (1,), 30)
+    expected = [run(unit_noise(50, seed=i)) for i in range(6)]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda i: run(unit_noise(50, seed=i)), range(6)))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert torch.equal(scheduler.timesteps, before) and scheduler.num_inference_steps is None
+    scheduler.set_timesteps(3)
+    assert run.calls == 30
+
+
+@pytest.mark.parametrize("name", ["DDPM", "DDIM"])
+def test_zero_terminal_snr_starts_at_the_highest_level_shown(name):
+    seen = []
+
+    def denoiser(x, sigma, label=None):
+        seen.append((float(sigma[0]), x.clone()))
+        return P.denoise(x, sigma)
+
+    config = {**ZERO_SNR, "timestep_spacing": "trailing"}
+    noise = unit_noise(16)
+    samples = sampler(name, config, 50, denoiser, highest=200.0)(noise)
+    assert torch.isfinite(samples).all()
+    assert seen[0][0] == 200 and max(sigma for sigma, _ in seen) == 200
+    torch.testing.assert_close(seen[0][1], 200 * noise)
+
+
+@pytest.mark.parametrize("name", ["DDIM", "DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete"])
+def test_zero_terminal_snr_ends_in_the_right_distribution(name):
+    config = {**ZERO_SNR, "timestep_spacing": "trailing"}
+    samples = sampler(name, config, 200)(even_noise())
+    assert wasserstein_distance(samples[:, 0], quantiles()) < FLOOR
+
+
+def test_flow_matching_starts_with_the_noise_itself_at_the_highest_level_shown():
+    seen = []
+
+    def denoiser(x, sigma, label=None):
+        seen.append((float(sigma[0]), x.clone()))
+        return P.denoise(x, sigma)
+
+    noise = unit_noise(16)
+    run = sampler("FlowMatchEulerDiscrete", {}, 10, denoiser, highest=80.0)
+    assert run._levels[0].sigma == math.inf
+    assert torch.isfinite(run(noise)).all()
+    assert seen[0][0] == 80
+    torch.testing.assert_close(seen[0][1], 80 * noise)
+
+
+@pytest.mark.parametrize("name", ["DDPM", "DDIM"])
+def test_epsilon_at_pure_noise_is_refused(name):
+    config = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    with pytest.raises(ValueError, match="starts at pure noise, where prediction_type='epsilon'"):
+        sampler(name, config, 10)
+    sampler(name, {**config, "timestep_spacing": "leading"}, 10)  # does not visit the last level
+
+
+def test_rounded_timesteps_that_coincide_do_not_skip_a_level():
+    levels = []
+
+    def denoiser(x, sigma, label=None):
+        levels.append(float(sigma[0]))
+        return P.denoise(x, sigma)
+
+    crowded = {**FLOW, "flow_shift": 10.0}
+    scheduler = make("UniPCMultistep", **crowded)
+    scheduler.set_timesteps(150)
+    assert scheduler.timesteps[0] == scheduler.timesteps[1]
+    sampler("UniPCMultistep", crowded, 150, denoiser, highest=1e7)(unit_noise(4))
+    t = scheduler.sigmas[:-1].double()
+    np.testing.assert_allclose(levels, t / (1 - t), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@every
+def test_samples_have_the_precision_of_the_noise_but_at_least_float32(name, config, dtype):
+    samples = sampler(name, config, 4)(unit_noise(8).to(dtype))
+    assert samples.dtype == (torch.float32 if dtype == torch.bfloat16 else dtype)
+
+
+def test_labels_reach_the_denoiser_and_no_gradient_is_recorded():
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+
+    def denoiser(x, sigma, label=None):
+        return weight * label[:, None].to(x.dtype).expand_as(x)
+
+    label = torch.tensor([3, 5])
+    samples = sampler("EulerDiscrete", {}, 5, denoiser)(unit_noise(2), label)
+    torch.testing.assert_close(samples[:, 0], label.double(), rtol=0, atol=1e-3)
+    assert not samples.requires_grad
+
+
+def test_a_bar_is_shown_on_request(capsys):
+    sampler("DDIM", {}, 3, progress=True)(unit_noise(2))
+    assert "3/3" in capsys.readouterr().err
+    sampler("DDIM", {}, 3)(unit_noise(2))
+    assert capsys.readouterr().err == ""
+
+
+REFUSED = [
+    (lambda: make("PNDM"), "no conversion for a PNDMScheduler; there are DDPMScheduler, DDIM"),
+    (lambda: make("DDPM", prediction_type="score"), "has prediction_type='score', expected one of"),
+    (lambda: make("EDMDPMSolverMultistep", prediction_type="sample"), "expected one of epsilon, v"),
+    (lambda: make("DDPM", variance_type="learned_range"), 'variance_type="fixed_small"'),
+    (lambda: make("DPMSolverMultistep", variance_type="learned"), "expects a learned variance"),
+    (
+        lambda: make("DPMSolverMultistep", prediction_type="flow_prediction"),
+        "needs use_flow_sigmas=True",
+    ),
+    (
+        lambda: make("UniPCMultistep", use_flow_sigmas=True, prediction_type="v_prediction"),
+        "expected one of flow_prediction, epsilon, sample",
+    ),
+    (
+        lambda: make("FlowMatchEulerDiscrete", use_dynamic_shifting=True),
+        "cannot lay out 10 steps: `mu` must be passed",
+    ),
+    (lambda: make("FlowMatchEulerDiscrete", invert_sigmas=True), "do not fall strictly towards 0"),
+    (
+        lambda: make("DPMSolverMultistep", use_karras_sigmas=True, **FLOW),
+        "do not fall strictly towards 0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("scheduler", "sentence"), REFUSED, ids=[s for _, s in REFUSED])
+def test_schedulers_that_cannot_be_driven_are_refused_in_one_sentence(scheduler, sentence):
+    with pytest.raises(ValueError, match=sentence) as refusal:
+        Scheduled(exact_denoiser(P), scheduler(), (1,), 10)
+    assert "\n" not in str(refusal.value)
+
+
+def test_step_numbers_that_no_schedule_has_are_refused():
+    with pytest.raises(ValueError, match="at least one step, got steps=0"):
+        sampler("DDIM", {}, 0)
+    with pytest.raises(ValueError, match="DDIMScheduler cannot lay out 1001 steps"):
+        sampler("DDIM", {}, 1001)
+    with pytest.raises(ValueError, match="take fewer steps"):
+        sampler("DPMSolverMultistep", {}, 1500)
+    with pytest.raises(ValueError, match="highest must be positive and finite, got inf"):
+        sampler("DDIM", {}, 5, highest=math.inf)
+
+
+def test_noise_of_another_shape_or_kind_is_refused():
+    run = sampler("DDIM", {}, 2)
+    with pytest.raises(ValueError, match=r"shape \[b, \*\[1\]\], got \[3, 2\]"):
+        run(torch.zeros(3, 2))
+    with pytest.raises(ValueError, match=r"got \[3, 1\] of torch.int64"):
+        run(torch.zeros(3, 1, dtype=torch.long))
+
+
+def test_an_answer_of_another_shape_is_refused():
+    run = sampler("DDIM", {}, 2, lambda x, sigma, label=None: x[:, 0])
+    with pytest.raises(ValueError, match=r"the denoiser returned \[3\] for samples \[3, 1\]"):
+        run(torch.zeros(3, 1))
+
+
+def test_samples_that_stop_being_finite_name_the_step():
+    def denoiser(x, sigma, label=None):
+        return x * (math.nan if float(sigma[0]) < 2 else 1)
+
+    with pytest.raises(RunError, match=r"at step \d+ of 18 \(sigma 1\.\d+\)"):
+        sampler("EDMEuler", {}, 18, denoiser)(unit_noise(4))
