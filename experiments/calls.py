@@ -130,7 +130,7 @@ def _figures(
     settings: Calls, source: Source, judge: Judge, denoiser: Any, budget: int, bar: tqdm
 ) -> Iterator[Figures]:
     """Figures of one denoiser at one budget, for each sampling seed."""
-    sampler = build_sampler(_at(settings.sampler, budget), denoiser, source.shape)
+    sampler: Any = build_sampler(_at(settings.sampler, budget), denoiser, source.shape)
     for draw in range(settings.draws):
         begun = process_time()
         x = _samples(sampler, source, judge.samples, ("calls", draw))

@@ -6,6 +6,9 @@ from hybridgen.losses.unconditional import Unconditional
 from hybridgen.maths import objectives
 from hybridgen.maths.objectives import Objective
 from hybridgen.protocols import Denoiser, Discriminator, Generator, Sampler
+from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
+from hybridgen.sampling.heun import Heun
+from hybridgen.sampling.schedulers import Scheduled
 from hybridgen.sampling.single_pass import SinglePass
 
 __all__ = [
@@ -13,10 +16,14 @@ __all__ = [
     "Denoiser",
     "Discriminator",
     "Generator",
+    "Heun",
     "Objective",
     "Sampler",
+    "Scheduled",
     "SinglePass",
     "Unconditional",
     "adaptive_weight",
+    "classifier_free_guidance",
+    "discriminator_guidance",
     "objectives",
 ]

@@ -71,7 +71,10 @@ def draw(
         for method, colour in zip(
             dict.fromkeys(r.method for r in rows), COLOURS * len(rows), strict=False
         ):
-            own = sorted((r for r in rows if r.method == method), key=lambda r: r.calls)
+            own = sorted(
+                (r for r in rows if r.method == method and math.isfinite(r.means[metric])),
+                key=lambda r: r.calls,
+            )
             axes.errorbar(
                 [r.calls for r in own],
                 [r.means[metric] for r in own],

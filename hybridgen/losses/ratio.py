@@ -77,7 +77,7 @@ def score_matching(
         label: `[b]`.
     """
     x = noised(real, sigma, noise).detach()
-    with torch.enable_grad():
+    with torch.no_grad():
         estimate = denoiser(x, sigma, label)
     with torch.enable_grad(), float32_island(x), twice_differentiable():
         x = x.to(torch.promote_types(x.dtype, torch.float32)).requires_grad_(True)

@@ -1,5 +1,6 @@
 """What a sample costs, counted in network calls."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,5 +34,5 @@ class Cost:
 
 def cost_of(denoiser: Any, sigma: float) -> Cost:
     """One call of `denoiser` at level `sigma`: what it says of itself, else one evaluation."""
-    own = getattr(denoiser, "cost", None)
-    return own(sigma) if callable(own) else Cost(denoiser=1)
+    own: Callable[[float], Cost] | None = getattr(denoiser, "cost", None)
+    return Cost(denoiser=1) if own is None else own(sigma)

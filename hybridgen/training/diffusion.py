@@ -99,6 +99,8 @@ def train_diffusion(
     if (adversarial is None) != (term is None):
         raise ValueError("an adversarial term needs both its critic and its settings, got one")
     if adversarial is not None and term is not None:
+        if term.source is None:
+            raise ValueError("a term needs a source of fakes: clean, renoised or chain, got None")
         adversarial.r1, adversarial.r2 = term.r1.greatest, term.r2.greatest
         term.refuse_high_noise(data_std)
     refuse_what_cannot_work(accelerator, adversarial, config.batch, config.accumulation)

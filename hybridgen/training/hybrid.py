@@ -121,8 +121,8 @@ class Hybrid:
                     error, game, self.plain.last_layer, mean=self._over_processes
                 )
             losses |= {"total": error + pull * game, "player": game.detach(), "weight": pull}
-        losses["critic"] = critic.pop("total")
-        return losses | critic
+        own = critic.pop("total")  # after its parts, which name better what went wrong
+        return losses | critic | {"critic": own}
 
     def _over_processes(self, gradient: Tensor) -> Tensor:
         if self.accelerator.num_processes == 1:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -68,14 +68,19 @@ class AdversarialTerm:
     force: bool = False
 
     def __post_init__(self) -> None:
-        heavy = not 0 <= self.weight < math.inf
-        if heavy or min(self.warm_up, self.ramp) < 0 or not 0 < self.share <= 1:
+        if self.source not in (None, *get_args(Source)):
             raise InputError(
-                "adversarial.weight, warm_up and ramp must be finite and not negative and share "
-                f"must lie in (0, 1], got {self.weight}, {self.warm_up}, {self.ramp} and {self.share}"
+                f"no adversarial.source {self.source!r}; there are {', '.join(get_args(Source))}"
             )
+        if not 0 <= self.weight < math.inf or min(self.warm_up, self.ramp) < 0:
+            raise InputError(
+                "adversarial.weight, warm_up and ramp must be finite and not negative, got "
+                f"{self.weight}, {self.warm_up} and {self.ramp}"
+            )
+        if not 0 < self.share <= 1:
+            raise InputError(f"adversarial.share must lie in (0, 1], got {self.share}")
         ends = self.highest, self.high
-        if not 0 < self.lowest < min(ends) or not max(ends) < math.inf:
+        if not all(0 < self.lowest < end < math.inf for end in ends):
             raise InputError(
                 "adversarial.lowest must be positive and below highest and high, both finite, got "
                 f"{self.lowest}, {self.highest} and {self.high}"

@@ -1,0 +1,127 @@
+"""Whether a critic's probabilities mean what they say, at every noise level."""
+
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from hybridgen.evaluation.curves import COLOURS
+
+BINS = 10
+
+
+def reliability(real: Tensor, fake: Tensor, bins: int = BINS) -> tuple[Tensor, Tensor, Tensor]:
+    """In bins of equally many samples: what was predicted, what was so, and how many; `[bins]`.
+
+    `P(real | x) = sigmoid(logit)` where real and generated samples are equally likely, so the two
+    sets are weighed equally whatever their sizes. Bins of equal weight (quantiles), because the
+    probabilities of a good guide at high noise all lie within a hundredth of one half.
+
+    Args:
+        real, fake: logits `[n]` and `[m]`.
+        bins: at most; equal probabilities are never parted, so there may be fewer.
+
+    Returns:
+        The mean probability, the share of real samples, and the share of all weight, `[k]` each.
+    """
+    if min(len(real), len(fake)) < 1 or bins < 1:
+        raise ValueError(
+            f"need logits of both kinds and at least one bin, got {len(real)}, {len(fake)}, {bins}"
+        )
+    probability = torch.cat([real, fake]).double().sigmoid()
+    truth = torch.cat([torch.ones(len(real)), torch.zeros(len(fake))]).double()
+    weight = torch.where(truth > 0, 0.5 / len(real), 0.5 / len(fake)).double()
+    distinct, place = probability.unique(return_inverse=True)
+    mass = torch.zeros_like(distinct).index_add_(0, place, weight)
+    # A value goes where its middle falls, so that equal values stay together.
+    group = ((mass.cumsum(0) - mass / 2) * bins).long().clamp(max=bins - 1)[place]
+    sums = torch.stack(
+        [
+            torch.zeros(bins, dtype=torch.float64).index_add_(0, group, weight * values)
+            for values in (probability, truth, torch.ones_like(truth))
+        ]
+    )
+    predicted, observed, share = sums[:, sums[2] > 0]
+    return predicted / share, observed / share, share
+
+
+def expected_calibration_error(real: Tensor, fake: Tensor, bins: int = BINS) -> float:
+    """`sum_b share_b |observed_b - predicted_b|` over the bins of `reliability`; 0 is perfect.
+
+    Of n + m samples even the exact critic's is about `0.4 sqrt(bins / (n + m))`.
+    Source: Naeini et al. 2015 (AAAI), equation 3, with bins of equal weight.
+    """
+    predicted, observed, share = reliability(real, fake, bins)
+    return float((share * (observed - predicted).abs()).sum())
+
+
+def calibration_figures(real: Tensor, fake: Tensor, levels: Tensor) -> list[dict[str, float]]:
+    """Of each noise level: `sigma`, `bce` in nats (chance 1.3863), `calibration_error`, `accuracy`.
+
+    Args:
+        real, fake: held-out logits `[l n]` and `[l m]`.
+        levels: `[l]`.
+    """
+    _check(real, fake, levels)
+    return [
+        {
+            "sigma": sigma,
+            "bce": float(F.softplus(-a).mean() + F.softplus(b).mean()),
+            "calibration_error": expected_calibration_error(a, b),
+            "accuracy": float((a > 0).double().mean() + (b <= 0).double().mean()) / 2,
+        }
+        for sigma, a, b in zip(levels.tolist(), real.double(), fake.double(), strict=True)
+    ]
+
+
+def draw_calibration(real: Tensor, fake: Tensor, levels: Tensor, path: Path) -> None:
+    """One panel a noise level: predicted probability of "real" against the share that was real.
+
+    On the diagonal probabilities mean what they say. Bars are one standard error; the axes of a
+    panel end where its probabilities do.
+
+    Args:
+        real, fake: held-out logits `[l n]` and `[l m]`.
+        levels: `[l]`.
+        path: the picture; its suffix chooses the format.
+    """
+    figures = calibration_figures(real, fake, levels)
+    columns = min(4, len(figures))
+    lines = -(-len(figures) // columns)
+    figure = Figure(figsize=(2.5 * columns, 2.6 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes, row, a, b in zip(grid.flat, figures, real, fake, strict=False):
+        predicted, observed, share = reliability(a, b)
+        error = (observed * (1 - observed) / (share * (len(a) + len(b)))).sqrt()
+        reach = 1.15 * float(torch.cat([predicted - 0.5, observed - 0.5]).abs().max())
+        reach = min(max(reach, 0.02), 0.5)
+        ends = (0.5 - reach, 0.5 + reach)
+        axes.plot(ends, ends, color="#8c8c8c", linewidth=0.9, linestyle="--")
+        axes.errorbar(
+            *(predicted.tolist(), observed.tolist(), error.tolist()),
+            **{"color": COLOURS[0], "marker": ".", "linewidth": 1.1, "elinewidth": 0.7},
+        )
+        axes.set(xlim=ends, ylim=ends, aspect="equal")
+        name = f"$\\sigma$ = {row['sigma']:.2g}"
+        facts = f"{row['bce']:.3f} nats, off by {row['calibration_error']:.3f}"
+        axes.set_title(f"{name}\n{facts}", fontsize=8, loc="left")
+        axes.tick_params(labelsize=7)
+        axes.locator_params(nbins=4)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in list(grid.flat)[len(figures) :]:
+        axes.remove()
+    figure.supxlabel("predicted probability of real", fontsize=8)
+    figure.supylabel("share that was real", fontsize=8)
+    figure.suptitle(f"chance is {2 * math.log(2):.3f} nats", fontsize=8, x=0.99, ha="right")
+    figure.savefig(path, dpi=160)
+
+
+def _check(real: Tensor, fake: Tensor, levels: Tensor) -> None:
+    if real.ndim != 2 or fake.ndim != 2 or not len(real) == len(fake) == len(levels) > 0:
+        raise ValueError(
+            "expected logits [l n] and [l m] at levels [l], got "
+            f"{list(real.shape)}, {list(fake.shape)} and {list(levels.shape)}"
+        )

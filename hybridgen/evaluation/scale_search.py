@@ -1,0 +1,113 @@
+"""How strongly to guide: a small search that includes not at all."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+
+from matplotlib.figure import Figure
+
+from hybridgen.evaluation.curves import COLOURS
+
+SCALES = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleChoice:
+    """The outcome of a search.
+
+    Attributes:
+        scale: chosen; 0 unless another is better by more than its standard error.
+        distances: of every scale, one a sampling seed.
+    """
+
+    scale: float
+    distances: dict[float, tuple[float, ...]]
+
+    def mean(self, scale: float) -> float:
+        """The distance at a scale that was tried, a mean over seeds."""
+        return fmean(self.distances[scale])
+
+    def gain(self, scale: float) -> tuple[float, float]:
+        """How much smaller the distance is than at 0, and the standard error over seeds.
+
+        Seed by seed, because the same noise leads to similar samples at every scale.
+        """
+        pairs = zip(self.distances[0.0], self.distances[scale], strict=True)
+        gains = [without - guided for without, guided in pairs]
+        return fmean(gains), stdev(gains) / math.sqrt(len(gains))
+
+
+def choose_scale(
+    measure: Callable[[float, int], float],
+    scales: Sequence[float] = SCALES,
+    seeds: Sequence[int] = SEEDS,
+) -> ScaleChoice:
+    """The scale of the least mean distance, or 0 if that is no real improvement.
+
+    An improvement is real if its mean over seeds, each paired with the same seed unguided, is more
+    than its standard error.
+
+    Args:
+        measure: `(scale, seed) -> distance` to held-out data of samples from noise of that seed;
+            one that is not finite is the worst.
+        scales: with 0 among them.
+        seeds: two or more, of the noise.
+
+    Raises:
+        ValueError: 0 is missing, a scale is not finite or given twice, or fewer than two seeds.
+    """
+    if 0 not in scales or len(set(scales)) < len(scales) or not all(map(math.isfinite, scales)):
+        raise ValueError(f"scales to try are different finite numbers and 0, got {list(scales)}")
+    if len(seeds) < 2:
+        raise ValueError(f"telling gain from noise takes at least 2 seeds, got {list(seeds)}")
+    distances = {
+        float(scale): tuple(_finite(measure(float(scale), seed)) for seed in seeds)
+        for scale in sorted(scales)
+    }
+    choice = ScaleChoice(scale=0.0, distances=distances)
+    best = min(distances, key=choice.mean)
+    if best == 0 or not math.isfinite(choice.mean(best)):
+        return choice
+    gain, error = choice.gain(best)
+    return ScaleChoice(scale=best, distances=distances) if gain > error else choice
+
+
+def draw_scales(
+    choice: ScaleChoice, path: Path, *, distance: str, floor: float | None = None
+) -> None:
+    """Distance against scale, its standard error over seeds as bars; the chosen scale is marked.
+
+    Args:
+        path: the picture; its suffix chooses the format.
+        distance: what it is called.
+        floor: what as many real samples score.
+    """
+    shown = [s for s in choice.distances if math.isfinite(choice.mean(s))]
+    figure = Figure(figsize=(4.2, 3.0), layout="constrained")
+    axes = figure.subplots()
+    seeds = len(choice.distances[0.0])
+    errors = [stdev(choice.distances[scale]) / math.sqrt(seeds) for scale in shown]
+    means = [choice.mean(scale) for scale in shown]
+    axes.errorbar(shown, means, errors, color=COLOURS[0], marker=".", linewidth=1.2, capsize=2)
+    for seed in range(seeds):
+        values = [choice.distances[scale][seed] for scale in shown]
+        axes.plot(shown, values, color=COLOURS[0], linewidth=0.6, alpha=0.35)
+    if choice.scale in shown:
+        axes.plot(choice.scale, choice.mean(choice.scale), "o", color=COLOURS[1], markersize=7)
+        axes.plot([], [], "o", color=COLOURS[1], label=f"chosen: {choice.scale:g}")
+    if floor is not None:
+        axes.axhline(floor, color="#8c8c8c", linestyle="--", linewidth=0.9, label="floor")
+    axes.set_xlabel("guidance scale", fontsize=8)
+    axes.set_ylabel(distance.replace("_", " "), fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.grid(color="#e4e4e4", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=7, frameon=False)
+    figure.savefig(path, dpi=160)
+
+
+def _finite(distance: float) -> float:
+    return distance if math.isfinite(distance) else math.inf

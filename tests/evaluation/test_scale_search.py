@@ -1,0 +1,66 @@
+"""Choosing a scale where the distance at each is known."""
+
+import math
+
+import pytest
+from PIL import Image
+
+from hybridgen.evaluation.scale_search import SCALES, choose_scale, draw_scales
+
+NOISE = {0: 0.5, 1: -0.3, 2: 0.1}
+
+
+def test_a_real_improvement_is_found_beneath_noise_that_all_scales_share():
+    choice = choose_scale(lambda scale, seed: 10 - 0.1 * scale * (2 - scale) + NOISE[seed])
+    assert choice.scale == 1.0
+    assert choice.gain(1.0) == pytest.approx((0.1, 0.0))
+    assert choice.mean(0.0) == pytest.approx(10.1)
+
+
+def test_guidance_that_harms_at_every_scale_is_not_applied():
+    assert choose_scale(lambda scale, seed: 10 + scale + NOISE[seed]).scale == 0
+
+
+def test_an_improvement_within_its_standard_error_is_not_one():
+    moved = {0: 0.3, 1: -0.25, 2: 0.0}
+
+    def measure(scale, seed):
+        return 10 - moved[seed] * (scale == 0.5) + 1.0 * (scale > 0.5) + 0.2 * (scale == 0.25)
+
+    choice = choose_scale(measure)
+    gain, error = choice.gain(0.5)
+    assert 0 < gain < error
+    assert choice.scale == 0
+    assert set(choice.distances) == set(SCALES)
+
+
+def test_the_standard_error_is_of_the_paired_gains():
+    gains = {0: 1.0, 1: 2.0, 2: 3.0}
+    choice = choose_scale(lambda scale, seed: 10 - gains[seed] * (scale > 0), (0, 1))
+    assert choice.gain(1.0) == pytest.approx((2.0, 1 / math.sqrt(3)))
+    assert choice.scale == 1.0
+
+
+def test_samples_that_blow_up_are_the_worst():
+    choice = choose_scale(lambda scale, seed: math.nan if scale > 0.5 else 10 - scale)
+    assert choice.scale == 0.5
+    assert choice.distances[2.0] == (math.inf,) * 3
+    assert choose_scale(lambda scale, seed: math.nan).scale == 0
+
+
+def test_no_guidance_cannot_be_left_out():
+    with pytest.raises(ValueError, match=r"finite numbers and 0, got \[1.0\]"):
+        choose_scale(lambda scale, seed: 1.0, [1.0])
+    with pytest.raises(ValueError, match="at least 2 seeds"):
+        choose_scale(lambda scale, seed: 1.0, seeds=[0])
+    with pytest.raises(ValueError, match="different finite numbers"):
+        choose_scale(lambda scale, seed: 1.0, [0.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("worst", [1.0, math.inf])
+def test_the_picture_can_be_drawn_with_and_without_a_floor(tmp_path, worst):
+    choice = choose_scale(lambda scale, seed: worst if scale == 2 else 2 - scale / 4 + NOISE[seed])
+    for floor in (None, 1.0):
+        draw_scales(choice, tmp_path / "s.png", distance="frechet_distance", floor=floor)
+        with Image.open(tmp_path / "s.png") as image:
+            image.load()

@@ -1,0 +1,100 @@
+"""A small labelled denoiser with each kind of term; as a program, one of two processes.
+
+`python -m torch.distributed.run --standalone --nproc_per_node 2 two_diffusions.py FOLDER`
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from safetensors.torch import save_file
+
+from hybridgen.data.points import MixturePoints
+from hybridgen.maths.mixtures import ring
+from hybridgen.networks.denoisers import PointDenoiser
+from hybridgen.networks.mlp import MlpCritic
+from hybridgen.training.diffusion import DiffusionTraining, train_diffusion
+from hybridgen.training.schedules import Cosine
+from hybridgen.training.term import AdversarialTerm, build_term
+
+SOURCE = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)
+KINDS = ("plain", "clean", "renoised", "chain")
+
+
+def term_of(kind, **changes):
+    """Settings of the term in which every part of its schedule is seen within a few steps."""
+    if kind == "plain":
+        return None
+    short = {"weight": 0.5, "warm_up": 1, "ramp": 2, "calls": (2, 3)}
+    penalties = {"r1": Cosine(start=0.3, end=0.1), "r2": Cosine(start=0.2)}
+    return AdversarialTerm(source=kind, **{**short, **penalties, **changes})
+
+
+def players(term=None, *, classes=SOURCE.classes):
+    """A denoiser and, with a term, its game, the same at every call."""
+    torch.manual_seed(0)
+    denoiser = PointDenoiser(width=16, depth=2, waves=4, classes=classes)
+    critic = MlpCritic(width=16, depth=2, classes=classes, noise_conditional=True)
+    return denoiser, None if term is None else build_term(critic, term)
+
+
+def config_of(**changes):
+    return DiffusionTraining(**{"steps": 4, "batch": 16, **changes})
+
+
+def steps_of(config, term, made, accelerator, *, source=SOURCE, resume=None, seed=5):
+    def batches(start):
+        rank, world = accelerator.process_index, accelerator.num_processes
+        shares = source.batches(batch=config.batch, seed=5, start=start, rank=rank, world=world)
+        for x, label in shares:
+            yield x.to(torch.get_default_dtype()), label
+
+    denoiser, adversarial = made
+    return train_diffusion(
+        denoiser,
+        batches,
+        config,
+        accelerator,
+        data_std=1.0,
+        adversarial=adversarial,
+        term=term,
+        seed=seed,
+        resume=resume,
+    )
+
+
+def outcome(accelerator, kind, *, accumulation=1, adaptive=False):
+    """Every gradient and weight after each step, the average, and the losses, by name."""
+    term = None if kind == "plain" else term_of(kind, adaptive=adaptive)
+    made, found = players(term), {}
+    config = config_of(steps=3, accumulation=accumulation, check_ranks=True)
+    for step in steps_of(config, term, made, accelerator):
+        for name, player in zip(("denoiser", "critic"), made, strict=True):
+            for key, p in player.named_parameters() if player is not None else ():
+                found[f"{step.number}.{name}.{key}"] = p.detach().clone()
+                found[f"{step.number}.{name}.{key}.grad"] = p.grad.clone()
+        for key, p in step.average.named_parameters():
+            found[f"{step.number}.average.{key}"] = p.detach().clone()
+        for key, loss in step.losses.items():
+            found[f"{step.number}.{key}"] = torch.tensor(loss)
+    return found
+
+
+def main(folder):
+    signal.alarm(200)  # processes that wait for each other in vain must not outlive the test
+    torch.set_num_threads(1)
+    accelerator = Accelerator(
+        cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)]
+    )
+    torch.set_default_dtype(torch.float64)
+    for kind in KINDS:
+        found = outcome(accelerator, kind, adaptive=kind == "chain")
+        save_file(found, folder / f"rank{accelerator.process_index}-{kind}.safetensors")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
