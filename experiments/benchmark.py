@@ -27,7 +27,7 @@ from tqdm import tqdm
 from hybridgen import AdversarialLoss, SinglePass
 from hybridgen.config import command, read_settings
 from hybridgen.data.images import ImageSource
-from hybridgen.data.load import load_data
+from hybridgen.data.load import DataSettings, load_data
 from hybridgen.data.source import Batch, Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.timing import Clock, Rounds, clock_for, ratio_of_medians, take_turns
@@ -159,10 +159,10 @@ def table(found: Mapping[str, float]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def data(gan: Gan, name: str, seed: int) -> Source:
+def data(settings: DataSettings, name: str, seed: int) -> Source:
     """The data of a setting; noise in the shape of mnist in its place."""
     if name != "mnist":
-        return load_data(gan.data)
+        return load_data(settings)
     draws = rng_for("mnist", seed)
     images = torch.randint(256, (10_000, 1, 28, 28), generator=draws, dtype=torch.uint8)
     return ImageSource(name=name, train=images, held_out=images[:1])
@@ -187,7 +187,9 @@ def main(settings: Benchmark) -> None:
         for name in settings.settings:
             bar.set_description(name)
             gan = read_settings(Gan, ["--config", str(CONFIGS / f"{name}.yaml")])
-            loops = contestants(gan, data(gan, name, settings.seed), accelerator, settings.seed)
+            loops = contestants(
+                gan, data(gan.data, name, settings.seed), accelerator, settings.seed
+            )
             steps = steps_in(settings.turn, loops["plain"], clock)
             sampler = SinglePass(next(loops["plain"]), (gan.generator.latent,))
             tasks: dict[str, Callable[[], object]] = {

@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -20,13 +21,15 @@ from tqdm import tqdm
 
 from hybridgen.config import command
 from hybridgen.data.load import DataSettings, load_data
+from hybridgen.data.resident import set_apart
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation import budgets as table
+from hybridgen.evaluation.guidance_effect import GuidanceEffect, distance_to, labels_of
 from hybridgen.evaluation.measure import Judge, judge_for
+from hybridgen.evaluation.scale_search import choose_scale
 from hybridgen.evaluation.watch import samples_of
 from hybridgen.networks.build import load_network
-from hybridgen.protocols import Denoiser
 from hybridgen.sampling.build import SamplerSettings, build_sampler
 from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.training.files import write_atomically
@@ -44,13 +47,14 @@ class Calls:
         guides: name -> folder of a run of `critic.py`; it guides the run that it was trained for.
         budgets: denoiser calls a sample.
         sampler: the sampler; its steps follow from the budget.
-        scales: guidance scales to choose from, for each guide and budget, on other noise and, for
-            images, against training data; 0 is always among them.
-        window: the lowest noise level at which a guide is asked.
+        scales: guidance scales beside 0 to choose from, for each guide and budget.
+        set_apart: share of the training examples by which the scale is chosen; what the guide's
+            own training set apart.
         samples: for each judgement; 2 500 points or as many images as the data allows.
         search_samples: for each trial of a scale.
+        search_draws: trials of each scale.
         draws: sampling seeds for each run.
-        metrics: drawn and tabulated; the first chooses the scale.
+        metrics: drawn and tabulated.
         out: `result.json`, `table.md`, `calls.png`.
         threads: of torch.
     """
@@ -60,9 +64,10 @@ class Calls:
     budgets: tuple[int, ...] = (4, 6, 10, 18)
     sampler: SamplerSettings = field(default_factory=lambda: SamplerSettings(name="edm_dpmpp"))
     scales: tuple[float, ...] = (0.5, 1.0, 2.0)
-    window: float = 0.0447
+    set_apart: float = 0.2
     samples: int | None = None
     search_samples: int = 1_000
+    search_draws: int = 2
     draws: int = 1
     metrics: tuple[str, ...] = ()
     out: Path = Path("runs/calls")
@@ -90,7 +95,6 @@ def main(settings: Calls) -> None:
                 f"{folder} was trained on other data than {first}: compare runs of one data set"
             )
     judge = _judge(source, settings.samples)
-    trial = _judge(source, settings.search_samples)
     rows, chosen = [], Figures()
     total = sum(map(len, runs.values())) + len(guides)
     with tqdm(total=total * len(settings.budgets) * settings.draws, unit="judgement") as bar:
@@ -106,9 +110,9 @@ def main(settings: Calls) -> None:
         for name, (critic, folder) in guides.items():
             denoiser = load_network(folder / "denoiser")
             for budget in settings.budgets:
-                scale = _best_scale(settings, source, trial, denoiser, critic, budget)
+                scale = _best_scale(settings, source, denoiser, critic, budget)
                 chosen[f"{name}/scale@{budget}"] = scale
-                guided = _guided(denoiser, critic, scale, settings.window)
+                guided = discriminator_guidance(denoiser, critic, scale) if scale else denoiser
                 found = list(_figures(settings, source, judge, guided, budget, bar))
                 rows.append(table.row(name, budget, found))
     metrics = list(settings.metrics or _shown(judge))
@@ -131,9 +135,10 @@ def _figures(
 ) -> Iterator[Figures]:
     """Figures of one denoiser at one budget, for each sampling seed."""
     sampler: Any = build_sampler(_at(settings.sampler, budget), denoiser, source.shape)
+    like, label = torch.zeros(()), labels_of(source, judge.samples)
     for draw in range(settings.draws):
         begun = process_time()
-        x = _samples(sampler, source, judge.samples, ("calls", draw))
+        x = samples_of(sampler, judge.samples, ("calls", draw), like=like, label=label)
         seconds = (process_time() - begun) / judge.samples
         cost = sampler.cost
         yield {
@@ -144,28 +149,18 @@ def _figures(
         bar.update()
 
 
-def _best_scale(
-    settings: Calls, source: Source, trial: Judge, denoiser: Any, critic: Any, budget: int
-) -> float:
-    """The scale of the least distance on noise of its own; 0 unless another is better."""
-    metric = (settings.metrics or _shown(trial))[0]
-    found: dict[float, float] = {}
-    for scale in (0.0, *settings.scales):
-        guided = _guided(denoiser, critic, scale, settings.window)
-        sampler = build_sampler(_at(settings.sampler, budget), guided, source.shape)
-        found[scale] = trial(_samples(sampler, source, trial.samples, ("scale",)))[metric]
-    return min(found, key=lambda scale: (found[scale], scale))
+def _best_scale(settings: Calls, source: Source, denoiser: Any, critic: Any, budget: int) -> float:
+    """The scale that `critic.py` would choose at this budget, on examples set apart for it."""
+    chosen_by = set_apart(source, settings.set_apart)
+    sampler = partial(build_sampler, _at(settings.sampler, budget), shape=source.shape)
+    effect = GuidanceEffect(chosen_by, denoiser, sampler=sampler)
+    _, distance = distance_to(chosen_by)
 
+    def measure(scale: float, draw: int) -> float:
+        count = settings.search_samples
+        return distance(effect.samples(critic, scale, count, "scale", draw=draw))
 
-def _guided(denoiser: Any, critic: Any, scale: float, low: float) -> Denoiser:
-    if scale == 0:
-        return denoiser
-    return discriminator_guidance(denoiser, critic, scale, window=(low, math.inf))
-
-
-def _samples(sampler: Any, source: Source, count: int, key: tuple[int | str, ...]) -> torch.Tensor:
-    label = torch.arange(count) % source.classes if source.classes else None
-    return samples_of(sampler, count, key, like=torch.zeros(()), label=label)
+    return choose_scale(measure, (0.0, *settings.scales), range(settings.search_draws)).scale
 
 
 def _at(sampler: SamplerSettings, budget: int) -> SamplerSettings:

@@ -7,6 +7,7 @@ on one process or on many.
 import hashlib
 
 import torch
+from torch import Tensor
 
 
 def rng_for(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -16,3 +17,13 @@ def rng_for(*key: int | str, device: torch.device | str = "cpu") -> torch.Genera
     """
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "big"))
+
+
+def rng_from(noise: Tensor) -> torch.Generator:
+    """A generator, on the noise's device, that is a function of every bit of the noise.
+
+    So the noise alone decides what a sampler that draws more of it makes.
+    """
+    bits = noise.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    digest = hashlib.blake2b(bits, digest_size=16).hexdigest()
+    return rng_for("noise", digest, device=noise.device)

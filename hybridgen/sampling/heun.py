@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hybridgen.errors import RunError
-from hybridgen.maths.draws import rng_for
+from hybridgen.maths.draws import rng_from
 from hybridgen.protocols import Denoiser
 from hybridgen.sampling.cost import Cost, cost_of
 
@@ -73,7 +73,7 @@ class Heun:
             )
         levels = self.sigmas.tolist()
         x = noise * levels[0]
-        draws = _rng(noise) if self.churn else None
+        draws = rng_from(noise) if self.churn else None
         for number, (now, after) in enumerate(pairwise(levels), start=1):
             start = self._raised(now)
             if draws is not None:
@@ -108,8 +108,3 @@ def check_samples(x: Tensor, step: int, steps: int, sigma: float) -> None:
             "the guidance scale or set clip, and check the denoiser"
         )
 
-
-def _rng(noise: Tensor) -> torch.Generator:
-    """A generator that is a function of the noise, so that it alone seeds a sampler."""
-    digest = float(noise.double().sum()), float(noise.double().square().sum())
-    return rng_for("sampler", *map(repr, digest), device=noise.device)

@@ -1,7 +1,6 @@
 """Any denoiser under any diffusers scheduler that the converter knows: one loop."""
 
 import copy
-import hashlib
 import inspect
 import math
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hybridgen.maths.draws import rng_for
+from hybridgen.maths.draws import rng_from
 from hybridgen.protocols import Denoiser
 from hybridgen.sampling.cost import Cost, cost_of
 from hybridgen.sampling.heun import check_samples
@@ -107,7 +106,7 @@ class Scheduled:
         scheduler = copy.deepcopy(self._prepared)
         drawn = {}
         if "generator" in inspect.signature(scheduler.step).parameters:
-            drawn["generator"] = generator if generator is not None else _seeded_by(noise)
+            drawn["generator"] = generator if generator is not None else rng_from(noise)
         # Half precision would lose the difference between neighbouring levels.
         x = noise.to(torch.promote_types(noise.dtype, torch.float32)) * _first_scale(scheduler)
         if hasattr(scheduler, "scale_model_input"):
@@ -159,8 +158,3 @@ def _first_scale(scheduler: Any) -> float:
     """What unit noise is multiplied by; flow matching, at t = 1, has no name for it."""
     return float(getattr(scheduler, "init_noise_sigma", 1.0))
 
-
-def _seeded_by(noise: Tensor) -> torch.Generator:
-    """A generator on the CPU that is a function of every bit of the noise."""
-    bits = noise.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-    return rng_for("scheduled", hashlib.blake2b(bits, digest_size=16).hexdigest())

@@ -40,11 +40,11 @@ class DiffusionTraining:
         check_ranks: compare the gradients of all processes at every step (slow; finds mistakes).
     """
 
-    steps: int = 2_000
-    batch: int = 128
+    steps: int = 1_500
+    batch: int = 64
     accumulation: int = 1
     learning_rate: Cosine = field(default_factory=lambda: Cosine(start=2e-3, end=2e-5))
-    noise: LogNormal = field(default_factory=LogNormal)
+    noise: LogNormal = field(default_factory=lambda: LogNormal(mean=-0.8))
     label_drop: float = 0.1
     clip: float | None = None
     ema_half_life: float = 20_000.0
