@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import torch
 from accelerate.utils import set_seed
 from tqdm import tqdm
 
@@ -25,9 +26,10 @@ from hybridgen.evaluation.watch import table
 from hybridgen.networks.adopt import noise_conditional
 from hybridgen.networks.build import CriticSettings, build_critic, load_network
 from hybridgen.sampling.build import SamplerSettings, build_sampler
-from hybridgen.training.critic import GuideTraining, train_critic
+from hybridgen.training.critic import GuideTraining, refuse_unfit, train_critic
 from hybridgen.training.exam import Exam
 from hybridgen.training.files import save_network, write_atomically
+from hybridgen.training.guards import refuse_what_cannot_work
 from hybridgen.training.launch import Precision, make_accelerator, start_trackers
 from hybridgen.training.run import Run
 from hybridgen.training.step import Step
@@ -115,9 +117,12 @@ def main(settings: Guide) -> None:
         critic = noise_conditional(load_network(Path(settings.start, "critic")))
     else:
         critic = build_critic(settings.critic, source.shape, source.classes)
-    if not cast(Any, critic).config["noise_conditional"]:
-        raise InputError("a guide must know the noise level: set critic.noise_conditional true")
     augment = Augment(settings.augment) if settings.augment.strength > 0 else None
+    opponent = denoiser if settings.training.objective == "score_matching" else None
+    refuse_what_cannot_work(
+        accelerator, None, settings.training.batch, settings.training.accumulation
+    )
+    refuse_unfit(critic, settings.training, opponent, augmented=augment is not None)
     sampler = partial(build_sampler, settings.sampler, shape=source.shape)
     sampler(denoiser)
     real = set_apart(source, settings.set_apart)
@@ -132,7 +137,10 @@ def main(settings: Guide) -> None:
     def reals(start: int) -> Iterator[Batch]:
         return real.batches(seed=settings.seed, start=start, **ours)
 
+    # Whatever is wrong is said before the folder is made.
     reals(0)
+    held = max(4, round(settings.set_apart * count))
+    shuffled(torch.empty(max(0, count - held)), seed=0, **ours)
     set_seed(settings.seed, device_specific=True)
     total = settings.training.steps
     facts = {"examples": source.size, "model": fingerprint(Path(settings.run))}
@@ -145,19 +153,17 @@ def main(settings: Guide) -> None:
         start_trackers(accelerator, "hybridgen-critic", run.config)
         effect = GuidanceEffect(real, denoiser, sampler=sampler, seed=settings.seed)
         fake, fake_label = drawn_once(effect, count, folder / "fakes.safetensors", run)
-        held = max(4, round(settings.set_apart * count))
         kept = None if fake_label is None else fake_label[held:]
 
         def fakes(start: int) -> Iterator[Batch]:
             return shuffled(fake[held:], kept, seed=settings.seed + 1, start=start, **ours)
 
-        matching = settings.training.objective == "score_matching"
         exam = exam_of(
             real,
             fake[:held],
             None if fake_label is None else fake_label[:held],
             levels=settings.training.noise.quantiles(settings.training.levels),
-            denoiser=denoiser if matching else None,
+            denoiser=opponent,
             device=accelerator.device,
             seed=settings.seed,
         )
@@ -168,7 +174,7 @@ def main(settings: Guide) -> None:
             exam,
             settings.training,
             accelerator,
-            denoiser=denoiser if matching else None,
+            denoiser=opponent,
             augment=augment,
             seed=settings.seed,
             resume=run.resume,

@@ -4,7 +4,6 @@ With `--adversarial.source` a discriminator takes part in the training (see `hyb
 """
 
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from accelerate.utils import set_seed
 
 from hybridgen.config import command
 from hybridgen.data.load import DataSettings, load_data
-from hybridgen.data.source import Batch
 from hybridgen.errors import InputError
 from hybridgen.evaluation.conduct import check_rhythm, conduct
 from hybridgen.evaluation.watch import Watch, table
@@ -29,7 +27,7 @@ from hybridgen.training.files import save_network
 from hybridgen.training.guards import refuse_what_cannot_work
 from hybridgen.training.launch import Precision, make_accelerator, start_trackers
 from hybridgen.training.run import Run
-from hybridgen.training.step import Step
+from hybridgen.training.step import Step, batches_of
 from hybridgen.training.term import AdversarialTerm, build_term
 
 
@@ -90,20 +88,8 @@ def main(settings: Diffusion) -> None:
         threads=settings.threads,
         tracking=settings.tracking,
     )
-
-    def batches(start: int) -> Iterator[Batch]:
-        return source.batches(
-            batch=settings.training.batch,
-            seed=settings.seed,
-            start=start,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            device=accelerator.device,
-        )
-
-    # Whatever is wrong with the data or the settings is said before the folder is made; `batches`
-    # checks its arguments when it is called, not at the first `next`.
-    batches(0)
+    # Whatever is wrong with the data or the settings is said before the folder is made.
+    batches = batches_of(source, accelerator, batch=settings.training.batch, seed=settings.seed)
     denoiser = build_denoiser(settings.denoiser, source.shape, source.classes)
     data_std = denoiser.config["data_std"]
     game: dict[str, Any] = {}

@@ -1,7 +1,6 @@
 """Train a GAN, watch it, say how good it is: `accelerate launch experiments/gan.py`."""
 
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from accelerate.utils import set_seed
 from hybridgen.config import command
 from hybridgen.data.augment import AugmentSettings
 from hybridgen.data.load import DataSettings, load_data
-from hybridgen.data.source import Batch
 from hybridgen.evaluation.conduct import check_rhythm, conduct
 from hybridgen.evaluation.watch import Watch, table
 from hybridgen.networks.build import (
@@ -26,7 +24,7 @@ from hybridgen.training.gan import GanTraining, train_gan
 from hybridgen.training.guards import refuse_what_cannot_work
 from hybridgen.training.launch import Precision, make_accelerator, start_trackers
 from hybridgen.training.run import Run
-from hybridgen.training.step import Step
+from hybridgen.training.step import Step, batches_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,20 +75,8 @@ def main(settings: Gan) -> None:
         threads=settings.threads,
         tracking=settings.tracking,
     )
-
-    def batches(start: int) -> Iterator[Batch]:
-        return source.batches(
-            batch=settings.training.batch,
-            seed=settings.seed,
-            start=start,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            device=accelerator.device,
-        )
-
-    # Whatever is wrong with the data or the settings is said before the folder is made; `batches`
-    # checks its arguments when it is called, not at the first `next`.
-    batches(0)
+    # Whatever is wrong with the data or the settings is said before the folder is made.
+    batches = batches_of(source, accelerator, batch=settings.training.batch, seed=settings.seed)
     generator = build_generator(settings.generator, source.shape, source.classes)
     critic = build_critic(settings.critic, source.shape, source.classes)
     adversarial = build_loss(critic, settings.game, settings.training, settings.augment)

@@ -108,3 +108,24 @@ class ModeCoverage(Metric):
     def compute(self) -> dict[str, float]:
         moments = {name: getattr(self, name) for name in ("drawn", "hits", "first", "second")}
         return summarise_modes(moments, self.mixture)
+
+
+def mode_distance(points: Tensor, mixture: GaussianMixture) -> float:
+    """Total variation between where points fell and where the mixture's do, in [0, 1].
+
+    The places are the modes' balls of three standard deviations and all that is outside, so both
+    wrong weights and points between the modes count. Balls are taken not to overlap.
+
+    Args:
+        points: `[b d]`.
+        mixture: what they should come from.
+    """
+    moments = mode_moments(points, mixture)
+    fell = moments["hits"] / moments["drawn"]
+    inside = torch.special.gammainc(
+        torch.tensor(mixture.dimension / 2, dtype=torch.float64),
+        torch.tensor(HIGH_QUALITY**2 / 2, dtype=torch.float64),
+    )
+    expected = mixture.weights.to(fell) * inside.to(fell)
+    outside = (fell.sum() - expected.sum()).abs()
+    return float((fell - expected).abs().sum() + outside) / 2

@@ -2,7 +2,7 @@
 
 import copy
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
@@ -17,7 +17,7 @@ class Average:
     update, which a small network notices.
 
     Args:
-        model: the unwrapped model, on its device for good; it is copied.
+        model: the unwrapped model, on its device for good by the first update; it is copied.
         half_life: in images (or points), positive.
         ramp: the fraction of the images seen that bounds the half-life, positive.
 
@@ -30,11 +30,8 @@ class Average:
             raise ValueError(f"half_life and ramp must be positive, got {half_life}, {ramp}")
         self.half_life, self.ramp = half_life, ramp
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
-        # These share memory with the weights: optimisers and loading write in place.
-        here, there = self.module.state_dict().values(), model.state_dict().values()
-        pairs = list(zip(here, there, strict=True))
-        self._weights = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._model = model
+        self._pairs: list[tuple[Tensor, Tensor]] | None = None
 
     def update(self, *, seen: int, images: int) -> None:
         """Blend the model in after a step on `images` images, `seen` in all.
@@ -43,7 +40,14 @@ class Average:
         """
         half_life = min(self.half_life, self.ramp * seen)
         keep = 0.5 ** (images / half_life) if seen > images else 0.0
-        averaged, current = map(list, zip(*self._weights, strict=True))
+        if self._pairs is None:
+            # They share memory with the weights: optimisers and loading write in place. Not so
+            # `accelerator.prepare`, which on CPUs of several processes moves the model elsewhere.
+            here, there = self.module.state_dict().values(), self._model.state_dict().values()
+            self._pairs = list(zip(here, there, strict=True))
+        weights = [pair for pair in self._pairs if pair[0].is_floating_point()]
+        averaged, current = map(list, zip(*weights, strict=True))
         get_ema_multi_avg_fn(keep)(averaged, current, 0)
-        for mine, theirs in self._counters:
-            mine.copy_(theirs)
+        for mine, theirs in self._pairs:
+            if not mine.is_floating_point():
+                mine.copy_(theirs)

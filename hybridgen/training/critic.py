@@ -114,7 +114,7 @@ def train_critic(
         RunError: the loss is not finite; nothing was updated by it.
     """
     refuse_what_cannot_work(accelerator, None, config.batch, config.accumulation)
-    _check(critic, config, denoiser, augmented=augment is not None)
+    refuse_unfit(critic, config, denoiser, augmented=augment is not None)
     critic = critic.to(accelerator.device)
     average = Average(critic, config.ema_half_life, config.ema_ramp)
     choice = Choice(average.module)
@@ -175,9 +175,10 @@ def train_critic(
             return
 
 
-def _check(
+def refuse_unfit(
     critic: nn.Module, config: GuideTraining, denoiser: Critic | None, *, augmented: bool
 ) -> None:
+    """Raise `InputError` for a critic that cannot become a guide in this way."""
     try:
         check_guide(denoiser, critic)
     except ValueError as error:

@@ -43,6 +43,13 @@ class Verdict:
         """Whether the gain is more than its standard error."""
         return self.gain > self.standard_error
 
+    @property
+    def sentence(self) -> str:
+        """What a person should take from it."""
+        word = "is blessed" if self.blessed else "is not blessed"
+        gain = f"{self.gain:.4f} +- {self.standard_error:.4f}"
+        return f"the guide {word}: on held-out samples it gains {gain} over knowing nothing"
+
 
 class _Question(NamedTuple):
     clean: Tensor

@@ -9,10 +9,31 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hybridgen.data.source import Batch
+from hybridgen.data.source import Batch, Source
 
 Batches = Callable[[int], Iterator[Batch]]
 """From the number of the first batch to this process's share of the batches from there on."""
+
+
+def batches_of(source: Source, accelerator: Accelerator, *, batch: int, seed: int) -> Batches:
+    """This process's share of the training batches of `source`.
+
+    Raises:
+        InputError: a batch larger than the training data, or not divisible by the processes.
+    """
+
+    def batches(start: int) -> Iterator[Batch]:
+        return source.batches(
+            batch=batch,
+            seed=seed,
+            start=start,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            device=accelerator.device,
+        )
+
+    batches(0)  # arguments are checked when it is called, not at the first `next`
+    return batches
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from hybridgen.evaluation.measure import point_judge
-from hybridgen.evaluation.modes import ModeCoverage, mode_coverage, mode_moments, mode_stds
+from hybridgen.evaluation.modes import (
+    ModeCoverage,
+    mode_coverage,
+    mode_distance,
+    mode_moments,
+    mode_stds,
+)
 from hybridgen.maths.mixtures import GaussianMixture, grid, ring
 
 
@@ -106,3 +112,13 @@ def test_points_of_another_dimension_and_no_points_are_refused():
         mode_coverage(torch.zeros(3, 5), ring())
     with pytest.raises(ValueError, match="at least one point"):
         mode_coverage(torch.zeros(0, 2), ring())
+
+
+def test_the_mode_distance_counts_wrong_weights_and_points_between_the_modes():
+    mixture = ring()
+    points, mode = mixture.sample(200_000, torch.Generator().manual_seed(0))
+    assert mode_distance(points, mixture) < 0.005
+    # Of the eight modes one is never hit: an eighth of the mass is elsewhere.
+    assert mode_distance(points[mode > 0], mixture) == pytest.approx(1 / 8 * 0.9889, abs=0.005)
+    lost = torch.cat([points, torch.zeros(200_000, 2)])
+    assert mode_distance(lost, mixture) == pytest.approx(0.9889 / 2, abs=0.005)

@@ -203,7 +203,7 @@ def test_a_ddim_pipeline_gives_the_images_that_diffusers_gives(tmp_path, zero_sn
     theirs = images(pipeline, generator=torch.Generator().manual_seed(0), num_inference_steps=10)
     noise = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     run = Scheduled(load_denoiser(tmp_path), pipeline.scheduler, (1, 8, 8), 10, highest=1e4)
-    # A denoiser's levels are finite: the last is 4096 and not pure noise, which leaves noise / 4096.
+    # A denoiser's levels are finite: the last is 4096 instead of pure noise (off by noise / 4096).
     tolerance = 2e-3 if zero_snr else 1e-4
     torch.testing.assert_close(present(run(noise)), theirs, rtol=0, atol=tolerance)
 

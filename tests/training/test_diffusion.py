@@ -288,6 +288,26 @@ def test_each_loss_gives_gradients_to_its_own_player_only(kind, adaptive):
 
 
 @pytest.mark.parametrize("kind", TERMS)
+def test_both_losses_show_the_critic_data_and_estimates_at_their_level_and_with_labels(kind):
+    made, shown = players(term_of(kind)), []
+    critic = made[1].discriminator
+    critic.register_forward_pre_hook(lambda module, inputs: shown.append(inputs))
+    share_of(kind, made, term_of(kind))
+    x0, given = next(SOURCE.batches(batch=8, seed=1))
+    (both, levels, labels), (fake, level, label), (real, same_level, same_label) = shown
+    torch.testing.assert_close(both, torch.cat([real, fake]))
+    torch.testing.assert_close(levels, torch.cat([level, level]))
+    assert torch.equal(labels, torch.cat([label, label])) and torch.equal(label, same_label)
+    assert torch.equal(level, same_level) and torch.equal(label, given[[0, 2, 5]])
+    added = real - x0[[0, 2, 5]]
+    assert bool((level > 0).all() if kind == "renoised" else (level == 0).all())
+    assert bool(
+        (added.abs() < 5 * level[:, None]).all() if kind == "renoised" else (added == 0).all()
+    )
+    assert fake.requires_grad and not real.requires_grad and (fake - real).abs().min() > 1e-4
+
+
+@pytest.mark.parametrize("kind", TERMS)
 def test_the_denoisers_loss_is_the_denoising_loss_and_the_weighted_game(kind, double):
     made = denoiser, _ = players(term_of(kind))
 

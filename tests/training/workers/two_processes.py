@@ -73,6 +73,8 @@ def outcome(accelerator, accumulation):
             for key, p in player.named_parameters():
                 found[f"{step.number}.{name}.{key}"] = p.detach().clone()
                 found[f"{step.number}.{name}.{key}.grad"] = p.grad.clone()
+        for key, tensor in step.average.state_dict().items():
+            found[f"{step.number}.average.{key}"] = tensor.clone()
         for key, loss in step.losses.items():
             found[f"{step.number}.{key}"] = torch.tensor(loss)
     return found

@@ -1,0 +1,67 @@
+"""What is found out about a trained guide, in figures and pictures."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from torch import nn
+
+from hybridgen.data.source import Source
+from hybridgen.errors import RunError
+from hybridgen.evaluation.calibration import calibration_figures, draw_calibration
+from hybridgen.evaluation.guidance_effect import GuidanceEffect, distance_to
+from hybridgen.evaluation.scale_search import ScaleChoice, choose_scale, draw_scales
+from hybridgen.training.exam import CHANCE, Exam, Verdict
+
+
+def examined(exam: Exam, critic: nn.Module, folder: Path) -> tuple[Verdict, dict[str, float]]:
+    """The verdict with its figures; draws `calibration.png`."""
+    verdict = exam.verdict(critic)
+    real, fake = exam.logits(critic)
+    draw_calibration(real, fake, exam.levels, folder / "calibration.png")
+    levels = calibration_figures(real, fake, exam.levels)
+    return verdict, {
+        "held_out_bce": verdict.bce,
+        "chance": CHANCE,
+        "gain": verdict.gain,
+        "gain_standard_error": verdict.standard_error,
+        "blessed": float(verdict.blessed),
+        "calibration_error": fmean(level["calibration_error"] for level in levels),
+    }
+
+
+def tried_scales(
+    effect: GuidanceEffect,
+    critic: nn.Module,
+    folder: Path,
+    *,
+    scales: Sequence[float],
+    samples: int,
+    draws: int,
+) -> tuple[ScaleChoice, dict[str, float]]:
+    """The search for a scale and the mean distance at each, to what `effect.source` holds out.
+
+    Draws `scale.png`. A scale at which samples stop being finite counts as the worst.
+    """
+    name, distance = distance_to(effect.source)
+
+    def measure(scale: float, draw: int) -> float:
+        try:
+            return distance(effect.samples(critic, scale, samples, "scale", draw=draw))
+        except RunError:
+            return math.inf
+
+    tried = choose_scale(measure, scales, range(draws))
+    draw_scales(tried, folder / "scale.png", distance=name)
+    return tried, {f"{name}_at_{scale:g}": tried.mean(scale) for scale in tried.distances}
+
+
+def on_held_out(
+    effect: GuidanceEffect, source: Source, critic: nn.Module, scale: float, *, samples: int
+) -> dict[str, float]:
+    """The distance to what `source` holds out, which nothing was chosen by, without and with."""
+    name, distance = distance_to(source)
+    unguided = distance(effect.samples(None, 0.0, samples, "judge"))
+    guided = distance(effect.samples(critic, scale, samples, "judge")) if scale else unguided
+    return {f"{name}_unguided": unguided, f"{name}_guided": guided}

@@ -1,0 +1,86 @@
+"""Quality against denoiser calls, from run folders to a table and a picture."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from experiments.conftest import Answer, load
+from PIL import Image
+
+from hybridgen.config import command
+from hybridgen.networks.build import DenoiserSettings, build_denoiser
+from hybridgen.networks.mlp import MlpCritic
+
+TINY = ("--samples", "200", "--search_samples", "50", "--scales", "[1.0]", "--budgets", "[3, 5]")
+
+
+@pytest.fixture
+def call(capsys):
+    script = load("calls")
+
+    def run(*argv):
+        status = command(script.main, script.Calls, [*TINY, *map(str, argv)])
+        return Answer(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two untrained denoisers of the ring, one of the grid, and a guide for the first."""
+    for name, data in (("ring0", "ring"), ("ring1", "ring"), ("grid0", "grid")):
+        torch.manual_seed(int(name[-1]))
+        folder = tmp_path / name
+        denoiser = build_denoiser(DenoiserSettings(width=8, depth=1), (2,))
+        denoiser.save_pretrained(folder / "denoiser")
+        (folder / "config.yaml").write_text(yaml.safe_dump({"data": {"path": data}}))
+    critic = MlpCritic(width=8, depth=1, noise_conditional=True)
+    critic.save_pretrained(tmp_path / "guide" / "critic")
+    (tmp_path / "guide" / "config.yaml").write_text(yaml.safe_dump({"run": f"{tmp_path}/ring0"}))
+    return tmp_path
+
+
+def test_runs_and_guides_are_judged_at_every_budget(call, runs):
+    names = {"plain": f"{runs}/ring*"}
+    guides = {"guided": f"{runs}/guide"}
+    answer = call(
+        *("--runs", json.dumps(names), "--guides", json.dumps(guides), "--out", runs / "out")
+    )
+    assert answer.status == 0, answer.err
+    result = json.loads((runs / "out" / "result.json").read_text())
+    assert result["guided/scale@3"] in (0, 1)
+    asked = result["guided/scale@5"] != 0
+    assert result["plain/critic_calls@5"] == 0
+    assert (result["guided/critic_calls@5"] > 0) == asked
+    assert result["plain/sliced_wasserstein@3_se"] > 0
+    assert "| sliced wasserstein | 3 calls | 5 calls |" in answer.out
+    assert (runs / "out" / "table.md").read_text() in answer.out
+    assert Image.open(runs / "out" / "calls.png").size[0] > 600
+
+
+def test_one_run_at_one_budget_is_what_the_sampler_makes(call, runs):
+    answer = call("--runs", json.dumps({"one": f"{runs}/ring0"}), "--out", runs / "a", "--draws", 2)
+    again = call("--runs", json.dumps({"one": f"{runs}/ring0"}), "--out", runs / "b", "--draws", 2)
+    assert answer.out == again.out
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        ((), "there is nothing to sample: name runs or guides"),
+        (("--runs", '{"a": "nowhere*"}'), "no finished run of diffusion.py matches"),
+        (("--runs", '{"a": "HERE/ring0", "b": "HERE/grid0"}'), "was trained on other data than"),
+        (("--guides", '{"g": "HERE/ring0"}'), "is not a finished run of critic.py"),
+        (
+            ("--runs", '{"a": "HERE/ring0"}', "--sampler.name", "heun", "--budgets", "[4]"),
+            "heun makes an odd number of calls, so 4 is not one of its budgets",
+        ),
+        (("--runs", '{"a": "HERE/ring0"}', "--draws", "0"), "draws at least 1"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_one_sentence(call, runs, argv, sentence):
+    answer = call(*(word.replace("HERE", str(runs)) for word in argv), "--out", runs / "out")
+    assert answer.status == 2
+    assert sentence in answer.err
+    assert "Traceback" not in answer.err
