@@ -1,7 +1,9 @@
-"""The README's code about the loss runs as printed."""
+"""The README's code runs as printed."""
 
 import re
 from pathlib import Path
+
+import pytest
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -16,3 +18,18 @@ def test_the_blocks_about_importing_the_loss_run_one_after_the_other():
     trained = [p.grad is not None for p in names["critic"].parameters()]
     assert all(trained)
     assert names["error"].isfinite()
+
+
+@pytest.mark.parametrize("title", ["Guide any diffusers model", "Diffusion with a discriminator"])
+def test_the_blocks_about_diffusion_run_one_after_the_other(title, capsys):
+    section = README.read_text().split(f"## {title}")[1].split("\n## ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), names)
+    assert blocks
+    if "samples" in names:
+        assert names["samples"].shape == (4, 1, 8, 8)
+        assert len(names["images"]) == 4
+    else:
+        assert names["step"].number == 6

@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-COLOURS = ("#3b3b3b", "#c8321e", "#1f77b4", "#2e8b57", "#9467bd", "#d98c00", "#8c564b")
+from hybridgen.evaluation.curves import COLOURS, LINEAR
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def draw(
                 floor, color="#777777", linestyle="--", linewidth=0.9, label="perfect samples"
             )
         values = [r.means[metric] for r in rows if math.isfinite(r.means[metric])]
-        if values and min(values) > 0 and max(values) > 8 * min(values):
+        if metric not in LINEAR and values and min(values) > 0 and max(values) > 8 * min(values):
             axes.set_yscale("log")
         budgets = sorted({r.calls for r in rows})
         axes.set_xscale("log")

@@ -102,7 +102,13 @@ def draw_calibration(real: Tensor, fake: Tensor, levels: Tensor, path: Path) -> 
         axes.plot(ends, ends, color="#8c8c8c", linewidth=0.9, linestyle="--")
         axes.errorbar(
             *(predicted.tolist(), observed.tolist(), error.tolist()),
-            **{"color": COLOURS[0], "marker": "o", "markersize": 3, "linestyle": "none", "elinewidth": 0.8},
+            **{
+                "color": COLOURS[0],
+                "marker": "o",
+                "markersize": 3,
+                "linestyle": "none",
+                "elinewidth": 0.8,
+            },
         )
         axes.set(xlim=ends, ylim=ends, aspect="equal")
         name = f"$\\sigma$ = {row['sigma']:.2g}"

@@ -107,4 +107,3 @@ def check_samples(x: Tensor, step: int, steps: int, sigma: float) -> None:
             f"samples stopped being finite at step {step} of {steps} (sigma {sigma:.4g}): lower "
             "the guidance scale or set clip, and check the denoiser"
         )
-

@@ -157,4 +157,3 @@ def _prepared(scheduler: Any, steps: int) -> Any:
 def _first_scale(scheduler: Any) -> float:
     """What unit noise is multiplied by; flow matching, at t = 1, has no name for it."""
     return float(getattr(scheduler, "init_noise_sigma", 1.0))
-
