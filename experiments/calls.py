@@ -5,10 +5,11 @@
 
 import dataclasses
 import glob
+import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from hybridgen.data.source import Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation import budgets as table
 from hybridgen.evaluation.guidance_effect import GuidanceEffect, distance_to, labels_of
+from hybridgen.evaluation.guide_material import fingerprint
 from hybridgen.evaluation.measure import Judge, judge_for
 from hybridgen.evaluation.scale_search import choose_scale
 from hybridgen.evaluation.watch import samples_of
@@ -55,7 +57,7 @@ class Calls:
         search_draws: trials of each scale.
         draws: sampling seeds for each run.
         metrics: drawn and tabulated.
-        out: `result.json`, `table.md`, `calls.png`.
+        out: `result.json`, `table.md`, `calls.png`, and every judgement, which is not made again.
         threads: of torch.
     """
 
@@ -87,34 +89,46 @@ def main(settings: Calls) -> None:
         torch.set_num_threads(settings.threads)
     runs = {name: _folders(pattern) for name, pattern in settings.runs.items()}
     guides = {name: _guide(Path(folder)) for name, folder in settings.guides.items()}
-    first = next((f[0] for f in runs.values()), None) or next(iter(guides.values()))[1]
+    first = next((f[0] for f in runs.values()), None) or next(iter(guides.values()))[2]
     source = load_data(_data(first))
-    for folder in [f for found in runs.values() for f in found] + [g[1] for g in guides.values()]:
+    for folder in [f for found in runs.values() for f in found] + [g[2] for g in guides.values()]:
         if _data(folder) != _data(first):
             raise InputError(
                 f"{folder} was trained on other data than {first}: compare runs of one data set"
             )
     judge = _judge(source, settings.samples)
+    kept = partial(_kept, settings.out / "judgements", _settings_that_matter(settings))
     rows, chosen = [], Figures()
     total = sum(map(len, runs.values())) + len(guides)
     with tqdm(total=total * len(settings.budgets) * settings.draws, unit="judgement") as bar:
         for name, folders in runs.items():
             denoisers = [load_network(folder / "denoiser") for folder in folders]
             for budget in settings.budgets:
-                repeats = [
-                    figures
-                    for denoiser in denoisers
-                    for figures in _figures(settings, source, judge, denoiser, budget, bar)
-                ]
+                repeats = []
+                for folder, denoiser in zip(folders, denoisers, strict=True):
+                    found = kept(
+                        {"run": fingerprint(folder), "budget": budget},
+                        lambda d=denoiser, b=budget: _figures(settings, source, judge, d, b),
+                    )
+                    repeats += found
+                    bar.update(len(found))
                 rows.append(table.row(name, budget, repeats))
-        for name, (critic, folder) in guides.items():
+        for name, (guide, critic, folder) in guides.items():
             denoiser = load_network(folder / "denoiser")
             for budget in settings.budgets:
-                scale = _best_scale(settings, source, denoiser, critic, budget)
+                key = {"run": fingerprint(folder), "guide": fingerprint(guide, "critic")}
+                scale = kept(
+                    {**key, "budget": budget, "what": "scale"},
+                    lambda d=denoiser, c=critic, b=budget: _best_scale(settings, source, d, c, b),
+                )
                 chosen[f"{name}/scale@{budget}"] = scale
                 guided = discriminator_guidance(denoiser, critic, scale) if scale else denoiser
-                found = list(_figures(settings, source, judge, guided, budget, bar))
+                found = kept(
+                    {**key, "budget": budget},
+                    lambda d=guided, b=budget: _figures(settings, source, judge, d, b),
+                )
                 rows.append(table.row(name, budget, found))
+                bar.update(len(found))
     metrics = list(settings.metrics or _shown(judge))
     settings.out.mkdir(parents=True, exist_ok=True)
     text = "\n".join(
@@ -130,23 +144,38 @@ def main(settings: Calls) -> None:
         print(f"{name}: {scale:g}")
 
 
+def _kept(
+    folder: Path, common: dict[str, Any], key: dict[str, Any], work: Callable[[], Any]
+) -> Any:
+    """What `work` returns, from a file if it was done before with equal settings and weights."""
+    name = hashlib.sha256(json.dumps({**common, **key}, sort_keys=True).encode()).hexdigest()
+    path = folder / f"{name[:24]}.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(work()))
+    return json.loads(path.read_text())
+
+
+def _settings_that_matter(settings: Calls) -> dict[str, Any]:
+    ignored = ("runs", "guides", "budgets", "metrics", "out", "threads")
+    return {k: v for k, v in dataclasses.asdict(settings).items() if k not in ignored}
+
+
 def _figures(
-    settings: Calls, source: Source, judge: Judge, denoiser: Any, budget: int, bar: tqdm
-) -> Iterator[Figures]:
+    settings: Calls, source: Source, judge: Judge, denoiser: Any, budget: int
+) -> list[Figures]:
     """Figures of one denoiser at one budget, for each sampling seed."""
     sampler: Any = build_sampler(_at(settings.sampler, budget), denoiser, source.shape)
     like, label = torch.zeros(()), labels_of(source, judge.samples)
+    found = []
     for draw in range(settings.draws):
         begun = process_time()
         x = samples_of(sampler, judge.samples, ("calls", draw), like=like, label=label)
         seconds = (process_time() - begun) / judge.samples
         cost = sampler.cost
-        yield {
-            **judge(x),
-            "seconds_per_sample": seconds,
-            "critic_calls": cost.critic_forward + cost.critic_backward,
-        }
-        bar.update()
+        extra = {"critic_calls": cost.critic_forward + cost.critic_backward}
+        found.append({**judge(x), "seconds_per_sample": seconds, **extra})
+    return found
 
 
 def _best_scale(settings: Calls, source: Source, denoiser: Any, critic: Any, budget: int) -> float:
@@ -195,12 +224,12 @@ def _folders(pattern: str) -> list[Path]:
     return found
 
 
-def _guide(folder: Path) -> tuple[Any, Path]:
-    """The critic in a run of `critic.py`, and the run it was trained for."""
+def _guide(folder: Path) -> tuple[Path, Any, Path]:
+    """A run of `critic.py`, its critic, and the run it was trained for."""
     config = _config(folder)
     if "run" not in config or not (folder / "critic").is_dir():
         raise InputError(f"{folder} is not a finished run of critic.py: train a guide first")
-    return load_network(folder / "critic"), Path(config["run"])
+    return folder, load_network(folder / "critic"), Path(config["run"])
 
 
 def _data(folder: Path) -> DataSettings:

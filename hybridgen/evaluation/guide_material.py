@@ -41,10 +41,10 @@ def data_of(run: Path) -> dict[str, Any]:
         raise InputError(f"{run / 'config.yaml'} is damaged: train the model again") from error
 
 
-def fingerprint(run: Path) -> str:
-    """The SHA-256 of the model's weights: a guide belongs to one model."""
+def fingerprint(run: Path, network: str = "denoiser") -> str:
+    """The SHA-256 of a run's weights: a guide belongs to one model."""
     digest = hashlib.sha256()
-    for path in sorted((run / "denoiser").glob("*.safetensors")):
+    for path in sorted((run / network).glob("*.safetensors")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
