@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from time import process_time
 from typing import Any
 
@@ -28,7 +29,7 @@ from hybridgen.errors import InputError
 from hybridgen.evaluation import budgets as table
 from hybridgen.evaluation.guidance_effect import GuidanceEffect, distance_to, labels_of
 from hybridgen.evaluation.guide_material import fingerprint
-from hybridgen.evaluation.measure import Judge, judge_for
+from hybridgen.evaluation.measure import NEIGHBOURS, Judge, judge_for
 from hybridgen.evaluation.scale_search import choose_scale
 from hybridgen.evaluation.watch import samples_of
 from hybridgen.networks.build import load_network
@@ -54,7 +55,7 @@ class Calls:
             own training set apart.
         samples: for each judgement; 2 500 points or as many images as the data allows.
         search_samples: for each trial of a scale.
-        search_draws: trials of each scale.
+        search_draws: trials of each scale; the best is tried as often again.
         draws: sampling seeds for each run.
         metrics: drawn and tabulated.
         out: `result.json`, `table.md`, `calls.png`, and every judgement, which is not made again.
@@ -69,7 +70,7 @@ class Calls:
     set_apart: float = 0.2
     samples: int | None = None
     search_samples: int = 1_000
-    search_draws: int = 2
+    search_draws: int = 3
     draws: int = 1
     metrics: tuple[str, ...] = ()
     out: Path = Path("runs/calls")
@@ -82,6 +83,19 @@ class Calls:
             raise InputError(
                 f"budgets must be at least 2 and draws at least 1, got {self.budgets}, {self.draws}"
             )
+        if (
+            self.search_samples < 100
+            or self.search_draws < 2
+            or (self.threads is not None and self.threads < 1)
+        ):
+            raise InputError(
+                "search_samples must be at least 100, search_draws at least 2 and threads at least "
+                f"1, got {self.search_samples}, {self.search_draws} and {self.threads}"
+            )
+        if self.samples is not None and self.samples <= NEIGHBOURS:
+            raise InputError(f"samples must be more than {NEIGHBOURS}, got {self.samples}")
+        if 0 in self.scales or not all(map(math.isfinite, self.scales)):
+            raise InputError(f"scales are finite and not 0, which is tried anyway: {self.scales}")
 
 
 def main(settings: Calls) -> None:
@@ -97,7 +111,15 @@ def main(settings: Calls) -> None:
                 f"{folder} was trained on other data than {first}: compare runs of one data set"
             )
     judge = _judge(source, settings.samples)
-    kept = partial(_kept, settings.out / "judgements", _settings_that_matter(settings))
+    metrics = list(settings.metrics or _shown(judge))
+    unknown = [metric for metric in metrics if f"floor_{metric}" not in judge.floors]
+    if unknown:
+        known = sorted(name.removeprefix("floor_") for name in judge.floors)
+        raise InputError(f"no metric {unknown[0]!r} for {source.name}; there are {known}")
+    kept = partial(
+        _kept, settings.out / "judgements", _some(settings, "sampler", "samples", "draws")
+    )
+    search = _some(settings, "scales", "set_apart", "search_samples", "search_draws")
     rows, chosen = [], Figures()
     total = sum(map(len, runs.values())) + len(guides)
     with tqdm(total=total * len(settings.budgets) * settings.draws, unit="judgement") as bar:
@@ -110,7 +132,8 @@ def main(settings: Calls) -> None:
                         {"run": fingerprint(folder), "budget": budget},
                         lambda d=denoiser, b=budget: _figures(settings, source, judge, d, b),
                     )
-                    repeats += found
+                    # Draws of one training are no trainings: with several, each counts once.
+                    repeats += found if len(folders) == 1 else [_mean(found)]
                     bar.update(len(found))
                 rows.append(table.row(name, budget, repeats))
         for name, (guide, critic, folder) in guides.items():
@@ -118,18 +141,17 @@ def main(settings: Calls) -> None:
             for budget in settings.budgets:
                 key = {"run": fingerprint(folder), "guide": fingerprint(guide, "critic")}
                 scale = kept(
-                    {**key, "budget": budget, "what": "scale"},
+                    {**key, **search, "budget": budget},
                     lambda d=denoiser, c=critic, b=budget: _best_scale(settings, source, d, c, b),
                 )
                 chosen[f"{name}/scale@{budget}"] = scale
                 guided = discriminator_guidance(denoiser, critic, scale) if scale else denoiser
                 found = kept(
-                    {**key, "budget": budget},
+                    {**key, "budget": budget, "scale": scale},
                     lambda d=guided, b=budget: _figures(settings, source, judge, d, b),
                 )
                 rows.append(table.row(name, budget, found))
                 bar.update(len(found))
-    metrics = list(settings.metrics or _shown(judge))
     settings.out.mkdir(parents=True, exist_ok=True)
     text = "\n".join(
         table.markdown(rows, metric, judge.floors.get(f"floor_{metric}")) for metric in metrics
@@ -156,9 +178,8 @@ def _kept(
     return json.loads(path.read_text())
 
 
-def _settings_that_matter(settings: Calls) -> dict[str, Any]:
-    ignored = ("runs", "guides", "budgets", "metrics", "out", "threads")
-    return {k: v for k, v in dataclasses.asdict(settings).items() if k not in ignored}
+def _some(settings: Calls, *names: str) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(settings).items() if k in names}
 
 
 def _figures(
@@ -176,6 +197,10 @@ def _figures(
         extra = {"critic_calls": cost.critic_forward + cost.critic_backward}
         found.append({**judge(x), "seconds_per_sample": seconds, **extra})
     return found
+
+
+def _mean(found: list[Figures]) -> Figures:
+    return {name: fmean(figures[name] for figures in found) for name in found[0]}
 
 
 def _best_scale(settings: Calls, source: Source, denoiser: Any, critic: Any, budget: int) -> float:
@@ -207,7 +232,7 @@ def _at(sampler: SamplerSettings, budget: int) -> SamplerSettings:
 def _shown(judge: Judge) -> tuple[str, ...]:
     if "floor_frechet_distance" in judge.floors:
         return ("frechet_distance", "kid")
-    return ("sliced_wasserstein", "reverse_kl", "high_quality")
+    return ("sliced_wasserstein", "reverse_kl", "high_quality", "mode_std")
 
 
 def _judge(source: Source, samples: int | None) -> Judge:

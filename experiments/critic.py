@@ -70,10 +70,10 @@ class Guide:
     training: GuideTraining = field(default_factory=GuideTraining)
     fakes: int | None = None
     set_apart: float = 0.2
-    scales: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0, 2.0)
-    scale_samples: int = 500
+    scales: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
+    scale_samples: int = 250
     scale_draws: int = 3
-    final_samples: int = 1_000
+    final_samples: int = 500
     seed: int = 0
     out: Path | None = None
     log_every: int = 10

@@ -92,11 +92,12 @@ def main(settings: Diffusion) -> None:
     batches = batches_of(source, accelerator, batch=settings.training.batch, seed=settings.seed)
     denoiser = build_denoiser(settings.denoiser, source.shape, source.classes)
     data_std = denoiser.config["data_std"]
+    finest = data_std if source.mixture is None else float(source.mixture.stds.min())
     game: dict[str, Any] = {}
     if settings.adversarial.source is not None:
         critic = build_critic(settings.critic, source.shape, source.classes)
         adversarial = build_term(critic, settings.adversarial)
-        settings.adversarial.refuse_high_noise(data_std)
+        settings.adversarial.refuse_high_noise(finest)
         game = {"term": settings.adversarial, "adversarial": adversarial}
     refuse_what_cannot_work(
         accelerator,
@@ -127,6 +128,7 @@ def main(settings: Diffusion) -> None:
             settings.training,
             accelerator,
             data_std=data_std,
+            finest=finest,
             seed=settings.seed,
             resume=run.resume,
             **game,

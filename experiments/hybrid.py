@@ -9,11 +9,23 @@ from pathlib import Path
 from diffusion import Diffusion, main
 
 from hybridgen.config import command
+from hybridgen.errors import InputError
 
 DEFAULT = Path(__file__).parents[1] / "configs" / "hybrid" / "digits.yaml"
+
+
+def hybrid(settings: Diffusion) -> None:
+    """Train with a discriminator, or say that none was asked for."""
+    if settings.adversarial.source is None:
+        raise InputError(
+            "no discriminator takes part: set adversarial.source chain, renoised or clean, or use "
+            "experiments/diffusion.py"
+        )
+    main(settings)
+
 
 if __name__ == "__main__":
     given = sys.argv[1:]
     if not any(word.split("=")[0] == "--config" for word in given):
         given = ["--config", str(DEFAULT), *given]
-    sys.exit(command(main, Diffusion, given, description=__doc__ or ""))
+    sys.exit(command(hybrid, Diffusion, given, description=__doc__ or ""))

@@ -113,19 +113,25 @@ class ModeCoverage(Metric):
 def mode_distance(points: Tensor, mixture: GaussianMixture) -> float:
     """Total variation between where points fell and where the mixture's do, in [0, 1].
 
-    The places are the modes' balls of three standard deviations and all that is outside, so both
-    wrong weights and points between the modes count. Balls are taken not to overlap.
+    The places are shells around each mode, up to one, two and three of its standard deviations, and
+    all that is outside; so wrong weights, modes of the wrong width and points between the modes
+    all count. Shells of different modes are taken not to overlap.
 
     Args:
-        points: `[b d]`.
+        points: `[b d]`; one that is not finite is outside.
         mixture: what they should come from.
     """
-    moments = mode_moments(points, mixture)
-    fell = moments["hits"] / moments["drawn"]
-    inside = torch.special.gammainc(
-        torch.tensor(mixture.dimension / 2, dtype=torch.float64),
-        torch.tensor(HIGH_QUALITY**2 / 2, dtype=torch.float64),
-    )
-    expected = mixture.weights.to(fell) * inside.to(fell)
+    points = points.detach().double()
+    radii = torch.arange(1, HIGH_QUALITY + 1, dtype=torch.float64, device=points.device)
+    offsets = rearrange(points, "b d -> b 1 d") - mixture.means.to(points)
+    distance, nearest = reduce(offsets.square(), "b k d -> b k", "sum").sqrt().min(dim=1)
+    shell = torch.searchsorted(radii, distance / mixture.stds.to(points)[nearest])
+    inside = torch.nonzero(shell < len(radii))[:, 0]
+    place = nearest[inside] * len(radii) + shell[inside]
+    places = mixture.components * len(radii)
+    fell = torch.bincount(place, minlength=places).to(points) / len(points)
+    within = torch.special.gammainc(radii.new_tensor(mixture.dimension / 2), radii.square() / 2)
+    share = within.diff(prepend=within.new_zeros(1))
+    expected = rearrange(torch.outer(mixture.weights.to(points), share), "k s -> (k s)")
     outside = (fell.sum() - expected.sum()).abs()
     return float((fell - expected).abs().sum() + outside) / 2

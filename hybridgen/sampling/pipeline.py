@@ -1,11 +1,13 @@
 """A guided diffusion model as one diffusers pipeline: saved, loaded and shared as a whole."""
 
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import diffusers
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
@@ -35,8 +37,8 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
 
     `from_pretrained(folder_or_hub_name)` takes settings and safetensors from the hub, never code.
     The scheduler is exchanged as in any diffusers pipeline, `pipeline.scheduler =
-    DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)`; a plain diffusers U-Net
-    has its prediction type and noise schedule in that config.
+    DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)`. A plain diffusers U-Net
+    goes on being understood in the language of the scheduler that it came with.
 
     Args:
         unet: a denoiser of this package (any scheduler), or a diffusers U-Net with its scheduler.
@@ -46,6 +48,8 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
             use warns.
         window: noise levels `(low, high)` where the guide is asked; `high=None` for no bound.
         null_label: the id that means "no class" for a diffusers U-Net that has one.
+        trained_with: the config of the scheduler whose language a diffusers U-Net speaks;
+            `scheduler`'s if not given.
 
     Raises:
         ValueError: a discriminator that cannot guide this denoiser, or settings without sense.
@@ -61,6 +65,7 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         trained_for: dict | None = None,
         window: list | tuple = (0.0447, None),
         null_label: int | None = None,
+        trained_with: dict | None = None,
     ) -> None:
         super().__init__()
         check_trained_for(trained_for)
@@ -69,7 +74,14 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
             raise ValueError(f"a window is (low, high) with 0 <= low < high or None, got {window}")
         high = None if high == math.inf else high  # JSON has no infinity
         self.register_modules(unet=unet, scheduler=scheduler, discriminator=discriminator)
-        self.register_to_config(trained_for=trained_for, window=[low, high], null_label=null_label)
+        if trained_with is None and not hasattr(unet, "shape"):
+            trained_with = json.loads(cast(Any, scheduler).to_json_string())
+        self.register_to_config(
+            trained_for=trained_for,
+            window=[low, high],
+            null_label=null_label,
+            trained_with=trained_with,
+        )
         if discriminator is not None:
             check_guide(self.denoiser, discriminator)
 
@@ -78,7 +90,10 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         """The unguided model as `(x, sigma, label) -> x0`, whatever language it was trained in."""
         if hasattr(self.unet, "shape"):
             return self.unet
-        network = DiffusersDenoiser(self.unet, self.scheduler, null=self.config["null_label"])
+        spoken = dict(self.config["trained_with"])
+        kind = getattr(diffusers, spoken["_class_name"])
+        language = kind.from_config({k: v for k, v in spoken.items() if not k.startswith("_")})
+        network = DiffusersDenoiser(self.unet, language, null=self.config["null_label"])
         if network.shape is None:
             name = type(self.unet).__name__
             raise ValueError(f"a {name} needs in_channels and sample_size in its config")

@@ -68,6 +68,7 @@ def train_diffusion(
     accelerator: Accelerator,
     *,
     data_std: float,
+    finest: float | None = None,
     adversarial: AdversarialLoss | None = None,
     term: AdversarialTerm | None = None,
     seed: int = 0,
@@ -87,6 +88,8 @@ def train_diffusion(
             weight, `last_layer` are read from it.
         batches: gives this process's share of the batches from batch number n on.
         data_std: of the data, for the weight of each level.
+        finest: the smallest deviation that the data has, if it is known; see
+            `AdversarialTerm.refuse_high_noise`.
         adversarial: the critic of the term and its game; r1 and r2 are overwritten by the term's.
         term: where the critic's fakes come from and what the term weighs.
         seed: names every random draw of the loop.
@@ -102,7 +105,7 @@ def train_diffusion(
         if term.source is None:
             raise ValueError("a term needs a source of fakes: clean, renoised or chain, got None")
         adversarial.r1, adversarial.r2 = term.r1.greatest, term.r2.greatest
-        term.refuse_high_noise(data_std)
+        term.refuse_high_noise(data_std if finest is None else finest)
     refuse_what_cannot_work(accelerator, adversarial, config.batch, config.accumulation)
     parts = accelerator.num_processes * config.accumulation
     # Copied on its device and before `prepare`, which would make the copy compute in bf16 too.
@@ -115,7 +118,12 @@ def train_diffusion(
     )
     extra = 0
     if adversarial is not None and term is not None:
-        extra = max(1, round(term.share * config.batch / parts)) * parts
+        extra = max(1, round(term.share * config.batch))
+        if extra % parts:
+            raise InputError(
+                f"adversarial.share takes {extra} of {config.batch} samples, which cannot be cut "
+                f"over {parts} parts: choose a share that takes a multiple of {parts}"
+            )
         state["critic"] = adversarial.discriminator
         models["critic"] = accelerator.prepare(adversarial)
         lender = accelerator.unwrap_model(models["critic"])

@@ -132,7 +132,7 @@ class Exam:
             gains = [math.log(2) - F.softplus(-real), math.log(2) - F.softplus(fake)]
         else:
             gains = [self._of_nothing - self._matched(critic)]
-        means = [gain.mean(0)[::2] for gain in gains]  # the levels of a sample are not apart
+        means = [gain.mean(0)[half::2] for gain in gains]  # the levels of a sample are not apart
         error = math.sqrt(sum(float(mean.var()) / len(mean) for mean in means))
         return sum(float(mean.mean()) for mean in means), error
 

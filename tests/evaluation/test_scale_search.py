@@ -3,11 +3,12 @@
 import math
 
 import pytest
+import torch
 from PIL import Image
 
 from hybridgen.evaluation.scale_search import SCALES, choose_scale, draw_scales
 
-NOISE = {0: 0.5, 1: -0.3, 2: 0.1}
+NOISE = {0: 0.5, 1: -0.3, 2: 0.1, 3: 0.2, 4: -0.4, 5: 0.0}
 
 
 def test_a_real_improvement_is_found_beneath_noise_that_all_scales_share():
@@ -22,7 +23,7 @@ def test_guidance_that_harms_at_every_scale_is_not_applied():
 
 
 def test_an_improvement_within_its_standard_error_is_not_one():
-    moved = {0: 0.3, 1: -0.25, 2: 0.0}
+    moved = {0: 0.3, 1: -0.25, 2: 0.0, 3: 0.3, 4: -0.25, 5: 0.0}
 
     def measure(scale, seed):
         return 10 - moved[seed] * (scale == 0.5) + 1.0 * (scale > 0.5) + 0.2 * (scale == 0.25)
@@ -35,7 +36,7 @@ def test_an_improvement_within_its_standard_error_is_not_one():
 
 
 def test_the_standard_error_is_of_the_paired_gains():
-    gains = {0: 1.0, 1: 2.0, 2: 3.0}
+    gains = {0: 1.0, 1: 2.0, 2: 3.0, 3: 1.0, 4: 2.0, 5: 3.0}
     choice = choose_scale(lambda scale, seed: 10 - gains[seed] * (scale > 0), (0, 1))
     assert choice.gain(1.0) == pytest.approx((2.0, 1 / math.sqrt(3)))
     assert choice.scale == 1.0
@@ -64,3 +65,19 @@ def test_the_picture_can_be_drawn_with_and_without_a_floor(tmp_path, worst):
         draw_scales(choice, tmp_path / "s.png", distance="frechet_distance", floor=floor)
         with Image.open(tmp_path / "s.png") as image:
             image.load()
+
+
+def test_a_guide_that_does_nothing_is_seldom_applied():
+    applied = 0
+    for search in range(400):
+        rng = torch.Generator().manual_seed(search)
+        choice = choose_scale(lambda *_, rng=rng: float(torch.randn((), generator=rng)))
+        applied += choice.scale != 0
+        assert len(choice.confirmed) == (3 if min(choice.distances, key=choice.mean) else 0)
+    assert 0 < applied / 400 < 0.07
+
+
+def test_what_the_choosing_draws_say_must_be_confirmed_by_fresh_ones():
+    lucky = choose_scale(lambda scale, seed: 10 - (scale == 1) * (seed < 3) + NOISE[seed])
+    assert lucky.mean(1.0) < lucky.mean(0.0)
+    assert lucky.scale == 0

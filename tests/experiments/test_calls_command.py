@@ -12,7 +12,7 @@ from hybridgen.config import command
 from hybridgen.networks.build import DenoiserSettings, build_denoiser
 from hybridgen.networks.mlp import MlpCritic
 
-TINY = ("--samples", "200", "--search_samples", "50", "--scales", "[1.0]", "--budgets", "[3, 5]")
+TINY = ("--samples", "200", "--search_samples", "100", "--scales", "[1.0]", "--budgets", "[3, 5]")
 
 
 @pytest.fixture
@@ -77,6 +77,11 @@ def test_one_run_at_one_budget_is_what_the_sampler_makes(call, runs):
             "heun makes an odd number of calls, so 4 is not one of its budgets",
         ),
         (("--runs", '{"a": "HERE/ring0"}', "--draws", "0"), "draws at least 1"),
+        (("--runs", '{"a": "HERE/ring0"}', "--search_draws", "1"), "search_draws at least 2"),
+        (("--runs", '{"a": "HERE/ring0"}', "--samples", "3"), "samples must be more than 5"),
+        (("--runs", '{"a": "HERE/ring0"}', "--scales", "[0.0]"), "scales are finite and not 0"),
+        (("--runs", '{"a": "HERE/ring0"}', "--threads", "0"), "threads at least"),
+        (("--runs", '{"a": "HERE/ring0"}', "--metrics", '["fid"]'), "no metric 'fid' for ring"),
     ],
 )
 def test_what_cannot_be_compared_is_said_in_one_sentence(call, runs, argv, sentence):

@@ -219,6 +219,22 @@ def test_another_scheduler_from_the_config_samples_a_plain_unet(name):
     assert sample(pipeline).isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["EDMEuler", "EDMDPMSolverMultistep", "FlowMatchEulerDiscrete", "DPMSolverMultistep"],
+)
+def test_a_plain_unet_means_the_same_whatever_scheduler_samples_it(name, tmp_path):
+    pipeline = GuidedDiffusionPipeline(plain_unet(), DDPMScheduler())
+    x, sigma = torch.randn(2, 1, 8, 8), torch.tensor([0.5, 3.0])
+    before = pipeline.denoiser(x, sigma)
+    kind = getattr(diffusers, f"{name}Scheduler")
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+    assert torch.equal(pipeline.denoiser(x, sigma), before)
+    pipeline.save_pretrained(tmp_path)
+    loaded = GuidedDiffusionPipeline.from_pretrained(tmp_path)
+    assert torch.equal(loaded.denoiser(x, sigma), before)
+
+
 @pytest.mark.parametrize("name", [*SWAPS, "DDPM", "EDMDPMSolverMultistep", "EDMEuler"])
 def test_another_scheduler_from_the_config_samples_a_denoiser_of_ours(name):
     pipeline = point_pipeline()

@@ -183,6 +183,24 @@ def test_every_batch_holds_every_noise_level():
     assert not torch.equal(real, real.sort().values)
 
 
+def test_every_step_draws_its_own_levels_and_noise():
+    critic, seen = small(), []
+    critic.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
+    list(train(GuideTraining(**{**SHORT, "steps": 3, "check_every": 3}), critic, exam=Script(0.0)))
+    assert len({tuple(sigma.tolist()) for sigma in seen}) == 3
+
+
+def test_the_average_fades_with_the_images_of_the_whole_batch():
+    critic = small()
+    halved = {"steps": 2, "batch": 16, "ema_half_life": 16.0, "ema_ramp": 100.0}
+    steps = train(GuideTraining(**{**SHORT, **halved}), critic, exam=Script(0.0))
+    next(steps)
+    first = [p.detach().clone() for p in critic.parameters()]
+    second = next(steps).average
+    for a, b, mean in zip(first, critic.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(mean, (a + b.detach()) / 2)
+
+
 def test_a_loss_that_is_not_finite_stops_before_anything_has_moved():
     critic = small()
     steps = train(GuideTraining(**SHORT), critic, spoilt=2)

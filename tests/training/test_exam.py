@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracles import P, Q, draws, exact_critic, exact_denoiser
 
-from hybridgen.training.exam import CHANCE, Exam
+from hybridgen.training.exam import CHANCE, Exam, Verdict
 
 LEVELS = torch.tensor([0.5, 1.0, 2.0])
 BEST = (1.2401 + 1.2999 + 1.3501) / 3
@@ -114,3 +114,31 @@ def test_too_few_samples_are_refused():
     with pytest.raises(ValueError, match="at least four samples of each kind, got 3 real and 9"):
         Exam(draws(P, 3), draws(Q, 9), LEVELS)
     assert math.isclose(CHANCE, 1.386294, abs_tol=1e-6)
+
+
+@pytest.mark.parametrize(("gain", "blessed"), [(0.011, True), (0.009, False), (-0.02, False)])
+def test_a_gain_within_its_standard_error_is_no_blessing(gain, blessed):
+    verdict = Verdict(bce=CHANCE - gain, gain=gain, standard_error=0.01)
+    assert verdict.blessed == blessed
+    assert ("is not blessed" in verdict.sentence) != blessed
+
+
+def test_every_level_and_side_has_noise_of_its_own():
+    seen = []
+
+    def critic(x, sigma, label):
+        seen.append(x / sigma[:, None])
+        return 0 * x[:, 0]
+
+    Exam(torch.zeros(4, 1), torch.zeros(4, 1), torch.tensor([1.0, 2.0])).logits(critic)
+    assert len({tuple(noise.flatten().tolist()) for noise in seen}) == 4
+
+
+def test_the_numbers_that_score_matching_leaves_open_are_chosen_on_the_choosing_half():
+    def odd_ones_out(x, sigma, label=None):
+        return 5.0 * (torch.arange(len(x)) % 2)
+
+    real, fake = exam(100, denoiser=exact_denoiser()).logits(odd_ones_out)
+    for logits in (real, fake):
+        torch.testing.assert_close(logits[:, ::2], torch.zeros(3, 50).double())
+        torch.testing.assert_close(logits[:, 1::2], torch.full((3, 50), 5.0).double())
