@@ -4,12 +4,9 @@
 """
 
 import dataclasses
-import glob
-import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,17 +15,24 @@ from time import process_time
 from typing import Any
 
 import torch
-import yaml
 from tqdm import tqdm
 
 from hybridgen.config import command
-from hybridgen.data.load import DataSettings, load_data
+from hybridgen.data.load import load_data
 from hybridgen.data.resident import set_apart
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation import budgets as table
-from hybridgen.evaluation.guidance_effect import GuidanceEffect, distance_to, labels_of
+from hybridgen.evaluation.finished import (
+    FinishedGuide,
+    data_settings,
+    finished_guide,
+    finished_models,
+    kept,
+)
+from hybridgen.evaluation.guidance_effect import GuidanceEffect, labels_of
 from hybridgen.evaluation.guide_material import fingerprint
+from hybridgen.evaluation.guide_report import trial
 from hybridgen.evaluation.measure import NEIGHBOURS, Judge, judge_for
 from hybridgen.evaluation.scale_search import choose_scale
 from hybridgen.evaluation.watch import samples_of
@@ -37,6 +41,7 @@ from hybridgen.sampling.build import SamplerSettings, build_sampler
 from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.training.files import write_atomically
 
+POINTS = ("sliced_wasserstein", "reverse_kl", "high_quality", "mode_std")
 Figures = dict[str, float]
 
 
@@ -51,8 +56,6 @@ class Calls:
         budgets: denoiser calls a sample.
         sampler: the sampler; its steps follow from the budget.
         scales: guidance scales beside 0 to choose from, for each guide and budget.
-        set_apart: share of the training examples by which the scale is chosen; what the guide's
-            own training set apart.
         samples: for each judgement; 2 500 points or as many images as the data allows.
         search_samples: for each trial of a scale.
         search_draws: trials of each scale; the best is tried as often again.
@@ -67,7 +70,6 @@ class Calls:
     budgets: tuple[int, ...] = (4, 6, 10, 18)
     sampler: SamplerSettings = field(default_factory=lambda: SamplerSettings(name="edm_dpmpp"))
     scales: tuple[float, ...] = (0.5, 1.0, 2.0)
-    set_apart: float = 0.2
     samples: int | None = None
     search_samples: int = 1_000
     search_draws: int = 3
@@ -101,60 +103,43 @@ class Calls:
 def main(settings: Calls) -> None:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    runs = {name: _folders(pattern) for name, pattern in settings.runs.items()}
-    guides = {name: _guide(Path(folder)) for name, folder in settings.guides.items()}
-    first = next((f[0] for f in runs.values()), None) or next(iter(guides.values()))[2]
-    source = load_data(_data(first))
-    for folder in [f for found in runs.values() for f in found] + [g[2] for g in guides.values()]:
-        if _data(folder) != _data(first):
+    runs = {name: finished_models(pattern) for name, pattern in settings.runs.items()}
+    guides = {name: finished_guide(Path(folder)) for name, folder in settings.guides.items()}
+    folders = [f for found in runs.values() for f in found] + [g.run for g in guides.values()]
+    for folder in folders:
+        if data_settings(folder) != data_settings(folders[0]):
             raise InputError(
-                f"{folder} was trained on other data than {first}: compare runs of one data set"
+                f"{folder} was trained on other data than {folders[0]}: give runs of one data set"
             )
-    judge = _judge(source, settings.samples)
-    metrics = list(settings.metrics or _shown(judge))
-    unknown = [metric for metric in metrics if f"floor_{metric}" not in judge.floors]
-    if unknown:
-        known = sorted(name.removeprefix("floor_") for name in judge.floors)
-        raise InputError(f"no metric {unknown[0]!r} for {source.name}; there are {known}")
-    kept = partial(
-        _kept, settings.out / "judgements", _some(settings, "sampler", "samples", "draws")
-    )
-    search = _some(settings, "scales", "set_apart", "search_samples", "search_draws")
+    source = load_data(data_settings(folders[0]))
+    judge = judge_for(source, samples=settings.samples)
+    if judge is None:
+        raise InputError(f"no metric is known for {source.name}: no density, and no features")
+    metrics = _metrics(settings, judge, source.name)
+    for name, guide in guides.items():
+        _say_how_it_was_trained(name, guide, settings.sampler.name)
     rows, chosen = [], Figures()
-    total = sum(map(len, runs.values())) + len(guides)
-    with tqdm(total=total * len(settings.budgets) * settings.draws, unit="judgement") as bar:
-        for name, folders in runs.items():
-            denoisers = [load_network(folder / "denoiser") for folder in folders]
+    total = (sum(map(len, runs.values())) + len(guides)) * len(settings.budgets)
+    with tqdm(total=total, unit="judgement") as bar:
+        for name, found in runs.items():
             for budget in settings.budgets:
                 repeats = []
-                for folder, denoiser in zip(folders, denoisers, strict=True):
-                    found = kept(
-                        {"run": fingerprint(folder), "budget": budget},
-                        lambda d=denoiser, b=budget: _figures(settings, source, judge, d, b),
-                    )
+                for folder in found:
+                    figures = _judged(settings, source, judge, folder, budget)
                     # Draws of one training are no trainings: with several, each counts once.
-                    repeats += found if len(folders) == 1 else [_mean(found)]
-                    bar.update(len(found))
+                    repeats += figures if len(found) == 1 else [_mean(figures)]
+                    bar.update()
                 rows.append(table.row(name, budget, repeats))
-        for name, (guide, critic, folder) in guides.items():
-            denoiser = load_network(folder / "denoiser")
+        for name, guide in guides.items():
             for budget in settings.budgets:
-                key = {"run": fingerprint(folder), "guide": fingerprint(guide, "critic")}
-                scale = kept(
-                    {**key, **search, "budget": budget},
-                    lambda d=denoiser, c=critic, b=budget: _best_scale(settings, source, d, c, b),
-                )
+                scale = _best_scale(settings, source, guide, budget)
                 chosen[f"{name}/scale@{budget}"] = scale
-                guided = discriminator_guidance(denoiser, critic, scale) if scale else denoiser
-                found = kept(
-                    {**key, "budget": budget, "scale": scale},
-                    lambda d=guided, b=budget: _figures(settings, source, judge, d, b),
-                )
-                rows.append(table.row(name, budget, found))
-                bar.update(len(found))
+                repeats = _judged(settings, source, judge, guide.run, budget, guide, scale)
+                rows.append(table.row(name, budget, repeats))
+                bar.update()
     settings.out.mkdir(parents=True, exist_ok=True)
     text = "\n".join(
-        table.markdown(rows, metric, judge.floors.get(f"floor_{metric}")) for metric in metrics
+        table.markdown(rows, metric, judge.floors[f"floor_{metric}"]) for metric in metrics
     )
     result = {**table.flat(rows), **chosen, **judge.floors}
     known = {k: v if math.isfinite(v) else None for k, v in result.items()}
@@ -166,55 +151,81 @@ def main(settings: Calls) -> None:
         print(f"{name}: {scale:g}")
 
 
-def _kept(
-    folder: Path, common: dict[str, Any], key: dict[str, Any], work: Callable[[], Any]
-) -> Any:
-    """What `work` returns, from a file if it was done before with equal settings and weights."""
-    name = hashlib.sha256(json.dumps({**common, **key}, sort_keys=True).encode()).hexdigest()
-    path = folder / f"{name[:24]}.json"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(work()))
-    return json.loads(path.read_text())
+def _judged(
+    settings: Calls,
+    source: Source,
+    judge: Judge,
+    run: Path,
+    budget: int,
+    guide: FinishedGuide | None = None,
+    scale: float = 0.0,
+) -> list[Figures]:
+    """Figures of one model at one budget, for each sampling seed."""
+    guided = guide is not None and scale != 0
+    key = {"run": fingerprint(run), "budget": budget, **_some(settings, "samples", "draws")}
+    if guided:
+        key |= {"guide": guide.fingerprint, "scale": scale}
+
+    def judgements() -> list[Figures]:
+        denoiser: Any = load_network(run / "denoiser")
+        if guided:
+            denoiser = discriminator_guidance(denoiser, guide.critic, scale)
+        sampler: Any = build_sampler(_at(settings.sampler, budget), denoiser, source.shape)
+        like, label = torch.zeros(()), labels_of(source, judge.samples)
+        found, cost = [], sampler.cost
+        for draw in range(settings.draws):
+            begun = process_time()
+            x = samples_of(sampler, judge.samples, ("calls", draw), like=like, label=label)
+            seconds = (process_time() - begun) / judge.samples
+            extra = {"critic_calls": cost.critic_forward + cost.critic_backward}
+            found.append({**judge(x), "seconds_per_sample": seconds, **extra})
+        return found
+
+    return kept(settings.out / "judgements", key | _some(settings, "sampler"), judgements)
+
+
+def _best_scale(settings: Calls, source: Source, guide: FinishedGuide, budget: int) -> float:
+    """The scale that `critic.py` would choose at this budget, on the examples it set apart."""
+    if not guide.blessed:
+        return 0.0
+    search = _some(settings, "sampler", "scales", "search_samples", "search_draws")
+
+    def found() -> float:
+        denoiser: Any = load_network(guide.run / "denoiser")
+        sampler = partial(build_sampler, _at(settings.sampler, budget), shape=source.shape)
+        effect = GuidanceEffect(set_apart(source, guide.set_apart), denoiser, sampler=sampler)
+        _, measure = trial(effect, guide.critic, settings.search_samples)
+        return choose_scale(measure, (0.0, *settings.scales), range(settings.search_draws)).scale
+
+    key = {"guide": guide.fingerprint, "run": fingerprint(guide.run), "budget": budget}
+    return kept(settings.out / "judgements", key | search, found)
+
+
+def _metrics(settings: Calls, judge: Judge, name: str) -> list[str]:
+    known = [floor.removeprefix("floor_") for floor in judge.floors]
+    unknown = [metric for metric in settings.metrics if metric not in known]
+    if unknown:
+        raise InputError(f"no metric {unknown[0]!r} for {name}; there are {sorted(known)}")
+    shown = ("frechet_distance", "kid") if "frechet_distance" in known else POINTS
+    return list(settings.metrics or shown)
+
+
+def _say_how_it_was_trained(name: str, guide: FinishedGuide, sampler: str) -> None:
+    if not guide.blessed:
+        print(f"warning: {name} is not blessed, so it is not asked", file=sys.stderr)
+    print(
+        f"{name} was trained on samples of {guide.sampler}, {guide.steps} steps, and is used with "
+        f"{sampler} at every budget: it knows the errors of the former",
+        file=sys.stderr,
+    )
 
 
 def _some(settings: Calls, *names: str) -> dict[str, Any]:
     return {k: v for k, v in dataclasses.asdict(settings).items() if k in names}
 
 
-def _figures(
-    settings: Calls, source: Source, judge: Judge, denoiser: Any, budget: int
-) -> list[Figures]:
-    """Figures of one denoiser at one budget, for each sampling seed."""
-    sampler: Any = build_sampler(_at(settings.sampler, budget), denoiser, source.shape)
-    like, label = torch.zeros(()), labels_of(source, judge.samples)
-    found = []
-    for draw in range(settings.draws):
-        begun = process_time()
-        x = samples_of(sampler, judge.samples, ("calls", draw), like=like, label=label)
-        seconds = (process_time() - begun) / judge.samples
-        cost = sampler.cost
-        extra = {"critic_calls": cost.critic_forward + cost.critic_backward}
-        found.append({**judge(x), "seconds_per_sample": seconds, **extra})
-    return found
-
-
 def _mean(found: list[Figures]) -> Figures:
     return {name: fmean(figures[name] for figures in found) for name in found[0]}
-
-
-def _best_scale(settings: Calls, source: Source, denoiser: Any, critic: Any, budget: int) -> float:
-    """The scale that `critic.py` would choose at this budget, on examples set apart for it."""
-    chosen_by = set_apart(source, settings.set_apart)
-    sampler = partial(build_sampler, _at(settings.sampler, budget), shape=source.shape)
-    effect = GuidanceEffect(chosen_by, denoiser, sampler=sampler)
-    _, distance = distance_to(chosen_by)
-
-    def measure(scale: float, draw: int) -> float:
-        count = settings.search_samples
-        return distance(effect.samples(critic, scale, count, "scale", draw=draw))
-
-    return choose_scale(measure, (0.0, *settings.scales), range(settings.search_draws)).scale
 
 
 def _at(sampler: SamplerSettings, budget: int) -> SamplerSettings:
@@ -227,45 +238,6 @@ def _at(sampler: SamplerSettings, budget: int) -> SamplerSettings:
             "give odd budgets or another sampler"
         )
     return dataclasses.replace(sampler, steps=(budget + 1) // 2)
-
-
-def _shown(judge: Judge) -> tuple[str, ...]:
-    if "floor_frechet_distance" in judge.floors:
-        return ("frechet_distance", "kid")
-    return ("sliced_wasserstein", "reverse_kl", "high_quality", "mode_std")
-
-
-def _judge(source: Source, samples: int | None) -> Judge:
-    judge = judge_for(source, samples=samples)
-    if judge is None:
-        raise InputError(f"no metric is known for {source.name}: it has no density and no features")
-    return judge
-
-
-def _folders(pattern: str) -> list[Path]:
-    found = sorted(Path(f) for f in glob.glob(pattern) if (Path(f) / "denoiser").is_dir())
-    if not found:
-        raise InputError(f"no finished run of diffusion.py matches {pattern!r}: train one first")
-    return found
-
-
-def _guide(folder: Path) -> tuple[Path, Any, Path]:
-    """A run of `critic.py`, its critic, and the run it was trained for."""
-    config = _config(folder)
-    if "run" not in config or not (folder / "critic").is_dir():
-        raise InputError(f"{folder} is not a finished run of critic.py: train a guide first")
-    return folder, load_network(folder / "critic"), Path(config["run"])
-
-
-def _data(folder: Path) -> DataSettings:
-    return DataSettings(**_config(folder)["data"])
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise InputError(f"{folder} is not a run: expected config.yaml there; name another folder")
-    return yaml.safe_load(path.read_text())
 
 
 if __name__ == "__main__":

@@ -17,10 +17,16 @@ from hybridgen.data.augment import Augment, AugmentSettings
 from hybridgen.data.load import DataSettings, load_data
 from hybridgen.data.resident import set_apart, shuffled
 from hybridgen.data.source import Batch, Source
-from hybridgen.errors import InputError
+from hybridgen.errors import InputError, RunError
 from hybridgen.evaluation.curves import curves
 from hybridgen.evaluation.guidance_effect import GuidanceEffect
-from hybridgen.evaluation.guide_material import data_of, drawn_once, exam_of, fingerprint
+from hybridgen.evaluation.guide_material import (
+    data_of,
+    drawn_once,
+    exam_of,
+    fingerprint,
+    refuse_another_model,
+)
 from hybridgen.evaluation.guide_report import examined, on_held_out, tried_scales
 from hybridgen.evaluation.watch import table
 from hybridgen.networks.adopt import noise_conditional
@@ -122,7 +128,7 @@ def main(settings: Guide) -> None:
     refuse_what_cannot_work(
         accelerator, None, settings.training.batch, settings.training.accumulation
     )
-    refuse_unfit(critic, settings.training, opponent, augmented=augment is not None)
+    refuse_unfit(critic, settings.training, denoiser, augmented=augment is not None)
     sampler = partial(build_sampler, settings.sampler, shape=source.shape)
     sampler(denoiser)
     real = set_apart(source, settings.set_apart)
@@ -143,16 +149,18 @@ def main(settings: Guide) -> None:
     shuffled(torch.empty(max(0, count - held)), seed=0, **ours)
     set_seed(settings.seed, device_specific=True)
     total = settings.training.steps
-    facts = {"examples": source.size, "model": fingerprint(Path(settings.run))}
+    model = fingerprint(Path(settings.run))
+    facts = {"examples": source.size, "model": model}
     with Run(folder, settings, accelerator, facts=facts) as run:
         if run.result is not None:
+            refuse_another_model(folder, model)
             run.say(f"{folder} is finished already; choose another --out to train again")
             if run.leads:
                 print(table(run.result))
             return
         start_trackers(accelerator, "hybridgen-critic", run.config)
         effect = GuidanceEffect(real, denoiser, sampler=sampler, seed=settings.seed)
-        fake, fake_label = drawn_once(effect, count, folder / "fakes.safetensors", run)
+        fake, fake_label = drawn_once(effect, count, folder / "fakes.safetensors", run, model)
         kept = None if fake_label is None else fake_label[held:]
 
         def fakes(start: int) -> Iterator[Batch]:
@@ -192,11 +200,17 @@ def main(settings: Guide) -> None:
                         accelerator.log(step.losses, step=number)
                     if run.leads and last:
                         bar.close()
-                        conclude(run, step, exam, effect, source, settings)
+                        conclude(run, step, exam, effect, source, settings, model)
 
 
 def conclude(
-    run: Run, step: Step, exam: Exam, effect: GuidanceEffect, source: Source, settings: Guide
+    run: Run,
+    step: Step,
+    exam: Exam,
+    effect: GuidanceEffect,
+    source: Source,
+    settings: Guide,
+    model: str,
 ) -> None:
     """Save the guide, examine it, choose its scale, show what it does, and say so."""
     seconds, best, choice = run.seconds, step.state["best"], step.state["choice"]
@@ -219,10 +233,15 @@ def conclude(
         "objective": settings.training.objective,
         "scale": scale,
         "blessed": verdict.blessed,
+        "set_apart": settings.set_apart,
+        "model": model,
     }
     write_atomically(run.folder / "guide.json", json.dumps(guide, indent=1) + "\n")
     effect.draw(None, 0.0, run.folder / "samples-unguided.png")
-    effect.draw(best, scale or 1.0, run.folder / "samples-guided.png")
+    try:
+        effect.draw(best, scale or 1.0, run.folder / "samples-guided.png")
+    except RunError as error:  # with scale 0 chosen there is a result all the same
+        run.say(f"no picture of guided samples: {error}")
     final = on_held_out(effect, source, best, scale, samples=settings.final_samples)
     run.accelerator.end_training()
     progress = {"steps": step.number, "best_step": choice.step, "seconds": seconds}

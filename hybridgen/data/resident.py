@@ -10,6 +10,7 @@ from torch import Tensor
 from hybridgen.data.images import ImageSource, split
 from hybridgen.data.order import positions
 from hybridgen.data.source import Batch, Source, share
+from hybridgen.errors import InputError
 
 
 def shuffled(
@@ -43,14 +44,19 @@ def shuffled(
 def set_apart(source: Source, part: float) -> Source:
     """A source whose held-out examples are a fixed `part` of the training examples of `source`.
 
-    For choosing among models, so that the examples held out by `source` are left to judge the one
-    chosen. Points are drawn afresh anyway, and streamed data keeps what it holds out.
+    For choosing among guides, so that the examples held out by `source` are left to judge the one
+    chosen. Points are drawn afresh anyway.
 
     Raises:
-        InputError: one of the two parts would be empty.
+        InputError: one of the two parts would be empty, or the data is streamed.
     """
-    if not isinstance(source, ImageSource):
+    if source.mixture is not None:
         return source
+    if not isinstance(source, ImageSource):
+        raise InputError(
+            f"a part of {source.name} can be set apart only if all of it is in memory: train the "
+            "model with a larger data.memory_limit"
+        )
     train, chosen = split(source.size, round(part * source.size))
     labels = source.train_labels
     return replace(

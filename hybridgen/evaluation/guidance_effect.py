@@ -38,13 +38,24 @@ class GuidanceEffect:
         self.source, self.denoiser, self.sampler, self.seed = source, denoiser, sampler, seed
 
     def samples(
-        self, critic: nn.Module | None, scale: float, count: int, purpose: str, *, draw: int = 0
+        self,
+        critic: nn.Module | None,
+        scale: float,
+        count: int,
+        purpose: str,
+        *,
+        draw: int = 0,
+        label: Tensor | None = None,
     ) -> Tensor:
-        """`[count ...]` on the CPU; equal purposes and draws begin with equal noise."""
+        """`[count ...]` on the CPU; equal purposes and draws begin with equal noise.
+
+        Classes come in turn unless labels `[count]` are given.
+        """
         denoiser: Denoiser = self.denoiser
         if critic is not None and scale != 0:
             denoiser = discriminator_guidance(denoiser, critic, scale)
-        like, label = next(self.denoiser.parameters()), labels_of(self.source, count)
+        like = next(self.denoiser.parameters())
+        label = labels_of(self.source, count) if label is None else label
         label = None if label is None else label.to(like.device)
         key = (self.seed, purpose, draw)
         return samples_of(self.sampler(denoiser), count, key, like=like, label=label).cpu()

@@ -1,19 +1,20 @@
 """What a guide learns from and is examined on: a finished run and the samples of its model."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from hybridgen.data.images import to_float
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
-from hybridgen.evaluation.guidance_effect import GuidanceEffect, labels_of
+from hybridgen.evaluation.guidance_effect import GuidanceEffect
 from hybridgen.evaluation.pictures import to_bytes
 from hybridgen.losses.ratio import Critic
 from hybridgen.training.exam import Exam
@@ -50,27 +51,57 @@ def fingerprint(run: Path, network: str = "denoiser") -> str:
 
 
 def drawn_once(
-    effect: GuidanceEffect, count: int, path: Path, run: Run
+    effect: GuidanceEffect, count: int, path: Path, run: Run, model: str
 ) -> tuple[Tensor, Tensor | None]:
     """Samples of the unguided model `[count ...]` and their labels, kept in a file.
 
-    Images are in 256 values, as the data is: a guide would know finer ones for generated.
+    Images are in 256 values, as the data is: a guide would know finer ones for generated. Labels
+    are as frequent as in the data, or their numbers alone would give samples away.
+
+    Args:
+        model: the fingerprint of the model, kept in the file.
 
     Raises:
         RunError: samples are not finite.
-        InputError: the file is damaged.
+        InputError: the file is damaged, or of another model.
     """
+    label = _frequent(effect.source, count)
     points = len(effect.source.shape) == 1
     if run.leads and not path.exists():
         run.say(f"drawing {count} samples of the model")
-        x = effect.samples(None, 0.0, count, "fakes")
-        write_atomically(path, save({"x": x if points else to_bytes(x)}))
+        x = effect.samples(None, 0.0, count, "fakes", label=label)
+        write_atomically(path, save({"x": x if points else to_bytes(x)}, {"model": model}))
     run.accelerator.wait_for_everyone()
     try:
-        x = load_file(path)["x"]
+        with safe_open(path, "pt") as file:
+            x, of = file.get_tensor("x"), (file.metadata() or {}).get("model")
     except (SafetensorError, KeyError) as error:
         raise InputError(f"{path} is damaged: remove it, it will be drawn again") from error
-    return x if points else to_float(x), labels_of(effect.source, count)
+    if of != model:
+        raise InputError(f"{path} holds samples of another model: choose another --out")
+    return x if points else to_float(x), label
+
+
+def refuse_another_model(folder: Path, model: str) -> None:
+    """Refuse a finished guide whose model has been trained again since.
+
+    Raises:
+        InputError: see above.
+    """
+    guide = json.loads((folder / "guide.json").read_text())
+    if guide["model"] != model:
+        raise InputError(
+            f"{folder} holds a guide for an earlier model than the run has now: choose another "
+            "--out to train a guide for this one"
+        )
+
+
+def _frequent(source: Source, count: int) -> Tensor | None:
+    """Labels `[count]` of training examples; `None` without classes."""
+    _, label = source.reference("train", count)
+    if not source.classes or label is None:
+        return None
+    return label[torch.arange(count) % len(label)]
 
 
 def exam_of(

@@ -1,7 +1,7 @@
 """What is found out about a trained guide, in figures and pictures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -16,9 +16,9 @@ from hybridgen.training.exam import CHANCE, Exam, Verdict
 
 
 def examined(exam: Exam, critic: nn.Module, folder: Path) -> tuple[Verdict, dict[str, float]]:
-    """The verdict with its figures; draws `calibration.png`."""
+    """The verdict with its figures; draws `calibration.png`. All of it on the judging half."""
     verdict = exam.verdict(critic)
-    real, fake = exam.logits(critic)
+    real, fake = (logits[:, 1::2] for logits in exam.logits(critic))
     draw_calibration(real, fake, exam.levels, folder / "calibration.png")
     levels = calibration_figures(real, fake, exam.levels)
     return verdict, {
@@ -29,6 +29,21 @@ def examined(exam: Exam, critic: nn.Module, folder: Path) -> tuple[Verdict, dict
         "blessed": float(verdict.blessed),
         "calibration_error": fmean(level["calibration_error"] for level in levels),
     }
+
+
+def trial(
+    effect: GuidanceEffect, critic: nn.Module, samples: int
+) -> tuple[str, Callable[[float, int], float]]:
+    """The name of a distance, and `(scale, draw) -> distance` for `choose_scale`."""
+    name, distance = distance_to(effect.source)
+
+    def measure(scale: float, draw: int) -> float:
+        try:
+            return distance(effect.samples(critic, scale, samples, "scale", draw=draw))
+        except RunError:
+            return math.inf
+
+    return name, measure
 
 
 def tried_scales(
@@ -44,14 +59,7 @@ def tried_scales(
 
     Draws `scale.png`. A scale at which samples stop being finite counts as the worst.
     """
-    name, distance = distance_to(effect.source)
-
-    def measure(scale: float, draw: int) -> float:
-        try:
-            return distance(effect.samples(critic, scale, samples, "scale", draw=draw))
-        except RunError:
-            return math.inf
-
+    name, measure = trial(effect, critic, samples)
     tried = choose_scale(measure, scales, range(draws))
     draw_scales(tried, folder / "scale.png", distance=name)
     return tried, {f"{name}_at_{scale:g}": tried.mean(scale) for scale in tried.distances}

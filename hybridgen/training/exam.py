@@ -40,8 +40,8 @@ class Verdict:
 
     @property
     def blessed(self) -> bool:
-        """Whether the gain is more than its standard error."""
-        return self.gain > self.standard_error
+        """Whether the gain is more than two of its standard errors."""
+        return self.gain > 2 * self.standard_error
 
     @property
     def sentence(self) -> str:

@@ -9,6 +9,7 @@ from experiments.conftest import Answer, load
 from PIL import Image
 
 from hybridgen.config import command
+from hybridgen.evaluation.guide_material import fingerprint
 from hybridgen.networks.build import DenoiserSettings, build_denoiser
 from hybridgen.networks.mlp import MlpCritic
 
@@ -38,7 +39,36 @@ def runs(tmp_path):
     critic = MlpCritic(width=8, depth=1, noise_conditional=True)
     critic.save_pretrained(tmp_path / "guide" / "critic")
     (tmp_path / "guide" / "config.yaml").write_text(yaml.safe_dump({"run": f"{tmp_path}/ring0"}))
+    bless(tmp_path)
     return tmp_path
+
+
+def bless(folder, **changes):
+    said = {"sampler": "heun", "steps": 18, "set_apart": 0.2, "blessed": True}
+    said |= {"model": fingerprint(folder / "ring0"), **changes}
+    (folder / "guide" / "guide.json").write_text(json.dumps(said))
+
+
+def test_a_guide_that_is_not_blessed_is_not_asked(call, runs):
+    bless(runs, blessed=False)
+    answer = call("--guides", json.dumps({"guided": f"{runs}/guide"}), "--out", runs / "out")
+    assert answer.status == 0
+    assert "guided is not blessed" in answer.err
+    assert "guided/scale@3: 0" in answer.out
+
+
+def test_a_guide_for_another_model_is_refused(call, runs):
+    bless(runs, model="another")
+    answer = call("--guides", json.dumps({"guided": f"{runs}/guide"}), "--out", runs / "out")
+    assert answer.status == 2
+    assert "is a guide for another model" in answer.err
+
+
+def test_what_was_judged_once_is_not_judged_again(call, runs, monkeypatch):
+    argv = ("--runs", json.dumps({"one": f"{runs}/ring0"}), "--out", runs / "out")
+    first = call(*argv)
+    monkeypatch.setattr("hybridgen.evaluation.finished.write_atomically", None)
+    assert call(*argv).out == first.out
 
 
 def test_runs_and_guides_are_judged_at_every_budget(call, runs):
@@ -49,10 +79,11 @@ def test_runs_and_guides_are_judged_at_every_budget(call, runs):
     )
     assert answer.status == 0, answer.err
     result = json.loads((runs / "out" / "result.json").read_text())
-    assert result["guided/scale@3"] in (0, 1)
-    asked = result["guided/scale@5"] != 0
+    assert "guided was trained on samples of heun, 18 steps, and is used with" in answer.err
     assert result["plain/critic_calls@5"] == 0
-    assert (result["guided/critic_calls@5"] > 0) == asked
+    for budget in (3, 5):  # of the levels, all but the last are in the window
+        asked = result[f"guided/scale@{budget}"] != 0
+        assert result[f"guided/critic_calls@{budget}"] == 2 * (budget - 1) * asked
     assert result["plain/sliced_wasserstein@3_se"] > 0
     assert "| sliced wasserstein | 3 calls | 5 calls |" in answer.out
     assert (runs / "out" / "table.md").read_text() in answer.out

@@ -82,7 +82,9 @@ def test_a_guide_leaves_its_weights_what_it_is_for_and_pictures(trained):
         with Image.open(path) as image:
             image.load()
     guide = json.loads((trained / "guide.json").read_text())
-    assert guide.keys() == {"sampler", "steps", "objective", "scale", "blessed"}
+    assert guide.keys() == {
+        *("sampler", "steps", "objective", "scale", "blessed", "set_apart", "model"),
+    }
     assert (guide["sampler"], guide["steps"]) == ("heun", 3)
     result = json.loads((trained / "result.json").read_text())
     assert result["chance"] == pytest.approx(2 * math.log(2))

@@ -116,8 +116,8 @@ def test_too_few_samples_are_refused():
     assert math.isclose(CHANCE, 1.386294, abs_tol=1e-6)
 
 
-@pytest.mark.parametrize(("gain", "blessed"), [(0.011, True), (0.009, False), (-0.02, False)])
-def test_a_gain_within_its_standard_error_is_no_blessing(gain, blessed):
+@pytest.mark.parametrize(("gain", "blessed"), [(0.021, True), (0.019, False), (-0.03, False)])
+def test_a_gain_within_two_standard_errors_is_no_blessing(gain, blessed):
     verdict = Verdict(bce=CHANCE - gain, gain=gain, standard_error=0.01)
     assert verdict.blessed == blessed
     assert ("is not blessed" in verdict.sentence) != blessed

@@ -1,0 +1,107 @@
+"""Finished runs read back: models, guides, and judgements that need not be made again."""
+
+import glob
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from hybridgen.data.settings import DataSettings
+from hybridgen.errors import InputError
+from hybridgen.evaluation.guide_material import fingerprint
+from hybridgen.networks.build import load_network
+from hybridgen.training.files import write_atomically
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FinishedGuide:
+    """What a run of `experiments/critic.py` left.
+
+    Attributes:
+        folder: of that run.
+        critic: the guide.
+        run: folder of the model that it was trained for.
+        sampler: the sampler and
+        steps: the number of steps whose errors it knows.
+        set_apart: share of the training examples that it was not trained on.
+        blessed: whether held-out samples confirmed that it knows anything.
+    """
+
+    folder: Path
+    critic: nn.Module
+    run: Path
+    sampler: str
+    steps: int
+    set_apart: float
+    blessed: bool
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.folder, "critic")
+
+
+def finished_guide(folder: Path) -> FinishedGuide:
+    """Read a guide back.
+
+    Raises:
+        InputError: the folder holds none, or its model has been trained again since.
+    """
+    path = folder / "guide.json"
+    if not path.is_file() or not (folder / "critic").is_dir():
+        raise InputError(f"{folder} is not a finished run of critic.py: train a guide first")
+    said, run = json.loads(path.read_text()), Path(config_of(folder)["run"])
+    if said["model"] != fingerprint(run):
+        raise InputError(f"{folder} is a guide for another model than {run} holds: train it again")
+    return FinishedGuide(
+        folder=folder,
+        critic=load_network(folder / "critic"),
+        run=run,
+        sampler=said["sampler"],
+        steps=said["steps"],
+        set_apart=said["set_apart"],
+        blessed=said["blessed"],
+    )
+
+
+def finished_models(pattern: str) -> list[Path]:
+    """Folders of diffusion runs that match a path or a pattern such as `runs/ring/seed*`.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = sorted(Path(f) for f in glob.glob(pattern) if (Path(f) / "denoiser").is_dir())
+    if not found:
+        raise InputError(f"no finished run of diffusion.py matches {pattern!r}: train one first")
+    return found
+
+
+def data_settings(folder: Path) -> DataSettings:
+    """What a run was trained on."""
+    return DataSettings(**config_of(folder)["data"])
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """The resolved settings of a run.
+
+    Raises:
+        InputError: the folder is no run.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise InputError(f"{folder} is not a run: expected config.yaml there; name another folder")
+    return yaml.safe_load(path.read_text())
+
+
+def kept(folder: Path, key: Mapping[str, Any], work: Callable[[], Any]) -> Any:
+    """What `work` returns, from a file in `folder` if it was done before under an equal key."""
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    path = folder / f"{name[:24]}.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(work()))
+    return json.loads(path.read_text())
