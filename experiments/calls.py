@@ -164,12 +164,12 @@ def _judged(
     guided = guide is not None and scale != 0
     key = {"run": fingerprint(run), "budget": budget, **_some(settings, "samples", "draws")}
     if guided:
-        key |= {"guide": guide.fingerprint, "scale": scale}
+        key |= {"guide": guide.fingerprint, "scale": scale, "window": guide.window}
 
     def judgements() -> list[Figures]:
         denoiser: Any = load_network(run / "denoiser")
         if guided:
-            denoiser = discriminator_guidance(denoiser, guide.critic, scale)
+            denoiser = discriminator_guidance(denoiser, guide.critic, scale, window=guide.window)
         sampler: Any = build_sampler(_at(settings.sampler, budget), denoiser, source.shape)
         like, label = torch.zeros(()), labels_of(source, judge.samples)
         found, cost = [], sampler.cost
@@ -193,11 +193,14 @@ def _best_scale(settings: Calls, source: Source, guide: FinishedGuide, budget: i
     def found() -> float:
         denoiser: Any = load_network(guide.run / "denoiser")
         sampler = partial(build_sampler, _at(settings.sampler, budget), shape=source.shape)
-        effect = GuidanceEffect(set_apart(source, guide.set_apart), denoiser, sampler=sampler)
+        effect = GuidanceEffect(
+            set_apart(source, guide.set_apart), denoiser, sampler=sampler, window=guide.window
+        )
         _, measure = trial(effect, guide.critic, settings.search_samples)
         return choose_scale(measure, (0.0, *settings.scales), range(settings.search_draws)).scale
 
     key = {"guide": guide.fingerprint, "run": fingerprint(guide.run), "budget": budget}
+    key |= {"window": guide.window}
     return kept(settings.out / "judgements", key | search, found)
 
 

@@ -1,6 +1,7 @@
 """Train a guide on a finished model's samples: `accelerate launch experiments/critic.py`."""
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -217,7 +218,8 @@ def conclude(
     save_network(best, run.folder / "critic")
     curves(run.log_file.rows(), run.folder / "curves.png")
     verdict, figures = examined(exam, best, run.folder)
-    run.say("trying guidance scales")
+    effect.window = exam.window(best)
+    run.say(f"trying guidance scales at noise levels {_spoken(effect.window)}")
     tried, distances = tried_scales(
         effect,
         best,
@@ -227,11 +229,13 @@ def conclude(
         draws=settings.scale_draws,
     )
     scale = tried.scale if verdict.blessed else 0.0
+    low, high = effect.window
     guide = {
         "sampler": settings.sampler.name,
         "steps": settings.sampler.steps,
         "objective": settings.training.objective,
         "scale": scale,
+        "window": [low, None if high == math.inf else high],  # JSON has no infinity
         "blessed": verdict.blessed,
         "set_apart": settings.set_apart,
         "model": model,
@@ -250,6 +254,11 @@ def conclude(
     print(table(result))
     print(f"{verdict.sentence}; scale {scale:g} is chosen")
     print(f"the guide and its pictures are in {run.folder}")
+
+
+def _spoken(window: tuple[float, float]) -> str:
+    low, high = window
+    return f"from {low:.3g}" + ("" if high == math.inf else f" to {high:.3g}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ class FinishedGuide:
         sampler: the sampler and
         steps: the number of steps whose errors it knows.
         set_apart: share of the training examples that it was not trained on.
+        window: noise levels `(low, high)` at which it knows anything.
         blessed: whether held-out samples confirmed that it knows anything.
     """
 
@@ -38,6 +40,7 @@ class FinishedGuide:
     sampler: str
     steps: int
     set_apart: float
+    window: tuple[float, float]
     blessed: bool
 
     @property
@@ -57,6 +60,7 @@ def finished_guide(folder: Path) -> FinishedGuide:
     said, run = json.loads(path.read_text()), Path(config_of(folder)["run"])
     if said["model"] != fingerprint(run):
         raise InputError(f"{folder} is a guide for another model than {run} holds: train it again")
+    low, high = said["window"]
     return FinishedGuide(
         folder=folder,
         critic=load_network(folder / "critic"),
@@ -64,6 +68,7 @@ def finished_guide(folder: Path) -> FinishedGuide:
         sampler=said["sampler"],
         steps=said["steps"],
         set_apart=said["set_apart"],
+        window=(low, math.inf if high is None else high),
         blessed=said["blessed"],
     )
 

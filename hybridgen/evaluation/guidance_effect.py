@@ -1,5 +1,6 @@
 """What a guide does to a sampler's samples: a distance at each scale, and pictures."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hybridgen.evaluation.pictures import sample_grid, scatter, to_bytes
 from hybridgen.evaluation.watch import samples_of
 from hybridgen.protocols import Denoiser, Sampler
 from hybridgen.sampling.guidance import discriminator_guidance
+from hybridgen.training.exam import LOWEST
 
 
 class GuidanceEffect:
@@ -25,6 +27,7 @@ class GuidanceEffect:
         denoiser: of the model, with weights (they say where to compute, and in which type).
         sampler: how a denoiser is sampled.
         seed: names the noise.
+        window: noise levels `(low, high)` where a guide is asked.
     """
 
     def __init__(
@@ -34,8 +37,10 @@ class GuidanceEffect:
         *,
         sampler: Callable[[Denoiser], Sampler],
         seed: int = 0,
+        window: tuple[float, float] = (LOWEST, math.inf),
     ) -> None:
         self.source, self.denoiser, self.sampler, self.seed = source, denoiser, sampler, seed
+        self.window = window
 
     def samples(
         self,
@@ -53,7 +58,7 @@ class GuidanceEffect:
         """
         denoiser: Denoiser = self.denoiser
         if critic is not None and scale != 0:
-            denoiser = discriminator_guidance(denoiser, critic, scale)
+            denoiser = discriminator_guidance(denoiser, critic, scale, window=self.window)
         like = next(self.denoiser.parameters())
         label = labels_of(self.source, count) if label is None else label
         label = None if label is None else label.to(like.device)

@@ -21,6 +21,8 @@ from hybridgen.maths.draws import rng_for
 
 CHANCE = 2 * math.log(2)
 """The cross-entropy of a critic that knows nothing: both halves summed, in nats."""
+LOWEST = 0.0447
+"""The noise level below which a guide is not asked: gradients there are the least certain."""
 _AT_ONCE = 1_000
 
 
@@ -125,16 +127,37 @@ class Exam:
         bce = float(F.softplus(-real).mean() + F.softplus(fake).mean())
         return Verdict(bce=bce, gain=gain, standard_error=error)
 
+    def window(self, critic: Critic) -> tuple[float, float]:
+        """The noise levels `(low, high)` between which it knows anything, by the choosing half.
+
+        From the lowest to the highest level whose gain is more than two standard errors, and half
+        the way (in the logarithm) to the next ones; never below `LOWEST`. All levels from there on
+        if there is no such level.
+        """
+        gains = self._gains(critic)
+        known = []
+        for number in range(len(self.levels)):
+            mean, error = _summed([gain[number, ::2] for gain in gains])
+            known.append(mean > 2 * error)
+        if not any(known):
+            return LOWEST, math.inf
+        levels = self.levels.double().tolist()
+        first, last = known.index(True), len(known) - 1 - known[::-1].index(True)
+        low = math.sqrt(levels[first - 1] * levels[first]) if first else 0.0
+        high = math.sqrt(levels[last] * levels[last + 1]) if last + 1 < len(levels) else math.inf
+        return max(low, LOWEST), max(high, 2 * LOWEST)
+
     def _gain(self, critic: Critic, half: int) -> tuple[float, float]:
         """The mean gain over knowing nothing, and its standard error over samples."""
-        if self._denoiser is None:
-            real, fake = self.logits(critic)
-            gains = [math.log(2) - F.softplus(-real), math.log(2) - F.softplus(fake)]
-        else:
-            gains = [self._of_nothing - self._matched(critic)]
-        means = [gain.mean(0)[half::2] for gain in gains]  # the levels of a sample are not apart
-        error = math.sqrt(sum(float(mean.var()) / len(mean) for mean in means))
-        return sum(float(mean.mean()) for mean in means), error
+        # The levels of a sample are not apart.
+        return _summed([gain.mean(0)[half::2] for gain in self._gains(critic)])
+
+    def _gains(self, critic: Critic) -> list[Tensor]:
+        """How much less it loses than knowing nothing, `[l n]` for each kind of samples."""
+        if self._denoiser is not None:
+            return [self._of_nothing - self._matched(critic)]
+        real, fake = self.logits(critic)
+        return [math.log(2) - F.softplus(-real), math.log(2) - F.softplus(fake)]
 
     def _matched(self, critic: Critic) -> Tensor:
         """Score matching's loss of each real sample at each level, `[l n]`."""
@@ -177,6 +200,12 @@ class Exam:
                 )
                 for part in (slice(i, i + _AT_ONCE) for i in range(0, len(clean), _AT_ONCE))
             ]
+
+
+def _summed(kinds: list[Tensor]) -> tuple[float, float]:
+    """The sum of the means of independent sets of numbers, and its standard error."""
+    error = math.sqrt(sum(float(kind.var()) / len(kind) for kind in kinds))
+    return sum(float(kind.mean()) for kind in kinds), error
 
 
 def _offsets(real: Tensor, fake: Tensor) -> Tensor:

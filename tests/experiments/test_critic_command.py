@@ -83,7 +83,7 @@ def test_a_guide_leaves_its_weights_what_it_is_for_and_pictures(trained):
             image.load()
     guide = json.loads((trained / "guide.json").read_text())
     assert guide.keys() == {
-        *("sampler", "steps", "objective", "scale", "blessed", "set_apart", "model"),
+        *("sampler", "steps", "objective", "scale", "blessed", "set_apart", "model", "window"),
     }
     assert (guide["sampler"], guide["steps"]) == ("heun", 3)
     result = json.loads((trained / "result.json").read_text())

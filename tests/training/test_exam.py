@@ -6,7 +6,7 @@ import pytest
 import torch
 from oracles import P, Q, draws, exact_critic, exact_denoiser
 
-from hybridgen.training.exam import CHANCE, Exam, Verdict
+from hybridgen.training.exam import CHANCE, LOWEST, Exam, Verdict
 
 LEVELS = torch.tensor([0.5, 1.0, 2.0])
 BEST = (1.2401 + 1.2999 + 1.3501) / 3
@@ -142,3 +142,31 @@ def test_the_numbers_that_score_matching_leaves_open_are_chosen_on_the_choosing_
     for logits in (real, fake):
         torch.testing.assert_close(logits[:, ::2], torch.zeros(3, 50).double())
         torch.testing.assert_close(logits[:, 1::2], torch.full((3, 50), 5.0).double())
+
+
+@pytest.mark.parametrize("denoiser", [None, exact_denoiser()])
+def test_the_window_reaches_half_the_way_beyond_the_levels_where_something_is_known(denoiser):
+    asked = exam(denoiser=denoiser)
+
+    def known_from(low, high):
+        def critic(x, sigma, label=None):
+            return exact_critic()(x, sigma) * ((sigma >= low) & (sigma <= high))
+
+        return asked.window(critic)
+
+    assert known_from(0, 9) == (LOWEST, math.inf)
+    assert known_from(0, 1) == (LOWEST, pytest.approx(math.sqrt(2)))
+    assert known_from(1, 1) == (pytest.approx(math.sqrt(0.5)), pytest.approx(math.sqrt(2)))
+    assert known_from(2, 9) == (pytest.approx(math.sqrt(2)), math.inf)
+    assert asked.window(nothing) == (LOWEST, math.inf)
+
+
+def test_the_window_is_found_on_the_choosing_half():
+    def known_on_odd_rows(x, sigma, label=None):
+        return (
+            torch.where(torch.arange(len(x)) % 2 == 1, 1.0, 0.0)
+            * exact_critic()(x, sigma)
+            * (sigma < 1)
+        )
+
+    assert exam().window(known_on_odd_rows) == (LOWEST, math.inf)
