@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hybridgen.config import command, read_settings
+from hybridgen.errors import InputError
 from hybridgen.networks.build import load_network
 
 TINY = (
@@ -166,7 +167,10 @@ def test_points_are_trained_on_with_labels(call, diffusion, tmp_path, source, mo
         monkeypatch.setattr(diffusion.Watch, name, lambda *_: {})
     points = ("--data.path", "ring", "--data.labels", "true", "--critic.architecture", "mlp")
     term = ("--adversarial.source", source, "--adversarial.warm_up", 0, "--adversarial.ramp", 0)
-    answer = call(*points, *term, "--adversarial.adaptive", "true", "--out", tmp_path / "run")
+    forced = ("--adversarial.force", "true")  # the ring's modes are far narrower than the noise
+    answer = call(
+        *points, *term, *forced, "--adversarial.adaptive", "true", "--out", tmp_path / "run"
+    )
     assert answer.status == 0, answer.err
     assert load_network(tmp_path / "run" / "denoiser").classes == 8
     assert load_network(tmp_path / "run" / "critic").config.noise_conditional
@@ -179,6 +183,17 @@ def test_points_are_trained_on_with_labels(call, diffusion, tmp_path, source, mo
         (
             ["--adversarial.source", "chain", "--critic.noise_conditional", "false"],
             "set critic.noise_conditional true",
+        ),
+        (
+            [
+                "--adversarial.source",
+                "clean",
+                "--data.path",
+                "ring",
+                "--critic.architecture",
+                "mlp",
+            ],
+            "above 0.00353518 even a p",  # a quarter of a mode's deviation
         ),
         (["--adversarial.source", "clan"], "adversarial.source"),
         (["--adversarial.weight", "-1"], "adversarial.weight"),
@@ -264,7 +279,9 @@ def through_the_door(monkeypatch):
         with pytest.raises(SystemExit):
             runpy.run_path(str(EXPERIMENTS / "hybrid.py"), run_name="__main__")
         ((main, settings, argv),) = taken
-        assert (main.__module__, settings.__name__) == ("diffusion", "Diffusion")
+        assert settings.__name__ == "Diffusion"
+        with pytest.raises(InputError, match="no discriminator takes part"):
+            main(settings())
         return argv
 
     return run
