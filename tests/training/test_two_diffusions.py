@@ -30,6 +30,15 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("kind", two_diffusions.KINDS)
 def test_two_processes_have_the_gradients_weights_and_losses_of_one(folder, kind, double):
     one = two_diffusions.outcome(Accelerator(cpu=True), kind, adaptive=kind == "chain")
+    compare(folder, kind, one)
+
+
+@pytest.mark.parametrize("objective", two_diffusions.OBJECTIVES)
+def test_two_processes_train_the_guide_of_one(folder, objective, double):
+    compare(folder, objective, two_diffusions.guide_outcome(Accelerator(cpu=True), objective))
+
+
+def compare(folder, kind, one):
     ranks = [load_file(folder / f"rank{rank}-{kind}.safetensors") for rank in (0, 1)]
     for two in ranks:
         assert set(two) == set(one)

@@ -1,4 +1,4 @@
-"""A small labelled denoiser with each kind of term; as a program, one of two processes.
+"""A small labelled denoiser with each kind of term, and guides; as a program, one of two processes.
 
 `python -m torch.distributed.run --standalone --nproc_per_node 2 two_diffusions.py FOLDER`
 """
@@ -16,11 +16,14 @@ from hybridgen.data.points import MixturePoints
 from hybridgen.maths.mixtures import ring
 from hybridgen.networks.denoisers import PointDenoiser
 from hybridgen.networks.mlp import MlpCritic
+from hybridgen.training.critic import GuideTraining, train_critic
 from hybridgen.training.diffusion import DiffusionTraining, train_diffusion
+from hybridgen.training.exam import Exam
 from hybridgen.training.schedules import Cosine
 from hybridgen.training.term import AdversarialTerm, build_term
 
 SOURCE = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)
+OBJECTIVES = ("cross_entropy", "score_matching")
 KINDS = ("plain", "clean", "renoised", "chain")
 
 
@@ -83,6 +86,39 @@ def outcome(accelerator, kind, *, accumulation=1, adaptive=False):
     return found
 
 
+def guide_outcome(accelerator, objective):
+    """The same of the training of a guide, on data against itself."""
+    torch.manual_seed(0)
+    denoiser = PointDenoiser(width=8, depth=1, waves=2, classes=SOURCE.classes)
+    critic = MlpCritic(
+        width=8, depth=2, classes=SOURCE.classes, noise_conditional=True, activation="silu"
+    )
+    config = GuideTraining(objective=objective, steps=3, batch=16, check_every=2, check_ranks=True)
+    share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+
+    def batches(seed):
+        def start(first):
+            for x, label in SOURCE.batches(batch=16, seed=seed, start=first, **share):
+                yield x.to(torch.get_default_dtype()), label
+
+        return start
+
+    x, label = SOURCE.reference("held_out", 8)
+    x = x.to(torch.get_default_dtype())
+    exam = Exam(x, x, config.noise.quantiles(2), label=label, fake_label=label, denoiser=denoiser)
+    found = {}
+    for step in train_critic(
+        critic, batches(1), batches(2), exam, config, accelerator, denoiser=denoiser
+    ):
+        for key, p in critic.named_parameters():
+            found[f"{step.number}.{key}"] = p.detach().clone()
+        for key, p in step.average.named_parameters():
+            found[f"{step.number}.average.{key}"] = p.detach().clone()
+        for key, loss in step.losses.items():
+            found[f"{step.number}.{key}"] = torch.tensor(loss)
+    return found
+
+
 def main(folder):
     signal.alarm(200)  # processes that wait for each other in vain must not outlive the test
     torch.set_num_threads(1)
@@ -93,6 +129,9 @@ def main(folder):
     for kind in KINDS:
         found = outcome(accelerator, kind, adaptive=kind == "chain")
         save_file(found, folder / f"rank{accelerator.process_index}-{kind}.safetensors")
+    for objective in OBJECTIVES:
+        found = guide_outcome(accelerator, objective)
+        save_file(found, folder / f"rank{accelerator.process_index}-{objective}.safetensors")
     accelerator.end_training()
 
 
