@@ -161,15 +161,16 @@ def _judged(
     scale: float = 0.0,
 ) -> list[Figures]:
     """Figures of one model at one budget, for each sampling seed."""
-    guided = guide is not None and scale != 0
-    key = {"run": fingerprint(run), "budget": budget, **_some(settings, "samples", "draws")}
-    if guided:
-        key |= {"guide": guide.fingerprint, "scale": scale, "window": guide.window}
+    asked = guide if scale != 0 else None
+    at = dataclasses.asdict(_at(settings.sampler, budget))
+    key = {"run": fingerprint(run), "sampler": at, **_some(settings, "samples", "draws")}
+    if asked is not None:
+        key |= {"guide": asked.fingerprint, "scale": scale, "window": asked.window}
 
     def judgements() -> list[Figures]:
         denoiser: Any = load_network(run / "denoiser")
-        if guided:
-            denoiser = discriminator_guidance(denoiser, guide.critic, scale, window=guide.window)
+        if asked is not None:
+            denoiser = discriminator_guidance(denoiser, asked.critic, scale, window=asked.window)
         sampler: Any = build_sampler(_at(settings.sampler, budget), denoiser, source.shape)
         like, label = torch.zeros(()), labels_of(source, judge.samples)
         found, cost = [], sampler.cost
@@ -181,7 +182,7 @@ def _judged(
             found.append({**judge(x), "seconds_per_sample": seconds, **extra})
         return found
 
-    return kept(settings.out / "judgements", key | _some(settings, "sampler"), judgements)
+    return kept(settings.out / "judgements", key, judgements)
 
 
 def _best_scale(settings: Calls, source: Source, guide: FinishedGuide, budget: int) -> float:
@@ -216,6 +217,7 @@ def _metrics(settings: Calls, judge: Judge, name: str) -> list[str]:
 def _say_how_it_was_trained(name: str, guide: FinishedGuide, sampler: str) -> None:
     if not guide.blessed:
         print(f"warning: {name} is not blessed, so it is not asked", file=sys.stderr)
+        return
     print(
         f"{name} was trained on samples of {guide.sampler}, {guide.steps} steps, and is used with "
         f"{sampler} at every budget: it knows the errors of the former",

@@ -52,7 +52,7 @@ class Guide:
         start: the folder of a run of `experiments/gan.py` whose critic is trained further, instead
             of a new one of `critic`'s settings.
         sampler: how the model is sampled; the guide serves this sampler with these steps.
-        augment: of real and generated samples, for cross-entropy.
+        augment: random transformations of real and generated samples alike, for cross-entropy.
         fakes: samples to generate; as many as there are training examples, at most 10 000, if not
             given.
         set_apart: share of the training examples, and of the samples, that is not trained on but
@@ -61,6 +61,7 @@ class Guide:
         scale_samples: generated at each scale for each of `scale_draws`.
         scale_draws: draws of noise, the same at every scale.
         final_samples: compared with the examples that the data holds out, unguided and guided.
+        seed: of the weights and of every draw.
         out: the guide's folder; `runs/critic/NAME-OBJECTIVE-seedN` if not given.
         log_every: steps between two lines in the log.
         save_every: steps between two checkpoints.
@@ -162,10 +163,10 @@ def main(settings: Guide) -> None:
         start_trackers(accelerator, "hybridgen-critic", run.config)
         effect = GuidanceEffect(real, denoiser, sampler=sampler, seed=settings.seed)
         fake, fake_label = drawn_once(effect, count, folder / "fakes.safetensors", run, model)
-        kept = None if fake_label is None else fake_label[held:]
+        labels = None if fake_label is None else fake_label[held:]
 
         def fakes(start: int) -> Iterator[Batch]:
-            return shuffled(fake[held:], kept, seed=settings.seed + 1, start=start, **ours)
+            return shuffled(fake[held:], labels, seed=settings.seed + 1, start=start, **ours)
 
         exam = exam_of(
             real,

@@ -37,6 +37,7 @@ class Diffusion:
 
     Attributes:
         critic: the discriminator, if `adversarial.source` asks for one.
+        seed: of the weights and of every draw.
         sampler: how the denoiser is sampled for previews and judgements.
         out: the run's folder; `runs/diffusion/DATA-seedN` (`runs/hybrid/...`) if not given.
         log_every: steps between two lines of losses in the log.

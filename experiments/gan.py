@@ -32,6 +32,7 @@ class Gan:
     """Settings of `experiments/gan.py`.
 
     Attributes:
+        seed: of the weights and of every draw.
         out: the run's folder; `runs/gan/DATA-seedN` if not given.
         log_every: steps between two lines of losses in the log.
         preview_every: steps between two sample grids.

@@ -29,6 +29,7 @@ class FinishedGuide:
         run: folder of the model that it was trained for.
         sampler: the sampler and
         steps: the number of steps whose errors it knows.
+        scale: the one that was chosen for that sampler; 0 if none helped.
         set_apart: share of the training examples that it was not trained on.
         window: noise levels `(low, high)` at which it knows anything.
         blessed: whether held-out samples confirmed that it knows anything.
@@ -39,6 +40,7 @@ class FinishedGuide:
     run: Path
     sampler: str
     steps: int
+    scale: float
     set_apart: float
     window: tuple[float, float]
     blessed: bool
@@ -48,12 +50,13 @@ class FinishedGuide:
         return fingerprint(self.folder, "critic")
 
 
-def finished_guide(folder: Path) -> FinishedGuide:
+def finished_guide(folder: str | Path) -> FinishedGuide:
     """Read a guide back.
 
     Raises:
         InputError: the folder holds none, or its model has been trained again since.
     """
+    folder = Path(folder)
     path = folder / "guide.json"
     if not path.is_file() or not (folder / "critic").is_dir():
         raise InputError(f"{folder} is not a finished run of critic.py: train a guide first")
@@ -67,6 +70,7 @@ def finished_guide(folder: Path) -> FinishedGuide:
         run=run,
         sampler=said["sampler"],
         steps=said["steps"],
+        scale=said["scale"],
         set_apart=said["set_apart"],
         window=(low, math.inf if high is None else high),
         blessed=said["blessed"],

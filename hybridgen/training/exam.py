@@ -20,7 +20,7 @@ from hybridgen.losses.ratio import Critic, score_matching
 from hybridgen.maths.draws import rng_for
 
 CHANCE = 2 * math.log(2)
-"""The cross-entropy of a critic that knows nothing: both halves summed, in nats."""
+"""The cross-entropy of a critic that knows nothing, on real and on fake summed, in nats."""
 LOWEST = 0.0447
 """The noise level below which a guide is not asked: gradients there are the least certain."""
 _AT_ONCE = 1_000
@@ -64,7 +64,7 @@ class Exam:
     """Held-out samples, noised in the same way whenever they are shown, at a few levels.
 
     With a denoiser the loss examined is `score_matching`, else `cross_entropy`. Score matching
-    leaves a number at each level of the logit undecided; it is chosen on the first half of the
+    leaves a number at each level of the logit undecided; it is chosen on the choosing half of the
     samples before any probability is told.
 
     Args:

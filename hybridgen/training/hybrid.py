@@ -42,7 +42,8 @@ class Denoising:
     ) -> Losses:
         """`total`, from data, labels, noise, numbers of the levels, and which labels to hide."""
         x, sigma, known = self.inputs(x0, label, noise, normal, dropped)
-        return {"total": self.error(self.denoiser(x, sigma, known), x0, sigma)}
+        error = self.error(self.denoiser(x, sigma, known), x0, sigma)
+        return {"total": error, "denoising": error.detach()}
 
     def inputs(
         self, x0: Tensor, label: Tensor | None, noise: Tensor, normal: Tensor, dropped: Tensor

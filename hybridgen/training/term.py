@@ -39,10 +39,10 @@ class AdversarialTerm:
         warm_up: steps in which the critic trains and the denoiser does not hear of it.
         ramp: steps in which the weight then rises to its full value.
         share: samples of the term as a fraction of the batch.
-        highest: the largest level of `clean`.
-        lowest: the smallest level of `clean` and the last of `chain`.
-        calls: lengths of the chain, in denoiser calls, one drawn in each step.
-        high: the first level of the chain.
+        highest: the largest level of `clean`; the smallest is `lowest`.
+        lowest: the last level of a `chain`, from which its last step leads to 0.
+        calls: lengths of a `chain`, in denoiser calls, one drawn in each step.
+        high: the first level of a `chain`.
         objective: a name in `hybridgen/maths/objectives.py`.
         learning_rate: of the critic.
         r1: weight of the squared gradient on real samples.
@@ -80,11 +80,11 @@ class AdversarialTerm:
             )
         if not 0 < self.share <= 1:
             raise InputError(f"adversarial.share must lie in (0, 1], got {self.share}")
-        ends = self.highest, self.high
-        if not all(0 < self.lowest < end < math.inf for end in ends):
+        name = "highest" if self.source == "clean" else "high"
+        if not 0 < self.lowest < getattr(self, name) < math.inf:
             raise InputError(
-                "adversarial.lowest must be positive and below highest and high, both finite, got "
-                f"{self.lowest}, {self.highest} and {self.high}"
+                f"adversarial.lowest must be positive and below {name}, which is finite, got "
+                f"{self.lowest} and {getattr(self, name)}"
             )
         if not self.calls or min(self.calls) < 2:
             raise InputError(f"adversarial.calls must each be at least 2, got {self.calls}")

@@ -47,6 +47,7 @@ def bless(folder, **changes):
     said = {
         "sampler": "heun",
         "steps": 18,
+        "scale": 1.0,
         "set_apart": 0.2,
         "blessed": True,
         "window": [0.05, None],
