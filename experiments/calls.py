@@ -55,7 +55,8 @@ class Calls:
         guides: name -> folder of a run of `critic.py`; it guides the run that it was trained for.
         budgets: denoiser calls a sample.
         sampler: the sampler; its steps follow from the budget.
-        scales: guidance scales beside 0 to choose from, for each guide and budget.
+        scales: guidance scales beside 0 to choose from, for each guide and budget; if there are
+            none, each guide's own is used, which was chosen for the sampler it was trained with.
         samples: for each judgement; 2 500 points or as many images as the data allows.
         search_samples: for each trial of a scale.
         search_draws: trials of each scale; the best is tried as often again.
@@ -189,6 +190,8 @@ def _best_scale(settings: Calls, source: Source, guide: FinishedGuide, budget: i
     """The scale that `critic.py` would choose at this budget, on the examples it set apart."""
     if not guide.blessed:
         return 0.0
+    if not settings.scales:
+        return guide.scale
     search = _some(settings, "sampler", "scales", "search_samples", "search_draws")
 
     def found() -> float:

@@ -92,7 +92,12 @@ def draw(
                 floor, color="#777777", linestyle="--", linewidth=0.9, label="perfect samples"
             )
         values = [r.means[metric] for r in rows if math.isfinite(r.means[metric])]
-        if metric not in LINEAR and values and min(values) > 0 and max(values) > 8 * min(values):
+        if (
+            metric not in {*LINEAR, "mode_std"}
+            and values
+            and min(values) > 0
+            and max(values) > 8 * min(values)
+        ):
             axes.set_yscale("log")
         budgets = sorted({r.calls for r in rows})
         axes.set_xscale("log")
