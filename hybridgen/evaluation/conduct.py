@@ -6,7 +6,7 @@ from typing import Protocol
 from tqdm import tqdm
 
 from hybridgen.errors import InputError
-from hybridgen.evaluation.measure import NEIGHBOURS
+from hybridgen.evaluation.judges import NEIGHBOURS
 from hybridgen.evaluation.watch import Watch
 from hybridgen.training.run import Run
 from hybridgen.training.step import Step

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hybridgen.data.source import Source
 from hybridgen.evaluation.curves import curve_panels, curves
-from hybridgen.evaluation.measure import Judge, judge_for
+from hybridgen.evaluation.judges import Judge, judge_for
 from hybridgen.evaluation.pictures import sample_grid, save_animation, scatter
 from hybridgen.maths.draws import rng_for
 from hybridgen.protocols import Sampler

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from hybridgen.evaluation.measure import point_judge
+from hybridgen.evaluation.judges import point_judge
 from hybridgen.evaluation.modes import (
     ModeCoverage,
     mode_coverage,

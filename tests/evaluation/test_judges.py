@@ -6,7 +6,7 @@ import torch
 from hybridgen.data.images import ImageSource, digits
 from hybridgen.data.points import MixturePoints
 from hybridgen.errors import RunError
-from hybridgen.evaluation.measure import judge_for
+from hybridgen.evaluation.judges import judge_for
 from hybridgen.evaluation.modes import mode_coverage
 from hybridgen.evaluation.prdc import expected_coverage
 from hybridgen.maths.mixtures import ring
