@@ -37,7 +37,7 @@ from hybridgen.evaluation.judges import NEIGHBOURS, Judge, judge_for
 from hybridgen.evaluation.scale_search import choose_scale
 from hybridgen.evaluation.watch import samples_of
 from hybridgen.networks.build import load_network
-from hybridgen.sampling.build import SamplerSettings, build_sampler
+from hybridgen.sampling.build import SamplerSettings, build_sampler, with_calls
 from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.training.files import write_atomically
 
@@ -163,7 +163,7 @@ def _judged(
 ) -> list[Figures]:
     """Figures of one model at one budget, for each sampling seed."""
     asked = guide if scale != 0 else None
-    at = dataclasses.asdict(_at(settings.sampler, budget))
+    at = dataclasses.asdict(with_calls(settings.sampler, budget))
     key = {"run": fingerprint(run), "sampler": at, **_some(settings, "samples", "draws")}
     if asked is not None:
         key |= {"guide": asked.fingerprint, "scale": scale, "window": asked.window}
@@ -172,7 +172,7 @@ def _judged(
         denoiser: Any = load_network(run / "denoiser")
         if asked is not None:
             denoiser = discriminator_guidance(denoiser, asked.critic, scale, window=asked.window)
-        sampler: Any = build_sampler(_at(settings.sampler, budget), denoiser, source.shape)
+        sampler = build_sampler(with_calls(settings.sampler, budget), denoiser, source.shape)
         like, label = torch.zeros(()), labels_of(source, judge.samples)
         found, cost = [], sampler.cost
         for draw in range(settings.draws):
@@ -196,7 +196,7 @@ def _best_scale(settings: Calls, source: Source, guide: FinishedGuide, budget: i
 
     def found() -> float:
         denoiser: Any = load_network(guide.run / "denoiser")
-        sampler = partial(build_sampler, _at(settings.sampler, budget), shape=source.shape)
+        sampler = partial(build_sampler, with_calls(settings.sampler, budget), shape=source.shape)
         effect = GuidanceEffect(
             set_apart(source, guide.set_apart), denoiser, sampler=sampler, window=guide.window
         )
@@ -234,18 +234,6 @@ def _some(settings: Calls, *names: str) -> dict[str, Any]:
 
 def _mean(found: list[Figures]) -> Figures:
     return {name: fmean(figures[name] for figures in found) for name in found[0]}
-
-
-def _at(sampler: SamplerSettings, budget: int) -> SamplerSettings:
-    """The sampler with as many steps as make `budget` calls."""
-    if sampler.name not in ("heun", "heun_discrete"):
-        return dataclasses.replace(sampler, steps=budget)
-    if budget % 2 == 0:
-        raise InputError(
-            f"{sampler.name} makes an odd number of calls, so {budget} is not one of its budgets: "
-            "give odd budgets or another sampler"
-        )
-    return dataclasses.replace(sampler, steps=(budget + 1) // 2)
 
 
 if __name__ == "__main__":

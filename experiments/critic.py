@@ -1,38 +1,34 @@
-"""Train a guide on a finished model's samples: `accelerate launch experiments/critic.py`."""
+"""Train a critic on a finished model's samples: `accelerate launch experiments/critic.py`.
+
+Of a diffusion model it becomes a guide; of a GAN, or of a diffusion model, it refines.
+"""
 
 import json
 import math
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import set_seed
 from tqdm import tqdm
 
 from hybridgen.config import command
 from hybridgen.data.augment import Augment, AugmentSettings
-from hybridgen.data.load import DataSettings, load_data
-from hybridgen.data.resident import set_apart, shuffled
-from hybridgen.data.source import Batch, Source
-from hybridgen.errors import InputError, RunError
+from hybridgen.data.load import load_data
+from hybridgen.data.resident import set_apart
+from hybridgen.data.source import Source
+from hybridgen.errors import InputError
 from hybridgen.evaluation.curves import curves
 from hybridgen.evaluation.guidance_effect import GuidanceEffect
-from hybridgen.evaluation.guide_material import (
-    data_of,
-    drawn_once,
-    exam_of,
-    fingerprint,
-    refuse_another_model,
-)
-from hybridgen.evaluation.guide_report import examined, on_held_out, tried_scales
+from hybridgen.evaluation.guide_material import Material, refuse_another_model
+from hybridgen.evaluation.guide_report import examined, guided, refined
+from hybridgen.evaluation.log_ratio import LogRatio, calibrated
+from hybridgen.evaluation.opponent import Opponent, data_of, network_of, opponent_of
 from hybridgen.evaluation.watch import table
 from hybridgen.networks.adopt import noise_conditional
 from hybridgen.networks.build import CriticSettings, build_critic, load_network
-from hybridgen.sampling.build import SamplerSettings, build_sampler
+from hybridgen.sampling.build import SamplerSettings
 from hybridgen.training.critic import GuideTraining, refuse_unfit, train_critic
 from hybridgen.training.exam import Exam
 from hybridgen.training.files import save_network, write_atomically
@@ -47,22 +43,24 @@ class Guide:
     """Settings of `experiments/critic.py`.
 
     Attributes:
-        run: the folder of a finished run of `experiments/diffusion.py` or `hybrid.py`.
-        critic: the guide's network; `critic.noise_conditional` must be true.
+        run: the folder of a finished run of `experiments/diffusion.py`, `hybrid.py` or `gan.py`.
+        critic: its network; `critic.noise_conditional` must be true.
         start: the folder of a run of `experiments/gan.py` whose critic is trained further, instead
             of a new one of `critic`'s settings.
-        sampler: how the model is sampled; the guide serves this sampler with these steps.
+        sampler: how a diffusion model is sampled; the guide serves this sampler with these steps.
         augment: random transformations of real and generated samples alike, for cross-entropy.
         fakes: samples to generate; as many as there are training examples, at most 10 000, if not
             given.
         set_apart: share of the training examples, and of the samples, that is not trained on but
-            ends the training, blesses the guide and chooses the scale.
-        scales: guidance scales to try, 0 among them.
+            ends the training, blesses the guide, calibrates its log ratio and chooses the scale.
+        scales: guidance scales to try, 0 among them; for diffusion models only.
         scale_samples: generated at each scale for each of `scale_draws`.
         scale_draws: draws of noise, the same at every scale.
-        final_samples: compared with the examples that the data holds out, unguided and guided.
+        final_samples: compared with the examples that the data holds out, without the critic and
+            with it: guided, or of a GAN refined.
         seed: of the weights and of every draw.
-        out: the guide's folder; `runs/critic/NAME-OBJECTIVE-seedN` if not given.
+        out: the guide's folder; `runs/critic/NAME-OBJECTIVE-seedN` if not given, and
+            `runs/critic/gan-NAME-OBJECTIVE-seedN` for a GAN.
         log_every: steps between two lines in the log.
         save_every: steps between two checkpoints.
         mixed_precision: `no` or `bf16`; the launcher's choice if not given.
@@ -108,9 +106,10 @@ class Guide:
 
 
 def main(settings: Guide) -> None:
-    source = load_data(DataSettings(**data_of(Path(settings.run))))
+    source = load_data(data_of(Path(settings.run)))
+    kind = "gan-" if network_of(Path(settings.run)) == "generator" else ""
     folder = settings.out or Path(
-        "runs", "critic", f"{source.name}-{settings.training.objective}-seed{settings.seed}"
+        "runs", "critic", f"{kind}{source.name}-{settings.training.objective}-seed{settings.seed}"
     )
     accelerator = make_accelerator(
         folder,
@@ -119,39 +118,34 @@ def main(settings: Guide) -> None:
         threads=settings.threads,
         tracking=settings.tracking,
     )
-    denoiser: Any = load_network(Path(settings.run, "denoiser"))
-    denoiser = denoiser.to(accelerator.device).requires_grad_(False)
+    opponent = opponent_of(Path(settings.run), settings.sampler, source.shape, accelerator.device)
     if settings.start is not None:
-        critic = noise_conditional(load_network(Path(settings.start, "critic")))
+        critic: Any = noise_conditional(load_network(Path(settings.start, "critic")))
+        if critic.shape != source.shape:
+            raise InputError(
+                f"the critic in {settings.start} is for samples of shape {critic.shape} and the "
+                f"data has {source.shape}: name another --start"
+            )
     else:
         critic = build_critic(settings.critic, source.shape, source.classes)
     augment = Augment(settings.augment) if settings.augment.strength > 0 else None
-    opponent = denoiser if settings.training.objective == "score_matching" else None
     refuse_what_cannot_work(
         accelerator, None, settings.training.batch, settings.training.accumulation
     )
-    refuse_unfit(critic, settings.training, denoiser, augmented=augment is not None)
-    sampler = partial(build_sampler, settings.sampler, shape=source.shape)
-    sampler(denoiser)
-    real = set_apart(source, settings.set_apart)
-    count = settings.fakes or min(source.size or 10_000, 10_000)
-    ours = {
-        "batch": settings.training.batch,
-        "rank": accelerator.process_index,
-        "world": accelerator.num_processes,
-        "device": accelerator.device,
-    }
-
-    def reals(start: int) -> Iterator[Batch]:
-        return real.batches(seed=settings.seed, start=start, **ours)
-
-    # Whatever is wrong is said before the folder is made.
-    reals(0)
-    held = max(4, round(settings.set_apart * count))
-    shuffled(torch.empty(max(0, count - held)), seed=0, **ours)
+    refuse_unfit(critic, settings.training, opponent.denoiser, augmented=augment is not None)
+    matched = opponent.denoiser if settings.training.objective == "score_matching" else None
+    material = Material(
+        set_apart(source, settings.set_apart),
+        count=settings.fakes or min(source.size or 10_000, 10_000),
+        part=settings.set_apart,
+        batch=settings.training.batch,
+        seed=settings.seed,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        device=accelerator.device,
+    )
     set_seed(settings.seed, device_specific=True)
-    total = settings.training.steps
-    model = fingerprint(Path(settings.run))
+    total, model = settings.training.steps, opponent.fingerprint
     facts = {"examples": source.size, "model": model}
     with Run(folder, settings, accelerator, facts=facts) as run:
         if run.result is not None:
@@ -161,30 +155,19 @@ def main(settings: Guide) -> None:
                 print(table(run.result))
             return
         start_trackers(accelerator, "hybridgen-critic", run.config)
-        effect = GuidanceEffect(real, denoiser, sampler=sampler, seed=settings.seed)
-        fake, fake_label = drawn_once(effect, count, folder / "fakes.safetensors", run, model)
-        labels = None if fake_label is None else fake_label[held:]
-
-        def fakes(start: int) -> Iterator[Batch]:
-            return shuffled(fake[held:], labels, seed=settings.seed + 1, start=start, **ours)
-
-        exam = exam_of(
-            real,
-            fake[:held],
-            None if fake_label is None else fake_label[:held],
-            levels=settings.training.noise.quantiles(settings.training.levels),
-            denoiser=opponent,
-            device=accelerator.device,
-            seed=settings.seed,
+        effect = GuidanceEffect(
+            material.real, opponent.network, sampler=opponent.sampler, seed=settings.seed
         )
+        material.draw(effect, folder / "fakes.safetensors", run, model)
+        exam = material.exam(settings.training.noise.quantiles(settings.training.levels), matched)
         steps = train_critic(
             critic,
-            reals,
-            fakes,
+            material.reals,
+            material.fakes,
             exam,
             settings.training,
             accelerator,
-            denoiser=opponent,
+            denoiser=matched,
             augment=augment,
             seed=settings.seed,
             resume=run.resume,
@@ -202,7 +185,7 @@ def main(settings: Guide) -> None:
                         accelerator.log(step.losses, step=number)
                     if run.leads and last:
                         bar.close()
-                        conclude(run, step, exam, effect, source, settings, model)
+                        conclude(run, step, exam, effect, source, settings, opponent)
 
 
 def conclude(
@@ -212,54 +195,41 @@ def conclude(
     effect: GuidanceEffect,
     source: Source,
     settings: Guide,
-    model: str,
+    opponent: Opponent,
 ) -> None:
-    """Save the guide, examine it, choose its scale, show what it does, and say so."""
+    """Save the critic, examine and calibrate it, show what it does, and say so."""
     seconds, best, choice = run.seconds, step.state["best"], step.state["choice"]
     save_network(best, run.folder / "critic")
     curves(run.log_file.rows(), run.folder / "curves.png")
     verdict, figures = examined(exam, best, run.folder)
+    calibration, calibrating = calibrated(best, exam)
     effect.window = exam.window(best)
-    run.say(f"trying guidance scales at noise levels {_spoken(effect.window)}")
-    tried, distances = tried_scales(
-        effect,
-        best,
-        run.folder,
-        scales=settings.scales,
-        samples=settings.scale_samples,
-        draws=settings.scale_draws,
-    )
-    scale = tried.scale if verdict.blessed else 0.0
     low, high = effect.window
     guide = {
-        "sampler": settings.sampler.name,
-        "steps": settings.sampler.steps,
+        **dict(zip(("sampler", "steps"), opponent.sampled, strict=True)),
         "objective": settings.training.objective,
-        "scale": scale,
+        "scale": 0.0,
         "window": [low, None if high == math.inf else high],  # JSON has no infinity
         "blessed": verdict.blessed,
         "set_apart": settings.set_apart,
-        "model": model,
+        "model": opponent.fingerprint,
+        "log_ratio": asdict(calibration),
     }
+    if opponent.denoiser is None:
+        ratio, samples = LogRatio(critic=best, calibration=calibration), settings.final_samples
+        found = refined(effect, ratio, source, run.folder, samples=samples)
+    else:
+        found = guided(effect, best, source, settings, run, blessed=verdict.blessed)
+        guide["scale"] = found["scale"]
     write_atomically(run.folder / "guide.json", json.dumps(guide, indent=1) + "\n")
-    effect.draw(None, 0.0, run.folder / "samples-unguided.png")
-    try:
-        effect.draw(best, scale or 1.0, run.folder / "samples-guided.png")
-    except RunError as error:  # with scale 0 chosen there is a result all the same
-        run.say(f"no picture of guided samples: {error}")
-    final = on_held_out(effect, source, best, scale, samples=settings.final_samples)
     run.accelerator.end_training()
     progress = {"steps": step.number, "best_step": choice.step, "seconds": seconds}
-    result = {**progress, **figures, "scale": scale, **distances, **final}
+    result = {**progress, **figures, **calibrating, **found}
     run.finish({**result, "seconds_in_all": run.seconds})
     print(table(result))
-    print(f"{verdict.sentence}; scale {scale:g} is chosen")
-    print(f"the guide and its pictures are in {run.folder}")
-
-
-def _spoken(window: tuple[float, float]) -> str:
-    low, high = window
-    return f"from {low:.3g}" + ("" if high == math.inf else f" to {high:.3g}")
+    chosen = "" if opponent.denoiser is None else f"; scale {guide['scale']:g} is chosen"
+    print(verdict.sentence + chosen)
+    print(f"the critic and its pictures are in {run.folder}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from hybridgen.maths.objectives import Objective
 from hybridgen.protocols import Denoiser, Discriminator, Generator, Sampler
 from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
 from hybridgen.sampling.heun import Heun
+from hybridgen.sampling.refined import Refined
 from hybridgen.sampling.schedulers import Scheduled
 from hybridgen.sampling.single_pass import SinglePass
 
@@ -18,6 +19,7 @@ __all__ = [
     "Generator",
     "Heun",
     "Objective",
+    "Refined",
     "Sampler",
     "Scheduled",
     "SinglePass",

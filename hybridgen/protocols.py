@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from hybridgen.maths.cost import Cost
+
 
 class Discriminator(Protocol):
     """How real a sample looks: the logit is positive where the critic believes "real".
@@ -45,8 +47,13 @@ class Sampler(Protocol):
         ...
 
     @property
-    def calls(self) -> int:
-        """Network calls that one sample costs."""
+    def calls(self) -> float:
+        """Denoiser or generator calls that one sample costs; critics are not counted."""
+        ...
+
+    @property
+    def cost(self) -> Cost:
+        """Every network call of one sample, those of critics included."""
         ...
 
     def __call__(self, noise: Tensor, label: Tensor | None = None, /) -> Tensor:

@@ -133,7 +133,9 @@ class Comparison:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
 
-HIGHER_IS_BETTER = frozenset({"precision", "recall", "density", "coverage", "modes", "high_quality"})
+HIGHER_IS_BETTER = frozenset(
+    {"precision", "recall", "density", "coverage", "modes", "high_quality"}
+)
 """Metrics of which more is better; of all others less is, but for those nearest to a value."""
 
 NEAREST_IS_BEST = {"mode_std": 0.974, "memorisation": 0.5, "c2st_accuracy": 0.5}

@@ -36,8 +36,8 @@ def curves(
         path: the picture; its suffix (png, svg, pdf) chooses the format.
         floors: dashed lines, `floor_x` for the quantity `x`; those in rows are found by themselves.
     """
-    series, panels = _series(rows), curve_panels(rows)
-    known = {**_last_floors(series), **(floors or {})}
+    drawn, panels = series(rows), curve_panels(rows)
+    known = {**_last_floors(drawn), **(floors or {})}
     if not panels:
         raise ValueError(f"there is nothing to draw against the step in {len(rows)} rows")
 
@@ -47,11 +47,11 @@ def curves(
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True)
     for axes, (title, names) in zip(grid.flat, panels.items(), strict=False):
         for name, colour in zip(names, COLOURS * len(names), strict=False):
-            _draw(axes, *series[name], colour, _leaf(name).replace("_", " "))
+            _draw(axes, *drawn[name], colour, _leaf(name).replace("_", " "))
             if f"floor_{_leaf(name)}" in known:
                 floor = known[f"floor_{_leaf(name)}"]
                 axes.axhline(floor, color=colour, linestyle="--", linewidth=0.9, label="floor")
-        _finish(axes, title, [series[name][1] for name in names])
+        _finish(axes, title, [drawn[name][1] for name in names])
     for axes in list(grid.flat)[len(panels) :]:
         axes.remove()
     for column in range(columns):
@@ -64,7 +64,7 @@ def curves(
 def curve_panels(rows: Sequence[Mapping]) -> dict[str, list[str]]:
     """The quantities in `rows` by the title of the panel that `curves` draws them in."""
     panels: dict[str, list[str]] = {}
-    for name in _series(rows):
+    for name in series(rows):
         if not _leaf(name).startswith("floor_"):
             panels.setdefault(_panel(name), []).append(name)
     return panels
@@ -95,16 +95,17 @@ def _finish(axes: Axes, title: str, drawn: list[list[float]]) -> None:
         axes.legend(handles, labels, fontsize=7, frameon=False)
 
 
-def _series(rows: Sequence[Mapping]) -> Series:
-    series: Series = {}
+def series(rows: Sequence[Mapping]) -> Series:
+    """Every finite number in `rows` against its `step`: quantity -> steps and values."""
+    found: Series = {}
     for row in rows:
         for name, value in row.items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if number and name not in NOT_CURVES and math.isfinite(value):
-                steps, values = series.setdefault(name, ([], []))
+                steps, values = found.setdefault(name, ([], []))
                 steps.append(float(row["step"]))
                 values.append(float(value))
-    return series
+    return found
 
 
 def _last_floors(series: Series) -> dict[str, float]:

@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from hybridgen.evaluation.subsets import mean_kernel, subset_kernel_distance
+
+CHUNK = 2_000
+"""Samples taken into the moments at a time."""
+
 
 class PassThrough(nn.Module):
     """Stands where torchmetrics expects a network, for features that are already computed."""
@@ -35,11 +40,14 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
         real: `[n d]`, n >= 2.
         fake: `[m d]`, m >= 2.
     """
-    real, fake = _checked(real, fake)
+    _check(real, fake)
     # One process judges; the others wait at the next step, not in a metric.
     metric = FrechetInceptionDistance(feature=PassThrough(real.shape[1]), sync_on_compute=False)
-    metric.update(real, real=True)
-    metric.update(fake, real=False)
+    # Moments are sums of products: far from the origin they would cancel but for their last digits.
+    middle = real.detach().mean(dim=0, dtype=torch.float64)
+    for features, is_real in ((real, True), (fake, False)):
+        for part in features.detach().split(CHUNK):
+            metric.update(part - middle, real=is_real)
     # Rounding can leave two equal sets at -1e-13.
     return max(0.0, float(metric.compute()))
 
@@ -77,9 +85,15 @@ def sliced_wasserstein(real: Tensor, fake: Tensor, *, directions: int = 64) -> f
 
 
 def kernel_distance(
-    real: Tensor, fake: Tensor, *, subsets: int = 50, subset_size: int = 1_000, seed: int = 0
+    real: Tensor,
+    fake: Tensor,
+    *,
+    subsets: int | None = 50,
+    subset_size: int = 1_000,
+    seed: int = 0,
 ) -> float:
-    """KID: the unbiased squared MMD with kernel `(x.y/d + 1)^3`, a mean over random subsets.
+    """KID: the unbiased squared MMD with kernel `(x.y/d + 1)^3`, a mean over random subsets or of
+    all samples.
 
     Unbiased, so two sets from one distribution give 0 on average and often a negative number.
     Source: Binkowski et al. 2018, arXiv:1801.01401, section 4.
@@ -87,11 +101,16 @@ def kernel_distance(
     Args:
         real: `[n d]`, n >= 2.
         fake: `[m d]`, m >= 2.
-        subsets: random subsets to average over; one is enough where it is a whole set.
+        subsets: random subsets to average over; `None` takes every pair of samples once, so that
+            nothing is random, at a cost that grows with `(n + m)^2`.
         subset_size: samples drawn from either set, at most n and m.
         seed: of the subsets; nobody's random state changes.
     """
-    real, fake = _checked(real, fake)
+    _check(real, fake)
+    if subsets is None:
+        everyone = torch.ones(1, len(fake), dtype=torch.bool)
+        return float(subset_kernel_distance(real, mean_kernel(real), fake, everyone))
+    real, fake = real.detach().double(), fake.detach().double()
     size = min(subset_size, len(real), len(fake))
     if size < 2 or subsets < 1:
         raise ValueError(f"need subset_size >= 2 and subsets >= 1, got {subset_size=}, {subsets=}")
@@ -110,11 +129,10 @@ def kernel_distance(
     return float(mean)
 
 
-def _checked(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+def _check(real: Tensor, fake: Tensor) -> None:
     if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
         raise ValueError(
             f"expected features [n d] and [m d], got {tuple(real.shape)} and {tuple(fake.shape)}"
         )
     if min(len(real), len(fake)) < 2:
         raise ValueError(f"need two samples of each kind, got {len(real)} and {len(fake)}")
-    return real.detach().double(), fake.detach().double()

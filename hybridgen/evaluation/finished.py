@@ -15,6 +15,8 @@ from torch import nn
 from hybridgen.data.settings import DataSettings
 from hybridgen.errors import InputError
 from hybridgen.evaluation.guide_material import fingerprint
+from hybridgen.evaluation.log_ratio import Calibration, LogRatio
+from hybridgen.evaluation.opponent import network_of
 from hybridgen.networks.build import load_network
 from hybridgen.training.files import write_atomically
 
@@ -27,12 +29,13 @@ class FinishedGuide:
         folder: of that run.
         critic: the guide.
         run: folder of the model that it was trained for.
-        sampler: the sampler and
+        sampler: the sampler (`single_pass` of a GAN) and
         steps: the number of steps whose errors it knows.
         scale: the one that was chosen for that sampler; 0 if none helped.
         set_apart: share of the training examples that it was not trained on.
         window: noise levels `(low, high)` at which it knows anything.
         blessed: whether held-out samples confirmed that it knows anything.
+        calibration: of its log ratio; `None` for a guide from before it was kept.
     """
 
     folder: Path
@@ -44,10 +47,35 @@ class FinishedGuide:
     set_apart: float
     window: tuple[float, float]
     blessed: bool
+    calibration: Calibration | None = None
 
     @property
     def fingerprint(self) -> str:
         return fingerprint(self.folder, "critic")
+
+    @property
+    def log_ratio(self) -> LogRatio:
+        """`(x, label) -> log p - log q` of clean samples, `[b]`, for `hybridgen.Refined`."""
+        return LogRatio(critic=self.critic, calibration=self._calibrated)
+
+    @property
+    def log_bound(self) -> float:
+        """What nearly all log ratios of the model's samples are below."""
+        return self._calibrated.log_bound
+
+    @property
+    def acceptance(self) -> float:
+        """The share of the model's samples that rejection accepts."""
+        return self._calibrated.acceptance
+
+    @property
+    def _calibrated(self) -> Calibration:
+        if self.calibration is None:
+            raise InputError(
+                f"{self.folder} holds a guide without a calibrated log ratio, from an earlier "
+                "version: train it again to refine samples with it"
+            )
+        return self.calibration
 
 
 def finished_guide(folder: str | Path) -> FinishedGuide:
@@ -61,7 +89,7 @@ def finished_guide(folder: str | Path) -> FinishedGuide:
     if not path.is_file() or not (folder / "critic").is_dir():
         raise InputError(f"{folder} is not a finished run of critic.py: train a guide first")
     said, run = json.loads(path.read_text()), Path(config_of(folder)["run"])
-    if said["model"] != fingerprint(run):
+    if said["model"] != fingerprint(run, network_of(run)):
         raise InputError(f"{folder} is a guide for another model than {run} holds: train it again")
     low, high = said["window"]
     return FinishedGuide(
@@ -74,6 +102,7 @@ def finished_guide(folder: str | Path) -> FinishedGuide:
         set_apart=said["set_apart"],
         window=(low, math.inf if high is None else high),
         blessed=said["blessed"],
+        calibration=Calibration(**said["log_ratio"]) if "log_ratio" in said else None,
     )
 
 
@@ -104,6 +133,18 @@ def config_of(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder} is not a run: expected config.yaml there; name another folder")
     return yaml.safe_load(path.read_text())
+
+
+def result_of(folder: Path) -> dict[str, float | None]:
+    """The figures of a finished run.
+
+    Raises:
+        InputError: it has none.
+    """
+    path = folder / "result.json"
+    if not path.is_file():
+        raise InputError(f"{folder} is not finished: expected result.json there; let it end first")
+    return json.loads(path.read_text())
 
 
 def kept(folder: Path, key: Mapping[str, Any], work: Callable[[], Any]) -> Any:

@@ -2,17 +2,18 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from hybridgen.data.images import to_float
-from hybridgen.data.source import Source
+from hybridgen.data.resident import shuffled
+from hybridgen.data.source import Batch, Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.guidance_effect import GuidanceEffect
 from hybridgen.evaluation.pictures import to_bytes
@@ -22,24 +23,6 @@ from hybridgen.training.files import write_atomically
 from hybridgen.training.run import Run
 
 _EXAMINED = 2_000
-
-
-def data_of(run: Path) -> dict[str, Any]:
-    """The data settings of a finished diffusion run.
-
-    Raises:
-        InputError: the folder holds none.
-    """
-    missing = [n for n in ("config.yaml", "denoiser", "result.json") if not (run / n).exists()]
-    if missing:
-        raise InputError(
-            f"{run} is not a finished run of experiments/diffusion.py (it has no {missing[0]}): "
-            "train one first, or name its folder with --run"
-        )
-    try:
-        return dict(yaml.safe_load((run / "config.yaml").read_text())["data"])
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{run / 'config.yaml'} is damaged: train the model again") from error
 
 
 def fingerprint(run: Path, network: str = "denoiser") -> str:
@@ -96,32 +79,86 @@ def refuse_another_model(folder: Path, model: str) -> None:
         )
 
 
+class Material:
+    """What a critic learns from, and apart from it what it is examined on.
+
+    Args:
+        real: training examples, and as `held_out` those set apart.
+        count: samples of the model.
+        part: the share of them that is set apart.
+        batch: real samples a step, and as many generated ones, over all processes.
+        seed: of every order.
+        rank, world: which of how many processes this is.
+        device: where it computes.
+
+    Raises:
+        InputError: a batch larger than what is there, or not divisible by the processes.
+    """
+
+    def __init__(
+        self,
+        real: Source,
+        *,
+        count: int,
+        part: float,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.real, self.count, self.seed = real, count, seed
+        self._held = max(4, round(part * count))
+        self._ours: dict[str, Any] = {
+            "batch": batch,
+            "rank": rank,
+            "world": world,
+            "device": device,
+        }
+        self._fake: tuple[Tensor, Tensor | None] = torch.empty(count), None
+        # Whatever is wrong is said now, before anything is drawn.
+        self.reals(0)
+        self.fakes(0)
+
+    def draw(self, effect: GuidanceEffect, path: Path, run: Run, model: str) -> None:
+        """Draw the samples of the model, or read them back; see `drawn_once`."""
+        self._fake = drawn_once(effect, self.count, path, run, model)
+
+    def reals(self, start: int) -> Iterator[Batch]:
+        """Batches of training examples from number `start` on."""
+        return self.real.batches(seed=self.seed, start=start, **self._ours)
+
+    def fakes(self, start: int) -> Iterator[Batch]:
+        """The same of the samples that are not set apart."""
+        x, label = self._fake
+        label = None if label is None else label[self._held :]
+        return shuffled(x[self._held :], label, seed=self.seed + 1, start=start, **self._ours)
+
+    def exam(self, levels: Tensor, denoiser: Critic | None) -> Exam:
+        """The exam on what is set apart, at most 2 000 samples of either kind.
+
+        Args:
+            levels: of noise, `[l]`.
+            denoiser: of the model, for score matching.
+        """
+        device = self._ours["device"]
+        x, label = self.real.reference("held_out", _EXAMINED, self.seed)
+        fake, fake_label = self._fake
+        first = min(self._held, _EXAMINED)
+        return Exam(
+            x.to(device),
+            fake[:first].to(device),
+            levels,
+            label=None if label is None or not self.real.classes else label.to(device),
+            fake_label=None if fake_label is None else fake_label[:first].to(device),
+            denoiser=denoiser,
+            seed=self.seed,
+        )
+
+
 def _frequent(source: Source, count: int) -> Tensor | None:
     """Labels `[count]` of training examples; `None` without classes."""
     _, label = source.reference("train", count)
     if not source.classes or label is None:
         return None
     return label[torch.arange(count) % len(label)]
-
-
-def exam_of(
-    real: Source,
-    fake: Tensor,
-    fake_label: Tensor | None,
-    *,
-    levels: Tensor,
-    denoiser: Critic | None,
-    device: torch.device,
-    seed: int,
-) -> Exam:
-    """The exam on what `real` holds out and on `fake`, at most 2 000 samples of either."""
-    x, label = real.reference("held_out", _EXAMINED, seed)
-    return Exam(
-        x.to(device),
-        fake[:_EXAMINED].to(device),
-        levels,
-        label=None if label is None or not real.classes else label.to(device),
-        fake_label=None if fake_label is None else fake_label[:_EXAMINED].to(device),
-        denoiser=denoiser,
-        seed=seed,
-    )

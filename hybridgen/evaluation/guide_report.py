@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Protocol
 
 from torch import nn
 
@@ -11,8 +12,14 @@ from hybridgen.data.source import Source
 from hybridgen.errors import RunError
 from hybridgen.evaluation.calibration import calibration_figures, draw_calibration
 from hybridgen.evaluation.guidance_effect import GuidanceEffect, distance_to
+from hybridgen.evaluation.log_ratio import LogRatio
 from hybridgen.evaluation.scale_search import ScaleChoice, choose_scale, draw_scales
+from hybridgen.sampling.refined import Refined
 from hybridgen.training.exam import CHANCE, Exam, Verdict
+from hybridgen.training.run import Run
+
+ROUNDS = 10
+"""Of refinement, where its effect on a GAN is shown."""
 
 
 def examined(exam: Exam, critic: nn.Module, folder: Path) -> tuple[Verdict, dict[str, float]]:
@@ -73,3 +80,75 @@ def on_held_out(
     unguided = distance(effect.samples(None, 0.0, samples, "judge"))
     guided = distance(effect.samples(critic, scale, samples, "judge")) if scale else unguided
     return {f"{name}_unguided": unguided, f"{name}_guided": guided}
+
+
+class Trials(Protocol):
+    """How a guide is tried; part of the settings of `experiments/critic.py`."""
+
+    @property
+    def scales(self) -> Sequence[float]: ...
+    @property
+    def scale_samples(self) -> int: ...
+    @property
+    def scale_draws(self) -> int: ...
+    @property
+    def final_samples(self) -> int: ...
+
+
+def guided(
+    effect: GuidanceEffect,
+    critic: nn.Module,
+    source: Source,
+    trials: Trials,
+    run: Run,
+    *,
+    blessed: bool,
+) -> dict[str, float]:
+    """The `scale` that is chosen, the distance at each, and to what `source` holds out.
+
+    A guide that is not blessed gets scale 0, whatever the search says. Draws `scale.png`,
+    `samples-unguided.png` and `samples-guided.png`.
+    """
+    low, high = effect.window
+    reach = f"from {low:.3g}" + ("" if high == math.inf else f" to {high:.3g}")
+    run.say(f"trying guidance scales at noise levels {reach}")
+    tried, distances = tried_scales(
+        effect,
+        critic,
+        run.folder,
+        scales=trials.scales,
+        samples=trials.scale_samples,
+        draws=trials.scale_draws,
+    )
+    scale = tried.scale if blessed else 0.0
+    effect.draw(None, 0.0, run.folder / "samples-unguided.png")
+    try:
+        effect.draw(critic, scale or 1.0, run.folder / "samples-guided.png")
+    except RunError as error:  # with scale 0 chosen there is a result all the same
+        run.say(f"no picture of guided samples: {error}")
+    final = on_held_out(effect, source, critic, scale, samples=trials.final_samples)
+    return {"scale": scale, **distances, **final}
+
+
+def refined(
+    effect: GuidanceEffect, ratio: LogRatio, source: Source, folder: Path, *, samples: int
+) -> dict[str, float]:
+    """The distance to what `source` holds out without refinement and after ten rounds of it.
+
+    Chains of Metropolis-Hastings, because they need no bound. Draws `samples-unrefined.png` and
+    `samples-refined.png`, which begin with the same noise.
+    """
+    better = GuidanceEffect(
+        effect.source,
+        effect.denoiser,
+        sampler=lambda network: Refined(
+            effect.sampler(network), ratio, "metropolis_hastings", ROUNDS
+        ),
+        seed=effect.seed,
+    )
+    name, distance = distance_to(source)
+    figures = {}
+    for word, shown in (("unrefined", effect), ("refined", better)):
+        shown.draw(None, 0.0, folder / f"samples-{word}.png")
+        figures[f"{name}_{word}"] = distance(shown.samples(None, 0.0, samples, "judge"))
+    return figures

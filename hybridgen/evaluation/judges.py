@@ -119,10 +119,17 @@ def judge_for(source: Source, *, samples: int | None = None, seed: int = 0) -> J
     if min(len(x), len(held_out)) <= NEIGHBOURS:
         return None
     reference, predicted = extract(network, held_out)
-    known = label is not None and float((predicted == label).float().mean()) >= RECOGNISED
+    known = knows_classes(predicted, label)
     figures = _image_figures(network, reference, x, known, seed)
     floors = {f"floor_{name}": figure for name, figure in figures.items()}
     return ImageJudge(network, reference, len(x), known, floors, seed)
+
+
+def knows_classes(predicted: Tensor | None, label: Tensor | None) -> bool:
+    """Whether a network's idea `[n]` of held-out examples agrees with the data's, if it has one."""
+    if predicted is None or label is None:
+        return False
+    return float((predicted == label).float().mean()) >= RECOGNISED
 
 
 def point_judge(

@@ -1,30 +1,66 @@
 """Precision, recall, density and coverage: fidelity and diversity by nearest neighbours."""
 
 import torch
-from einops import rearrange
+import torch.nn.functional as F
+from einops import rearrange, reduce
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from hybridgen.evaluation.tiles import Tiles
 
-def neighbour_radii(x: Tensor, *, neighbours: int = 5, chunk: int = 1_000) -> Tensor:
-    """Distance from each point of `[n d]` to its k-th nearest *other* point, `[n]`.
+CHUNK = 512
+"""Side of a tile; two of them fit in a processor's cache."""
+GROUP = 8
+"""Columns of which only the nearest is looked at first."""
 
-    Other by position, not by distance: a copy of a point is another point.
+
+def neighbour_radii(x: Tensor, *, neighbours: int = 5, chunk: int = CHUNK) -> Tensor:
+    """Distance from each point of `[n d]` to its k-th nearest *other* point, `[n]` in float64.
+
+    Other by position, not by distance: a copy of a point is another point. The k nearest points
+    are in the k groups of columns whose nearest points are nearest, so only these are looked at
+    one by one.
+
+    Args:
+        neighbours: k.
+        chunk: points compared with as many at a time, which bounds the memory.
+
+    Raises:
+        ValueError: no k other points, or features that are not finite.
     """
     if not 1 <= neighbours < len(x):
         raise ValueError(f"{len(x)} points have no {neighbours}-th nearest other point")
+    tiles = Tiles(x, x, chunk=GROUP * -(-chunk // GROUP))
+    members = torch.cat([_groups(columns, x.device) for columns in tiles.columns])
     radii = []
-    for start in range(0, len(x), chunk):
-        distances = torch.cdist(x[start : start + chunk], x)
-        rows = torch.arange(len(distances), device=x.device)
-        distances[rows, rows + start] = torch.inf
-        radii.append(distances.topk(neighbours, dim=1, largest=False).values[:, -1])
+    for rows in tiles.rows:
+        least = []
+        for columns in tiles.columns:
+            tile = tiles.tile(rows, columns)
+            if rows == columns:
+                tile.fill_diagonal_(torch.inf)
+            if len(columns) % GROUP:
+                tile = F.pad(tile, (0, -len(columns) % GROUP), value=torch.inf)
+            least.append(reduce(tile, "n (s g) -> n g", "min", s=GROUP))
+        groups = torch.cat(least, dim=1)
+        groups = groups.topk(min(neighbours, groups.shape[1]), largest=False).indices
+        others = rearrange(members[groups], "n k s -> n (k s)")
+        own = torch.arange(rows.start, rows.stop, device=x.device)
+        distances = tiles.distances(own, others.clamp(max=len(x) - 1))
+        nobody = (others == rearrange(own, "n -> n 1")) | (others >= len(x))
+        distances.masked_fill_(nobody, torch.inf)
+        radii.append(distances.topk(neighbours, largest=False).values[:, -1])
     return torch.cat(radii)
 
 
 def prdc(
-    real: Tensor, fake: Tensor, *, neighbours: int = 5, chunk: int = 1_000
+    real: Tensor,
+    fake: Tensor,
+    *,
+    neighbours: int = 5,
+    real_radii: Tensor | None = None,
+    chunk: int = CHUNK,
 ) -> dict[str, float]:
     """How the two sets' k-nearest-neighbour balls contain each other's points, strictly inside.
 
@@ -37,28 +73,38 @@ def prdc(
         real: `[n d]`.
         fake: `[m d]`.
         neighbours: k.
-        chunk: real points compared with everything at a time, which bounds the memory.
+        real_radii: `neighbour_radii` of `real` with the same k, for whoever compares many sets
+            with one.
+        chunk: points compared with as many at a time, which bounds the memory.
+
+    Raises:
+        ValueError: shapes that do not fit, no k other points, or features that are not finite.
     """
-    if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
+    if real_radii is None:
+        real_radii = neighbour_radii(real, neighbours=neighbours, chunk=chunk)
+    if real_radii.shape != real.shape[:1]:
         raise ValueError(
-            f"expected features [n d] and [m d], got {tuple(real.shape)} and {tuple(fake.shape)}"
+            f"expected one radius for each of {len(real)} points, got {list(real_radii.shape)}"
         )
-    real, fake = real.detach().double(), fake.detach().double()
-    real_radii = neighbour_radii(real, neighbours=neighbours, chunk=chunk)
+    tiles = Tiles(real, fake, chunk=chunk)
     fake_radii = neighbour_radii(fake, neighbours=neighbours, chunk=chunk)
     balls = torch.zeros(len(fake), dtype=torch.int64, device=real.device)
-    recalled = covered = 0
-    for part, radii in zip(real.split(chunk), real_radii.split(chunk), strict=True):
-        distances = torch.cdist(part, fake)
-        inside = distances < rearrange(radii, "n -> n 1")
-        balls += inside.sum(dim=0)
-        covered += int(inside.any(dim=1).sum())
-        recalled += int((distances < fake_radii).any(dim=1).sum())
+    covered, recalled = torch.zeros(2, len(real), dtype=torch.bool, device=real.device)
+    for rows in tiles.rows:
+        here = slice(rows.start, rows.stop)
+        for columns in tiles.columns:
+            there = slice(columns.start, columns.stop)
+            squared = tiles.tile(rows, columns)
+            beyond = tiles.beyond(squared, rearrange(real_radii[here], "n -> n 1"), rows, columns)
+            balls[there] += (beyond < 0).sum(dim=0, dtype=torch.int32)
+            covered[here] |= beyond.amin(dim=1) < 0
+            nearest = tiles.least_beyond(squared, fake_radii[there], rows, columns)
+            recalled[here] |= nearest < 0
     return {
         "precision": float((balls > 0).double().mean()),
-        "recall": recalled / len(real),
+        "recall": float(recalled.double().mean()),
         "density": float(balls.double().mean()) / neighbours,
-        "coverage": covered / len(real),
+        "coverage": float(covered.double().mean()),
     }
 
 
@@ -92,3 +138,9 @@ class Prdc(Metric):
 
     def compute(self) -> dict[str, float]:
         return prdc(dim_zero_cat(self.real), dim_zero_cat(self.fake), neighbours=self.neighbours)
+
+
+def _groups(columns: range, device: torch.device) -> Tensor:
+    """Which columns of a tile share a group, `[g s]`; the last may reach past the end."""
+    padded = columns.start + torch.arange(len(columns) + -len(columns) % GROUP, device=device)
+    return rearrange(padded, "(s g) -> g s", s=GROUP)

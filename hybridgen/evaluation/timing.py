@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from statistics import median
 
 import torch
+from scipy.stats import binom
 
 from hybridgen.maths.draws import rng_for
 
@@ -31,7 +32,7 @@ def clock_for(device: torch.device, threads: int) -> Clock:
 
 def take_turns(
     tasks: Mapping[str, Callable[[], object]],
-    repeats: int,
+    repeats: int | Mapping[str, int],
     clock: Clock,
     after: Callable[[], object] = lambda: None,
 ) -> Rounds:
@@ -41,17 +42,42 @@ def take_turns(
     for a while meets all of them.
 
     Args:
+        repeats: of all tasks, or of each; those with fewer sit rounds out, evenly spread.
         after: called after each round, for a progress bar.
     """
     names, rounds = list(tasks), {name: [] for name in tasks}
-    for number in range(repeats + 1):
+    wanted = dict.fromkeys(names, repeats) if isinstance(repeats, int) else repeats
+    most = max(wanted.values())
+    for number in range(most + 1):
         first = number % len(names)
         for name in names[first:] + names[:first]:
+            # As many turns up to this round as its share of them says; the first counts for none.
+            due = number * wanted[name] // most - max(0, number - 1) * wanted[name] // most
+            if number > 0 and not due:
+                continue
             begun = clock()
             tasks[name]()
             rounds[name].append(clock() - begun)
         after()
     return {name: seconds[1:] for name, seconds in rounds.items()}
+
+
+def median_interval(seconds: list[float]) -> tuple[float, float, float]:
+    """The median and its 95 % interval, from the order of independent rounds.
+
+    The median lies above the k-th of n rounds from either end unless fewer than k of them fall on
+    that side of it, which is Binomial(n, 1/2): no shape of the distribution is assumed. Below six
+    rounds even the least and the greatest cover only `1 - 2^(1 - n)`; they are given then.
+    Source: Thompson 1936, the sign test's interval.
+
+    Raises:
+        ValueError: no rounds.
+    """
+    if not seconds:
+        raise ValueError("a median needs at least one round, got none")
+    ordered = sorted(seconds)
+    k = max(0, int(binom.ppf(0.025, len(ordered), 0.5)) - 1)
+    return median(ordered), ordered[k], ordered[-1 - k]
 
 
 def ratio_of_medians(

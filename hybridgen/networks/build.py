@@ -1,6 +1,7 @@
 """From settings to networks, and from a folder back to the network saved in it."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +14,10 @@ from hybridgen.networks.dcgan import DcganCritic, DcganGenerator
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.networks.mlp import MlpCritic, MlpGenerator
 from hybridgen.networks.residual import ResidualCritic, ResidualGenerator
+from hybridgen.networks.waves import WavesCritic
 
 Architecture = Literal["mlp", "dcgan", "residual"]
+CriticArchitecture = Literal["mlp", "waves", "dcgan", "residual"]
 _GENERATORS: dict[str, type[Any]] = {
     "mlp": MlpGenerator,
     "dcgan": DcganGenerator,
@@ -22,6 +25,7 @@ _GENERATORS: dict[str, type[Any]] = {
 }
 _CRITICS: dict[str, type[Any]] = {
     "mlp": MlpCritic,
+    "waves": WavesCritic,
     "dcgan": DcganCritic,
     "residual": ResidualCritic,
 }
@@ -50,7 +54,8 @@ class CriticSettings:
     """The critic.
 
     Attributes:
-        architecture: `mlp` for points; `residual` (R3GAN) or `dcgan` (2015) for images.
+        architecture: `mlp` for points, or `waves`, which sees finer structure and is no player of a
+            game; `residual` (R3GAN) or `dcgan` (2015) for images.
         width: units of a hidden layer, or channels at the finest resolution inside (for `dcgan`
             half the image's).
         depth: hidden layers, or residual blocks per resolution; ignored by `dcgan`.
@@ -58,7 +63,7 @@ class CriticSettings:
         activation: `leaky_relu`, or `silu` for a loss on the critic's gradient (score matching).
     """
 
-    architecture: Architecture = "dcgan"
+    architecture: CriticArchitecture = "dcgan"
     width: int = 64
     depth: int = 2
     noise_conditional: bool = False
@@ -138,7 +143,8 @@ def build_generator(
     Raises:
         InputError: the architecture cannot make that shape.
     """
-    sizes = _sizes(settings.architecture, shape) | {"width": settings.width, "classes": classes}
+    sizes = _sizes(settings.architecture, shape, _GENERATORS)
+    sizes |= {"width": settings.width, "classes": classes}
     if settings.architecture != "dcgan":
         sizes["depth"] = settings.depth
     return _GENERATORS[settings.architecture](latent=settings.latent, **sizes)
@@ -150,7 +156,8 @@ def build_critic(settings: CriticSettings, shape: tuple[int, ...], classes: int 
     Raises:
         InputError: the architecture cannot judge that shape.
     """
-    sizes = _sizes(settings.architecture, shape) | {"width": settings.width, "classes": classes}
+    sizes = _sizes(settings.architecture, shape, _CRITICS)
+    sizes |= {"width": settings.width, "classes": classes}
     if settings.architecture != "dcgan":
         sizes["depth"] = settings.depth
     return _CRITICS[settings.architecture](
@@ -184,13 +191,13 @@ def load_network(folder: str | Path) -> ModelMixin:
         raise InputError(f"the weights in {folder} cannot be read ({error}); save again") from error
 
 
-def _sizes(architecture: str, shape: tuple[int, ...]) -> dict[str, int]:
-    if architecture not in _GENERATORS:
-        raise InputError(f"no architecture {architecture!r}; there are {sorted(_GENERATORS)}")
-    if architecture == "mlp":
+def _sizes(architecture: str, shape: tuple[int, ...], known: Mapping[str, Any]) -> dict[str, int]:
+    if architecture not in known:
+        raise InputError(f"no architecture {architecture!r}; there are {sorted(known)}")
+    if architecture in ("mlp", "waves"):
         if len(shape) != 1:
             raise InputError(
-                f"architecture mlp is for points (d,), but the data has shape {shape}; "
+                f"architecture {architecture} is for points (d,), but the data has shape {shape}; "
                 "choose residual or dcgan"
             )
         return {"dimension": shape[0]}

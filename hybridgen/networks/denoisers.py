@@ -19,6 +19,7 @@ from hybridgen.networks.conditioning import (
     require_positive,
 )
 from hybridgen.networks.unet import build_unet, check_widths
+from hybridgen.networks.waves import Waves
 
 _TURN = 100.0
 """Radians of the U-Net's fastest wave per unit of `log(sigma) / 4`."""
@@ -94,7 +95,7 @@ class PointDenoiser(ModelMixin, ConfigMixin):
     """`(x [b d], sigma [b], label [b] or None) -> x0 [b d]`: an MLP on waves of x and sigma.
 
     A plain MLP is too smooth to see modes a hundredth as wide as the data; waves down to `finest`
-    are handed to it (Tancik et al. 2020, arXiv:2006.10739).
+    are handed to it (see `hybridgen.networks.waves.Waves`).
 
     Args:
         dimension: entries of a point.
@@ -119,15 +120,12 @@ class PointDenoiser(ModelMixin, ConfigMixin):
         data_std: float = 1.0,
     ) -> None:
         super().__init__()
-        require_positive(dimension=dimension, width=width, depth=depth, waves=waves)
+        require_positive(width=width, depth=depth)
         require_classes(classes)
         _check_std(data_std)
-        if not 0 < finest < math.inf:
-            raise InputError(f"finest is a wavelength and must be positive, got {finest}")
         self.shape, self.classes = (dimension,), classes
-        lengths = torch.logspace(math.log10(8), math.log10(finest), waves, dtype=torch.float64)
-        self.register_buffer("frequencies", 2 * math.pi / lengths.float(), persistent=False)
-        self.entry = nn.Linear(dimension * (2 * waves + 1), width)
+        self.view = Waves(dimension=dimension, waves=waves, finest=finest)
+        self.entry = nn.Linear(self.view.size, width)
         self.level = nn.Linear(24, width * (depth + 1))
         self.embedding = nn.Embedding(classes + 1, width) if classes else None
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
@@ -146,8 +144,7 @@ class PointDenoiser(ModelMixin, ConfigMixin):
         return like(c.skip, x) * x + like(c.out, x) * self._raw(like(c.inner, x) * x, sigma, label)
 
     def _raw(self, seen: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
-        angles = (seen.unsqueeze(-1) * cast(Tensor, self.frequencies).to(seen)).flatten(1)
-        h = self.entry(torch.cat([seen, angles.sin(), angles.cos()], dim=1))
+        h = self.entry(self.view(seen))
         biases = self.level(noise_features(sigma).to(h.dtype)).chunk(len(self.hidden) + 1, dim=1)
         h = h + biases[0]
         if self.embedding is not None:

@@ -1,6 +1,6 @@
 """From a setting to a sampler."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Literal, get_args
 
@@ -74,6 +74,22 @@ def build_sampler(
         )
     except ValueError as error:
         raise InputError(f"sampler {settings.name} cannot be built: {error}") from error
+
+
+def with_calls(settings: SamplerSettings, calls: int) -> SamplerSettings:
+    """The sampler with as many steps as make `calls` denoiser calls.
+
+    Raises:
+        InputError: it makes no such number of calls.
+    """
+    if settings.name not in ("heun", "heun_discrete"):
+        return replace(settings, steps=calls)
+    if calls % 2 == 0:
+        raise InputError(
+            f"{settings.name} makes an odd number of calls, so {calls} is not one of its budgets: "
+            "give odd budgets or another sampler"
+        )
+    return replace(settings, steps=(calls + 1) // 2)
 
 
 def _scheduler(settings: SamplerSettings) -> Any:

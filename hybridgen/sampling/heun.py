@@ -45,7 +45,7 @@ class Heun:
             raise ValueError(f"churn must be finite and >= 0, got {self.churn}")
 
     @property
-    def calls(self) -> int:
+    def calls(self) -> float:
         """Denoiser evaluations."""
         return self.cost.denoiser
 

@@ -8,6 +8,7 @@ missing. Any sampler will do: compute the log ratios of its outputs, choose, and
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 
@@ -95,6 +96,35 @@ def importance_resampling(log_ratio: Tensor, count: int, generator: torch.Genera
         raise ValueError(f"count must be at least 1, got {count}")
     weights = torch.softmax(log_ratio.double(), dim=0)
     return torch.multinomial(weights, count, replacement=True, generator=generator)
+
+
+def importance_choice(log_ratio: Tensor, uniform: Tensor) -> Tensor:
+    """One of each row's candidates, column j with probability `softmax(log_ratio)_j`.
+
+    What is chosen from k + 1 independent samples of q tends to p as k grows, and rows stay
+    independent: nothing is repeated. Source: Rubin 1987, sampling importance resampling.
+
+    Args:
+        log_ratio: `[n k+1]`; a row of minus infinities chooses its first column.
+        uniform: `[n]`, drawn from [0, 1); the column is where it falls in the row's distribution.
+
+    Returns:
+        `[n]`, the column (int64, 0..k).
+
+    Raises:
+        ValueError: sizes that do not match, log ratios that are no numbers, uniforms outside
+            [0, 1).
+    """
+    _check_ratios(log_ratio, dimensions=2)
+    _check_uniform(uniform, (len(log_ratio),))
+    ratios = log_ratio.double()
+    highest = ratios.max(dim=1, keepdim=True).values
+    weights = torch.where(highest.isneginf(), 1.0, (ratios - highest).exp())
+    weights[:, 1:] = weights[:, 1:].masked_fill(highest.isneginf(), 0.0)
+    reached = weights.cumsum(dim=1)
+    # Divided by its own end, so that rounding leaves no gap below 1.
+    below = reached / reached[:, -1:] <= rearrange(uniform.double(), "n -> n 1")
+    return below.sum(dim=1)
 
 
 def effective_sample_size(log_ratio: Tensor) -> float:

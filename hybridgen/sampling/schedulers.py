@@ -71,7 +71,7 @@ class Scheduled:
         object.__setattr__(self, "_language", spoken)
 
     @property
-    def calls(self) -> int:
+    def calls(self) -> float:
         """Denoiser evaluations of one sample."""
         return self.cost.denoiser
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hybridgen.maths.cost import Cost
 from hybridgen.protocols import Generator
 
 
@@ -20,6 +21,11 @@ class SinglePass:
     generator: Generator
     noise_shape: tuple[int, ...]
     calls: int = 1
+
+    @property
+    def cost(self) -> Cost:
+        """Network calls of one sample."""
+        return Cost(generator=self.calls)
 
     @torch.no_grad()
     def __call__(self, noise: Tensor, label: Tensor | None = None) -> Tensor:

@@ -15,8 +15,13 @@ from hybridgen.training.files import write_atomically
 _LEFTOVERS = {".lock", ".tmp-config.yaml"}
 
 
-def claim(folder: Path, config: Mapping[str, Any]) -> IO[str]:
+def claim(folder: Path, config: Mapping[str, Any], *, changing: bool = False) -> IO[str]:
     """Create `folder` with its `config.yaml`, or check that it holds a run of this `config`.
+
+    Args:
+        config: the settings of the run.
+        changing: whether a folder of other settings is taken too, and gets these: for experiments
+            whose parts say themselves what settings they are of.
 
     Returns:
         The lock; closing it lets another process work here.
@@ -33,7 +38,8 @@ def claim(folder: Path, config: Mapping[str, Any]) -> IO[str]:
                 f"{folder} is not empty and not a run of this program (it has no config.yaml): "
                 "choose another --out"
             )
-        _check_settings(config_file, plain)
+        if not changing:
+            _check_settings(config_file, plain)
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("a")
     except OSError as error:
@@ -43,8 +49,9 @@ def claim(folder: Path, config: Mapping[str, Any]) -> IO[str]:
     try:
         # Not flock: workers that are forked later would keep it while they outlive this process.
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _check_settings(config_file, plain)
-        if not config_file.exists():
+        if not changing:
+            _check_settings(config_file, plain)
+        if changing or not config_file.exists():
             write_atomically(config_file, yaml.safe_dump(plain, sort_keys=False))
     except (BlockingIOError, PermissionError) as error:
         lock.close()

@@ -186,7 +186,10 @@ def refuse_unfit(
     if config.objective == "cross_entropy":
         return
     if denoiser is None:
-        raise InputError("score matching compares with a denoiser and got none: pass the model's")
+        raise InputError(
+            "score matching compares with a denoiser and got none: pass the model's; a GAN has "
+            "none, so set training.objective cross_entropy for it"
+        )
     if getattr(critic, "config", {}).get("activation") == "leaky_relu":
         raise InputError(
             "score matching differentiates the critic's gradient, which a LeakyReLU's kinks do not "

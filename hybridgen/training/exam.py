@@ -74,6 +74,9 @@ class Exam:
         label, fake_label: `[n]` and `[m]`.
         denoiser: of the model to be guided, for score matching.
         seed: names the noise.
+
+    Attributes:
+        real, fake: the samples and their labels; as above, even rows choose and odd ones judge.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class Exam:
                 f"{len(fake)} generated ones"
             )
         self.levels, self._denoiser, self._seed = levels, denoiser, seed
-        self._real, self._fake = (real, label), (fake, fake_label)
+        self.real, self.fake = (real, label), (fake, fake_label)
 
     @torch.no_grad()
     def logits(self, critic: Critic) -> tuple[Tensor, Tensor]:
@@ -187,7 +190,7 @@ class Exam:
 
     def _questions(self, side: str) -> Iterator[list[_Question]]:
         """For each level the noised samples of one side, in parts that fit into memory."""
-        clean, label = self._real if side == "real" else self._fake
+        clean, label = self.real if side == "real" else self.fake
         for number, sigma in enumerate(self.levels.tolist()):
             rng = rng_for(self._seed, "exam", side, number)
             noise = torch.randn(clean.shape, generator=rng).to(clean)

@@ -57,6 +57,13 @@ def test_frechet_distance_to_a_collapsed_generator_is_all_the_variance_and_the_o
     assert frechet_distance(real, real) == pytest.approx(0, abs=1e-6)
 
 
+def test_frechet_distance_does_not_depend_on_where_the_origin_is():
+    real, fake = torch.randn(2, 4_500, 8, generator=rng(), dtype=torch.float64)
+    fake = 0.5 * fake + 1
+    here, far = frechet_distance(real, fake), frechet_distance(real + 1e6, fake + 1e6)
+    assert far == pytest.approx(here, rel=1e-8)
+
+
 def test_frechet_distance_is_what_torchmetrics_says_of_the_images():
     class Flat(nn.Module):
         num_features = 4
@@ -90,6 +97,38 @@ def test_kid_of_whole_sets_is_the_unbiased_mmd_with_the_cubic_kernel():
     real, fake = torch.randn(2, 25, 7, generator=rng(), dtype=torch.float64)
     fake = 1.4 * fake + 0.5
     assert kernel_distance(real, fake) == pytest.approx(direct_mmd(real, fake), rel=1e-10)
+
+
+def test_kid_of_all_samples_is_the_unbiased_mmd_whatever_their_numbers():
+    real, fake = torch.randn(25, 7, generator=rng()), 1.4 * torch.randn(17, 7, generator=rng(1))
+    exact = direct_mmd(real.double(), fake.double())
+    assert kernel_distance(real, fake, subsets=None) == pytest.approx(exact, rel=1e-10)
+    assert kernel_distance(fake, real, subsets=None) == pytest.approx(exact, rel=1e-10)
+
+
+def moments(mean, root):
+    """First three moments of a Gaussian."""
+    c = root @ root.T
+    lifted = torch.einsum("i,jk->ijk", mean, c)
+    sides = (lifted, lifted.permute(1, 0, 2), lifted.permute(1, 2, 0))
+    third = torch.einsum("i,j,k->ijk", mean, mean, mean) + sum(sides)
+    return mean, c + torch.outer(mean, mean), third
+
+
+def test_kid_of_all_samples_of_gaussians_is_on_average_the_closed_form():
+    d, n, m = 3, 20, 30
+    a, b = torch.eye(d).double(), torch.tensor([[0.6, 0, 0], [0.5, 1, 0], [0, 0.3, 1.2]]).double()
+    mean = torch.tensor([0.5, -0.2, 0.4], dtype=torch.float64)
+    pairs = zip(moments(0 * mean, a), moments(mean, b), strict=True)
+    first, second, third = ((x - y).square().sum() for x, y in pairs)
+    exact = 3 * first / d + 3 * second / d**2 + third / d**3
+    z = torch.randn(1_000, n + m, d, generator=rng(), dtype=torch.float64)
+    values = torch.tensor(
+        [kernel_distance(x[:n] @ a.T, x[n:] @ b.T + mean, subsets=None) for x in z]
+    )
+    error = values.std() / len(values) ** 0.5
+    assert error < 0.05 * exact
+    assert abs(values.mean() - exact) < 4 * error
 
 
 def test_kid_of_two_sets_from_one_distribution_is_zero_on_average():

@@ -68,6 +68,77 @@ def test_a_collapsed_generator_keeps_its_precision_and_loses_its_recall():
     assert row["coverage"] < 0.5
 
 
+def by_hand(real, fake, k):
+    """From all distances at once, as differences coordinate by coordinate."""
+    real, fake = real.double(), fake.double()
+    apart = (real[:, None] - fake[None]).square().sum(dim=2).sqrt()
+
+    def radii(x):
+        own = (x[:, None] - x[None]).square().sum(dim=2).sqrt().fill_diagonal_(torch.inf)
+        return own.kthvalue(k, dim=1).values
+
+    inside = apart < radii(real)[:, None]
+    return {
+        "precision": inside.any(dim=0).double().mean().item(),
+        "recall": (apart < radii(fake)).any(dim=1).double().mean().item(),
+        "density": inside.sum().item() / len(fake) / k,
+        "coverage": inside.any(dim=1).double().mean().item(),
+    }
+
+
+def on_a_lattice(count, seed):
+    return torch.randint(4, (count, 5), generator=rng(seed)).float() / 10
+
+
+def in_tight_clusters(count, seed):
+    modes = torch.randint(5, (count, 2), generator=rng(seed)).double()
+    return 1e3 * modes + 1e-3 * torch.randn(count, 2, generator=rng(seed + 1), dtype=torch.float64)
+
+
+HARD = {
+    "ties everywhere": (on_a_lattice(210, 0), on_a_lattice(170, 1)),
+    "copies of real points": (on_a_lattice(210, 0), on_a_lattice(210, 0)[:100]),
+    "one point": (torch.randn(60, 3, generator=rng()), torch.full((50, 3), 0.3)),
+    "tight clusters": (in_tight_clusters(300, 0), in_tight_clusters(250, 5)),
+    "far from the origin": tuple(1e7 + torch.randn(2, 200, 4, generator=rng(3)).double()),
+    "far from each other": (torch.rand(90, 2, generator=rng()), 1e5 + on_a_lattice(80, 1)[:, :2]),
+}
+
+
+@pytest.mark.parametrize("case", HARD)
+@pytest.mark.parametrize("chunk", [1, 40, 64, 512])
+def test_what_rounding_could_decide_is_decided_by_exact_differences(case, chunk):
+    real, fake = (x[: 3 * chunk] if chunk < 10 else x for x in HARD[case])
+    for k in (1, 2):
+        ours = prdc(real, fake, neighbours=k, chunk=chunk)
+        assert ours == pytest.approx(by_hand(real, fake, k), abs=1e-12)
+
+
+def test_every_copy_lies_on_the_edge_of_balls_that_reach_to_it():
+    grid = torch.cartesian_prod(*3 * [torch.arange(3.0)]) / 10
+    assert prdc(grid, grid + 0.1, neighbours=3) == pytest.approx(by_hand(grid, grid + 0.1, 3))
+    assert neighbour_radii(grid, neighbours=3) == pytest.approx(torch.full((27,), 0.1).tolist())
+
+
+def test_radii_that_are_known_already_change_nothing():
+    real, fake = torch.randn(80, 3, generator=rng()), torch.randn(70, 3, generator=rng(1))
+    radii = neighbour_radii(real, neighbours=4)
+    assert radii.dtype == torch.float64
+    assert prdc(real, fake, neighbours=4, real_radii=radii) == prdc(real, fake, neighbours=4)
+    wider = prdc(real, fake, neighbours=4, real_radii=2 * radii)
+    assert wider["density"] > prdc(real, fake, neighbours=4)["density"]
+    with pytest.raises(ValueError, match=r"one radius for each of 80 points, got \[70\]"):
+        prdc(real, fake, real_radii=torch.ones(70))
+
+
+def test_features_that_are_not_finite_are_refused():
+    real, fake = torch.randn(2, 80, 3, generator=rng(), dtype=torch.float64)
+    for wrong in (torch.nan, torch.inf, 1e200):
+        fake[3, 1] = wrong
+        with pytest.raises(ValueError, match="expected finite features"):
+            prdc(real, fake)
+
+
 def test_the_metric_of_batches_is_the_function_of_all():
     real, fake = torch.randn(40, 3, generator=rng()), torch.randn(30, 3, generator=rng(1))
     metric = Prdc(neighbours=2)

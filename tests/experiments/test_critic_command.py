@@ -11,11 +11,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hybridgen.config import command
+from hybridgen.evaluation.finished import finished_guide
 from hybridgen.networks.build import (
     CriticSettings,
     DenoiserSettings,
+    GeneratorSettings,
     build_critic,
     build_denoiser,
+    build_generator,
     load_network,
 )
 
@@ -47,6 +50,14 @@ def models(tmp_path_factory):
         settings = DenoiserSettings(widths=(8, 8), width=8, depth=1)
         build_denoiser(settings, shape, classes).save_pretrained(folder / "denoiser")
         data = {"path": "ring" if name == "ring" else "digits", "labels": classes > 0}
+        (folder / "config.yaml").write_text(yaml.safe_dump({"data": data, "seed": 0}))
+        (folder / "result.json").write_text("{}")
+    for name, shape, classes in (("gan", (1, 8, 8), 0), ("gan-labels", (1, 8, 8), 10)):
+        folder = made[name] = tmp_path_factory.mktemp(name)
+        settings = GeneratorSettings(width=8, latent=4)
+        build_generator(settings, shape, classes).save_pretrained(folder / "generator")
+        build_critic(CriticSettings(width=8), shape, classes).save_pretrained(folder / "critic")
+        data = {"path": "digits", "labels": classes > 0}
         (folder / "config.yaml").write_text(yaml.safe_dump({"data": data, "seed": 0}))
         (folder / "result.json").write_text("{}")
     return made
@@ -84,6 +95,7 @@ def test_a_guide_leaves_its_weights_what_it_is_for_and_pictures(trained):
     guide = json.loads((trained / "guide.json").read_text())
     assert guide.keys() == {
         *("sampler", "steps", "objective", "scale", "blessed", "set_apart", "model", "window"),
+        "log_ratio",
     }
     assert (guide["sampler"], guide["steps"]) == ("heun", 3)
     result = json.loads((trained / "result.json").read_text())
@@ -183,10 +195,60 @@ def test_a_guide_can_start_as_the_critic_of_a_gan(call, models, tmp_path):
     torch.testing.assert_close(guide(x, torch.zeros(3), None), gan(x, None, None))
 
 
+@pytest.mark.parametrize(("name", "start"), [("gan", True), ("gan-labels", False)])
+def test_a_gan_gets_a_critic_that_refines_it(call, models, tmp_path, name, start):
+    begun = ("--start", models[name]) if start else ()
+    status, out, err = call("--run", models[name], "--out", tmp_path / "g", *begun)
+    assert status == 0, err
+    names = {path.name for path in (tmp_path / "g").iterdir()} - {".lock"}
+    assert names == {
+        *("config.yaml", "log.jsonl", "result.json", "guide.json", "critic", "checkpoints"),
+        *("fakes.safetensors", "calibration.png", "curves.png"),
+        *("samples-unrefined.png", "samples-refined.png"),
+    }
+    guide = json.loads((tmp_path / "g" / "guide.json").read_text())
+    assert (guide["sampler"], guide["steps"], guide["scale"]) == ("single_pass", 1, 0.0)
+    assert "frechet_distance_refined" in out and "scale" not in out
+    result = json.loads((tmp_path / "g" / "result.json").read_text())
+    assert result["log_ratio_slope"] == guide["log_ratio"]["slope"] >= 0
+    found = finished_guide(tmp_path / "g")
+    generator = load_network(models[name] / "generator")
+    label = torch.arange(20) % 10 if name == "gan-labels" else None
+    x = generator(torch.randn(20, 4), label)
+    assert found.log_ratio(x, label).shape == (20,)
+    assert found.run == models[name] and 0 < found.acceptance <= 1
+
+
+def test_guides_of_a_gan_and_of_a_diffusion_model_have_folders_of_their_own(
+    call, models, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert call("--run", models["gan"]).status == 0
+    assert [path.name for path in (tmp_path / "runs" / "critic").iterdir()] == [
+        "gan-digits-cross_entropy-seed0"
+    ]
+
+
+def test_a_gan_has_no_score_to_match(call, models, tmp_path):
+    argv = ("--training.objective", "score_matching", "--critic.activation", "silu")
+    status, _, err = call("--run", models["gan"], "--out", tmp_path / "g", *argv)
+    assert status == 2
+    assert "a GAN has none, so set training.objective cross_entropy" in err
+    assert not (tmp_path / "g").exists()
+
+
+def test_a_critic_of_other_samples_is_no_start(call, models, tmp_path):
+    build_critic(CriticSettings(architecture="mlp"), (2,)).save_pretrained(tmp_path / "c/critic")
+    argv = ("--run", models["gan"], "--start", tmp_path / "c", "--out", tmp_path / "g")
+    status, _, err = call(*argv)
+    assert status == 2
+    assert "is for samples of shape (2,) and the data has (1, 8, 8)" in err
+
+
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["--run", "nowhere"], "nowhere is not a finished run of experiments/diffusion.py"),
+        (["--run", "nowhere"], "nowhere is not a finished run of experiments/diffusion.py or gan"),
         (["--critic.noise_conditional", "false"], "build it with noise_conditional=True"),
         (["--training.objective", "score_matching"], "set critic.activation silu"),
         (["--scales", "[0.5, 1.0]"], "have 0 among them, got [0.5, 1.0]"),

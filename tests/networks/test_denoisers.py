@@ -172,7 +172,7 @@ def test_a_saved_denoiser_comes_back_bit_for_bit(kind, classes, tmp_path):
         for n in (network, loaded)
     )
     assert ours.keys() == theirs.keys()
-    assert ("frequencies" in ours) == (kind == "points")
+    assert ("view.frequencies" in ours) == (kind == "points")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     x, sigma = (t.float() for t in noisy(network))
     label = torch.tensor([0, 3, 1]) if classes else None
@@ -217,7 +217,7 @@ def test_every_setting_reaches_the_network():
     expected = {"dimension": 3, "width": 24, "depth": 1, "waves": 3, "finest": 0.5, "classes": 5}
     assert expected.items() <= dict(points.config).items()
     assert points.config["data_std"] == 2.0
-    assert points.frequencies.tolist() == pytest.approx([2 * math.pi / w for w in (8, 2, 0.5)])
+    assert points.view.frequencies.tolist() == pytest.approx([2 * math.pi / w for w in (8, 2, 0.5)])
 
 
 def test_the_deviation_of_the_data_is_edms_for_images_and_one_for_points():

@@ -1,10 +1,15 @@
 """What a sample is said to cost, against what is counted while it is made."""
 
+from dataclasses import fields
+from typing import get_args
+
 import pytest
 import torch
 from oracles import Counted
 
+from hybridgen import SinglePass
 from hybridgen.maths.noise import karras_sigmas
+from hybridgen.sampling.build import SamplerName, SamplerSettings, build_sampler
 from hybridgen.sampling.cost import Cost, cost_of
 from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
 from hybridgen.sampling.heun import Heun
@@ -36,6 +41,10 @@ class CountedBackwards:
         self.backward += 1
 
 
+def cost(denoiser=0, forward=0, backward=0):
+    return Cost(denoiser=denoiser, critic_forward=forward, critic_backward=backward)
+
+
 def in_window(denoiser, critic):
     return discriminator_guidance(denoiser, critic, window=(0.3, 5.0))
 
@@ -61,27 +70,56 @@ def test_the_cost_that_is_told_is_the_cost_that_is_counted(name, churn, dtype):
     denoiser, critic = Counted(halved), CountedBackwards()
     sampler = Heun(GUIDANCE[name](denoiser, critic), (2,), karras_sigmas(7), churn=churn)
     sampler(torch.randn(3, 2, dtype=dtype), LABEL)
-    assert sampler.cost == Cost(denoiser.calls, critic.forward, critic.backward)
+    assert sampler.cost == cost(denoiser.calls, critic.forward, critic.backward)
     assert sampler.calls == denoiser.calls
 
 
+@pytest.mark.parametrize("guidance", GUIDANCE)
+@pytest.mark.parametrize("name", get_args(SamplerName))
+def test_the_cost_that_is_told_is_the_cost_that_is_counted_under_every_scheduler(name, guidance):
+    denoiser, critic = Counted(halved), CountedBackwards()
+    settings = SamplerSettings(name=name, steps=6)
+    sampler = build_sampler(settings, GUIDANCE[guidance](denoiser, critic), (2,))
+    sampler(torch.randn(3, 2), LABEL)
+    assert sampler.cost == cost(denoiser.calls, critic.forward, critic.backward)
+    a_step = 2 if "labels" in guidance else 1
+    steps = 11 if name in ("heun", "heun_discrete") else 6
+    assert sampler.calls == denoiser.calls == a_step * steps
+    if guidance == "two critics":  # their window is open but for the lowest levels
+        assert 2 * (steps - 2) <= critic.forward == critic.backward <= 2 * steps
+
+
+def test_a_single_pass_costs_one_call_of_its_generator():
+    made = []
+    sampler = SinglePass(lambda noise, label: made.append(noise) or noise, (2,))
+    sampler(torch.randn(3, 2))
+    assert sampler.cost == Cost(generator=1) and sampler.calls == sampler.cost.calls == len(made)
+
+
 def test_costs_of_compositions_are_what_a_hand_counts():
-    cost = {name: make(halved, total) for name, make in GUIDANCE.items()}
-    assert cost_of(cost["no guidance"], 1.0) == Cost(1, 0, 0)
-    assert cost_of(cost["a critic"], 1.0) == Cost(1, 1, 1)
-    assert cost_of(cost["a critic"], 0.04) == Cost(1, 0, 0)
-    assert cost_of(cost["a critic at scale zero"], 1.0) == Cost(1, 0, 0)
-    assert cost_of(cost["two critics"], 1.0) == Cost(1, 2, 2)
-    assert cost_of(cost["labels inside a critic"], 1.0) == Cost(2, 1, 1)
-    assert cost_of(cost["a critic inside labels"], 1.0) == Cost(2, 2, 2)
-    assert Cost(1, 2, 3) * 2 + Cost(1, 0, 0) == Cost(3, 4, 6)
+    made = {name: make(halved, total) for name, make in GUIDANCE.items()}
+    assert cost_of(made["no guidance"], 1.0) == cost(1, 0, 0)
+    assert cost_of(made["a critic"], 1.0) == cost(1, 1, 1)
+    assert cost_of(made["a critic"], 0.04) == cost(1, 0, 0)
+    assert cost_of(made["a critic at scale zero"], 1.0) == cost(1, 0, 0)
+    assert cost_of(made["two critics"], 1.0) == cost(1, 2, 2)
+    assert cost_of(made["labels inside a critic"], 1.0) == cost(2, 1, 1)
+    assert cost_of(made["a critic inside labels"], 1.0) == cost(2, 2, 2)
+
+
+def test_every_kind_of_call_is_added_and_multiplied():
+    names = [field.name for field in fields(Cost)]
+    one = Cost(**{name: 10.0**i for i, name in enumerate(names)})
+    for i, name in enumerate(names):
+        assert getattr(one * 2.5 + one, name) == 3.5 * 10**i
+    assert one.calls == one.denoiser + one.generator
 
 
 def test_levels_that_churn_raises_into_the_window_are_counted():
     critic, sigmas = CountedBackwards(), torch.tensor([4.0, 2.0, 1.0, 0.0])
     guided = discriminator_guidance(halved, critic, window=(4.5, 5.0))
-    assert Heun(guided, (2,), sigmas).cost == Cost(5, 0, 0)
+    assert Heun(guided, (2,), sigmas).cost == cost(5, 0, 0)
     sampler = Heun(guided, (2,), sigmas, churn=0.6)
-    assert sampler.cost == Cost(5, 1, 1)
+    assert sampler.cost == cost(5, 1, 1)
     sampler(torch.randn(3, 2))
     assert (critic.forward, critic.backward) == (1, 1)

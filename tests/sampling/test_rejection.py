@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hybridgen.sampling.rejection import (
     effective_sample_size,
+    importance_choice,
     importance_resampling,
     metropolis_hastings,
     rejection,
@@ -129,6 +130,39 @@ def test_resampling_ignores_a_constant_and_impossible_samples():
     assert set(once.tolist()) == {0, 2}
 
 
+@pytest.mark.parametrize("k", [0, 1, 3])
+def test_a_choice_among_few_has_the_law_that_enumeration_gives(k):
+    rows = torch.cartesian_prod(*[torch.arange(4)] * (k + 1)).reshape(-1, k + 1)
+    chance = MODEL[rows].prod(dim=1, keepdim=True) * torch.softmax(RATIO[rows], dim=1)
+    expected = torch.zeros(4, dtype=torch.float64).index_add(0, rows.flatten(), chance.flatten())
+    outcomes = from_model(200_000, k + 1)
+    index = importance_choice(RATIO[outcomes], torch.rand(200_000, generator=rng(1)))
+    got = frequencies(outcomes.gather(1, index[:, None])[:, 0])
+    torch.testing.assert_close(got, expected, rtol=0, atol=0.006)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 6), st.integers(0, 6), st.integers(0, 1000))
+def test_a_choice_is_where_the_uniform_falls_in_the_rows_distribution(count, k, seed):
+    log_ratio = 3 * torch.randn(count, k + 1, generator=rng(seed), dtype=torch.float64)
+    uniform = torch.rand(count, generator=rng(seed + 1), dtype=torch.float64)
+    reached = torch.softmax(log_ratio, dim=1).cumsum(dim=1)
+    expected = [
+        next((j for j, level in enumerate(row) if draw < level), k)
+        for row, draw in zip(reached.tolist(), uniform.tolist(), strict=True)
+    ]
+    assert importance_choice(log_ratio, uniform).tolist() == expected
+    assert importance_choice(log_ratio + 900, uniform).tolist() == expected
+
+
+def test_a_choice_never_falls_on_what_is_impossible():
+    no = -math.inf
+    log_ratio = torch.tensor([[no, 0.0, no], [no, no, 2.0], [1.0, no, no], [no, no, no]])
+    for uniform in (0.0, 0.5, 1 - 2**-53):
+        draws = torch.full((4,), uniform, dtype=torch.float64)
+        assert importance_choice(log_ratio, draws).tolist() == [1, 2, 0, 0]
+
+
 def test_the_effective_sample_size_is_one_for_equal_weights_and_one_nth_for_a_single_one():
     assert effective_sample_size(torch.full((10,), 123.0)) == pytest.approx(1)
     single = torch.tensor([900.0, -900.0, -math.inf, 0.0])
@@ -166,6 +200,8 @@ ZEROS = torch.zeros(3)
         (lambda: effective_sample_size(ZEROS + math.inf), "raw logits"),
         (lambda: effective_sample_size(ZEROS - math.inf), "every log ratio is minus infinity"),
         (lambda: importance_resampling(ZEROS - math.inf, 2, rng()), "no sample to choose"),
+        (lambda: importance_choice(ZEROS, ZEROS), r"\[n k\+1\].*\[3\]"),
+        (lambda: importance_choice(torch.zeros(2, 3), ZEROS), r"shape \[2\], got \[3\]"),
         (lambda: importance_resampling(ZEROS, 0, rng()), "count must be at least 1, got 0"),
         (lambda: metropolis_hastings(ZEROS, torch.zeros(3, 0)), r"\[n k\+1\].*\[3\]"),
         (

@@ -1,0 +1,228 @@
+"""Compare single-pass and guided sampling on one page: `accelerate launch experiments/compare.py`.
+
+Quality, diversity and cost of every method on equal terms; without `--config` it takes
+`configs/compare/digits.yaml`, which trains all it needs. What is finished is not done again.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from entrants import Model, check_command, command_of, folders, missing, train
+from tqdm import tqdm
+
+from hybridgen.config import command
+from hybridgen.data.load import DataSettings, load_data
+from hybridgen.errors import InputError
+from hybridgen.evaluation.biography import biography
+from hybridgen.evaluation.comparison import Comparison, Expense, Row
+from hybridgen.evaluation.contenders import Contender, contenders, kind_of
+from hybridgen.evaluation.finished import data_settings
+from hybridgen.evaluation.methods import Method
+from hybridgen.evaluation.page import markdown
+from hybridgen.evaluation.page.headline import headline
+from hybridgen.evaluation.provenance import about, provenance
+from hybridgen.evaluation.ruler import ruler_for
+from hybridgen.evaluation.scoring import Scored, picture_of, scored
+from hybridgen.evaluation.summary import publish
+from hybridgen.evaluation.timed import timed
+from hybridgen.training.claim import claim
+from hybridgen.training.launch import make_accelerator
+from hybridgen.training.tracking import JsonLines
+
+DEFAULT = Path(__file__).parents[1] / "configs" / "compare" / "digits.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPath:
+    """Where the data of models still to be trained is.
+
+    Attributes:
+        path: in the place of the one in their own settings, see `experiments/gan.py`.
+    """
+
+    path: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Settings of `experiments/compare.py`.
+
+    Attributes:
+        models: runs that take part, critics after the models they judge.
+        runs: name -> folder of a finished run, in the place of a model of that name or beside them.
+        train: whether to train models that are missing.
+        methods: ways to samples, each with its budgets.
+        data: see `DataPath`.
+        quality: the metric of the picture and the sentences; the Frechet distance of images, the
+            sliced Wasserstein distance of points if not given.
+        samples: for each row; as many as the data allows, at most 10 000, if not given.
+        halves: of the samples that each interval is computed from.
+        timing_batch: samples made together when methods are timed.
+        timing_rounds: turns of each method.
+        seed: of trainings that are missing, and of the noise that all methods share.
+        out: the folder of the page, and of models that are trained for it.
+        threads: of torch on the CPU, for sampling and measuring.
+    """
+
+    models: tuple[Model, ...] = ()
+    runs: dict[str, str] = field(default_factory=dict)
+    train: bool = False
+    methods: tuple[Method, ...] = ()
+    data: DataPath = field(default_factory=DataPath)
+    quality: str | None = None
+    samples: int | None = None
+    halves: int = 32
+    timing_batch: int = 64
+    timing_rounds: int = 15
+    seed: int = 0
+    out: Path = Path("runs/compare/digits")
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.methods or not (self.models or self.runs):
+            raise InputError(
+                "there is nothing to compare: give methods, and models or runs, as "
+                "configs/compare/digits.yaml does"
+            )
+        for name in ("halves", "timing_batch", "timing_rounds"):
+            if getattr(self, name) < 2:
+                raise InputError(f"{name} must be at least 2, got {getattr(self, name)}")
+
+
+def main(settings: Compare) -> None:
+    out = settings.out
+    accelerator = make_accelerator(out, seed=settings.seed, threads=settings.threads)
+    if accelerator.num_processes > 1:
+        raise InputError(
+            f"a comparison is made by one process, and {accelerator.num_processes} were launched: "
+            "use python experiments/compare.py"
+        )
+    # Whatever is wrong with the settings is said before anything is trained.
+    places = folders(settings.models, settings.runs, out / "models")
+    to_train = missing(settings.models, settings.runs, places)
+    kinds = {model.name: model.script for model in settings.models}
+    for method in settings.methods:
+        method.check_names(places)
+        method.check_kind(kinds.get(method.model) or kind_of(places[method.model]))
+    untrained = {model.name for model in to_train}
+    ready = [places[m.model] for m in settings.methods if m.model not in untrained]
+    if ready:
+        same_data(ready)
+    own = [model for model in settings.models if model.name not in settings.runs]
+    commands = {
+        model.name: command_of(model, places, seed=settings.seed, data=settings.data.path)
+        for model in own
+    }
+    for name, words in commands.items():
+        check_command(name, words, places)
+    if to_train and not settings.train:
+        raise InputError(
+            f"not trained yet: {', '.join(model.name for model in to_train)}; add --train true, or "
+            "name finished folders with --runs"
+        )
+    with claim(out, {k: v for k, v in asdict(settings).items() if k != "out"}, changing=True):
+        for model in to_train:
+            train(model.name, commands[model.name], places[model.name])
+        comparison = compared(settings, places, commands, accelerator.device)
+        publish(comparison, out)
+        print(markdown(comparison))
+        print("\n".join(headline(comparison)))
+        print(f"the page is {out / 'report.html'}")
+
+
+def compared(
+    settings: Compare,
+    places: Mapping[str, Path],
+    commands: Mapping[str, list[str]],
+    device: torch.device,
+) -> Comparison:
+    """Every method at every budget, measured on equal terms."""
+    used = dict.fromkeys(name for method in settings.methods for name in method.models)
+    source = load_data(same_data([places[method.model] for method in settings.methods]))
+    ruler = ruler_for(source, samples=settings.samples, seed=settings.seed, halves=settings.halves)
+    quality = settings.quality or ("sliced_wasserstein" if source.mixture else "frechet_distance")
+    if quality not in ruler.floors:
+        raise InputError(f"no metric {quality!r} here; there are {', '.join(sorted(ruler.floors))}")
+    entrants = contenders(settings.methods, places, source, device=device)
+    log, measured = JsonLines(settings.out / "log.jsonl"), settings.out / "measured"
+    log.forget_after(0)
+    rows: list[Scored] = []
+    with tqdm(entrants, unit="row") as bar:
+        for number, contender in enumerate(bar, start=1):
+            bar.set_description(contender.name)
+            found = scored(contender, ruler, source, seed=settings.seed, folder=measured)
+            figures = {name: estimate.value for name, estimate in found.figures.items()}
+            log.log({"name": contender.name, **figures}, step=number)
+            rows.append(found)
+    expenses = timed(
+        entrants,
+        source,
+        batch=settings.timing_batch,
+        rounds=settings.timing_rounds,
+        folder=measured,
+    )
+    held_out, _ = source.reference("held_out", ruler.samples, settings.seed)
+    return Comparison(
+        title=f"Single pass against guided diffusion: {source.name}",
+        data=about(source, held_out=len(held_out)),
+        features=ruler.features,
+        samples=ruler.samples,
+        rows=tuple(
+            row_of(contender, found, expenses[contender.name])
+            for contender, found in zip(entrants, rows, strict=True)
+        ),
+        models=tuple(
+            biography(name, places[name], " ".join(commands.get(name, [str(places[name])])))
+            for name in used
+        ),
+        quality=quality,
+        real_picture=picture_of(held_out, source),
+        real_histogram=ruler.histogram(held_out),
+        classes=tuple(str(number) for number in range(len(ruler.histogram(held_out)))),
+        warnings=ruler.warnings,
+        provenance=provenance(
+            [f"experiments/{Path(__file__).name}", *sys.argv[1:]], seed=settings.seed
+        ),
+    )
+
+
+def same_data(runs: list[Path]) -> DataSettings:
+    """What all of these runs were trained on.
+
+    Raises:
+        InputError: they were trained on different data.
+    """
+    for run in runs:
+        if data_settings(run) != data_settings(runs[0]):
+            raise InputError(
+                f"{run} was trained on other data than {runs[0]} ({data_settings(run)} and "
+                f"{data_settings(runs[0])}): compare models of one data set and resolution"
+            )
+    return data_settings(runs[0])
+
+
+def row_of(contender: Contender, found: Scored, expense: Expense) -> Row:
+    """A row of the page."""
+    return Row(
+        method=contender.method.name,
+        setting=contender.budget.words,
+        kind=contender.kind,
+        models=contender.method.models,
+        baseline=contender.method.baseline,
+        figures=found.figures,
+        expense=expense,
+        details=contender.details,
+        picture=found.picture,
+        neighbours=found.neighbours,
+        histogram=found.histogram,
+    )
+
+
+if __name__ == "__main__":
+    given = sys.argv[1:]
+    if not any(word.split("=")[0] == "--config" for word in given):
+        given = ["--config", str(DEFAULT), *given]
+    sys.exit(command(main, Compare, given, description=__doc__ or ""))

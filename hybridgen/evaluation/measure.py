@@ -1,0 +1,115 @@
+"""Any sampler measured, yours too: how good its samples are, how sure that is, what one costs."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hybridgen.data.source import Source
+from hybridgen.evaluation.comparison import Estimate, Expense
+from hybridgen.evaluation.expense import expense_of
+from hybridgen.evaluation.intervals import HALVES
+from hybridgen.evaluation.ruler import Ruler, ruler_for
+from hybridgen.maths.cost import Cost
+from hybridgen.maths.draws import rng_for
+
+Data = Source | tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measurement:
+    """What was found out about a sampler.
+
+    Attributes:
+        figures: metric -> estimate, beside its floor and, on mixtures, the truth.
+        expense: of one sample.
+        samples: `[n ...]` on the CPU, those that were measured.
+        warnings: a sentence for each figure that so few samples cannot carry.
+    """
+
+    figures: Mapping[str, Estimate]
+    expense: Expense
+    samples: Tensor
+    warnings: tuple[str, ...]
+
+
+def measure(
+    sampler: Callable[..., Tensor],
+    data: Data | Ruler,
+    *,
+    noise_shape: tuple[int, ...] | None = None,
+    samples: int | None = None,
+    features: Callable[[Tensor], Tensor] | None = None,
+    label: Tensor | None = None,
+    batch: int = 256,
+    halves: int = HALVES,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Measurement:
+    """Samples of `sampler`, measured against data, with 95 % intervals and the cost of a sample.
+
+    `measure(SinglePass(generator, (64,)), digits())`, or for a sampler and data of your own
+    `measure(my_sampler, (train, held_out), noise_shape=(3, 32, 32), features=my_network)`.
+
+    Args:
+        sampler: `(noise [b *noise_shape]) -> [b ...]`, or with `label [b]` as its second argument
+            if `label` is given; images in [-1, 1]. If it has a `cost`, as every
+            `hybridgen.protocols.Sampler` has, its network calls are told too.
+        data: a data set, or the pair `(train [n ...], held_out [m ...])`: samples are compared with
+            the second, the first gives floors and finds copies. To measure several samplers on
+            equal terms give `ruler_for(data)`, which is prepared once.
+        noise_shape: of one sample; the sampler's own, if it says it.
+        samples: how many; as many as the data allows, at most 10 000, if not given.
+        features: images `[b ...]` to `[b d]`; the shipped network that knows them if not given.
+        label: `[samples]`, of a conditional sampler.
+        batch: samples made together, also when they are timed.
+        halves: random halves of the samples, whose spread makes the intervals.
+        seed: of the noise; two samplers of one noise shape get the same.
+        device: where noise and labels are.
+
+    Raises:
+        ValueError: no noise shape, labels of another number, samples of another shape.
+        InputError: too little data, or images that no shipped network knows and no `features`.
+        RunError: samples that are not finite.
+    """
+    shape = noise_shape or getattr(sampler, "noise_shape", None)
+    if shape is None:
+        raise ValueError("the sampler does not say what noise it takes: give noise_shape")
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    if isinstance(data, Ruler):
+        ruler = data
+    else:
+        ruler = ruler_for(data, samples=samples, features=features, seed=seed, halves=halves)
+    if label is not None and label.shape != (ruler.samples,):
+        raise ValueError(f"expected labels [{ruler.samples}], got {list(label.shape)}")
+    noise = torch.randn(ruler.samples, *shape, generator=rng_for(seed, "measure"))
+    asked = _Asked(sampler, labelled=label is not None)
+
+    def part(tensor: Tensor | None, start: int) -> Tensor | None:
+        return None if tensor is None else tensor[start : start + batch].to(device)
+
+    starts = range(0, ruler.samples, batch)
+    x = torch.cat([asked(part(noise, i), part(label, i)).cpu() for i in starts])
+    return Measurement(
+        figures=ruler(x),
+        expense=expense_of(asked, noise[:batch].to(device), part(label, 0)),
+        samples=x,
+        warnings=ruler.warnings,
+    )
+
+
+class _Asked:
+    """Anybody's sampler, called with noise, and with labels only if there are any."""
+
+    def __init__(self, sampler: Callable[..., Tensor], *, labelled: bool) -> None:
+        self._sampler, self._labelled = sampler, labelled
+
+    @property
+    def cost(self) -> Cost | None:
+        return getattr(self._sampler, "cost", None)
+
+    def __call__(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        x = self._sampler(noise, label) if self._labelled else self._sampler(noise)
+        return x.detach()

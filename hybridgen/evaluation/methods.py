@@ -1,0 +1,127 @@
+"""Ways to samples, as a person names them in settings."""
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from hybridgen.errors import InputError
+from hybridgen.sampling.build import SamplerName, SamplerSettings, with_calls
+from hybridgen.sampling.refined import How
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to samples, at each of its budgets: all `calls` at all `scales` for all `rounds`.
+
+    Attributes:
+        name: in tables and pictures.
+        model: the name of the run that is sampled.
+        sampler: of a diffusion model.
+        calls: budgets of a diffusion model, denoiser calls a sample.
+        low: the lowest noise level of `heun` and `edm_*`.
+        high: the highest.
+        guide: the name of a run of `critic.py` that guides the sampling.
+        scales: of guidance; the guide's own if none is given.
+        critic: the name of a run of `critic.py` that refines finished samples.
+        how: they are refined.
+        rounds: budgets of refinement, proposals beside the first.
+        baseline: the name of the method that this one is a change of.
+    """
+
+    name: str
+    model: str
+    sampler: SamplerName = "edm_dpmpp"
+    calls: tuple[int, ...] = ()
+    low: float = 0.002
+    high: float = 80.0
+    guide: str | None = None
+    scales: tuple[float, ...] = ()
+    critic: str | None = None
+    how: How = "metropolis_hastings"
+    rounds: tuple[int, ...] = ()
+    baseline: str | None = None
+
+    def __post_init__(self) -> None:
+        if min((1, *self.calls, *self.rounds)) < 1:
+            raise InputError(
+                f"{self.name}: calls and rounds must be at least 1, got {list(self.calls)} and "
+                f"{list(self.rounds)}"
+            )
+        if (self.critic is None) != (not self.rounds):
+            raise InputError(
+                f"{self.name}: refinement takes a critic and rounds, got critic {self.critic} and "
+                f"rounds {list(self.rounds)}"
+            )
+        if self.scales and self.guide is None:
+            raise InputError(f"{self.name}: scales {list(self.scales)} need a guide; name one")
+        if not all(map(math.isfinite, self.scales)):
+            raise InputError(f"{self.name}: scales are finite numbers, got {list(self.scales)}")
+        for calls in self.calls:
+            self.sampler_settings(calls)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the runs it takes, the one that is sampled first."""
+        return tuple(n for n in (self.model, self.guide, self.critic) if n is not None)
+
+    def check_kind(self, kind: str) -> None:
+        """Refuse budgets that a model of this kind, `gan` or another, does not have.
+
+        Raises:
+            InputError: see above.
+        """
+        if kind == "gan" and (self.calls or self.guide):
+            raise InputError(f"{self.name}: a GAN takes one pass, so leave out calls and guide")
+        if kind != "gan" and not self.calls:
+            raise InputError(f"{self.name}: name its denoiser calls a sample, such as calls: [10]")
+
+    def check_names(self, known: Collection[str]) -> None:
+        """Refuse a method whose runs are not among the `known` names.
+
+        Raises:
+            InputError: see above.
+        """
+        for name in self.models:
+            if name not in known:
+                raise InputError(
+                    f"{self.name}: no run is called {name!r}; there are {', '.join(sorted(known))}"
+                )
+
+    def budgets(self, own_scale: float) -> Iterator["Budget"]:
+        """Every combination; `own_scale` is the guide's."""
+        scales: tuple[float | None, ...] = (None,)
+        if self.guide is not None:
+            scales = self.scales or (own_scale,)
+        for calls, scale, rounds in product(self.calls or (0,), scales, self.rounds or (0,)):
+            yield Budget(calls=calls, scale=scale, rounds=rounds)
+
+    def sampler_settings(self, calls: int) -> SamplerSettings:
+        """Of a diffusion model, with as many steps as make `calls` calls."""
+        named = SamplerSettings(name=self.sampler, low=self.low, high=self.high)
+        return with_calls(named, calls)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What one row may spend.
+
+    Attributes:
+        calls: of a denoiser; 0 for a GAN.
+        scale: of guidance; `None` without a guide.
+        rounds: of refinement; 0 without.
+    """
+
+    calls: int
+    scale: float | None
+    rounds: int
+
+    @property
+    def words(self) -> str:
+        """Such as "10 calls, scale 2"."""
+        said = [f"{self.calls} calls"] if self.calls else []
+        if self.scale is not None:
+            said.append(f"scale {self.scale:g}")
+        if self.rounds:
+            said.append(f"{self.rounds} round" + "s" * (self.rounds > 1))
+        return ", ".join(said)

@@ -1,0 +1,168 @@
+"""The tables: quality, cost and trainings."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hybridgen.evaluation.comparison import Comparison, Estimate, Row, Trained
+from hybridgen.evaluation.page import words
+from hybridgen.evaluation.page.metrics import UNRANKED, direction, metric_of, metrics_of
+from hybridgen.evaluation.page.palette import Look
+from hybridgen.evaluation.page.ranking import best_apart
+
+UNEQUAL = 1.25
+"""Trainings whose seconds differ by more than this factor are spoken of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What stands in a table.
+
+    Attributes:
+        small: below the text.
+        key: by which the column is sorted; empty comes last.
+    """
+
+    text: str
+    small: str = ""
+    key: str = ""
+    best: bool = False
+    look: Look | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Columns by name and hint; rows that begin with their header; fixed rows come first."""
+
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    fixed: tuple[tuple[Cell, ...], ...] = ()
+
+
+def quality_table(comparison: Comparison, looked: Mapping[str, Look]) -> Table:
+    """Every figure with its interval, over what real and perfect samples get."""
+    names, rows = metrics_of(comparison), comparison.rows
+    ranked = [name for name in names if name not in UNRANKED]
+    best = {name: best_apart(rows, name) for name in ranked}
+    fixed = [
+        (Cell(text=title), *(_level(rows, name, which) for name in names))
+        for which, title in (("floor", "real samples (floor)"), ("truth", "perfect samples"))
+    ]
+    return Table(
+        columns=(
+            ("method", ""),
+            *((metric_of(name).label, direction(name)) for name in names),
+        ),
+        rows=tuple(
+            (
+                Cell(text=row.method, small=row.setting, key=row.name, look=looked[row.kind]),
+                *(_figure(row.figures.get(name), best=best.get(name) is row) for name in names),
+            )
+            for row in rows
+        ),
+        fixed=tuple(cells for cells in fixed if any(cell.key for cell in cells[1:])),
+    )
+
+
+def cost_table(rows: Sequence[Row], looked: Mapping[str, Look]) -> Table:
+    """What one sample costs."""
+    times = [row.expense.seconds.value for row in rows]
+    least = min((t for t in times if math.isfinite(t) and t > 0), default=math.nan)
+    return Table(
+        columns=(
+            ("method", ""),
+            ("denoiser calls", ""),
+            ("generator calls", ""),
+            ("critic forward", ""),
+            ("critic backward", ""),
+            ("FLOPs", ""),
+            ("seconds", ""),
+            ("times the cheapest", ""),
+            ("peak memory", ""),
+        ),
+        rows=tuple(_cost(row, looked[row.kind], least) for row in rows),
+    )
+
+
+def trainings_table(models: Sequence[Trained]) -> Table:
+    """What each run had."""
+    names = list(dict.fromkeys(name for model in models for name in model.facts))
+    return Table(
+        columns=(("run", ""), *((name.replace("_", " "), "") for name in names)),
+        rows=tuple(
+            (
+                Cell(text=model.name, key=model.name),
+                *(_number(model.facts.get(name)) for name in names),
+            )
+            for model in models
+        ),
+    )
+
+
+def unequal_trainings(comparison: Comparison) -> str:
+    """A sentence if the seconds behind methods differ; empty if not, or if they are not known."""
+    seconds = {model.name: model.facts.get("seconds") for model in comparison.models}
+    behind: dict[tuple[str, ...], float] = {}
+    for row in comparison.rows:
+        parts = [seconds.get(name) for name in dict.fromkeys(row.models)]
+        known = [part for part in parts if part is not None and math.isfinite(part) and part > 0]
+        if known and len(known) == len(parts):
+            behind[row.models] = sum(known)
+    if len(behind) < 2:
+        return ""
+    (short, least), *_, (long, most) = sorted(behind.items(), key=lambda item: item[1])
+    if most <= UNEQUAL * least:
+        return ""
+    little = f"{words.seconds(least)} behind what takes {words.listed([*short])}"
+    much = f"{words.seconds(most)} behind what takes {words.listed([*long])}"
+    return (
+        f"Training was not equal: {little}, {much}. Differences between such methods may be "
+        "differences in training."
+    )
+
+
+def _figure(estimate: Estimate | None, *, best: bool) -> Cell:
+    if estimate is None:
+        return Cell(text="")
+    key = f"{estimate.value:.9g}" if math.isfinite(estimate.value) else ""
+    text, small = words.value_of(estimate), words.interval_of(estimate)
+    return Cell(text=text, small=small, key=key, best=best)
+
+
+def _level(rows: Sequence[Row], name: str, which: str) -> Cell:
+    levels = [getattr(row.figures[name], which) for row in rows if name in row.figures]
+    there = [level for level in levels if level is not None and not math.isnan(level)]
+    if not there:
+        return Cell(text="")
+    low, high = words.number(min(there)), words.number(max(there))
+    return Cell(text=low if low == high else f"{low} to {high}", key=low)
+
+
+def _cost(row: Row, look: Look, least: float) -> tuple[Cell, ...]:
+    expense, calls = row.expense, row.expense.calls
+    named = ("denoiser", "generator", "critic_forward", "critic_backward")
+    counted = [_number(getattr(calls, name)) if calls else Cell(text="?") for name in named]
+    time = expense.seconds
+    ends = (
+        "" if time.low == time.high else f"{words.seconds(time.low)} to {words.seconds(time.high)}"
+    )
+    return (
+        Cell(text=row.method, small=row.setting, key=row.name, look=look),
+        *counted,
+        Cell(text=words.scaled(expense.flops), key=f"{expense.flops:.9g}"),
+        Cell(text=words.seconds(time.value), small=ends, key=f"{time.value:.9g}"),
+        Cell(text=words.number(time.value / least, 2 if time.value < 99.5 * least else 3)),
+        Cell(
+            text=words.memory(expense.peak_bytes),
+            small=f"batch of {expense.batch}",
+            key=str(expense.peak_bytes),
+        ),
+    )
+
+
+def _number(value: float | None) -> Cell:
+    if value is None:
+        return Cell(text="")
+    whole = math.isfinite(value) and float(value).is_integer()
+    text = words.count(int(value)) if whole else words.number(value)
+    return Cell(text=text, key=f"{value:.9g}")

@@ -1,0 +1,117 @@
+"""Distances of all pairs, a tile at a time: fast products, and exact where it is close."""
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+AT_ONCE = 2**18
+"""Coordinates of pairs that are subtracted at a time."""
+
+
+class Tiles:
+    """Tiles of `|x|^2 + |y|^2 - 2 x.y`, the squared distances of all pairs, in float64.
+
+    Points are first moved to the middle of both sets. What is left of rounding is at most
+    `tolerance`; where a decision is closer than that, `distances` takes differences coordinate by
+    coordinate instead.
+
+    Args:
+        x: `[n d]`.
+        y: `[m d]`.
+        chunk: side of a tile.
+
+    Attributes:
+        rows, columns: ranges of the points of `x` and `y` that make tiles.
+
+    Raises:
+        ValueError: shapes that do not fit, or features that are not finite or not when squared.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, *, chunk: int) -> None:
+        if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+            raise ValueError(
+                f"expected features [n d] and [m d], got {tuple(x.shape)} and {tuple(y.shape)}"
+            )
+        if chunk < 1 or not len(x) or not len(y):
+            raise ValueError(
+                f"need points and a chunk of at least 1, got {len(x)}, {len(y)}, {chunk}"
+            )
+        self.x, self.y = x.detach(), y.detach()
+        self.rows, self.columns = _ranges(len(x), chunk), _ranges(len(y), chunk)
+        self._middle = (_mean(self.x, self.rows) + _mean(self.y, self.columns)) / 2
+        self._x_norms = self._squares(self.x, self.rows)
+        self._y_norms = self._squares(self.y, self.columns)
+        largest = float(self._x_norms.amax() + self._y_norms.amax())
+        if not largest < torch.inf:
+            raise ValueError("expected finite features, got some that are not, or not when squared")
+        # A sum of d products errs by less than d roundings of the product of the norms.
+        self.tolerance = 2 * (x.shape[1] + 8) * torch.finfo(torch.float64).eps * largest
+        # Memory that is used again spares the system fresh pages, which cost as much as products.
+        size = len(self.rows[0]) * len(self.columns[0])
+        self._tile, self._beyond, self._close = x.new_empty(3, size, dtype=torch.float64)
+
+    def tile(self, rows: range, columns: range) -> Tensor:
+        """Squared distances `[rows columns]`, valid until the next call."""
+        x, y = self.x[_slice(rows)] - self._middle, self.y[_slice(columns)] - self._middle
+        x_norms, y_norms = self._x_norms[_slice(rows)], self._y_norms[_slice(columns)]
+        left = torch.cat([-2 * x, x_norms, torch.ones_like(x_norms)], dim=1)
+        right = torch.cat([y, torch.ones_like(y_norms), y_norms], dim=1)
+        return torch.mm(left, right.T, out=_shaped(self._tile, rows, columns))
+
+    def beyond(self, squared: Tensor, radii: Tensor, rows: range, columns: range) -> Tensor:
+        """A number for each pair, below 0 just where the distance is less than the radius.
+
+        Args:
+            squared: the tile of these rows and columns.
+            radii: `[rows 1]` or `[columns]`.
+
+        Returns:
+            `[rows columns]`, valid until the next call.
+        """
+        out = torch.sub(squared, radii.square(), out=_shaped(self._beyond, rows, columns))
+        close = torch.abs(out, out=_shaped(self._close, rows, columns))
+        if float(close.amin()) <= self.tolerance:
+            i, j = (close <= self.tolerance).nonzero(as_tuple=True)
+            others = rearrange(j + columns.start, "p -> p 1")
+            exact = rearrange(self.distances(i + rows.start, others), "p 1 -> p")
+            out[i, j] = exact - radii.expand_as(out)[i, j]
+        return out
+
+    def least_beyond(self, squared: Tensor, radii: Tensor, rows: range, columns: range) -> Tensor:
+        """The least of `beyond` in each row, `[rows]`, for less."""
+        out = torch.sub(squared, radii.square(), out=_shaped(self._beyond, rows, columns))
+        least = out.amin(dim=1)
+        if float(least.abs().amin()) > self.tolerance:
+            return least
+        return self.beyond(squared, radii, rows, columns).amin(dim=1)
+
+    def distances(self, i: Tensor, j: Tensor) -> Tensor:
+        """`|x_i - y_j|`, from the differences, of points `i` `[p]` and for each `j` `[p s]`."""
+        at_once = max(1, AT_ONCE // max(1, j.shape[1] * self.x.shape[1]))
+        return torch.cat(
+            [
+                (self.y[b] - rearrange(self.x[a].double(), "p d -> p 1 d")).square_().sum(dim=2)
+                for a, b in zip(i.split(at_once), j.split(at_once), strict=True)
+            ]
+        ).sqrt_()
+
+    def _squares(self, points: Tensor, parts: list[range]) -> Tensor:
+        moved = (points[_slice(part)] - self._middle for part in parts)
+        return torch.cat([part.square().sum(dim=1, keepdim=True) for part in moved])
+
+
+def _slice(part: range) -> slice:
+    return slice(part.start, part.stop)
+
+
+def _ranges(count: int, size: int) -> list[range]:
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _shaped(buffer: Tensor, rows: range, columns: range) -> Tensor:
+    return rearrange(buffer[: len(rows) * len(columns)], "(n m) -> n m", n=len(rows))
+
+
+def _mean(points: Tensor, parts: list[range]) -> Tensor:
+    sums = [points[_slice(part)].sum(dim=0, dtype=torch.float64) for part in parts]
+    return torch.stack(sums).sum(dim=0) / len(points)

@@ -1,0 +1,179 @@
+"""What a sample costs, against closed forms and hand counting."""
+
+from itertools import count
+from typing import get_args
+
+import pytest
+import torch
+from torch import nn
+
+from hybridgen import Refined, SinglePass, discriminator_guidance
+from hybridgen.evaluation.expense import alternated, counts, expense_of, expenses
+from hybridgen.networks.build import CriticSettings, build_critic
+from hybridgen.networks.mlp import MlpCritic
+from hybridgen.sampling.build import SamplerName, SamplerSettings, build_sampler
+
+BATCH = 6
+
+
+def ticks(seconds=1.0):
+    """A clock by which everything takes so long."""
+    moments = count()
+    return lambda: seconds * next(moments)
+
+
+def flops(task):
+    return counts(task)[0]
+
+
+def test_operations_of_a_matrix_product_are_two_for_each_weight_and_sample():
+    network = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3))
+    found = expense_of(network, torch.zeros(BATCH, 5), clock=ticks())
+    assert found.flops == 2 * (5 * 7 + 7 * 3)
+    assert (found.calls, found.batch) == (None, BATCH)
+
+
+@pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 1), (1, 2)])
+def test_operations_of_a_convolution_are_two_for_each_weight_and_place(stride, groups):
+    network = nn.Conv2d(4, 6, 3, stride=stride, padding=1, groups=groups)
+    x = torch.zeros(BATCH, 4, 8, 8)
+    places = (8 // stride) ** 2
+    forward = 2 * 6 * (4 // groups) * 9 * places
+    assert flops(lambda: network(x)) == BATCH * forward
+    inputs = x.clone().requires_grad_(True)
+    assert flops(lambda: torch.autograd.grad(network(inputs).sum(), inputs)) == 2 * BATCH * forward
+
+
+def test_a_critics_pass_back_to_its_input_costs_as_much_as_the_pass_forward():
+    critic, width = MlpCritic(width=16, depth=3, noise_conditional=True), 16
+    x, sigma = torch.zeros(BATCH, 2, requires_grad=True), torch.ones(BATCH)
+    layers = 2 * width + width * width * 2 + width
+    noise = 24 * 3 * width  # what it does about the level does not depend on x
+    assert flops(lambda: critic(x.detach(), sigma)) == 2 * BATCH * (layers + noise)
+    back = flops(lambda: torch.autograd.grad(critic(x, sigma).sum(), x))
+    assert back == 2 * BATCH * (2 * layers + noise)
+
+
+class Network(nn.Module):
+    """A denoiser of one convolution that counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.calls = nn.Conv2d(1, 1, 3, padding=1), 0
+
+    def forward(self, x, sigma, label=None):
+        self.calls += 1
+        return 0.1 * self.layer(x).tanh()
+
+
+@pytest.mark.parametrize("name", get_args(SamplerName))
+def test_operations_of_guided_sampling_are_its_calls_times_those_of_one(name):
+    torch.manual_seed(0)
+    denoiser = Network()
+    critic = build_critic(CriticSettings(width=4, noise_conditional=True), (1, 8, 8))
+    x, sigma = torch.zeros(2, 1, 8, 8), torch.ones(2)
+    inputs = x.clone().requires_grad_(True)
+    once = flops(lambda: denoiser(x, sigma))
+    forward = flops(lambda: critic(x, sigma))
+    both = flops(lambda: torch.autograd.grad(critic(inputs, sigma).sum(), inputs))
+    guided = discriminator_guidance(denoiser, critic, 0.1, window=(0.3, 20.0))
+    sampler = build_sampler(SamplerSettings(name=name, steps=5), guided, (1, 8, 8))
+    denoiser.calls = 0
+    found = expense_of(sampler, torch.randn(2, 1, 8, 8), rounds=3, clock=ticks())
+    cost = sampler.cost
+    assert found.calls == cost and 0 < cost.critic_backward < cost.denoiser
+    expected = cost.denoiser * once + cost.critic_forward * forward
+    expected += cost.critic_backward * (both - forward)
+    assert found.flops == expected / 2
+    assert denoiser.calls == (1 + 1 + 3) * cost.denoiser  # counted, warmed up, timed
+
+
+def test_operations_of_a_refined_sampler_are_those_of_every_proposal_and_judgement():
+    generator, critic = nn.Linear(4, 2, bias=False), nn.Linear(2, 1, bias=False)
+    once = SinglePass(lambda noise, label: generator(noise), (4,))
+    chain = Refined(once, lambda x, y: critic(x)[:, 0], "importance", 3)
+    found = expense_of(chain, torch.randn(BATCH, 4), clock=ticks())
+    assert found.flops == 4 * (2 * 8 + 2 * 2)
+    assert (found.calls.generator, found.calls.critic_forward) == (4, 4)
+
+
+def generator(noise, label=None):
+    return noise if label is None else noise + label[:, None]
+
+
+def test_memory_is_what_the_sampler_makes():
+    found = expense_of(lambda noise: noise + 1, torch.zeros(BATCH, 10), clock=ticks())
+    assert found.peak_bytes == BATCH * 10 * 4
+
+
+def test_seconds_are_of_one_sample_and_samplers_take_turns():
+    order = []
+
+    def named(name):
+        def sampler(noise, label=None):
+            order.append(name)
+            return noise
+
+        return sampler
+
+    samplers = {name: named(name) for name in "ab"}
+    noise = dict.fromkeys(samplers, torch.zeros(4, 1))
+    found = expenses(samplers, noise, rounds=4, limit=100.0, clock=ticks(3.0))
+    # Each is counted, then warmed up, then timed in turns; a batch of four takes three seconds.
+    assert "".join(order) == "ab" + "ab" + "ba" + "ab" + "ba" + "ab"
+    assert found["a"].seconds.value == found["b"].seconds.value == 0.75
+    assert found["a"].seconds.low == found["a"].seconds.high == 0.75
+
+
+def test_a_slow_sampler_is_timed_less_often_than_a_fast_one():
+    now, turns = [0.0], {"fast": 0, "slow": 0}
+
+    def lasting(name, seconds):
+        def sampler(noise):
+            now[0] += seconds
+            turns[name] += 1
+            return noise
+
+        return sampler
+
+    samplers = {"fast": lasting("fast", 0.01), "slow": lasting("slow", 2.0)}
+    noise = dict.fromkeys(samplers, torch.zeros(10, 1))
+    found = expenses(samplers, noise, rounds=9, limit=5.0, clock=lambda: now[0])
+    assert turns == {"fast": 2 + 9, "slow": 2 + 3}
+    assert found["fast"].seconds.value == pytest.approx(0.001)
+    assert found["slow"].seconds.value == pytest.approx(0.2)
+
+
+def test_labels_reach_the_samplers_they_are_for():
+    samplers = {"with": lambda noise, label: noise + label[:, None], "without": lambda noise: noise}
+    noise = dict.fromkeys(samplers, torch.zeros(4, 1))
+    found = expenses(samplers, noise, {"with": torch.arange(4)}, clock=ticks())
+    assert found.keys() == {"with", "without"}
+
+
+def test_the_interval_of_a_median_is_told_with_it():
+    moments = iter([0.0, 9.0, 10.0, 11.0, 20.0, 22.0, 30.0, 36.0])
+    found = alternated({"one": lambda: None}, samples=2, rounds=3, clock=lambda: next(moments))
+    assert (found["one"].value, found["one"].low, found["one"].high) == (1.0, 0.5, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("samplers", "noise", "more", "sentence"),
+    [
+        ({}, {}, {}, "no sampler whose cost"),
+        ({"a": generator}, {}, {}, "no noise is given for 'a'; give one batch"),
+        (
+            {"a": generator, "b": generator},
+            {"a": torch.zeros(3, 1), "b": torch.zeros(4, 1)},
+            {},
+            r"at one batch size, got noise of \[3, 4\] samples",
+        ),
+        ({"a": generator}, {"a": torch.zeros(0, 1)}, {}, r"noise of \[0\] samples"),
+        ({"a": lambda x: x[:2]}, {"a": torch.zeros(3, 1)}, {}, "a made 2 samples of noise for 3"),
+        ({"a": generator}, {"a": torch.zeros(3, 1)}, {"rounds": 2}, "need rounds >= 3"),
+        ({"a": generator}, {"a": torch.zeros(3, 1)}, {"limit": 0.0}, "limit > 0"),
+    ],
+)
+def test_misuse_gets_a_sentence(samplers, noise, more, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        expenses(samplers, noise, **more)

@@ -1,0 +1,113 @@
+"""Runs that take part in a comparison: where they are, what would train them, what is refused."""
+
+import json
+import sys
+
+import pytest
+import yaml
+from experiments.conftest import EXPERIMENTS, load
+
+from hybridgen.errors import InputError, RunError
+
+
+@pytest.fixture(scope="module")
+def entrants():
+    return load("entrants")
+
+
+@pytest.fixture(scope="module")
+def models(entrants):
+    return (
+        entrants.Model(name="gan", script="gan", config="gan/digits", arguments={"seeds": 3}),
+        entrants.Model(name="critic", script="critic", config="critic/digits", of="gan"),
+    )
+
+
+def finished(folder):
+    (folder / "generator").mkdir(parents=True)
+    for name in ("result.json", "config.yaml"):
+        (folder / name).write_text("{}")
+    return folder
+
+
+def test_a_folder_that_was_given_replaces_the_one_of_its_name(entrants, models, tmp_path):
+    own = finished(tmp_path / "elsewhere")
+    places = entrants.folders(models, {"gan": str(own)}, tmp_path / "home")
+    assert places == {"gan": own, "critic": tmp_path / "home" / "critic"}
+    assert [m.name for m in entrants.missing(models, {"gan": str(own)}, places)] == ["critic"]
+
+
+def test_models_are_missing_in_the_order_in_which_they_can_be_trained(entrants, models, tmp_path):
+    places = entrants.folders(models, {}, tmp_path)
+    assert [m.name for m in entrants.missing(models, {}, places)] == ["gan", "critic"]
+    finished(tmp_path / "gan")
+    assert [m.name for m in entrants.missing(models, {}, places)] == ["critic"]
+
+
+def test_the_command_names_settings_data_seed_and_folder(entrants, models, tmp_path):
+    places = entrants.folders(models, {}, tmp_path)
+    gan, critic = (entrants.command_of(m, places, seed=3, data="my/photos") for m in models)
+    assert gan[0] == "gan.py"
+    assert gan[3:] == [
+        *("--seeds", "3", "--data.path", "my/photos", "--seed", "3"),
+        *("--out", str(tmp_path / "gan")),
+    ]
+    assert critic[3:] == [
+        *("--run", str(tmp_path / "gan"), "--seed", "3", "--out", str(tmp_path / "critic")),
+    ]
+
+
+def test_a_folder_that_is_no_finished_run_is_refused(entrants, models, tmp_path):
+    given = {"gan": str(tmp_path)}
+    places = entrants.folders(models, given, tmp_path)
+    with pytest.raises(InputError, match="given for 'gan', is not a finished run"):
+        entrants.missing(models, given, places)
+
+
+def test_models_that_cannot_be_are_refused(entrants, models, tmp_path):
+    with pytest.raises(InputError, match="different names"):
+        entrants.folders((models[0], models[0]), {}, tmp_path)
+    with pytest.raises(InputError, match="critic of 'gan', which nobody named"):
+        entrants.folders((models[1],), {}, tmp_path)
+    with pytest.raises(InputError, match="no settings 'gan/nowhere'"):
+        entrants.Model(name="gan", script="gan", config="gan/nowhere")
+    with pytest.raises(InputError, match="a critic, and nothing else, is `of` a model"):
+        entrants.Model(name="gan", script="gan", config="gan/digits", of="gan")
+
+
+def test_a_training_is_shown_logged_and_remembered(entrants, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(entrants, "HERE", tmp_path)
+    (tmp_path / "gan.py").write_text("import sys; print('a table', sys.argv[1:])")
+    words = ["gan.py", "--seed", "0"]
+    entrants.train("gan", words, tmp_path / "models" / "gan")
+    assert "training gan: python experiments/gan.py --seed 0" in capsys.readouterr().err
+    assert (tmp_path / "models" / "gan.log").read_text() == "a table ['--seed', '0']\n"
+    places = {"gan": tmp_path / "models" / "gan"}
+    entrants.check_command("gan", words, places)
+    with pytest.raises(InputError, match="trained by other settings .gan.py --seed 0"):
+        entrants.check_command("gan", ["gan.py", "--seed", "1"], places)
+
+
+def test_a_training_that_fails_is_told(entrants, tmp_path, monkeypatch):
+    monkeypatch.setattr(entrants, "HERE", tmp_path)
+    (tmp_path / "gan.py").write_text("raise SystemExit(3)")
+    with pytest.raises(RunError, match="gan could not be trained .exit status 3"):
+        entrants.train("gan", ["gan.py"], tmp_path / "models" / "gan")
+
+
+@pytest.mark.parametrize("name", ["digits", "ring", "grid", "mnist"])
+def test_every_configuration_can_be_read_and_is_consistent(entrants, name, tmp_path):
+    said = yaml.safe_load((EXPERIMENTS.parent / "configs" / "compare" / f"{name}.yaml").read_text())
+    models = tuple(entrants.Model(**model) for model in said["models"])
+    places = entrants.folders(models, {}, tmp_path)
+    sys.path.insert(0, str(EXPERIMENTS))
+    from hybridgen.evaluation.methods import Method
+
+    for settings in said["methods"]:
+        tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        method = Method(**tuples)
+        method.check_names(places)
+        for budget in method.budgets(0.0):
+            if budget.calls:
+                method.sampler_settings(budget.calls)
+    json.dumps(said)
