@@ -20,7 +20,7 @@ def neighbour_radii(x: Tensor, *, neighbours: int = 5, chunk: int = CHUNK) -> Te
 
     Other by position, not by distance: a copy of a point is another point. The k nearest points
     are in the k groups of columns whose nearest points are nearest, so only these are looked at
-    one by one.
+    one by one; where rounding leaves a doubt about the groups, everyone is.
 
     Args:
         neighbours: k.
@@ -43,14 +43,17 @@ def neighbour_radii(x: Tensor, *, neighbours: int = 5, chunk: int = CHUNK) -> Te
             if len(columns) % GROUP:
                 tile = F.pad(tile, (0, -len(columns) % GROUP), value=torch.inf)
             least.append(reduce(tile, "n (s g) -> n g", "min", s=GROUP))
-        groups = torch.cat(least, dim=1)
-        groups = groups.topk(min(neighbours, groups.shape[1]), largest=False).indices
-        others = rearrange(members[groups], "n k s -> n (k s)")
+        first = torch.cat(least, dim=1)
+        first = first.topk(min(neighbours + 1, first.shape[1]), largest=False)
         own = torch.arange(rows.start, rows.stop, device=x.device)
-        distances = tiles.distances(own, others.clamp(max=len(x) - 1))
-        nobody = (others == rearrange(own, "n -> n 1")) | (others >= len(x))
-        distances.masked_fill_(nobody, torch.inf)
-        radii.append(distances.topk(neighbours, largest=False).values[:, -1])
+        others = rearrange(members[first.indices[:, :neighbours]], "n k s -> n (k s)")
+        found = _radii(tiles, own, others, neighbours)
+        if first.values.shape[1] > neighbours:
+            least_elsewhere = first.values[:, -1] - tiles.tolerance
+            unsure = own[least_elsewhere <= found.square()]
+            everyone = torch.arange(len(x), device=x.device).expand(len(unsure), -1)
+            found[unsure - rows.start] = _radii(tiles, unsure, everyone, neighbours)
+        radii.append(found)
     return torch.cat(radii)
 
 
@@ -138,6 +141,14 @@ class Prdc(Metric):
 
     def compute(self) -> dict[str, float]:
         return prdc(dim_zero_cat(self.real), dim_zero_cat(self.fake), neighbours=self.neighbours)
+
+
+def _radii(tiles: Tiles, own: Tensor, others: Tensor, neighbours: int) -> Tensor:
+    """Exact distance of points `[n]` to the k-th nearest of `[n s]`, but for themselves; `[n]`."""
+    distances = tiles.distances(own, others.clamp(max=len(tiles.y) - 1))
+    nobody = (others == rearrange(own, "n -> n 1")) | (others >= len(tiles.y))
+    distances.masked_fill_(nobody, torch.inf)
+    return distances.topk(neighbours, largest=False).values[:, -1]
 
 
 def _groups(columns: range, device: torch.device) -> Tensor:

@@ -75,7 +75,7 @@ class Reference:
         return found
 
     def told_apart(self, seen: Seen, seed: int) -> dict[str, Estimate]:
-        """The two-sample test; its intervals are from the test half, and a p-value has none."""
+        """The two-sample test; its own intervals, and none for its p-value."""
         test = two_sample_test(self.held_out, seen.features, seed=seed)
         return {
             "c2st_accuracy": test.accuracy,

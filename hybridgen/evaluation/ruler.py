@@ -13,7 +13,7 @@ from hybridgen.errors import InputError
 from hybridgen.evaluation.classes import count_classes
 from hybridgen.evaluation.comparison import Estimate
 from hybridgen.evaluation.features import SHIPPED, feature_network
-from hybridgen.evaluation.intervals import HALVES, half_samples, interval, spread
+from hybridgen.evaluation.intervals import PARTS, interval, random_parts, spread
 from hybridgen.evaluation.judges import IMAGES, knows_classes
 from hybridgen.evaluation.memorisation import nearest
 from hybridgen.evaluation.perfection import floors, shortcomings, truths
@@ -40,8 +40,8 @@ class Ruler:
         truths: figures of perfect samples in the limit, where the density is known.
         eye: how it sees.
         reference: what it compares with.
-        halves: of the samples, for the intervals.
-        seed: of the halves and of the classifier.
+        parts: of the samples, for the intervals.
+        seed: of the parts and of the classifier.
     """
 
     samples: int
@@ -53,7 +53,7 @@ class Ruler:
     truths: Mapping[str, float]
     eye: Eye
     reference: Reference
-    halves: int
+    parts: int
     seed: int
 
     def __call__(self, x: Tensor) -> dict[str, Estimate]:
@@ -66,8 +66,8 @@ class Ruler:
         if len(x) != self.samples:
             raise ValueError(f"this ruler's floors hold for {self.samples} samples, got {len(x)}")
         seen = self.eye.see(x)
-        halves = half_samples(len(x), halves=self.halves, seed=self.seed)
-        found = self.reference.figures(seen, [torch.arange(len(x)), *halves])
+        parts = random_parts(len(x), parts=self.parts, seed=self.seed)
+        found = self.reference.figures(seen, [torch.arange(len(x)), *parts])
         estimates = {
             name: self._estimate(name, value, spread(rest, len(x)))
             for name, (value, *rest) in found.items()
@@ -101,14 +101,14 @@ class Ruler:
         known = hashlib.sha256()
         for x in (self.reference.held_out, self.reference.training):
             known.update(b"" if x is None else x.contiguous().numpy().tobytes())
-        settings = {"samples": self.samples, "halves": self.halves, "seed": self.seed}
+        settings = {"samples": self.samples, "parts": self.parts, "seed": self.seed}
         return {**settings, "classes": self.reference.classes, "compared": known.hexdigest()}
 
     def _estimate(self, name: str, value: float, error: float) -> Estimate:
         shares = dict.fromkeys(("precision", "high_quality", "memorisation"), self.samples)
         shares |= dict.fromkeys(("recall", "coverage"), self.held_out)
         least = 1.5 / shares[name] if name in shares else 0.0
-        low, high = interval(name, value, error, halves=self.halves, least=least)
+        low, high = interval(name, value, error, parts=self.parts, least=least)
         return Estimate(value=value, low=low, high=high)
 
 
@@ -118,7 +118,7 @@ def ruler_for(
     samples: int | None = None,
     features: Features | None = None,
     seed: int = 0,
-    halves: int = HALVES,
+    parts: int = PARTS,
 ) -> Ruler:
     """Prepare a ruler.
 
@@ -129,8 +129,8 @@ def ruler_for(
             because the floor needs as many real ones.
         features: of a batch of examples on the CPU, `[b ...] -> [b d]`; the shipped network for the
             shape or, for points, their coordinates, if not given.
-        seed: of the floors, the halves and the classifier.
-        halves: see `half_sample_errors`.
+        seed: of the floors, the parts and the classifier.
+        parts: see `part_errors`.
 
     Raises:
         InputError: images that no shipped network fits, without features; too few examples.
@@ -174,6 +174,6 @@ def ruler_for(
         truths={} if mixture is None else truths(mixture, len(held_out), count),
         eye=eye,
         reference=reference,
-        halves=halves,
+        parts=parts,
         seed=seed,
     )

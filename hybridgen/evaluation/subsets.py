@@ -1,7 +1,7 @@
 """Figures of many subsets of the generated samples, in one pass over the distances.
 
-An interval takes the figures of dozens of halves. Distances between samples do not depend on which
-of them are in a half, so they are computed once: each figure is that of `prdc` and of the kernel
+An interval takes the figures of dozens of parts. Distances between samples do not depend on which
+of them are in a part, so they are computed once: each figure is that of `prdc` and of the kernel
 distance over the subset, at a few times the cost of one instead of dozens of times.
 """
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from hybridgen.evaluation.tiles import Tiles
 
 CHUNK = 512
-REACH = 8
-"""Nearest samples kept, over k: enough for a half to have k among them, but for rare exceptions."""
+REACH = 4
+"""Nearest samples kept, over k: most of them are in a subset of most samples."""
 
 
 def subset_prdc(

@@ -6,14 +6,16 @@ from torch import Tensor
 
 AT_ONCE = 2**18
 """Coordinates of pairs that are subtracted at a time."""
+ROUGH = 3e-4
+"""Of a squared distance, what rounding in single precision may be for that to save time."""
 
 
 class Tiles:
-    """Tiles of `|x|^2 + |y|^2 - 2 x.y`, the squared distances of all pairs, in float64.
+    """Tiles of `|x|^2 + |y|^2 - 2 x.y`, the squared distances of all pairs.
 
     Points are first moved to the middle of both sets. What is left of rounding is at most
     `tolerance`; where a decision is closer than that, `distances` takes differences coordinate by
-    coordinate instead.
+    coordinate instead. So decisions are the same in double precision and, after `hurry`, in single.
 
     Args:
         x: `[n d]`.
@@ -45,10 +47,16 @@ class Tiles:
         if not largest < torch.inf:
             raise ValueError("expected finite features, got some that are not, or not when squared")
         # A sum of d products errs by less than d roundings of the product of the norms.
-        self.tolerance = 2 * (x.shape[1] + 8) * torch.finfo(torch.float64).eps * largest
-        # Memory that is used again spares the system fresh pages, which cost as much as products.
-        size = len(self.rows[0]) * len(self.columns[0])
-        self._tile, self._beyond, self._close = x.new_empty(3, size, dtype=torch.float64)
+        self._error = 2 * (x.shape[1] + 8) * largest
+        self._use(torch.float64)
+
+    def hurry(self, squared: float) -> None:
+        """Multiply in single precision from now on, if that is fine enough to compare most
+        distances with such a squared one, and if this machine's is none coarser by choice."""
+        rough = self._error * torch.finfo(torch.float32).eps
+        precise = torch.get_float32_matmul_precision() == "highest"
+        if rough < ROUGH * squared and precise and self.x.device.type == "cpu":
+            self._use(torch.float32)
 
     def tile(self, rows: range, columns: range) -> Tensor:
         """Squared distances `[rows columns]`, valid until the next call."""
@@ -56,6 +64,7 @@ class Tiles:
         x_norms, y_norms = self._x_norms[_slice(rows)], self._y_norms[_slice(columns)]
         left = torch.cat([-2 * x, x_norms, torch.ones_like(x_norms)], dim=1)
         right = torch.cat([y, torch.ones_like(y_norms), y_norms], dim=1)
+        left, right = left.to(self._tile.dtype), right.to(self._tile.dtype)
         return torch.mm(left, right.T, out=_shaped(self._tile, rows, columns))
 
     def beyond(self, squared: Tensor, radii: Tensor, rows: range, columns: range) -> Tensor:
@@ -68,18 +77,22 @@ class Tiles:
         Returns:
             `[rows columns]`, valid until the next call.
         """
-        out = torch.sub(squared, radii.square(), out=_shaped(self._beyond, rows, columns))
+        limit = radii.square().to(squared.dtype)
+        out = torch.sub(squared, limit, out=_shaped(self._beyond, rows, columns))
         close = torch.abs(out, out=_shaped(self._close, rows, columns))
-        if float(close.amin()) <= self.tolerance:
-            i, j = (close <= self.tolerance).nonzero(as_tuple=True)
+        doubtful = (close.amin(dim=1) <= self.tolerance).nonzero()[:, 0]
+        if len(doubtful):
+            i, j = (close[doubtful] <= self.tolerance).nonzero(as_tuple=True)
+            i = doubtful[i]
             others = rearrange(j + columns.start, "p -> p 1")
             exact = rearrange(self.distances(i + rows.start, others), "p 1 -> p")
-            out[i, j] = exact - radii.expand_as(out)[i, j]
+            out[i, j] = (exact - radii.expand_as(out)[i, j]).to(out.dtype)
         return out
 
     def least_beyond(self, squared: Tensor, radii: Tensor, rows: range, columns: range) -> Tensor:
         """The least of `beyond` in each row, `[rows]`, for less."""
-        out = torch.sub(squared, radii.square(), out=_shaped(self._beyond, rows, columns))
+        limit = radii.square().to(squared.dtype)
+        out = torch.sub(squared, limit, out=_shaped(self._beyond, rows, columns))
         least = out.amin(dim=1)
         if float(least.abs().amin()) > self.tolerance:
             return least
@@ -87,6 +100,8 @@ class Tiles:
 
     def distances(self, i: Tensor, j: Tensor) -> Tensor:
         """`|x_i - y_j|`, from the differences, of points `i` `[p]` and for each `j` `[p s]`."""
+        if not len(i):
+            return self._y_norms.new_empty(j.shape)
         at_once = max(1, AT_ONCE // max(1, j.shape[1] * self.x.shape[1]))
         return torch.cat(
             [
@@ -94,6 +109,12 @@ class Tiles:
                 for a, b in zip(i.split(at_once), j.split(at_once), strict=True)
             ]
         ).sqrt_()
+
+    def _use(self, dtype: torch.dtype) -> None:
+        self.tolerance = self._error * torch.finfo(dtype).eps
+        # Memory that is used again spares the system fresh pages, which cost as much as products.
+        size = len(self.rows[0]) * len(self.columns[0])
+        self._tile, self._beyond, self._close = self.x.new_empty(3, size, dtype=dtype)
 
     def _squares(self, points: Tensor, parts: list[range]) -> Tensor:
         moved = (points[_slice(part)] - self._middle for part in parts)

@@ -1,7 +1,7 @@
 """The classifier two-sample test: can a fresh classifier tell samples from held-out examples?"""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from hybridgen.evaluation.comparison import Estimate
 from hybridgen.maths.draws import rng_for
 
 Z = float(norm.ppf(0.975))
+LUCK = 1 / 8
+"""Standard error from the draw of the training half, over what the classifier overfits by."""
 FEWEST = 40
 """Examples of either kind below which there is nothing to train and test on."""
 
@@ -44,7 +46,10 @@ def two_sample_test(
 ) -> TwoSampleTest:
     """Train a classifier on half of both sets and test it on the other half.
 
-    As many of both kinds are taken, at random. Deterministic; nobody's random state changes.
+    As many of both kinds are taken, at random. Deterministic; nobody's random state changes. Other
+    samples would have trained another classifier, so the intervals grow by an eighth of what this
+    one does better on the examples it knows: without, 85 to 98 % of them held the mean of 150
+    repeats (ring and digits, 300 and 500 samples), with it 94 to 100 %.
     Source: Lopez-Paz & Oquab 2017, arXiv:1610.06545.
 
     Args:
@@ -71,11 +76,16 @@ def two_sample_test(
     fitted.fit(torch.cat([x[:half] for x in sides]).numpy(), np.repeat([0, 1], half))
     # Nothing that n examples never showed is less likely than about 1 in n (rule of succession).
     most = math.log(half + 1)
-    logits = []
-    for x in sides:
-        probability = torch.from_numpy(fitted.predict_proba(x[half:].numpy())[:, 1])
-        logits.append(torch.logit(probability.double()).clamp(-most, most))
-    return examined(logits[1], logits[0])
+    probabilities = [torch.from_numpy(fitted.predict_proba(x.numpy())[:, 1]) for x in sides]
+    fake, real = (torch.logit(p.double()).clamp(-most, most) for p in probabilities)
+    test, known = examined(real[half:], fake[half:]), examined(real[:half], fake[:half])
+    accuracy = _wider(test.accuracy, known.accuracy.value - test.accuracy.value, least=0, most=1)
+    return replace(
+        test,
+        accuracy=accuracy,
+        tv_bound=_total_variation(accuracy),
+        jsd_bound=_wider(test.jsd_bound, known.jsd_bound.value - test.jsd_bound.value),
+    )
 
 
 def examined(real: Tensor, fake: Tensor) -> TwoSampleTest:
@@ -100,13 +110,14 @@ def examined(real: Tensor, fake: Tensor) -> TwoSampleTest:
     share = (right + 1) / (tested + 2)
     reach = Z * float((share * (1 - share) / tested).sum().sqrt() / 2)
     low, high = max(0.0, accuracy - reach), min(1.0, accuracy + reach)
+    share_right = Estimate(value=accuracy, low=low, high=high)
     said_real = int(right[0]) + len(fake) - int(right[1])
     chance = (int(right[0]), len(real) + len(fake), len(real), said_real)
     p = float(hypergeom.sf(*chance)) + float(hypergeom.pmf(*chance)) / 2
     return TwoSampleTest(
-        accuracy=Estimate(value=accuracy, low=low, high=high),
+        accuracy=share_right,
         p=p,
-        tv_bound=Estimate(value=2 * accuracy - 1, low=2 * low - 1, high=2 * high - 1),
+        tv_bound=_total_variation(share_right),
         jsd_bound=certificate(real, fake),
         tested=len(real) + len(fake),
     )
@@ -130,6 +141,20 @@ def certificate(real: Tensor, fake: Tensor) -> Estimate:
     error = math.sqrt(sum(float(loss.var()) / len(loss) for loss in wary)) / 2
     reach = Z * error
     return Estimate(value=value, low=value - reach, high=value + reach)
+
+
+def _total_variation(accuracy: Estimate) -> Estimate:
+    value, low, high = (2 * x - 1 for x in (accuracy.value, accuracy.low, accuracy.high))
+    return Estimate(value=value, low=low, high=high)
+
+
+def _wider(
+    estimate: Estimate, overfit: float, least: float = -math.inf, most: float = math.inf
+) -> Estimate:
+    value = estimate.value
+    reach = max(estimate.high - value, value - estimate.low)
+    reach = math.hypot(reach, Z * LUCK * max(0.0, overfit))
+    return replace(estimate, low=max(least, value - reach), high=min(most, value + reach))
 
 
 def _boosted_trees(seed: int) -> HistGradientBoostingClassifier:

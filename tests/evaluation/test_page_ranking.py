@@ -25,6 +25,11 @@ def test_the_sides_that_face_each_other_count():
     assert verdict(estimate(98.0, half=1.0), upper, FRECHET) == "tie"
 
 
+def test_turning_a_figure_round_turns_its_interval_round():
+    around = badness(Estimate(value=0.8, low=0.5, high=0.9), "recall")
+    assert (around.value, around.below, around.above) == pytest.approx((-0.8, 0.1, 0.3))
+
+
 def test_more_is_better_where_it_is():
     assert verdict(estimate(0.9, 0.01), estimate(0.8, 0.01), "recall") == "better"
     assert verdict(estimate(0.9, 0.01), estimate(0.8, 0.01), "kid") == "worse"
@@ -117,3 +122,8 @@ def test_no_baseline_is_better_than_a_wrong_one():
     assert found(diffusion(7), guided(8), silent) == []
     assert found(*twins, guided(8)) == []
     assert found(row("self", calls=Cost(denoiser=1), baseline="self")) == []
+    costly = row("GAN", calls=Cost(generator=9))
+    critical = row("GAN", calls=Cost(generator=2, critic_forward=9))
+    for base in (costly, critical):
+        assert found(base, refined(5)) == []
+    assert found(gan(), row("x", calls=Cost(generator=2), baseline="GAN")) == []

@@ -92,7 +92,7 @@ def on_a_lattice(count, seed):
 
 def in_tight_clusters(count, seed):
     modes = torch.randint(5, (count, 2), generator=rng(seed)).double()
-    return 1e3 * modes + 1e-3 * torch.randn(count, 2, generator=rng(seed + 1), dtype=torch.float64)
+    return 1e4 * modes + 1e-4 * torch.randn(count, 2, generator=rng(seed + 1), dtype=torch.float64)
 
 
 HARD = {

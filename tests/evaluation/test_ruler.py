@@ -7,10 +7,11 @@ import pytest
 import torch
 from einops import rearrange
 
-from hybridgen.data.images import digits
+from hybridgen.data.images import digits, to_float
 from hybridgen.data.points import MixturePoints
 from hybridgen.errors import InputError, RunError
 from hybridgen.evaluation.comparison import HIGHER_IS_BETTER, NEAREST_IS_BEST
+from hybridgen.evaluation.pictures import to_bytes
 from hybridgen.evaluation.ruler import ruler_for
 from hybridgen.maths.draws import rng_for
 from hybridgen.maths.mixtures import GaussianMixture, ring
@@ -201,8 +202,8 @@ def test_ones_own_data_and_features_take_tensors():
     assert row.keys() == IMAGES - {"class_reverse_kl"}
     assert ruler.histogram(x) == ()
     # As they would be saved: a change within rounding to 256 levels changes nothing.
-    levels = (x * 127.5).round() / 127.5
-    assert ruler(levels) == ruler(levels + 1e-4) != row
+    saved = to_float(to_bytes(x))
+    assert ruler(saved) == ruler(saved + 1e-3) == row
     points = ruler_for((train[:, 0, 0, :2], held_out[:, 0, 0, :2]))
     assert points.features == "coordinates"
     assert "memorisation" in points(x[:, 0, 0, :2])

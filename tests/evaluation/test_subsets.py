@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hybridgen.evaluation.distances import kernel_distance
-from hybridgen.evaluation.intervals import half_samples
+from hybridgen.evaluation.intervals import random_parts
 from hybridgen.evaluation.prdc import neighbour_radii, prdc
 from hybridgen.evaluation.subsets import mean_kernel, subset_kernel_distance, subset_prdc
 
@@ -26,7 +26,7 @@ def test_prdc_of_every_subset_is_that_of_the_subset_alone(real, fake, d):
     y[:20] = x[:20]  # copies, at distances that are equal to radii
     y[20:30] = y[30:40]
     few = torch.arange(0, fake, 12)  # sparse: its neighbours are far among all samples
-    subsets = [torch.arange(fake), few, *half_samples(fake, halves=4)]
+    subsets = [torch.arange(fake), few, *random_parts(fake, parts=4)]
     found = subset_prdc(x, neighbour_radii(x), y, members_of(subsets, fake), chunk=32)
     for place, index in enumerate(subsets):
         alone = prdc(x, y[index])
@@ -37,7 +37,8 @@ def test_prdc_of_every_subset_is_that_of_the_subset_alone(real, fake, d):
 
 def test_the_kernel_distance_of_every_subset_is_that_of_the_subset_alone():
     x, y = features(100, 6, 0), 0.7 * features(200, 6, 1)
-    subsets = half_samples(200, halves=5)  # as many as real ones: one subset takes all of both
+    # As many as there are real ones: then one subset of all of both is what is compared.
+    subsets = torch.randperm(200, generator=torch.Generator().manual_seed(2)).split(100)
     found = subset_kernel_distance(x, mean_kernel(x), y, members_of(subsets, 200), chunk=32)
     for value, index in zip(found.tolist(), subsets, strict=True):
         alone = kernel_distance(x, y[index], subsets=1, subset_size=100)

@@ -45,13 +45,12 @@
         return line;
       }),
     );
-    tip.hidden = false;
     put();
   }
   function put() {
     if (!shown) return;
     const [x, y] = middle(shown);
-    if (y < 0 || y > innerHeight) return hide();
+    tip.hidden = y < 0 || y > innerHeight;
     const left = Math.min(Math.max(8, x - tip.offsetWidth / 2), innerWidth - tip.offsetWidth - 8);
     const above = y - tip.offsetHeight - 16;
     tip.style.transform = `translate(${left}px, ${above > 8 ? above : y + 18}px)`;

@@ -1,0 +1,68 @@
+import re
+from dataclasses import replace
+
+from comparisons import comparison, estimate, full, gan, guided, row
+
+from hybridgen.evaluation.comparison import Trained
+from hybridgen.evaluation.page import markdown
+from hybridgen.evaluation.page.palette import looks
+from hybridgen.evaluation.page.tables import cost_table, quality_table, unequal_trainings
+
+
+def cells(table, name):
+    columns = [title for title, _ in table.columns]
+    return {r[0].text: r[columns.index(name)] for r in (*table.fixed, *table.rows)}
+
+
+def test_the_quality_table_is_bold_only_where_intervals_are_apart():
+    rows = full().rows
+    found = cells(quality_table(full(), looks(r.kind for r in rows)), "Fr\u00e9chet distance")
+    assert [name for name, cell in found.items() if cell.best] == []
+    apart = [row("a", quality=10), row("b", quality=20)]
+    found = cells(quality_table(comparison(*apart), looks("ab")), "Fr\u00e9chet distance")
+    assert [name for name, cell in found.items() if cell.best] == ["a"]
+    assert found["a"].small == "9.0 to 11.0"
+
+
+def test_floor_and_truth_stand_above_the_rows():
+    one = row("a", figures={"frechet_distance": estimate(12, floor=10.0, truth=0.0)})
+    found = cells(quality_table(comparison(one), looks("a")), "Fr\u00e9chet distance")
+    assert [cell.text for cell in found.values()] == ["10", "0", "12.0"]
+
+
+def test_the_cost_table_counts_every_network_and_states_the_batch():
+    rows = [gan(seconds=1e-3), guided(8, seconds=4e-3), row("silent")]
+    table = cost_table(rows, looks(r.kind for r in rows))
+    assert [cell.text for cell in table.rows[1][1:5]] == ["8", "0", "8", "8"]
+    assert table.rows[1][7].text == "4"
+    assert [cell.text for cell in table.rows[2][1:5]] == ["?"] * 4
+    assert table.rows[0][8].small == "batch of 64"
+
+
+def trained(**seconds):
+    return tuple(Trained(name=n, command="", facts={"seconds": s}) for n, s in seconds.items())
+
+
+def test_trainings_of_different_length_are_spoken_of():
+    rows = [row("GAN", models=("gan",)), row("guided", models=("diffusion", "guide"))]
+    equal = comparison(*rows, models=trained(gan=100.0, diffusion=80.0, guide=40.0))
+    assert unequal_trainings(equal) == ""
+    more = unequal_trainings(replace(equal, models=trained(gan=100.0, diffusion=90.0, guide=40.0)))
+    assert "100 s behind what takes gan, 130 s behind what takes diffusion and guide" in more
+    assert unequal_trainings(replace(equal, models=trained(gan=100.0, diffusion=900.0))) == ""
+
+
+def test_the_markdown_has_a_line_for_every_row_and_as_many_cells_everywhere():
+    text = markdown(full("a | b <i>\nc"))
+    lines = text.splitlines()
+    assert len(lines) == 4 + 8
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+    assert lines[2].startswith("| real samples (floor) | 10 ")
+    assert lines[3].startswith("| perfect samples | 0 ")
+    assert "<i>" not in text
+
+
+def test_the_markdown_shows_interval_cost_and_the_best():
+    text = markdown(comparison(gan(), guided(8, quality=10)))
+    assert "| **10.0 (9.0 to 11.0)** | 8 | 0 | 8 | 8 | 2.00 M | 1.00 ms | 1 MiB / 64 |" in text
+    assert "| GAN | 30.0 (29.0 to 31.0) | 0 | 1 | 0 | 0 |" in text
