@@ -59,7 +59,7 @@ class Compare:
         quality: the metric of the picture and the sentences; the Frechet distance of images, the
             sliced Wasserstein distance of points if not given.
         samples: for each row; as many as the data allows, at most 10 000, if not given.
-        halves: of the samples that each interval is computed from.
+        parts: random parts of the samples, whose spread makes the intervals.
         timing_batch: samples made together when methods are timed.
         timing_rounds: turns of each method.
         seed: of trainings that are missing, and of the noise that all methods share.
@@ -74,7 +74,7 @@ class Compare:
     data: DataPath = field(default_factory=DataPath)
     quality: str | None = None
     samples: int | None = None
-    halves: int = 32
+    parts: int = 32
     timing_batch: int = 64
     timing_rounds: int = 15
     seed: int = 0
@@ -87,7 +87,7 @@ class Compare:
                 "there is nothing to compare: give methods, and models or runs, as "
                 "configs/compare/digits.yaml does"
             )
-        for name in ("halves", "timing_batch", "timing_rounds"):
+        for name in ("parts", "timing_batch", "timing_rounds"):
             if getattr(self, name) < 2:
                 raise InputError(f"{name} must be at least 2, got {getattr(self, name)}")
 
@@ -142,7 +142,7 @@ def compared(
     """Every method at every budget, measured on equal terms."""
     used = dict.fromkeys(name for method in settings.methods for name in method.models)
     source = load_data(same_data([places[method.model] for method in settings.methods]))
-    ruler = ruler_for(source, samples=settings.samples, seed=settings.seed, halves=settings.halves)
+    ruler = ruler_for(source, samples=settings.samples, seed=settings.seed, parts=settings.parts)
     quality = settings.quality or ("sliced_wasserstein" if source.mixture else "frechet_distance")
     if quality not in ruler.floors:
         raise InputError(f"no metric {quality!r} here; there are {', '.join(sorted(ruler.floors))}")

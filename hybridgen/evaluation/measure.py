@@ -9,7 +9,7 @@ from torch import Tensor
 from hybridgen.data.source import Source
 from hybridgen.evaluation.comparison import Estimate, Expense
 from hybridgen.evaluation.expense import expense_of
-from hybridgen.evaluation.intervals import HALVES
+from hybridgen.evaluation.intervals import PARTS
 from hybridgen.evaluation.ruler import Ruler, ruler_for
 from hybridgen.maths.cost import Cost
 from hybridgen.maths.draws import rng_for
@@ -43,7 +43,7 @@ def measure(
     features: Callable[[Tensor], Tensor] | None = None,
     label: Tensor | None = None,
     batch: int = 256,
-    halves: int = HALVES,
+    parts: int = PARTS,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Measurement:
@@ -64,7 +64,7 @@ def measure(
         features: images `[b ...]` to `[b d]`; the shipped network that knows them if not given.
         label: `[samples]`, of a conditional sampler.
         batch: samples made together, also when they are timed.
-        halves: random halves of the samples, whose spread makes the intervals.
+        parts: random parts of the samples, whose spread makes the intervals.
         seed: of the noise; two samplers of one noise shape get the same.
         device: where noise and labels are.
 
@@ -81,7 +81,7 @@ def measure(
     if isinstance(data, Ruler):
         ruler = data
     else:
-        ruler = ruler_for(data, samples=samples, features=features, seed=seed, halves=halves)
+        ruler = ruler_for(data, samples=samples, features=features, seed=seed, parts=parts)
     if label is not None and label.shape != (ruler.samples,):
         raise ValueError(f"expected labels [{ruler.samples}], got {list(label.shape)}")
     noise = torch.randn(ruler.samples, *shape, generator=rng_for(seed, "measure"))

@@ -13,14 +13,16 @@ CHUNK = 512
 """Side of a tile; two of them fit in a processor's cache."""
 GROUP = 8
 """Columns of which only the nearest is looked at first."""
+SPARE = 2
+"""Groups looked at one by one besides k, so that rounding seldom leaves a doubt."""
 
 
 def neighbour_radii(x: Tensor, *, neighbours: int = 5, chunk: int = CHUNK) -> Tensor:
     """Distance from each point of `[n d]` to its k-th nearest *other* point, `[n]` in float64.
 
     Other by position, not by distance: a copy of a point is another point. The k nearest points
-    are in the k groups of columns whose nearest points are nearest, so only these are looked at
-    one by one; where rounding leaves a doubt about the groups, everyone is.
+    are in the k groups of columns whose nearest points are nearest, so only these and a few more
+    are looked at one by one; where rounding leaves a doubt about the groups, everyone is.
 
     Args:
         neighbours: k.
@@ -44,15 +46,17 @@ def neighbour_radii(x: Tensor, *, neighbours: int = 5, chunk: int = CHUNK) -> Te
                 tile = F.pad(tile, (0, -len(columns) % GROUP), value=torch.inf)
             least.append(reduce(tile, "n (s g) -> n g", "min", s=GROUP))
         first = torch.cat(least, dim=1)
-        first = first.topk(min(neighbours + 1, first.shape[1]), largest=False)
+        first = first.topk(min(neighbours + SPARE + 1, first.shape[1]), largest=False)
         own = torch.arange(rows.start, rows.stop, device=x.device)
-        others = rearrange(members[first.indices[:, :neighbours]], "n k s -> n (k s)")
+        others = rearrange(members[first.indices[:, : neighbours + SPARE]], "n k s -> n (k s)")
         found = _radii(tiles, own, others, neighbours)
-        if first.values.shape[1] > neighbours:
+        if first.values.shape[1] > neighbours + SPARE:
             least_elsewhere = first.values[:, -1] - tiles.tolerance
             unsure = own[least_elsewhere <= found.square()]
             everyone = torch.arange(len(x), device=x.device).expand(len(unsure), -1)
             found[unsure - rows.start] = _radii(tiles, unsure, everyone, neighbours)
+        if not radii:
+            tiles.hurry(float(found.square().median()))
         radii.append(found)
     return torch.cat(radii)
 
@@ -91,6 +95,7 @@ def prdc(
         )
     tiles = Tiles(real, fake, chunk=chunk)
     fake_radii = neighbour_radii(fake, neighbours=neighbours, chunk=chunk)
+    tiles.hurry(float(min(real_radii.square().median(), fake_radii.square().median())))
     balls = torch.zeros(len(fake), dtype=torch.int64, device=real.device)
     covered, recalled = torch.zeros(2, len(real), dtype=torch.bool, device=real.device)
     for rows in tiles.rows:

@@ -20,7 +20,7 @@ METHODS = [
     {"name": "guided", "model": "diffusion", "guide": "guide", "scales": [1.0], "calls": [3]},
 ]
 FAST = (
-    *("--samples", "120", "--halves", "4", "--timing_batch", "4", "--timing_rounds", "3"),
+    *("--samples", "120", "--parts", "4", "--timing_batch", "4", "--timing_rounds", "3"),
     *("--threads", "1"),
 )
 
