@@ -46,7 +46,8 @@ class Guide:
         run: the folder of a finished run of `experiments/diffusion.py`, `hybrid.py` or `gan.py`.
         critic: its network; `critic.noise_conditional` must be true.
         start: the folder of a run of `experiments/gan.py` whose critic is trained further, instead
-            of a new one of `critic`'s settings.
+            of a new one of `critic`'s settings. It has seen the images set apart here, so the
+            verdict on it is too kind.
         sampler: how a diffusion model is sampled; the guide serves this sampler with these steps.
         augment: random transformations of real and generated samples alike, for cross-entropy.
         fakes: samples to generate; as many as there are training examples, at most 10 000, if not
@@ -154,6 +155,11 @@ def main(settings: Guide) -> None:
             if run.leads:
                 print(table(run.result))
             return
+        if settings.start is not None and source.size is not None:
+            run.say(
+                f"warning: the critic in {settings.start} was trained on all training images, "
+                "those set apart to judge it included: the verdict on it will be too kind"
+            )
         start_trackers(accelerator, "hybridgen-critic", run.config)
         effect = GuidanceEffect(
             material.real, opponent.network, sampler=opponent.sampler, seed=settings.seed

@@ -13,6 +13,7 @@ from hybridgen.errors import InputError
 from hybridgen.evaluation.finished import FinishedGuide, config_of, finished_guide
 from hybridgen.evaluation.guide_material import fingerprint
 from hybridgen.evaluation.methods import Budget, Method
+from hybridgen.evaluation.opponent import network_of
 from hybridgen.networks.build import load_network
 from hybridgen.protocols import Sampler
 from hybridgen.sampling.build import build_sampler
@@ -103,10 +104,10 @@ def _at_each_budget(
     run = runs[method.model]
     kind = kind_of(run)
     method.check_kind(kind)
-    weights = run / ("generator" if kind == "gan" else "denoiser")
+    weights = run / network_of(run)
     if weights not in networks:
-        networks[weights] = load_network(weights).to(device).requires_grad_(False)
-    network = networks[weights]
+        networks[weights] = load_network(weights)
+    network = networks[weights].to(device).requires_grad_(False)
     guide = _critic(method, method.guide, run, runs, device)
     critic = _critic(method, method.critic, run, runs, device)
     for budget in method.budgets(guide.scale if guide is not None else 0.0):
@@ -122,10 +123,13 @@ def _at_each_budget(
                 denoiser = discriminator_guidance(denoiser, guide.critic, scale, window=window)
             sampler = build_sampler(settings, denoiser, source.shape)
         if critic is not None:
-            key |= {"critic": critic.fingerprint, "how": method.how, "rounds": budget.rounds}
+            log_ratio = critic.log_ratio
+            calibration = asdict(log_ratio.calibration)
+            key |= {"critic": critic.fingerprint, "calibration": calibration}
+            key |= {"how": method.how, "rounds": budget.rounds}
             sampler = Refined(
                 sampler,
-                critic.log_ratio,
+                log_ratio,
                 method.how,
                 rounds=budget.rounds,
                 log_bound=critic.log_bound,

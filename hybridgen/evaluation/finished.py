@@ -60,7 +60,7 @@ class FinishedGuide:
 
     @property
     def log_bound(self) -> float:
-        """What nearly all log ratios of the model's samples are below."""
+        """What 95 % of the log ratios of the model's samples are below, for rejection."""
         return self._calibrated.log_bound
 
     @property

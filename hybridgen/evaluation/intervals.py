@@ -54,7 +54,8 @@ def part_errors(
     copies. The error is about the draw of samples alone: whatever `figures` compares them with
     stays as it is. Of smooth figures it is exact on average. It is too large for those that are
     near the least they can be (by 1.46 for a squared distance of means at its floor) and for
-    those that count places of which nearly all are hit.
+    those that count places of which nearly all are hit. Figures that are skewed as well, such as a
+    Frechet distance at its floor, leave their intervals one time in ten instead of in twenty.
     Source: Shao & Wu 1989, Annals of Statistics 17, section 2, with d = n/8.
 
     Args:

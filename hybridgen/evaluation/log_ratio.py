@@ -13,8 +13,12 @@ from hybridgen.evaluation.pictures import to_bytes
 from hybridgen.losses.ratio import Critic
 from hybridgen.training.exam import Exam
 
-BOUND = 0.999
-"""The share of generated samples whose log ratio is below the bound."""
+BOUND = 0.95
+"""The share of generated samples whose log ratio is below the bound.
+
+The largest ratio would have rejection refuse nearly all; among those above the bound it keeps the
+model's proportions. Source: Azadi et al. 2019, arXiv:1810.06758, section 3.2, gamma.
+"""
 _AT_ONCE = 1_000
 
 
@@ -26,7 +30,7 @@ class Calibration:
         sigma: the noise level that the critic is told.
         slope: not negative, so that a critic which knows nothing gets 0 and changes nothing.
         offset: added after the slope.
-        log_bound: what nearly all generated samples are below, for rejection.
+        log_bound: what 95 % of generated samples are below, for rejection.
         acceptance: the share of generated samples that rejection then accepts.
     """
 

@@ -11,7 +11,6 @@ from hybridgen.evaluation.comparison import Estimate, Expense
 from hybridgen.evaluation.expense import expense_of
 from hybridgen.evaluation.intervals import PARTS
 from hybridgen.evaluation.ruler import Ruler, ruler_for
-from hybridgen.maths.cost import Cost
 from hybridgen.maths.draws import rng_for
 
 Data = Source | tuple[Tensor, Tensor]
@@ -85,31 +84,13 @@ def measure(
     if label is not None and label.shape != (ruler.samples,):
         raise ValueError(f"expected labels [{ruler.samples}], got {list(label.shape)}")
     noise = torch.randn(ruler.samples, *shape, generator=rng_for(seed, "measure"))
-    asked = _Asked(sampler, labelled=label is not None)
-
-    def part(tensor: Tensor | None, start: int) -> Tensor | None:
-        return None if tensor is None else tensor[start : start + batch].to(device)
-
-    starts = range(0, ruler.samples, batch)
-    x = torch.cat([asked(part(noise, i), part(label, i)).cpu() for i in starts])
+    given = [noise] if label is None else [noise, label]
+    batches = zip(*(t.to(device).split(batch) for t in given), strict=True)
+    with torch.no_grad():
+        x = torch.cat([sampler(*each).cpu() for each in batches])
     return Measurement(
         figures=ruler(x),
-        expense=expense_of(asked, noise[:batch].to(device), part(label, 0)),
+        expense=expense_of(sampler, *(t[:batch].to(device) for t in given)),
         samples=x,
         warnings=ruler.warnings,
     )
-
-
-class _Asked:
-    """Anybody's sampler, called with noise, and with labels only if there are any."""
-
-    def __init__(self, sampler: Callable[..., Tensor], *, labelled: bool) -> None:
-        self._sampler, self._labelled = sampler, labelled
-
-    @property
-    def cost(self) -> Cost | None:
-        return getattr(self._sampler, "cost", None)
-
-    def __call__(self, noise: Tensor, label: Tensor | None) -> Tensor:
-        x = self._sampler(noise, label) if self._labelled else self._sampler(noise)
-        return x.detach()

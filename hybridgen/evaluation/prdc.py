@@ -11,7 +11,7 @@ from hybridgen.evaluation.tiles import Tiles
 
 CHUNK = 512
 """Side of a tile; two of them fit in a processor's cache."""
-GROUP = 8
+GROUP = 4
 """Columns of which only the nearest is looked at first."""
 SPARE = 2
 """Groups looked at one by one besides k, so that rounding seldom leaves a doubt."""

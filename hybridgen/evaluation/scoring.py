@@ -89,7 +89,7 @@ def picture_of(x: torch.Tensor, source: Source) -> bytes:
 
 def _nearest(x: torch.Tensor, ruler: Ruler, source: Source) -> bytes:
     """Samples above the training examples nearest to them, the closest pairs of all first."""
-    if source.mixture is not None:
+    if source.mixture is not None or ruler.train is None:
         return b""
     distance, example = ruler.nearest(x)
     closest = distance.argsort()[:NEIGHBOURS]

@@ -74,7 +74,7 @@ class WavesCritic(ModelMixin, ConfigMixin):
         width: int = 128,
         depth: int = 4,
         waves: int = 8,
-        finest: float = 0.1,
+        finest: float = 0.05,
         classes: int = 0,
         noise_conditional: bool = False,
         activation: Activation = "leaky_relu",

@@ -45,6 +45,7 @@ def noisy_digits(noise, count, seed):
 
 def test_truths_are_those_of_the_density(on_ring):
     row = on_ring(RING.sample(500, rng_for("exact", 2))[0])
+    assert row.keys() == POINTS
     assert row["high_quality"].truth == pytest.approx(1 - math.exp(-4.5))
     assert row["mode_std"].truth == pytest.approx(0.974, abs=5e-4)
     assert row["modes"].truth == 8

@@ -61,7 +61,7 @@ def test_it_learns_the_width_of_narrow_points_which_an_mlp_does_not():
             loss.mean().backward()
             optimizer.step()
             if number >= 130:
-                gain += (math.log(2) - float(loss.mean())) / 20
+                gain += (math.log(2) - loss.mean().item()) / 20
         return gain
 
     torch.manual_seed(0)

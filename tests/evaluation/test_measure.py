@@ -1,0 +1,106 @@
+"""Anybody's sampler measured: callables, labels, data of one's own, and what is refused."""
+
+import pytest
+import torch
+
+from hybridgen import SinglePass
+from hybridgen.data.points import MixturePoints
+from hybridgen.evaluation.measure import measure
+from hybridgen.evaluation.ruler import ruler_for
+from hybridgen.maths.cost import Cost
+from hybridgen.maths.mixtures import ring
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    return ring()
+
+
+@pytest.fixture(scope="module")
+def ruler(mixture):
+    return ruler_for(MixturePoints(name="ring", mixture=mixture), samples=500, parts=8)
+
+
+def exact(mixture):
+    """Noise `[b 3]` to draws of the mixture, by its own formula."""
+
+    def sample(noise):
+        mode = (torch.special.ndtr(noise[:, 0]) * mixture.components).long()
+        mode = mode.clamp(max=mixture.components - 1)
+        return mixture.means[mode] + mixture.stds[mode, None] * noise[:, 1:]
+
+    return sample
+
+
+def test_an_exact_sampler_is_measured_at_the_truth(mixture, ruler):
+    found = measure(exact(mixture), ruler, noise_shape=(3,))
+    assert found.samples.shape == (500, 2)
+    assert found.figures["modes"].value == found.figures["modes"].truth == 8
+    quality = found.figures["high_quality"]
+    assert quality.low <= quality.truth <= quality.high
+    accuracy = found.figures["c2st_accuracy"]
+    assert accuracy.low <= 0.5 <= accuracy.high
+    assert found.expense.calls is None
+    assert found.expense.batch == 256
+    assert found.expense.seconds.value > 0
+
+
+def test_a_sampler_of_ours_tells_its_calls_and_a_module_its_operations(mixture, ruler):
+    torch.manual_seed(0)
+    network = torch.nn.Linear(3, 2)
+    found = measure(SinglePass(network_of(network), (3,)), ruler, batch=100)
+    assert found.expense.calls == Cost(generator=1)
+    assert found.expense.flops == 2 * 3 * 2
+    assert not found.samples.requires_grad
+    plain = measure(network, ruler, noise_shape=(3,), batch=100)
+    torch.testing.assert_close(plain.samples, found.samples)
+    assert plain.figures == found.figures
+
+
+def network_of(network):
+    return lambda noise, label=None: network(noise)
+
+
+def test_labels_reach_the_sampler_in_the_batches_of_their_noise(ruler):
+    label = torch.arange(500) % 4
+    seen = []
+
+    def sampler(noise, given):
+        seen.append(given)
+        return torch.stack([given, noise[:, 0]], dim=1).float()
+
+    found = measure(sampler, ruler, noise_shape=(1,), label=label, batch=200)
+    torch.testing.assert_close(found.samples[:, 0], label.float())
+    assert [len(part) for part in seen[:3]] == [200, 200, 100]
+
+
+def test_data_of_ones_own_are_two_tensors_and_features():
+    rng = torch.Generator().manual_seed(0)
+    train, held_out = torch.rand(2, 120, 3, 4, 4, generator=rng) * 2 - 1
+
+    def colours(x):
+        return x.mean(dim=(2, 3))
+
+    found = measure(
+        lambda noise: noise.clamp(-1, 1),
+        (train, held_out),
+        noise_shape=(3, 4, 4),
+        features=colours,
+        samples=100,
+        parts=4,
+    )
+    distance = found.figures["frechet_distance"]
+    assert distance.value > distance.floor
+    assert "memorisation" in found.figures
+    assert any("two-sample test" in sentence for sentence in found.warnings)
+
+
+def test_what_cannot_be_measured_is_refused(ruler):
+    with pytest.raises(ValueError, match="give noise_shape"):
+        measure(lambda noise: noise, ruler)
+    with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
+        measure(lambda noise: noise, ruler, noise_shape=(2,), batch=0)
+    with pytest.raises(ValueError, match=r"expected labels \[500\], got \[3\]"):
+        measure(lambda noise, label: noise, ruler, noise_shape=(2,), label=torch.zeros(3))
+    with pytest.raises(ValueError, match="expected examples"):
+        measure(lambda noise: noise, ruler, noise_shape=(5,))
