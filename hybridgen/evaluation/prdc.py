@@ -13,8 +13,8 @@ CHUNK = 512
 """Side of a tile; two of them fit in a processor's cache."""
 GROUP = 4
 """Columns of which only the nearest is looked at first."""
-SPARE = 2
-"""Groups looked at one by one besides k, so that rounding seldom leaves a doubt."""
+SPARE = 3
+"""Groups looked at one by one besides k: a point's own, and some for rounding to leave no doubt."""
 
 
 def neighbour_radii(x: Tensor, *, neighbours: int = 5, chunk: int = CHUNK) -> Tensor:
@@ -40,8 +40,6 @@ def neighbour_radii(x: Tensor, *, neighbours: int = 5, chunk: int = CHUNK) -> Te
         least = []
         for columns in tiles.columns:
             tile = tiles.tile(rows, columns)
-            if rows == columns:
-                tile.fill_diagonal_(torch.inf)
             if len(columns) % GROUP:
                 tile = F.pad(tile, (0, -len(columns) % GROUP), value=torch.inf)
             least.append(reduce(tile, "n (s g) -> n g", "min", s=GROUP))

@@ -71,7 +71,9 @@ class Reference:
             rows = [mode_coverage(fake[i], self.mixture) for i in subsets]
             found.update((name, [row[name] for row in rows]) for name in MODES)
             if self.mixture.dimension <= 2:
-                found["sliced_wasserstein"] = [_sliced(self.held_out, fake[i]) for i in subsets]
+                found["sliced_wasserstein"] = [
+                    sliced_wasserstein(self.held_out[: len(i)], fake[i]) for i in subsets
+                ]
         return found
 
     def told_apart(self, seen: Seen, seed: int) -> dict[str, Estimate]:
@@ -98,9 +100,3 @@ def reference_of(
         distance=None if training is None else nearest(held_out, training)[0],
         mixture=mixture,
     )
-
-
-def _sliced(real: Tensor, fake: Tensor) -> float:
-    """Of as many points: each of fewer samples stands for a whole number of them."""
-    times = len(real) // len(fake)
-    return sliced_wasserstein(real[: times * len(fake)], fake.repeat(times, 1))

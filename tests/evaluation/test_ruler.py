@@ -9,8 +9,16 @@ from einops import rearrange
 from hybridgen.data.images import digits, to_float
 from hybridgen.data.points import MixturePoints
 from hybridgen.errors import InputError, RunError
+from hybridgen.evaluation.distances import (
+    frechet_distance,
+    kernel_distance,
+    sliced_wasserstein,
+)
+from hybridgen.evaluation.modes import mode_coverage
 from hybridgen.evaluation.pictures import to_bytes
+from hybridgen.evaluation.prdc import prdc
 from hybridgen.evaluation.ruler import ruler_for
+from hybridgen.evaluation.two_sample import two_sample_test
 from hybridgen.maths.draws import rng_for
 from hybridgen.maths.mixtures import ring
 
@@ -41,6 +49,26 @@ def noisy_digits(noise, count, seed):
     generator, (pool, _) = rng_for("noisy", seed), digits().reference("train", 1_500)
     x = pool[torch.randint(len(pool), (count,), generator=generator)]
     return x + noise * torch.randn(x.shape, generator=generator)
+
+
+def test_values_are_those_of_the_metrics_by_themselves(on_ring):
+    x, real = RING.sample(500, rng_for("alone"))[0], on_ring.reference.held_out
+    x[:100] *= 1.3
+    row, test = on_ring(x), two_sample_test(real, x, seed=0)
+    expected = {
+        **prdc(real, x),
+        **mode_coverage(x, RING),
+        "frechet_distance": frechet_distance(real, x),
+        "kid": kernel_distance(real, x, subsets=1, subset_size=500),
+        "sliced_wasserstein": sliced_wasserstein(real, x),
+        "c2st_accuracy": test.accuracy.value,
+        "c2st_p": test.p,
+        "tv_bound": test.tv_bound.value,
+        "jsd_bound": test.jsd_bound.value,
+    }
+    for name, estimate in row.items():
+        assert estimate.value == pytest.approx(expected[name], abs=1e-9), name
+        assert estimate.low <= estimate.value <= estimate.high, name
 
 
 def test_truths_are_those_of_the_density(on_ring):
@@ -103,6 +131,8 @@ def test_measuring_repeats_itself_and_leaves_random_numbers_alone(on_ring):
     assert again(x) == on_ring(x)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert again.key == on_ring.key != other.key
+    first, second, third = x.split(100)[:3]
+    assert ruler_for((first, second)).key != ruler_for((first, third)).key
 
 
 def test_ones_own_data_and_features_take_tensors():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import fisher_exact
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 
 from hybridgen.data.images import digits
 from hybridgen.evaluation.features import extract, feature_network
@@ -139,6 +140,14 @@ def test_a_classifier_of_ones_own_is_trained_afresh():
     assert not hasattr(own, "coef_")
     best = 0.5 * (1 + math.erf(0.5 * math.sqrt(3) / 2 / math.sqrt(2)))
     assert test.accuracy.value == pytest.approx(best, abs=0.02)
+
+
+def test_a_classifier_that_is_always_certain_is_believed_no_more_than_it_has_seen():
+    test = two_sample_test(normal(200), normal(200, seed=1), classifier=KNeighborsClassifier(1))
+    cost = math.log(101)  # of an error, after 100 examples of each kind
+    wrong = 1 - test.accuracy.value
+    expected = math.log(2) - math.log1p(1 / 101) - wrong * cost
+    assert test.jsd_bound.value == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_test_repeats_itself_and_leaves_random_numbers_alone():
