@@ -12,7 +12,7 @@ from hybridgen.data.source import Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.classes import count_classes
 from hybridgen.evaluation.comparison import Estimate
-from hybridgen.evaluation.features import SHIPPED, feature_network
+from hybridgen.evaluation.features import feature_network
 from hybridgen.evaluation.intervals import PARTS, interval, random_parts, spread
 from hybridgen.evaluation.judges import IMAGES, knows_classes
 from hybridgen.evaluation.memorisation import nearest
@@ -163,7 +163,7 @@ def ruler_for(
     if training is not None:
         rows = torch.randperm(len(training.features), generator=rng_for("floor", seed))[:count]
         perfect = [training.take(rows)]
-    named = "coordinates" if len(shape) == 1 else SHIPPED.get(shape, "")
+    named = "coordinates" if len(shape) == 1 else "lenet"
     return Ruler(
         samples=count,
         held_out=len(held_out),

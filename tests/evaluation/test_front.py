@@ -60,7 +60,7 @@ def test_flat_numbers_say_everything_by_name(comparison):
 def test_the_front_is_drawn_though_a_figure_is_infinite(comparison, tmp_path):
     draw_front(comparison, tmp_path / "front.png")
     with Image.open(tmp_path / "front.png") as picture:
-        assert picture.size == (1260, 690)
+        assert picture.size == (1440, 660)
 
 
 def test_a_frechet_distance_is_called_by_its_features():

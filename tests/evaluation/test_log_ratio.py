@@ -92,8 +92,12 @@ def test_the_level_the_line_and_the_bound_are_chosen():
 def test_figures_are_of_the_half_that_chose_nothing():
     real, fake = REAL[:400].clone(), FAKE[:400].clone()
     real[1::2], fake[1::2] = FAKE[:200], REAL[:200]  # the judging half is the wrong way round
-    _, figures = calibrated(distorted, Exam(real, fake, torch.tensor([0.5]).double()))
+    level = torch.tensor([0.5]).double()
+    found, figures = calibrated(distorted, Exam(real, fake, level))
+    assert found.slope == pytest.approx(0.2, rel=0.3)
     assert figures["log_ratio_bce"] > 2 * math.log(2)
+    raw = (told(distorted, x[1::2], 0.5) for x in (real, fake))
+    assert figures["log_ratio_bce_raw"] == pytest.approx(cross_entropy(*raw))
 
 
 def test_the_ratio_refines_samples_once_it_is_calibrated():
