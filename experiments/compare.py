@@ -4,13 +4,14 @@ Quality, diversity and cost of every method on equal terms; without `--config` i
 `configs/compare/digits.yaml`, which trains all it needs. What is finished is not done again.
 """
 
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from entrants import Model, check_command, command_of, folders, missing, train
+from entrants import Model, check_command, command_of, folders, missing, needed, train
 from tqdm import tqdm
 
 from hybridgen.config import command
@@ -102,16 +103,24 @@ def main(settings: Compare) -> None:
         )
     # Whatever is wrong with the settings is said before anything is trained.
     places = folders(settings.models, settings.runs, out / "models")
-    to_train = missing(settings.models, settings.runs, places)
-    kinds = {model.name: model.script for model in settings.models}
     for method in settings.methods:
         method.check_names(places)
+    used = {name for method in settings.methods for name in method.models}
+    idle = sorted(set(settings.runs) - used)
+    if idle:
+        raise InputError(
+            f"no method samples the run {idle[0]!r}: name it as a method's model, guide or critic"
+        )
+    models = needed(settings.models, used)
+    to_train = missing(models, settings.runs, places)
+    kinds = {model.name: model.script for model in settings.models}
+    for method in settings.methods:
         method.check_kind(kinds.get(method.model) or kind_of(places[method.model]))
     untrained = {model.name for model in to_train}
     ready = [places[m.model] for m in settings.methods if m.model not in untrained]
     if ready:
         same_data(ready)
-    own = [model for model in settings.models if model.name not in settings.runs]
+    own = [model for model in models if model.name not in settings.runs]
     commands = {
         model.name: command_of(model, places, seed=settings.seed, data=settings.data.path)
         for model in own
@@ -146,11 +155,11 @@ def compared(
     quality = settings.quality or ("sliced_wasserstein" if source.mixture else "frechet_distance")
     if quality not in ruler.floors:
         raise InputError(f"no metric {quality!r} here; there are {', '.join(sorted(ruler.floors))}")
-    entrants = contenders(settings.methods, places, source, device=device)
+    rivals = contenders(settings.methods, places, source, device=device)
     log, measured = JsonLines(settings.out / "log.jsonl"), settings.out / "measured"
     log.forget_after(0)
     rows: list[Scored] = []
-    with tqdm(entrants, unit="row") as bar:
+    with tqdm(rivals, unit="row") as bar:
         for number, contender in enumerate(bar, start=1):
             bar.set_description(contender.name)
             found = scored(contender, ruler, source, seed=settings.seed, folder=measured)
@@ -158,7 +167,7 @@ def compared(
             log.log({"name": contender.name, **figures}, step=number)
             rows.append(found)
     expenses = timed(
-        entrants,
+        rivals,
         source,
         batch=settings.timing_batch,
         rounds=settings.timing_rounds,
@@ -167,17 +176,14 @@ def compared(
     held_out, _ = source.reference("held_out", ruler.samples, settings.seed)
     return Comparison(
         title=f"Single pass against guided diffusion: {source.name}",
-        data=about(source, held_out=len(held_out)),
+        data=about(source, held_out=ruler.held_out),
         features=ruler.features,
         samples=ruler.samples,
         rows=tuple(
             row_of(contender, found, expenses[contender.name])
-            for contender, found in zip(entrants, rows, strict=True)
+            for contender, found in zip(rivals, rows, strict=True)
         ),
-        models=tuple(
-            biography(name, places[name], " ".join(commands.get(name, [str(places[name])])))
-            for name in used
-        ),
+        models=tuple(biography(name, places[name], spoken(commands.get(name))) for name in used),
         quality=quality,
         real_picture=picture_of(held_out, source),
         real_histogram=ruler.histogram(held_out),
@@ -187,6 +193,11 @@ def compared(
             [f"experiments/{Path(__file__).name}", *sys.argv[1:]], seed=settings.seed
         ),
     )
+
+
+def spoken(words: list[str] | None) -> str:
+    """A training command for the page; nothing for a run that was trained elsewhere."""
+    return "" if words is None else shlex.join(["python", f"experiments/{words[0]}", *words[1:]])
 
 
 def same_data(runs: list[Path]) -> DataSettings:

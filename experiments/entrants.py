@@ -1,10 +1,11 @@
 """The runs that take part in a comparison: where they are, and how missing ones are trained."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,11 +95,17 @@ def missing(
     return [m for m in models if m.name not in given and not _finished(places[m.name])]
 
 
+def needed(models: Sequence[Model], used: Collection[str]) -> list[Model]:
+    """The models that methods use, and those that are judged by critics that they use."""
+    judged = {model.of for model in models if model.name in used}
+    return [model for model in models if model.name in used or model.name in judged]
+
+
 def command_of(
     model: Model, places: Mapping[str, Path], *, seed: int, data: str | None
 ) -> list[str]:
     """What trains a model, as words of a command line that begin with the script's name."""
-    words = [f"{model.script}.py", "--config", str(model.file)]
+    words = [f"{model.script}.py", "--config", _shown(model.file)]
     for name, value in (model.arguments or {}).items():
         words += [f"--{name}", str(value)]
     if model.of is not None:
@@ -132,7 +139,7 @@ def train(name: str, words: Sequence[str], folder: Path) -> None:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(_note(folder), json.dumps(list(words)))
-    sys.stderr.write(f"training {name}: python experiments/{' '.join(words)}\n")
+    sys.stderr.write(f"training {name}: python experiments/{shlex.join(words)}\n")
     script, *arguments = words
     with folder.with_name(f"{name}.log").open("w") as log, _terminable():
         child = subprocess.Popen([sys.executable, HERE / script, *arguments], stdout=log)
@@ -158,6 +165,12 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _shown(path: Path) -> str:
+    """As a person in this folder would name it."""
+    inside = path.resolve().is_relative_to(Path.cwd())
+    return str(path.resolve().relative_to(Path.cwd()) if inside else path)
 
 
 def _finished(folder: Path) -> bool:

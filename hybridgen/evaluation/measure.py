@@ -32,6 +32,17 @@ class Measurement:
     samples: Tensor
     warnings: tuple[str, ...]
 
+    def __str__(self) -> str:
+        """A table: each figure with its interval, its floor and, where it is known, the truth."""
+        lines = [f"{'':18}{'measured':>12}{'95 % interval':>24}{'floor':>12}{'truth':>12}"]
+        for name, e in self.figures.items():
+            ends = f"{e.low:.4g} to {e.high:.4g}"
+            floor, truth = ("" if x is None else f"{x:.4g}" for x in (e.floor, e.truth))
+            lines.append(f"{name:18}{e.value:12.4g}{ends:>24}{floor:>12}{truth:>12}")
+        spent = self.expense
+        lines.append(f"{1e3 * spent.seconds.value:.4g} ms a sample in batches of {spent.batch}")
+        return "\n".join([*lines, *self.warnings])
+
 
 def measure(
     sampler: Callable[..., Tensor],
@@ -68,7 +79,8 @@ def measure(
         device: where noise and labels are.
 
     Raises:
-        ValueError: no noise shape, labels of another number, samples of another shape.
+        ValueError: no noise shape, labels of another number, samples of another shape or number,
+            or what a ruler has already.
         InputError: too little data, or images that no shipped network knows and no `features`.
         RunError: samples that are not finite.
     """
@@ -79,6 +91,8 @@ def measure(
         raise ValueError(f"batch must be at least 1, got {batch}")
     if isinstance(data, Ruler):
         ruler = data
+        if samples not in (None, ruler.samples) or features or parts not in (PARTS, ruler.parts):
+            raise ValueError("a ruler has its samples, features and parts: give them to ruler_for")
     else:
         ruler = ruler_for(data, samples=samples, features=features, seed=seed, parts=parts)
     if label is not None and label.shape != (ruler.samples,):
@@ -87,10 +101,19 @@ def measure(
     given = [noise] if label is None else [noise, label]
     batches = zip(*(t.to(device).split(batch) for t in given), strict=True)
     with torch.no_grad():
-        x = torch.cat([sampler(*each).cpu() for each in batches])
+        x = torch.cat([_samples(sampler(*each), each[0]).cpu() for each in batches])
     return Measurement(
         figures=ruler(x),
         expense=expense_of(sampler, *(t[:batch].to(device) for t in given)),
         samples=x,
         warnings=ruler.warnings,
     )
+
+
+def _samples(x: object, noise: Tensor) -> Tensor:
+    if not isinstance(x, Tensor) or len(x) != len(noise):
+        what = f"{len(x)} samples" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise ValueError(
+            f"a sampler maps noise [{len(noise)} ...] to as many samples, a tensor; got {what}"
+        )
+    return x

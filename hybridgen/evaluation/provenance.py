@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,7 +22,7 @@ def provenance(command: Sequence[str], *, seed: int) -> dict[str, str]:
     """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "CPU"
     return {
-        "command": " ".join(["python", *command]),
+        "command": shlex.join(["python", *command]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "seed": f"{seed}; one training of each model",
         "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),

@@ -22,6 +22,9 @@ from hybridgen.evaluation.seeing import Eye, Features, examples
 from hybridgen.evaluation.two_sample import FEWEST
 from hybridgen.maths.draws import rng_for
 
+VERSION = 1
+"""Of the figures: to be raised when one is computed in another way, so that none is reused."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ruler:
@@ -95,6 +98,10 @@ class Ruler:
             raise ValueError("training examples that are drawn without end have no nearest one")
         return nearest(self.eye.see(x).features, self.reference.training)
 
+    def distance_to_held_out(self, x: Tensor) -> Tensor:
+        """Distance of features of `[b ...]` to the nearest held-out example, `[b]`."""
+        return nearest(self.eye.see(x).features, self.reference.held_out)[0]
+
     @cached_property
     def key(self) -> dict[str, str | int]:
         """What its figures depend on but the samples, to know again what was measured."""
@@ -102,6 +109,7 @@ class Ruler:
         for x in (self.reference.held_out, self.reference.training):
             known.update(b"" if x is None else x.contiguous().numpy().tobytes())
         settings = {"samples": self.samples, "parts": self.parts, "seed": self.seed}
+        settings |= {"version": VERSION, "metrics": ",".join(sorted(self.floors))}
         return {**settings, "classes": self.reference.classes, "compared": known.hexdigest()}
 
     def _estimate(self, name: str, value: float, error: float) -> Estimate:

@@ -33,8 +33,8 @@ class Scored:
         figures: metric -> estimate.
         histogram: samples of each class, as the feature network sees them; empty without classes.
         picture: a PNG of the first samples.
-        neighbours: a PNG of the samples that lie nearest to a training example, above those
-            examples; empty for points.
+        neighbours: a PNG of the samples that lie closest to training data relative to held-out
+            data, above the training examples nearest to them; empty for points.
     """
 
     figures: Mapping[str, Estimate]
@@ -71,7 +71,7 @@ def scored(
     said = json.loads(figures.read_text())
     return Scored(
         figures={
-            name: Estimate(**{k: _read(v, k) for k, v in estimate.items()})
+            name: Estimate(**{k: _read(v) for k, v in estimate.items()})
             for name, estimate in said["figures"].items()
         },
         histogram=tuple(said["histogram"]),
@@ -88,11 +88,15 @@ def picture_of(x: torch.Tensor, source: Source) -> bytes:
 
 
 def _nearest(x: torch.Tensor, ruler: Ruler, source: Source) -> bytes:
-    """Samples above the training examples nearest to them, the closest pairs of all first."""
+    """Samples above the training examples nearest to them, the most suspicious pairs first.
+
+    Simple examples lie close to each other whoever made them, so what counts is how close a sample
+    is to training data beside how close it is to held-out data.
+    """
     if source.mixture is not None or ruler.train is None:
         return b""
     distance, example = ruler.nearest(x)
-    closest = distance.argsort()[:NEIGHBOURS]
+    closest = (distance / ruler.distance_to_held_out(x)).argsort()[:NEIGHBOURS]
     pairs = torch.cat([x[closest], ruler.train[example[closest]].to(x)])
     return _png(sample_grid(pairs, len(closest), side=32))
 
@@ -113,5 +117,5 @@ def _written(said: Any) -> Any:
     return said
 
 
-def _read(value: float | str | None, name: str) -> Any:
+def _read(value: float | str | None) -> Any:
     return float(value) if isinstance(value, str) else value

@@ -96,10 +96,13 @@ def examples(
         drawn without end, some sets of `samples` of them in their place.
 
     Raises:
-        InputError: training and held-out examples of different shapes.
+        InputError: training and held-out examples of different shapes, or images that are not in
+            [-1, 1].
     """
     if isinstance(data, tuple):
         train, held_out = data
+        for examples in data:
+            _check_examples(examples)
         if train.shape[1:] != held_out.shape[1:]:
             raise InputError(
                 "training and held-out examples must have one shape, got "
@@ -112,6 +115,21 @@ def examples(
         return held_out, label, None, draws
     held_out, label = data.reference("held_out", max(samples, IMAGES), seed)
     return held_out, label, data.reference("train", min(data.size, TRAINING), seed)[0], []
+
+
+def _check_examples(x: Tensor) -> None:
+    """Refuse bytes, and images in [0, 1] or [0, 255]: clipped, they would all look alike."""
+    if not isinstance(x, Tensor) or not x.is_floating_point() or len(x) == 0:
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(
+            f"expected examples as floating-point tensors, not empty, got {kind}: bytes become "
+            "images in [-1, 1] by x / 127.5 - 1"
+        )
+    low, high = float(x.min()), float(x.max())
+    if x.ndim == 4 and not (-1.01 <= low < 0 < high <= 1.01):
+        raise InputError(
+            f"expected images in [-1, 1], got values from {low:.4g} to {high:.4g}: rescale them"
+        )
 
 
 def _check(features: Tensor, count: int) -> None:

@@ -104,3 +104,31 @@ def test_what_cannot_be_measured_is_refused(ruler):
         measure(lambda noise, label: noise, ruler, noise_shape=(2,), label=torch.zeros(3))
     with pytest.raises(ValueError, match="expected examples"):
         measure(lambda noise: noise, ruler, noise_shape=(5,))
+    with pytest.raises(ValueError, match=r"as many samples, a tensor; got 3 samples"):
+        measure(lambda noise: noise[:3], ruler, noise_shape=(2,))
+    with pytest.raises(ValueError, match="got a dict"):
+        measure(lambda noise: {"images": noise}, ruler, noise_shape=(2,))
+    with pytest.raises(ValueError, match="give them to ruler_for"):
+        measure(lambda noise: noise, ruler, noise_shape=(2,), samples=100)
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (torch.zeros(50, 1, 8, 8, dtype=torch.uint8), "got torch.uint8: bytes become"),
+        (torch.rand(50, 1, 8, 8), "expected images in .-1, 1., got values from 0"),
+        (5 * torch.randn(50, 1, 8, 8), "rescale them"),
+        (None, "got NoneType"),
+    ],
+)
+def test_images_that_are_not_between_minus_one_and_one_are_refused(images, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        measure(lambda noise: noise, (images, images), noise_shape=(1, 8, 8))
+
+
+def test_a_measurement_is_printed_as_a_table(mixture, ruler):
+    found = measure(exact(mixture), ruler, noise_shape=(3,))
+    lines = str(found).splitlines()
+    assert lines[0].split() == ["measured", "95", "%", "interval", "floor", "truth"]
+    assert any(line.startswith("modes") and line.split()[1] == "8" for line in lines)
+    assert any("ms a sample in batches of 256" in line for line in lines)

@@ -135,6 +135,10 @@ def test_what_is_measured_is_not_measured_again_and_a_row_can_be_added(call, run
             "a: no run is called 'b'; there are gan",
         ),
         (
+            lambda r: (*given(r, "gan", "diffusion"), "--methods", METHOD),
+            "no method samples the run 'diffusion'",
+        ),
+        (
             lambda r: ("--runs", json.dumps({"gan": str(r)}), "--methods", METHOD),
             "given for 'gan', is not a finished run",
         ),

@@ -44,6 +44,12 @@ def test_models_are_missing_in_the_order_in_which_they_can_be_trained(entrants, 
     assert [m.name for m in entrants.missing(models, {}, places)] == ["critic"]
 
 
+def test_only_what_methods_use_is_trained_and_what_their_critics_judge(entrants, models):
+    other = entrants.Model(name="other", script="gan", config="gan/ring")
+    asked = entrants.needed((*models, other), {"critic"})
+    assert [model.name for model in asked] == ["gan", "critic"]
+
+
 def test_the_command_names_settings_data_seed_and_folder(entrants, models, tmp_path):
     places = entrants.folders(models, {}, tmp_path)
     gan, critic = (entrants.command_of(m, places, seed=3, data="my/photos") for m in models)
