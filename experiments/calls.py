@@ -28,12 +28,12 @@ from hybridgen.evaluation.finished import (
     data_settings,
     finished_guide,
     finished_models,
-    kept,
 )
 from hybridgen.evaluation.guidance_effect import GuidanceEffect, labels_of
 from hybridgen.evaluation.guide_material import fingerprint
 from hybridgen.evaluation.guide_report import trial
 from hybridgen.evaluation.judges import NEIGHBOURS, Judge, judge_for
+from hybridgen.evaluation.kept import kept
 from hybridgen.evaluation.scale_search import choose_scale
 from hybridgen.evaluation.watch import samples_of
 from hybridgen.networks.build import load_network

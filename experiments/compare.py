@@ -11,28 +11,31 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from entrants import Model, check_command, command_of, folders, missing, needed, train
+from entrants import Model, check_recipe, command_of, folders, missing, needed, recipe, train
 from tqdm import tqdm
 
 from hybridgen.config import command
 from hybridgen.data.load import DataSettings, load_data
-from hybridgen.errors import InputError
+from hybridgen.errors import InputError, RunError
 from hybridgen.evaluation.biography import biography
 from hybridgen.evaluation.comparison import Comparison, Expense, Row
 from hybridgen.evaluation.contenders import Contender, contenders, kind_of
 from hybridgen.evaluation.finished import data_settings
-from hybridgen.evaluation.methods import Method
+from hybridgen.evaluation.methods import Method, check_methods
 from hybridgen.evaluation.page import markdown
 from hybridgen.evaluation.page.headline import headline
+from hybridgen.evaluation.page.metrics import UNRANKED
 from hybridgen.evaluation.provenance import about, provenance
 from hybridgen.evaluation.ruler import ruler_for
 from hybridgen.evaluation.scoring import Scored, picture_of, scored
 from hybridgen.evaluation.summary import publish
 from hybridgen.evaluation.timed import timed
+from hybridgen.evaluation.two_sample import FEWEST
 from hybridgen.training.claim import claim
 from hybridgen.training.launch import make_accelerator
 from hybridgen.training.tracking import JsonLines
 
+LEAST = {"samples": FEWEST, "parts": 8, "timing_batch": 1, "timing_rounds": 3}
 DEFAULT = Path(__file__).parents[1] / "configs" / "compare" / "digits.yaml"
 
 
@@ -88,9 +91,11 @@ class Compare:
                 "there is nothing to compare: give methods, and models or runs, as "
                 "configs/compare/digits.yaml does"
             )
-        for name in ("parts", "timing_batch", "timing_rounds"):
-            if getattr(self, name) < 2:
-                raise InputError(f"{name} must be at least 2, got {getattr(self, name)}")
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name} must be at least {least}, got {value}")
+        check_methods(self.methods)
 
 
 def main(settings: Compare) -> None:
@@ -125,8 +130,9 @@ def main(settings: Compare) -> None:
         model.name: command_of(model, places, seed=settings.seed, data=settings.data.path)
         for model in own
     }
-    for name, words in commands.items():
-        check_command(name, words, places)
+    asked = {"seed": settings.seed, "data": settings.data.path}
+    for model in own:
+        check_recipe(model, places[model.name], **asked)
     if to_train and not settings.train:
         raise InputError(
             f"not trained yet: {', '.join(model.name for model in to_train)}; add --train true, or "
@@ -134,7 +140,12 @@ def main(settings: Compare) -> None:
         )
     with claim(out, {k: v for k, v in asdict(settings).items() if k != "out"}, changing=True):
         for model in to_train:
-            train(model.name, commands[model.name], places[model.name])
+            train(
+                model.name,
+                commands[model.name],
+                places[model.name],
+                recipe(model, **asked),
+            )
         comparison = compared(settings, places, commands, accelerator.device)
         publish(comparison, out)
         print(markdown(comparison))
@@ -153,19 +164,28 @@ def compared(
     source = load_data(same_data([places[method.model] for method in settings.methods]))
     ruler = ruler_for(source, samples=settings.samples, seed=settings.seed, parts=settings.parts)
     quality = settings.quality or ("sliced_wasserstein" if source.mixture else "frechet_distance")
-    if quality not in ruler.floors:
+    if quality not in ruler.floors or quality in UNRANKED:
         raise InputError(f"no metric {quality!r} here; there are {', '.join(sorted(ruler.floors))}")
     rivals = contenders(settings.methods, places, source, device=device)
     log, measured = JsonLines(settings.out / "log.jsonl"), settings.out / "measured"
     log.forget_after(0)
-    rows: list[Scored] = []
+    rows: dict[str, Scored] = {}
+    warnings = list(ruler.warnings)
     with tqdm(rivals, unit="row") as bar:
-        for number, contender in enumerate(bar, start=1):
-            bar.set_description(contender.name)
-            found = scored(contender, ruler, source, seed=settings.seed, folder=measured)
+        for number, rival in enumerate(bar, start=1):
+            bar.set_description(rival.name)
+            try:
+                found = scored(rival, ruler, source, seed=settings.seed, folder=measured)
+            except RunError as error:  # one that diverges must not cost the others their page
+                warnings.append(f"{rival.name} is left out: {error}")
+                continue
             figures = {name: estimate.value for name, estimate in found.figures.items()}
-            log.log({"name": contender.name, **figures}, step=number)
-            rows.append(found)
+            log.log({"name": rival.name, **figures}, step=number)
+            rows[rival.name] = found
+    rivals = [rival for rival in rivals if rival.name in rows]
+    if not rivals:
+        raise RunError(f"no method could be measured; {warnings[-1]}")
+    warnings += dict.fromkeys(rival.caveat for rival in rivals if rival.caveat)
     expenses = timed(
         rivals,
         source,
@@ -179,16 +199,13 @@ def compared(
         data=about(source, held_out=ruler.held_out),
         features=ruler.features,
         samples=ruler.samples,
-        rows=tuple(
-            row_of(contender, found, expenses[contender.name])
-            for contender, found in zip(rivals, rows, strict=True)
-        ),
+        rows=tuple(row_of(rival, rows[rival.name], expenses[rival.name]) for rival in rivals),
         models=tuple(biography(name, places[name], spoken(commands.get(name))) for name in used),
         quality=quality,
         real_picture=picture_of(held_out, source),
         real_histogram=ruler.histogram(held_out),
         classes=tuple(str(number) for number in range(len(ruler.histogram(held_out)))),
-        warnings=ruler.warnings,
+        warnings=tuple(warnings),
         provenance=provenance(
             [f"experiments/{Path(__file__).name}", *sys.argv[1:]], seed=settings.seed
         ),
@@ -207,12 +224,19 @@ def same_data(runs: list[Path]) -> DataSettings:
         InputError: they were trained on different data.
     """
     for run in runs:
-        if data_settings(run) != data_settings(runs[0]):
+        own, first = (_content(data_settings(folder)) for folder in (run, runs[0]))
+        if own != first:
             raise InputError(
-                f"{run} was trained on other data than {runs[0]} ({data_settings(run)} and "
-                f"{data_settings(runs[0])}): compare models of one data set and resolution"
+                f"{run} was trained on other data than {runs[0]} ({own} and {first}): compare "
+                "models of one data set and resolution"
             )
     return data_settings(runs[0])
+
+
+def _content(data: DataSettings) -> dict[str, object]:
+    """What decides which examples there are; not how they are read, or whether with labels."""
+    names = ("path", "resolution", "channels", "held_out")
+    return {name: getattr(data, name) for name in names}
 
 
 def row_of(contender: Contender, found: Scored, expense: Expense) -> Row:
@@ -222,7 +246,8 @@ def row_of(contender: Contender, found: Scored, expense: Expense) -> Row:
         setting=contender.budget.words,
         kind=contender.kind,
         models=contender.method.models,
-        baseline=contender.method.baseline,
+        # A guide for other steps is no fair test of guidance.
+        baseline=None if contender.caveat else contender.method.baseline,
         figures=found.figures,
         expense=expense,
         details=contender.details,

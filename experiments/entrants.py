@@ -1,5 +1,6 @@
 """The runs that take part in a comparison: where they are, and how missing ones are trained."""
 
+import hashlib
 import json
 import shlex
 import signal
@@ -115,30 +116,48 @@ def command_of(
     return [*words, "--seed", str(seed), "--out", str(places[model.name])]
 
 
-def check_command(name: str, words: Sequence[str], places: Mapping[str, Path]) -> None:
-    """Refuse a run of ours that was trained by another command than the one asked for now.
+def check_recipe(model: Model, folder: Path, *, seed: int, data: str | None) -> None:
+    """Refuse a run of ours that was trained by other settings than are asked for now.
 
     Raises:
-        InputError: see above.
+        InputError: see above; also for a finished run that nobody knows the settings of.
     """
-    note = _note(places[name])
-    before = json.loads(note.read_text()) if note.is_file() else list(words)
-    if before != list(words):
+    note = _note(folder)
+    if not (folder / "config.yaml").is_file():
+        return  # nothing was trained; what failed before it began left a note at most
+    before = json.loads(note.read_text()) if note.is_file() else None
+    if before != recipe(model, seed=seed, data=data):
         raise InputError(
-            f"{places[name]} was trained by other settings ({' '.join(before)}): choose another "
-            f'--out, or take it as it is with --runs \'{{"{name}": "{places[name]}"}}\''
+            f"{folder} was trained by other settings than {model.name} has now: choose another "
+            f'--out, or take it as it is with --runs \'{{"{model.name}": "{folder}"}}\''
         )
 
 
-def train(name: str, words: Sequence[str], folder: Path) -> None:
+def recipe(model: Model, *, seed: int, data: str | None) -> dict[str, object]:
+    """All that a training depends on, wherever it is started from."""
+    return {
+        "script": model.script,
+        "config": hashlib.sha256(model.file.read_bytes()).hexdigest(),
+        "arguments": dict(model.arguments or {}),
+        "of": model.of,
+        "seed": seed,
+        "data": data,
+    }
+
+
+def train(name: str, words: Sequence[str], folder: Path, remembered: Mapping[str, object]) -> None:
     """Run a training script to its end; its bar is shown, its table goes to `NAME.log`.
+
+    Args:
+        words: see `command_of`.
+        remembered: the recipe, kept beside the folder.
 
     Raises:
         RunError: it failed; it has said why.
         Interrupted: a signal came; the training was told, and has saved.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(_note(folder), json.dumps(list(words)))
+    write_atomically(_note(folder), json.dumps(remembered))
     sys.stderr.write(f"training {name}: python experiments/{shlex.join(words)}\n")
     script, *arguments = words
     with folder.with_name(f"{name}.log").open("w") as log, _terminable():
@@ -179,4 +198,4 @@ def _finished(folder: Path) -> bool:
 
 
 def _note(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.command.json")
+    return folder.with_name(f"{folder.name}.recipe.json")

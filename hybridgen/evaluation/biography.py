@@ -36,7 +36,7 @@ def biography(name: str, folder: Path, command: str) -> Trained:
     """
     config, result = config_of(folder), result_of(folder)
     batch = int(config["training"]["batch"])
-    facts: dict[str, float] = {"steps": result["steps"] or 0, "batch": batch}
+    facts: dict[str, float] = {"steps": result.get("steps") or 0, "batch": batch}
     facts["images"] = facts["steps"] * batch
     for known in ("seconds", "seconds_in_all"):
         if result.get(known) is not None:

@@ -133,10 +133,9 @@ class Comparison:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
 
-HIGHER_IS_BETTER = frozenset(
-    {"precision", "recall", "density", "coverage", "modes", "high_quality"}
-)
-"""Metrics of which more is better; of all others less is, but for those nearest to a value."""
+HIGHER_IS_BETTER = frozenset({"precision", "recall", "coverage", "modes", "high_quality"})
+"""Metrics of which more is better; of all others less is, but for those nearest to a value and
+`c2st_p`, which ranks nothing."""
 
-NEAREST_IS_BEST = {"mode_std": 0.974, "memorisation": 0.5, "c2st_accuracy": 0.5}
+NEAREST_IS_BEST = {"density": 1.0, "mode_std": 0.974, "memorisation": 0.5, "c2st_accuracy": 0.5}
 """Metrics that perfect samples bring to a value, which can be missed on either side."""

@@ -33,6 +33,8 @@ class Contender:
         like: a tensor of the type and on the device that the model computes with.
         key: all that its samples depend on beside the noise.
         details: the same for a reader.
+        caveat: a sentence if its guide or critic knows the errors of another sampler or other
+            steps than these; else empty.
     """
 
     method: Method
@@ -42,6 +44,7 @@ class Contender:
     like: Tensor
     key: Mapping[str, Any]
     details: Mapping[str, str]
+    caveat: str
 
     @property
     def name(self) -> str:
@@ -59,7 +62,8 @@ def kind_of(folder: Path) -> Kind:
     if finished and (folder / "generator").is_dir():
         return "gan"
     if finished and (folder / "denoiser").is_dir():
-        return "diffusion" if config["adversarial"]["source"] is None else "hybrid"
+        term = config.get("adversarial") or {}
+        return "diffusion" if term.get("source") is None else "hybrid"
     raise InputError(
         f"{folder} holds no finished generator or denoiser: let its training end first, or name "
         "another folder"
@@ -143,6 +147,7 @@ def _at_each_budget(
             like=next(network.parameters()),
             key=key,
             details=_details(run, key, guide, critic),
+            caveat=_caveat(method, budget, kind, guide, critic),
         )
 
 
@@ -165,18 +170,39 @@ def _critic(
     return found
 
 
+def _caveat(
+    method: Method,
+    budget: Budget,
+    kind: Kind,
+    guide: FinishedGuide | None,
+    critic: FinishedGuide | None,
+) -> str:
+    if kind == "gan":
+        return ""
+    settings = method.sampler_settings(budget.calls)
+    for asked in (guide, critic):
+        if asked is not None and (asked.sampler, asked.steps) != (settings.name, settings.steps):
+            return (
+                f"{method.name} at {budget.calls} calls asks a critic that was trained on samples "
+                f"of {asked.sampler} with {asked.steps} steps: it knows the errors of those, so "
+                "this is no test of what such a critic can do here."
+            )
+    return ""
+
+
 def _details(
     run: Path,
     key: Mapping[str, Any],
     guide: FinishedGuide | None,
     critic: FinishedGuide | None,
 ) -> dict[str, str]:
-    said = {"model": str(run)}
+    said = {"model": run.name}
     if "sampler" in key:
         said["sampler"] = ", ".join(f"{name} {value}" for name, value in key["sampler"].items())
     for use, asked in (("guide", guide), ("critic", critic)):
         if asked is not None:
-            said[use] = f"{asked.folder}, " + ("" if asked.blessed else "not ") + "blessed"
+            blessed = "blessed" if asked.blessed else "not blessed"
+            said[use] = f"{asked.folder.name}, {blessed}, for {asked.sampler}, {asked.steps} steps"
     if guide is not None:
         low, high = guide.window
         said["guidance"] = f"scale {key['scale']:g}, asked at noise levels {low:.3g} to {high:.3g}"

@@ -6,13 +6,22 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from hybridgen.evaluation.comparison import Estimate, Expense
 from hybridgen.evaluation.live_bytes import peak_bytes
 from hybridgen.evaluation.timing import Clock, clock_for, median_interval, take_turns
 from hybridgen.maths.cost import Cost
 
+_ATEN = torch.ops.aten
+_ATTENTION: dict[Any, Any] = {  # the CPU's fused kernel, which torch does not count
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: (
+        lambda q, k, v, *_, out_shape=None, **__: sdpa_flop_count(q, k, v)
+    ),
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, q, k, v, *_, out_shape=None, **__: sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
 Sampling = Callable[..., Tensor]
 ROUNDS = 9
 FEWEST = 3
@@ -96,7 +105,7 @@ def counts(task: Callable[[], object], device: torch.device | str = "cpu") -> tu
     Operations are those of matrix products, convolutions and attention, forward and backward; a
     multiplication and an addition are two.
     """
-    flops = FlopCounterMode(display=False)
+    flops = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
     # Which module an operation belongs to is told by hooks that forbid `torch.autograd.grad`.
     flops.mod_tracker = cast(Any, _NoModules())
     with flops, peak_bytes(device) as peak:

@@ -1,10 +1,9 @@
 """Finished runs read back: models, guides, and judgements that need not be made again."""
 
 import glob
-import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from hybridgen.evaluation.guide_material import fingerprint
 from hybridgen.evaluation.log_ratio import Calibration, LogRatio
 from hybridgen.evaluation.opponent import network_of
 from hybridgen.networks.build import load_network
-from hybridgen.training.files import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,9 +86,22 @@ def finished_guide(folder: str | Path) -> FinishedGuide:
     path = folder / "guide.json"
     if not path.is_file() or not (folder / "critic").is_dir():
         raise InputError(f"{folder} is not a finished run of critic.py: train a guide first")
-    said, run = json.loads(path.read_text()), Path(config_of(folder)["run"])
-    if said["model"] != fingerprint(run, network_of(run)):
+    run = Path(config_of(folder).get("run") or "")
+    if not (run / network_of(run)).is_dir():
+        raise InputError(
+            f"{folder} is a guide for {run}, where no model is: work in the folder that it was "
+            "trained from, or train it again"
+        )
+    said = _json(path)
+    if said.get("model") != fingerprint(run, network_of(run)):
         raise InputError(f"{folder} is a guide for another model than {run} holds: train it again")
+    try:
+        return _guide(folder, run, said)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged: train the guide again") from error
+
+
+def _guide(folder: Path, run: Path, said: Mapping[str, Any]) -> FinishedGuide:
     low, high = said["window"]
     return FinishedGuide(
         folder=folder,
@@ -120,7 +131,10 @@ def finished_models(pattern: str) -> list[Path]:
 
 def data_settings(folder: Path) -> DataSettings:
     """What a run was trained on."""
-    return DataSettings(**config_of(folder)["data"])
+    try:
+        return DataSettings(**config_of(folder)["data"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder / 'config.yaml'} is of another version or damaged") from error
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -132,7 +146,13 @@ def config_of(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     if not path.is_file():
         raise InputError(f"{folder} is not a run: expected config.yaml there; name another folder")
-    return yaml.safe_load(path.read_text())
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged: train the model again") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is empty or damaged: train the model again")
+    return config
 
 
 def result_of(folder: Path) -> dict[str, float | None]:
@@ -144,14 +164,14 @@ def result_of(folder: Path) -> dict[str, float | None]:
     path = folder / "result.json"
     if not path.is_file():
         raise InputError(f"{folder} is not finished: expected result.json there; let it end first")
-    return json.loads(path.read_text())
+    return _json(path)
 
 
-def kept(folder: Path, key: Mapping[str, Any], work: Callable[[], Any]) -> Any:
-    """What `work` returns, from a file in `folder` if it was done before under an equal key."""
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    path = folder / f"{name[:24]}.json"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(work()))
-    return json.loads(path.read_text())
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        said = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: train the model again") from error
+    if not isinstance(said, dict):
+        raise InputError(f"{path} is damaged: train the model again")
+    return said

@@ -1,7 +1,7 @@
 """Ways to samples, as a person names them in settings."""
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -100,6 +100,23 @@ class Method:
         """Of a diffusion model, with as many steps as make `calls` calls."""
         named = SamplerSettings(name=self.sampler, low=self.low, high=self.high)
         return with_calls(named, calls)
+
+
+def check_methods(methods: Sequence[Method]) -> None:
+    """Refuse methods of one name, and a baseline that is none of them.
+
+    Raises:
+        InputError: see above.
+    """
+    names = [method.name for method in methods]
+    for method in methods:
+        if names.count(method.name) > 1:
+            raise InputError(f"two methods are called {method.name!r}: give them different names")
+        if method.baseline is not None and method.baseline not in names:
+            raise InputError(
+                f"{method.name}: its baseline {method.baseline!r} is no method; there are "
+                f"{', '.join(names)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

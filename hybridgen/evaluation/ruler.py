@@ -22,9 +22,6 @@ from hybridgen.evaluation.seeing import Eye, Features, examples
 from hybridgen.evaluation.two_sample import FEWEST
 from hybridgen.maths.draws import rng_for
 
-VERSION = 1
-"""Of the figures: to be raised when one is computed in another way, so that none is reused."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ruler:
@@ -109,7 +106,6 @@ class Ruler:
         for x in (self.reference.held_out, self.reference.training):
             known.update(b"" if x is None else x.contiguous().numpy().tobytes())
         settings = {"samples": self.samples, "parts": self.parts, "seed": self.seed}
-        settings |= {"version": VERSION, "metrics": ",".join(sorted(self.floors))}
         return {**settings, "classes": self.reference.classes, "compared": known.hexdigest()}
 
     def _estimate(self, name: str, value: float, error: float) -> Estimate:

@@ -1,6 +1,5 @@
 """One contender measured and shown: samples of the shared noise, their figures, their pictures."""
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from hybridgen.data.source import Source
 from hybridgen.evaluation.comparison import Estimate
 from hybridgen.evaluation.contenders import Contender
 from hybridgen.evaluation.guidance_effect import labels_of
+from hybridgen.evaluation.kept import code, place, readable
 from hybridgen.evaluation.pictures import sample_grid, scatter
 from hybridgen.evaluation.ruler import Ruler
 from hybridgen.evaluation.watch import samples_of
@@ -54,11 +54,13 @@ def scored(
             ruler and one seed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    key = {**contender.key, "ruler": ruler.key, "seed": seed}
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-    figures = folder / f"{name}.json"
-    picture, neighbours = folder / f"{name}.png", folder / f"{name}-neighbours.png"
-    if not figures.exists():
+    device = str(contender.like.device)
+    key = {**contender.key, "ruler": ruler.key, "seed": seed, "code": code(), "device": device}
+    figures = place(folder, key)
+    picture = figures.with_suffix(".png")
+    neighbours = figures.with_name(f"{figures.stem}-neighbours.png")
+    said = readable(figures)
+    if said is None or not (picture.exists() and neighbours.exists()):
         label = labels_of(source, ruler.samples)
         label = None if label is None else label.to(contender.like.device)
         count, like = ruler.samples, contender.like
@@ -68,7 +70,7 @@ def scored(
         write_atomically(neighbours, _nearest(x, ruler, source))
         said = {"name": contender.name, "figures": found, "histogram": ruler.histogram(x)}
         write_atomically(figures, json.dumps(_written(said)))  # last: it says that all is there
-    said = json.loads(figures.read_text())
+        said = json.loads(figures.read_text())
     return Scored(
         figures={
             name: Estimate(**{k: _read(v) for k, v in estimate.items()})

@@ -14,6 +14,8 @@ def publish(comparison: Comparison, folder: Path) -> None:
     """Write `result.json`, `table.md`, `front.png`, `report.html` and the samples of each row."""
     pictures = folder / "samples"
     pictures.mkdir(parents=True, exist_ok=True)
+    for earlier in pictures.glob("*.png"):
+        earlier.unlink()
     for row in comparison.rows:
         name = "-".join("".join(c if c.isalnum() or c == "." else " " for c in row.name).split())
         write_atomically(pictures / f"{name}.png", row.picture)

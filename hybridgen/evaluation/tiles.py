@@ -6,6 +6,8 @@ from torch import Tensor
 
 AT_ONCE = 2**18
 """Coordinates of pairs that are subtracted at a time."""
+KEPT = 2**28
+"""Bytes of factors that are kept for the next rows of tiles."""
 ROUGH = 3e-4
 """Of a squared distance, what rounding in single precision may be for that to save time."""
 
@@ -60,11 +62,14 @@ class Tiles:
 
     def tile(self, rows: range, columns: range) -> Tensor:
         """Squared distances `[rows columns]`, valid until the next call."""
-        x, y = self.x[_slice(rows)] - self._middle, self.y[_slice(columns)] - self._middle
-        x_norms, y_norms = self._x_norms[_slice(rows)], self._y_norms[_slice(columns)]
-        left = torch.cat([-2 * x, x_norms, torch.ones_like(x_norms)], dim=1)
-        right = torch.cat([y, torch.ones_like(y_norms), y_norms], dim=1)
-        left, right = left.to(self._tile.dtype), right.to(self._tile.dtype)
+        if rows not in self._left:
+            self._left = {rows: self._factor(self.x, self._x_norms, rows, left=True)}
+        if columns not in self._right:
+            right = self._factor(self.y, self._y_norms, columns, left=False)
+            if len(self._right) >= KEPT // right.nbytes:
+                self._right.clear()
+            self._right[columns] = right
+        left, right = self._left[rows], self._right[columns]
         return torch.mm(left, right.T, out=_shaped(self._tile, rows, columns))
 
     def beyond(self, squared: Tensor, radii: Tensor, rows: range, columns: range) -> Tensor:
@@ -110,7 +115,16 @@ class Tiles:
             ]
         ).sqrt_()
 
+    def _factor(self, points: Tensor, norms: Tensor, part: range, *, left: bool) -> Tensor:
+        """`[-2 x, |x|^2, 1]` or `[y, 1, |y|^2]`, whose products are squared distances."""
+        moved, norms = points[_slice(part)] - self._middle, norms[_slice(part)]
+        ones = torch.ones_like(norms)
+        parts = [-2 * moved, norms, ones] if left else [moved, ones, norms]
+        return torch.cat(parts, dim=1).to(self._tile.dtype)
+
     def _use(self, dtype: torch.dtype) -> None:
+        self._left: dict[range, Tensor] = {}
+        self._right: dict[range, Tensor] = {}
         self.tolerance = self._error * torch.finfo(dtype).eps
         # Memory that is used again spares the system fresh pages, which cost as much as products.
         size = len(self.rows[0]) * len(self.columns[0])

@@ -11,8 +11,8 @@ from hybridgen.data.source import Source
 from hybridgen.evaluation.comparison import Estimate, Expense
 from hybridgen.evaluation.contenders import Contender
 from hybridgen.evaluation.expense import expenses
-from hybridgen.evaluation.finished import kept
 from hybridgen.evaluation.guidance_effect import labels_of
+from hybridgen.evaluation.kept import code, kept, machine
 from hybridgen.maths.cost import Cost
 from hybridgen.maths.draws import rng_for
 
@@ -42,7 +42,8 @@ def timed(
         "timed": [[c.name, dict(c.key)] for c in contenders],
         "batch": batch,
         "rounds": rounds,
-        "threads": torch.get_num_threads(),
+        "machine": machine(),
+        "code": code(),
         "device": str(device),
     }
 

@@ -33,6 +33,18 @@ def test_operations_of_a_matrix_product_are_two_for_each_weight_and_sample():
     assert (found.calls, found.batch) == (None, BATCH)
 
 
+def test_operations_of_attention_are_four_for_each_pair_of_places_and_channel():
+    b, h, n, d = 2, 4, 32, 16
+    query, key, value = torch.zeros(3, b, h, n, d)
+    attend = nn.functional.scaled_dot_product_attention
+    forward = 4 * b * h * n**2 * d
+    assert flops(lambda: attend(query, key, value)) == forward
+    query.requires_grad_(True)
+    # Backward there are five products for the two of forward.
+    both = flops(lambda: torch.autograd.grad(attend(query, key, value).sum(), query))
+    assert both == forward * 7 / 2
+
+
 @pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 1), (1, 2)])
 def test_operations_of_a_convolution_are_two_for_each_weight_and_place(stride, groups):
     network = nn.Conv2d(4, 6, 3, stride=stride, padding=1, groups=groups)

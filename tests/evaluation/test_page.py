@@ -117,3 +117,24 @@ def test_pictures_come_with_their_size_the_real_one_first():
     images = [a for tag, a in page.found if tag == "img"]
     assert [image["alt"] for image in images] == ["held-out examples", "GAN"]
     assert {(image["width"], image["height"]) for image in images} == {("40", "20")}
+
+
+def test_the_best_row_of_each_kind_is_shown_and_the_others_on_request():
+    shown = {"picture": png(), "neighbours": png(90), "histogram": (5, 0, 9)}
+    rows = [
+        diffusion(4, quality=50.0, **shown),
+        diffusion(8, quality=15.0, **shown),
+        diffusion(16, quality=float("nan"), **shown),
+        gan(**shown),
+    ]
+    text = render(comparison(*rows, real_picture=png(255), real_histogram=(1, 2, 3)))
+    for section in ("samples", "classes", "neighbours"):
+        part = text.split(f'id="{section}"')[1].split("</section>")[0]
+        first, more = part.split("<details>")
+        real = ["held-out examples"] * (section != "neighbours")
+        names = re.findall(r"</svg>\s*<span>([^<]+)|<figcaption><span>([^<]+)", first)
+        assert [a or b for a, b in names] == [*real, "diffusion, 8 calls", "GAN"]
+        assert "<summary>2 more rows</summary>" in more
+        assert "diffusion, 4 calls" in more
+        assert "diffusion, 16 calls" in more
+    assert "more row" not in render(comparison(gan(**shown), diffusion(8, **shown)))

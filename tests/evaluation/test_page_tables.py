@@ -6,7 +6,8 @@ from comparisons import comparison, estimate, full, gan, guided, row
 from hybridgen.evaluation.comparison import Trained
 from hybridgen.evaluation.page import markdown
 from hybridgen.evaluation.page.palette import looks
-from hybridgen.evaluation.page.tables import cost_table, quality_table, unequal_trainings
+from hybridgen.evaluation.page.remarks import counted, unequal_trainings
+from hybridgen.evaluation.page.tables import cost_table, quality_table, two_sample_table
 
 
 def cells(table, name):
@@ -66,3 +67,48 @@ def test_the_markdown_shows_interval_cost_and_the_best():
     text = markdown(comparison(gan(), guided(8, quality=10)))
     assert "| **10.0 (9.0 to 11.0)** | 8 | 0 | 8 | 8 | 2.00 M | 1.00 ms | 1 MiB / 64 |" in text
     assert "| GAN | 30.0 (29.0 to 31.0) | 0 | 1 | 0 | 0 |" in text
+
+
+def test_the_two_sample_test_has_a_table_of_its_own():
+    more = {name: estimate(0.6, 0.1) for name in ("c2st_accuracy", "tv_bound", "jsd_bound")}
+    one = row("a", figures=more | {"c2st_p": estimate(4e-22, 0.0, floor=0.04)})
+    other = row("b", figures={"c2st_p": estimate(0.3123, 0.0, floor=0.04)})
+    both, looked = comparison(one, other), looks("ab")
+    assert [name for name, _ in quality_table(both, looked).columns] == [
+        "method",
+        "Fr\u00e9chet distance",
+    ]
+    table = two_sample_table(both, looked)
+    assert [name for name, _ in table.columns] == [
+        "method",
+        "C2ST accuracy",
+        "C2ST p-value",
+        "TV bound",
+        "JSD bound",
+    ]
+    assert [c.text for c in cells(table, "C2ST p-value").values()] == ["0.04", "< 0.001", "0.31"]
+    assert two_sample_table(comparison(row("a")), looked).columns == (("method", ""),)
+    chosen = replace(both, quality="c2st_p")
+    assert [name for name, _ in quality_table(chosen, looked).columns][1] == "C2ST p-value"
+    assert "| &lt; 0.001 |" in markdown(chosen)
+
+
+def test_recall_and_coverage_come_with_how_many_were_compared():
+    both = row("a", figures={"recall": estimate(0.8, 0.1), "coverage": estimate(0.5, 0.1)})
+    limit = "With fewer samples than held-out examples coverage cannot reach 1"
+    for text in ("10000", "10 000", "10\u202f000", "10,000"):
+        said = counted(comparison(both, data={"held-out examples": text}))
+        assert said.startswith(
+            "1\u202f000 samples against 10\u202f000 held-out examples: recall and coverage depend on"
+        )
+        assert limit in said
+    said = counted(comparison(both, data={"held-out examples": "360"}))
+    assert "360 held-out examples" in said
+    assert limit not in said
+    only = row("a", figures={"recall": estimate(0.8, 0.1)})
+    said = counted(comparison(only, data={"held-out examples": "10000"}))
+    assert "recall depends on" in said
+    assert limit not in said
+    for data in ({}, {"held-out examples": "many"}, {"held-out examples": "\u00b2"}):
+        assert counted(comparison(both, data=data)) == ""
+    assert counted(comparison(row("a"), data={"held-out examples": "360"})) == ""

@@ -8,8 +8,9 @@ from comparisons import estimate
 from hybridgen.evaluation.comparison import Estimate
 from hybridgen.evaluation.page import words
 from hybridgen.evaluation.page.axes import axis
+from hybridgen.evaluation.page.kinds import kind_name
 from hybridgen.evaluation.page.labels import around, place
-from hybridgen.evaluation.page.palette import DARK, LIGHT, looks
+from hybridgen.evaluation.page.palette import DARK, LIGHT, colour_of, looks
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,50 @@ def test_units():
     assert [words.memory(value) for value in (12, 2**20, 3 * 2**30)] == ["12 B", "1 MiB", "3 GiB"]
 
 
+def test_chances_below_a_thousandth_are_told_alike():
+    found = [words.chance(p) for p in (4.09e-22, 0.0, 0.000999, 0.001, 0.0456, 1.0, math.nan)]
+    assert found == ["< 0.001"] * 3 + ["0.001", "0.046", "1", "not a number"]
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("60000", "60\u202f000"),
+        ("1437 images, 360 held out", "1\u202f437 images, 360 held out"),
+        ("1 x 16 x 16", "1 x 16 x 16"),
+        ("0.00001, a1234 and 12,345", "0.00001, a1234 and 12,345"),
+        ("", ""),
+    ],
+)
+def test_large_numbers_in_a_text_are_written_in_one_way(text, written):
+    assert words.grouped(text) == written
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("gan", "GAN"),
+        ("gan, refined", "GAN, refined by a critic"),
+        ("diffusion", "diffusion"),
+        ("diffusion, guided", "diffusion, guided"),
+        ("diffusion, guided, refined", "diffusion, guided and refined by a critic"),
+        ("hybrid", "diffusion trained with a discriminator"),
+        ("hybrid, refined", "diffusion trained with a discriminator, refined by a critic"),
+        ("gan, other", "gan, other"),
+        ("exact", "exact"),
+        ("", ""),
+    ],
+)
+def test_kinds_are_named_in_a_readers_words(kind, name):
+    assert kind_name(kind) == name
+    assert looks([kind])[kind].name == name
+
+
+def test_a_kind_has_the_colour_of_its_marks():
+    kinds = ["a", "b", "a", "c"]
+    assert [colour_of(kind, kinds) for kind in "abc"] == list(LIGHT.kinds[:3])
+
+
 def test_an_axis_keeps_order_and_shows_what_it_was_asked_for():
     for flipped in (False, True):
         for log in (False, True):
@@ -66,6 +111,11 @@ def test_an_axis_keeps_order_and_shows_what_it_was_asked_for():
             assert 2 <= len(drawn.ticks) <= 8
             for tick in drawn.ticks:
                 assert 0 <= tick.place <= 100
+
+
+def test_ticks_keep_apart():
+    found = axis([1, 30, 31], words.number, log=True, at=[1, 30, 31], apart=9.0)
+    assert [tick.text for tick in found.ticks] == ["1", "30"]
 
 
 def test_equal_ratios_are_equally_far_apart_on_a_logarithmic_axis():

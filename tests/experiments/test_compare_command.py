@@ -1,6 +1,7 @@
 """The comparison, from run folders to the page: what it writes, what it keeps, what it refuses."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ METHODS = [
     {"name": "guided", "model": "diffusion", "guide": "guide", "scales": [1.0], "calls": [3]},
 ]
 FAST = (
-    *("--samples", "120", "--parts", "4", "--timing_batch", "4", "--timing_rounds", "3"),
+    *("--samples", "120", "--parts", "8", "--timing_batch", "4", "--timing_rounds", "3"),
     *("--threads", "1"),
 )
 
@@ -179,6 +180,22 @@ def test_what_is_measured_is_not_measured_again_and_a_row_can_be_added(call, run
             lambda r: (*given(r, "gan"), "--methods", METHOD, "--quality", "beauty"),
             "no metric 'beauty'",
         ),
+        (
+            lambda r: (*given(r, "gan"), "--methods", METHOD, "--quality", "c2st_p"),
+            "no metric 'c2st_p'",
+        ),
+        (
+            lambda r: (*given(r, "gan"), "--methods", METHOD, "--timing_rounds", "2"),
+            "timing_rounds must be at least 3, got 2",
+        ),
+        (
+            lambda r: (*given(r, "gan"), "--methods", f"[{METHOD[1:-1]}, {METHOD[1:-1]}]"),
+            "two methods are called 'a'",
+        ),
+        (
+            lambda r: (*given(r, "gan"), "--methods", METHOD[:-2] + ', "baseline": "GANN"}]'),
+            "its baseline 'GANN' is no method",
+        ),
     ],
 )
 def test_what_cannot_work_is_said_in_one_sentence(call, runs, tmp_path, argv, sentence):
@@ -187,6 +204,63 @@ def test_what_cannot_work_is_said_in_one_sentence(call, runs, tmp_path, argv, se
     assert sentence in answer.err
     assert "Traceback" not in answer.err
     assert answer.err.strip().count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.yaml", ""),
+        ("config.yaml", "a: [1"),
+        ("config.yaml", "training: {batch: 8}"),
+        ("config.yaml", "data: {path: digits, colour: red}"),
+        ("result.json", "{"),
+        ("guide.json", "{}"),
+        ("guide.json", "{"),
+    ],
+)
+def test_a_damaged_run_is_named(call, runs, tmp_path, name, content):
+    which = "judge" if name == "guide.json" else "gan"
+    for run in ("gan", "judge"):
+        shutil.copytree(runs / run, tmp_path / run)
+    config = yaml.safe_load((tmp_path / "judge" / "config.yaml").read_text())
+    config["run"] = str(tmp_path / "gan")
+    (tmp_path / "judge" / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / which / name).write_text(content)
+    answer = call(*given(tmp_path, "gan", "judge"), "--methods", json.dumps(METHODS[:2]))
+    assert answer.status == 2
+    assert str(tmp_path / which) in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_a_row_that_diverges_is_named_and_left_out(call, runs, tmp_path):
+    shutil.copytree(runs / "gan", tmp_path / "bad")
+    generator = DcganGenerator.from_pretrained(tmp_path / "bad" / "generator")
+    with torch.no_grad():
+        next(generator.parameters()).fill_(float("nan"))
+    generator.save_pretrained(tmp_path / "bad" / "generator")
+    given_runs = {"gan": str(runs / "gan"), "bad": str(tmp_path / "bad")}
+    methods = [METHODS[0], {"name": "broken", "model": "bad"}]
+    answer = call("--runs", json.dumps(given_runs), "--methods", json.dumps(methods))
+    assert answer.status == 0, answer.err
+    assert "broken is left out" in (tmp_path / "out" / "report.html").read_text()
+    assert "GAN/kid" in json.loads((tmp_path / "out" / "result.json").read_text())
+
+
+def test_a_measurement_that_is_damaged_is_made_again(call, runs, tmp_path):
+    argv = (*given(runs, "gan"), "--methods", METHOD)
+    first = call(*argv)
+    for path in (tmp_path / "out" / "measured").iterdir():
+        path.unlink() if path.suffix == ".png" else path.write_text("{")
+    again = call(*argv)
+    assert again.status == 0, again.err
+    assert again.out.splitlines()[0] == first.out.splitlines()[0]
+
+
+def test_a_guide_for_other_steps_is_used_with_a_warning(call, runs, tmp_path):
+    answer = call(*everything(runs))
+    assert answer.status == 0, answer.err
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "trained on samples of heun with 18 steps" in page
 
 
 METHOD = '[{"name": "a", "model": "gan"}]'

@@ -81,24 +81,44 @@ def test_models_that_cannot_be_are_refused(entrants, models, tmp_path):
         entrants.Model(name="gan", script="gan", config="gan/digits", of="gan")
 
 
-def test_a_training_is_shown_logged_and_remembered(entrants, tmp_path, monkeypatch, capsys):
+def test_a_training_is_shown_and_logged(entrants, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(entrants, "HERE", tmp_path)
     (tmp_path / "gan.py").write_text("import sys; print('a table', sys.argv[1:])")
-    words = ["gan.py", "--seed", "0"]
-    entrants.train("gan", words, tmp_path / "models" / "gan")
+    entrants.train("gan", ["gan.py", "--seed", "0"], tmp_path / "models" / "gan", {})
     assert "training gan: python experiments/gan.py --seed 0" in capsys.readouterr().err
     assert (tmp_path / "models" / "gan.log").read_text() == "a table ['--seed', '0']\n"
-    places = {"gan": tmp_path / "models" / "gan"}
-    entrants.check_command("gan", words, places)
-    with pytest.raises(InputError, match=r"trained by other settings .gan\.py --seed 0"):
-        entrants.check_command("gan", ["gan.py", "--seed", "1"], places)
 
 
 def test_a_training_that_fails_is_told(entrants, tmp_path, monkeypatch):
     monkeypatch.setattr(entrants, "HERE", tmp_path)
     (tmp_path / "gan.py").write_text("raise SystemExit(3)")
     with pytest.raises(RunError, match=r"gan could not be trained .exit status 3"):
-        entrants.train("gan", ["gan.py"], tmp_path / "models" / "gan")
+        entrants.train("gan", ["gan.py"], tmp_path / "models" / "gan", {})
+
+
+def test_a_run_of_another_recipe_is_refused_wherever_its_settings_changed(
+    entrants, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(entrants, "HERE", tmp_path)
+    (tmp_path / "gan.py").write_text("")
+    (tmp_path / "own.yaml").write_text("training: {steps: 5}")
+    model = entrants.Model(name="gan", script="gan", config=str(tmp_path / "own.yaml"))
+    folder, asked = tmp_path / "models" / "gan", {"seed": 0, "data": None}
+    entrants.train("gan", ["gan.py"], folder, entrants.recipe(model, **asked))
+    entrants.check_recipe(model, folder, seed=1, data=None)  # the training failed: nothing is there
+    finished(folder)
+    entrants.check_recipe(model, folder, **asked)
+    for other in ({"seed": 1, "data": None}, {"seed": 0, "data": "photos"}):
+        with pytest.raises(InputError, match="was trained by other settings than gan has now"):
+            entrants.check_recipe(model, folder, **other)
+    (tmp_path / "own.yaml").write_text("training: {steps: 5000}")
+    with pytest.raises(InputError, match="was trained by other settings"):
+        entrants.check_recipe(model, folder, **asked)
+
+
+def test_a_finished_run_that_nobody_remembers_is_refused(entrants, models, tmp_path):
+    with pytest.raises(InputError, match="take it as it is with --runs"):
+        entrants.check_recipe(models[0], finished(tmp_path / "gan"), seed=0, data=None)
 
 
 @pytest.mark.parametrize("name", ["digits", "ring", "grid", "mnist"])

@@ -43,6 +43,7 @@ def axis(
     flipped: bool = False,
     ticks: int = 6,
     at: Iterable[float] | None = None,
+    apart: float = 5.0,
 ) -> Axis:
     """An axis that shows all finite `values`.
 
@@ -52,6 +53,7 @@ def axis(
         flipped: from the largest to the smallest, as is natural for heights on a screen.
         ticks: about how many at most.
         at: where to put them; else at round values.
+        apart: per cent that are left between two at least; of closer ones the first stays.
     """
     there = [value for value in values if math.isfinite(value)]
     if log:
@@ -65,7 +67,7 @@ def axis(
         for value in wanted
         if low <= value <= high
     ]
-    return Axis(low=begin, high=end, log=log, ticks=tuple(_apart(marked)))
+    return Axis(low=begin, high=end, log=log, ticks=tuple(_apart(marked, apart)))
 
 
 def _place(value: float, low: float, high: float, log: bool) -> float:
@@ -108,7 +110,7 @@ def _round_step(least: float) -> float:
     return next(m * size for m in (1, 2, 5, 10) if m * size >= least * (1 - 1e-9))
 
 
-def _apart(ticks: list[Tick], least: float = 5.0) -> list[Tick]:
+def _apart(ticks: list[Tick], least: float) -> list[Tick]:
     kept: list[Tick] = []
     for tick in ticks:
         if not kept or abs(tick.place - kept[-1].place) >= least:

@@ -36,7 +36,7 @@ def calls_chart(rows: Sequence[Row], metric: str, looked: Mapping[str, Look]) ->
         return None
     passes = _best_of_each([row for row in shown if calls_of(row) == 0], metric)
     budgets = sorted({calls_of(row) for row in walks})
-    x = axis(budgets, words.number, log=True, at=budgets)
+    x = axis(budgets, words.number, log=True, at=budgets, apart=9.0)
     y = heights([*walks, *passes], metric)
     points = {
         id(row): point(row, metric, x, y, _exact(row), looked[row.kind], False) for row in walks

@@ -48,7 +48,7 @@ def front_chart(rows: Sequence[Row], metric: str, looked: Mapping[str, Look]) ->
             f"{label} against seconds a sample for {len(shown)} rows. Not beaten in both: "
             + "; ".join(row.name for row in front)
         ),
-        x_title="seconds a sample",
+        x_title=f"seconds a sample, {_batches(shown)}",
         y_title=y_title(metric),
         x_ticks=x.ticks,
         y_ticks=y.ticks,
@@ -92,6 +92,11 @@ def _stairs(front: Sequence[Point]) -> str:
     first, *others = front
     steps = "".join(f"H{p.x:.2f}V{p.y:.2f}" for p in others)
     return f"M{first.x:.2f} {first.y:.2f}{steps}H100"
+
+
+def _batches(rows: Sequence[Row]) -> str:
+    sizes = sorted({row.expense.batch for row in rows})
+    return f"batch{'es of' * (len(sizes) > 1)} {words.listed([words.count(n) for n in sizes])}"
 
 
 def _left_out(rows: Sequence[Row], shown: Sequence[Row], metric: str) -> tuple[str, ...]:

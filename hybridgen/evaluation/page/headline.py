@@ -3,34 +3,38 @@
 "Better" and "worse" are said only of figures whose difference exceeds their uncertainty.
 """
 
+import math
 from collections.abc import Sequence
 
 from hybridgen.evaluation.comparison import Comparison, Row
 from hybridgen.evaluation.page import words
+from hybridgen.evaluation.page.changes import changes
 from hybridgen.evaluation.page.metrics import direction, metric_of
-from hybridgen.evaluation.page.pairs import Change, Pair, pairs
-from hybridgen.evaluation.page.ranking import badness, finite_rows, verdict
-
-CHANGES: dict[Change, str] = {
-    "guidance": "Guidance by a critic, at equal denoiser calls",
-    "refinement": "Refinement by a critic",
-    "training": "Training with the discriminator, at equal calls of the sampler",
-}
+from hybridgen.evaluation.page.phrases import (
+    figure,
+    quoted,
+    ranked,
+    samples,
+    seconds,
+    time,
+    times,
+)
+from hybridgen.evaluation.page.ranking import finite_rows, verdict
 
 
 def headline(comparison: Comparison) -> list[str]:
-    """A single pass beside guided diffusion, the best, the cheapest, what each change did to its
-    baseline, and last what limits all that; what the rows cannot answer is left out."""
+    """The answer first, then what it is limited to, further findings, and what intervals mean.
+
+    The answer sets a single pass beside guided diffusion, else it is about the best row; then come
+    the best, the cheapest, and what each change did to its baseline. What the rows cannot answer is
+    left out. Without a finite row there is one sentence, else there are three or more.
+    """
     rows = finite_rows(comparison.rows, comparison.quality)
     if not rows:
         return [f"No row has a finite {metric_of(comparison.quality).label}."]
-    said = [_question(comparison, rows), _best(comparison, rows), _cheapest(comparison, rows)]
-    found = pairs(rows)
-    for change in CHANGES:
-        kinds = dict.fromkeys(pair.row.kind for pair in found if pair.change == change)
-        own = [[p for p in found if p.change == change and p.row.kind == kind] for kind in kinds]
-        said.append(" ".join(filter(None, (_changed(comparison, those) for those in own))))
-    return [sentence for sentence in [*said, _limits(comparison)] if sentence]
+    found = [_question(comparison, rows), _best(comparison, rows), _cheapest(comparison, rows)]
+    first, *others = filter(None, [*found, *changes(comparison, rows)])
+    return [first, _scope(comparison), *others, _intervals(comparison)]
 
 
 def _question(comparison: Comparison, rows: Sequence[Row]) -> str:
@@ -40,118 +44,103 @@ def _question(comparison: Comparison, rows: Sequence[Row]) -> str:
         return ""
     single, guided = two
     result = verdict(guided.figures[metric], single.figures[metric], metric)
-    walk, leap = f"Guided diffusion ({_quoted(guided)})", f"a single pass ({_quoted(single)})"
+    opening = f"Guided diffusion is {result} than a single pass"
     if result == "tie":
-        opening = f"{walk} and {leap} cannot be told apart at {_samples(comparison)} samples"
-    else:
-        opening = f"{walk} is {result} than {leap}"
+        opening = (
+            "Guided diffusion and a single pass cannot be told apart at "
+            f"{samples(comparison)} samples"
+        )
     return (
-        f"{opening}: {metric_of(metric).label} {words.with_interval(guided.figures[metric])} "
-        f"against {words.with_interval(single.figures[metric])}{_floor(single, metric)}, at "
-        f"{_times(guided, single)} ({_time(guided)} against {_time(single)} a sample)."
+        f"{opening} ({metric_of(metric).label} {figure(guided, metric)} for {quoted(guided.name)} "
+        f"against {figure(single, metric)} for {quoted(single.name)}{_floor(single, metric)}). A "
+        f"sample takes {times(guided, single)} ({time(guided)} against {time(single)})."
     )
 
 
 def _best(comparison: Comparison, rows: Sequence[Row]) -> str:
     metric = comparison.quality
-    best, two = _ranked(rows, metric)[0], _two_sides(comparison, rows)
-    label, figure = metric_of(metric).label, best.figures[metric]
+    best, two = ranked(rows, metric)[0], _two_sides(comparison, rows)
     way = direction(metric).split()[0]
     extreme = {"higher": "highest", "lower": "lowest"}.get(way, "best")
-    first = f"The {extreme} {label} is that of {_quoted(best)}"
-    if two is None or best not in two:
-        first += f": {words.with_interval(figure)}{_floor(best, metric)}, at {_time(best)} a sample"
+    first = (
+        f"The {extreme} {metric_of(metric).label} is that of {quoted(best.name)} "
+        f"({figure(best, metric)}{'' if two else _floor(best, metric)}). "
+        f"A sample takes {time(best)}."
+    )
     if len(rows) == 1:
-        return f"{first}. There is no other row to compare it with."
+        return f"{first} There is no other row to compare it with."
     level = [
         row
         for row in rows
-        if row is not best and verdict(row.figures[metric], figure, metric) == "tie"
+        if row is not best and verdict(row.figures[metric], best.figures[metric], metric) == "tie"
     ]
     if not level:
-        return f"{first}. It is better than every other row beyond the uncertainty."
-    others = "one other row" if len(level) == 1 else f"{len(level)} other rows"
-    second = f"It cannot be told apart from {others} at {_samples(comparison)} samples"
-    cheaper = [row for row in level if _faster(row, best)]
-    if cheaper:
-        least = min(cheaper, key=_seconds)
-        second += f", the cheapest of which is {_quoted(least)} at {_time(least)}"
-    return f"{first}. {second}."
+        return f"{first} It is better than every other row beyond the uncertainty."
+    others = quoted(level[0].name) if len(level) == 1 else f"{len(level)} other rows"
+    second = f"It cannot be told apart from {others} at {samples(comparison)} samples."
+    if cheaper := [row for row in level if _faster(row, best)]:
+        least = min(cheaper, key=seconds)
+        one = "That one takes less time" if len(level) == 1 else "The cheapest of them is "
+        second += f" {one}{'' if len(level) == 1 else quoted(least.name)} ({time(least)} a sample)."
+    return f"{first} {second}"
 
 
 def _cheapest(comparison: Comparison, rows: Sequence[Row]) -> str:
     """Left out where it is the single pass of the first sentence."""
     metric, two = comparison.quality, _two_sides(comparison, rows)
-    best, least = _ranked(rows, metric)[0], min(rows, key=_seconds)
+    best, least = ranked(rows, metric)[0], min(rows, key=seconds)
     if len(rows) == 1 or (two is not None and least is two[0]):
         return ""
     if least is best:
-        return f"{_quoted(best)} also takes the least time a sample."
+        return f"{quoted(best.name)} also takes the least time a sample."
     result = verdict(least.figures[metric], best.figures[metric], metric)
     outcome = (
-        "worse beyond the uncertainty"
+        "worse than the best beyond the uncertainty"
         if result == "worse"
-        else f"not to be told apart from the best at {_samples(comparison)} samples"
+        else f"not to be told apart from the best at {samples(comparison)} samples"
     )
     return (
-        f"The cheapest is {_quoted(least)}, {_time(least)} a sample: {metric_of(metric).label} "
-        f"{words.with_interval(least.figures[metric])}, {outcome}; the best takes "
-        f"{_times(best, least)}."
+        f"The cheapest is {quoted(least.name)} ({time(least)} a sample). Its "
+        f"{metric_of(metric).label} ({figure(least, metric)}) is {outcome}. The best takes "
+        f"{times(best, least)}."
     )
 
 
-def _changed(comparison: Comparison, own: Sequence[Pair]) -> str:
-    """What one change did: how often, and one pair in figures."""
-    metric = comparison.quality
-    results = [verdict(p.row.figures[metric], p.base.figures[metric], metric) for p in own]
-    if not own:
-        return ""
-    change, shown = own[0].change, _shown(own, metric)
-    row, base = shown.row, shown.base
-    figures = (
-        f"{_quoted(row)} has {metric_of(metric).label} {words.with_interval(row.figures[metric])} "
-        f"against {words.with_interval(base.figures[metric])} for {_quoted(base)}, at "
-        f"{_times(row, base)}"
-    )
-    level = f"not told apart at {_samples(comparison)} samples"
-    outcomes = {"better": "better", "worse": "worse", "tie": level}
-    if len(own) == 1:
-        return f"{CHANGES[change]}: {outcomes[str(results[0])]}. {figures}."
-    counted = [
-        f"{what} in {'all' if results.count(key) == len(own) > 2 else results.count(key)}"
-        for key, what in outcomes.items()
-        if key in results
-    ]
-    result = results[own.index(shown)]
-    told = "" if len(counted) == 1 else f": {'not told apart' if result == 'tie' else result}"
-    chosen = "At the fewest calls" if change == "training" else "At its best"
+def _scope(comparison: Comparison) -> str:
+    """What was compared, and how long it was trained."""
+    name = comparison.data.get("name") or comparison.data.get("data")
+    known = {model.name: model.facts.get("seconds", math.nan) for model in comparison.models}
+    models = dict.fromkeys(row.models[0] for row in comparison.rows if row.models)
+    took = [known.get(model, math.nan) for model in models]
+    trained = ""
+    if took and all(math.isfinite(time) and time > 0 for time in took):
+        trained = f", for {_span(min(took), max(took))}"
     return (
-        f"{CHANGES[change]}, {len(own)} comparisons: {words.listed(counted)}. "
-        f"{chosen}, {figures}{told}."
+        f"This holds for {f'{name} and ' if name else ''}for models that were trained once "
+        f"each{trained}. Longer training or other seeds may change it."
     )
 
 
-def _shown(own: Sequence[Pair], metric: str) -> Pair:
-    """Of changes in training the one at the fewest calls, else the one with the best figure."""
-    if own[0].change == "training":
-        return min(own, key=lambda p: p.row.expense.calls.calls if p.row.expense.calls else 0.0)
-    return min(own, key=lambda p: badness(p.row.figures[metric], metric).value)
+def _span(low: float, high: float) -> str:
+    unit, name = (60, "minutes") if low >= 120 else (1, "seconds")
+    ends = [f"{words.number(end / unit, 2 if end < 100 * unit else 3)}" for end in (low, high)]
+    return f"{' to '.join(dict.fromkeys(ends))} {name}"
 
 
-def _limits(comparison: Comparison) -> str:
+def _intervals(comparison: Comparison) -> str:
     figures = [row.figures.get(comparison.quality) for row in comparison.rows]
     floor = any(figure is not None and figure.floor is not None for figure in figures)
     return (
-        f"One training each: the 95 % intervals are over the {_samples(comparison)} samples of a "
-        "row and do not say how much another training would differ. Which row is best was chosen "
-        "by these same samples."
+        f"In brackets are 95 % intervals over the {samples(comparison)} samples of a row. They do "
+        "not say how much another training would differ. Which row is best was chosen by these "
+        "same samples."
     ) + (" The floor is what as many real examples get." if floor else "")
 
 
 def _two_sides(comparison: Comparison, rows: Sequence[Row]) -> tuple[Row, Row] | None:
     """The best row that is a single pass without a critic, and the best that is guided."""
     single, guided = [], []
-    for row in _ranked(rows, comparison.quality):
+    for row in ranked(rows, comparison.quality):
         calls = row.expense.calls
         if calls is not None and calls.denoiser > 0 and calls.critic_backward > 0:
             guided.append(row)
@@ -160,37 +149,10 @@ def _two_sides(comparison: Comparison, rows: Sequence[Row]) -> tuple[Row, Row] |
     return (single[0], guided[0]) if single and guided else None
 
 
-def _ranked(rows: Sequence[Row], metric: str) -> list[Row]:
-    return sorted(rows, key=lambda row: (badness(row.figures[metric], metric).value, _seconds(row)))
-
-
 def _floor(row: Row, metric: str) -> str:
     floor = row.figures[metric].floor
     return "" if floor is None else f", floor {words.number(floor)}"
 
 
-def _times(row: Row, base: Row) -> str:
-    """How the seconds of two rows compare, as far as their timing can tell."""
-    if verdict(row.expense.seconds, base.expense.seconds, "seconds") in ("tie", None):
-        return "about the same seconds"
-    return f"{words.ratio(_seconds(row) / _seconds(base))} the seconds"
-
-
 def _faster(row: Row, other: Row) -> bool:
     return verdict(row.expense.seconds, other.expense.seconds, "seconds") == "better"
-
-
-def _samples(comparison: Comparison) -> str:
-    return words.count(comparison.samples)
-
-
-def _quoted(row: Row) -> str:
-    return f"\u201c{row.name}\u201d"
-
-
-def _seconds(row: Row) -> float:
-    return row.expense.seconds.value
-
-
-def _time(row: Row) -> str:
-    return words.seconds(_seconds(row))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from hybridgen.evaluation.comparison import Comparison, Estimate, Row
 from hybridgen.evaluation.page import words
-from hybridgen.evaluation.page.metrics import metric_of, metrics_of
+from hybridgen.evaluation.page.metrics import CHANCES, metric_of, metrics_of
 from hybridgen.evaluation.page.ranking import best_apart
 
 MAIN = (
@@ -49,22 +49,25 @@ def markdown(comparison: Comparison) -> str:
         if any(levels):
             lines.append([title, *levels, *[""] * len(COSTS)])
     for row in comparison.rows:
-        figures = [_figure(row.figures.get(name), bold=best[name] is row) for name in names]
+        figures = [_figure(name, row.figures.get(name), bold=best[name] is row) for name in names]
         lines.append([row.name, *figures, *(write(row) for _, write in COSTS)])
     return "".join(f"| {' | '.join(map(_escaped, cells))} |\n" for cells in lines)
 
 
-def _figure(estimate: Estimate | None, *, bold: bool) -> str:
+def _figure(name: str, estimate: Estimate | None, *, bold: bool) -> str:
     if estimate is None:
         return ""
-    text = words.with_interval(estimate)
+    chance = name in CHANCES
+    text = words.chance(estimate.value) if chance else words.with_interval(estimate)
     return f"**{text}**" if bold else text
 
 
 def _level(rows: Sequence[Row], name: str, which: str) -> str:
     levels = (getattr(row.figures[name], which) for row in rows if name in row.figures)
     there = next((level for level in levels if level is not None), None)
-    return "" if there is None else words.number(there)
+    if there is None:
+        return ""
+    return words.chance(there) if name in CHANCES else words.number(there)
 
 
 def _calls(row: Row, name: str) -> str:

@@ -7,6 +7,12 @@ from hybridgen.evaluation.comparison import HIGHER_IS_BETTER, NEAREST_IS_BEST, C
 UNRANKED = frozenset({"c2st_p"})
 """Figures that put nothing in order: those of equally good samplers differ by chance alone."""
 
+CHANCES = frozenset({"c2st_p"})
+"""Figures that are p-values."""
+
+TWO_SAMPLE = ("c2st_accuracy", "c2st_p", "tv_bound", "jsd_bound")
+"""Figures of the two-sample test, which have a table of their own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
@@ -66,8 +72,10 @@ METRICS = {
     ),
     "c2st_p": Metric(
         label="C2ST p-value",
-        what="how likely such an accuracy would be if samples and real examples were alike; below "
-        "0.05 they are told apart. It says whether, not how far, and ranks nothing.",
+        what="how likely such an accuracy would be if samples and real examples were alike. Below "
+        "0.05 they count as told apart; one in twenty tests of what is alike says so too, by "
+        "chance, and the floor's may be one of them. It says whether, not how far, and ranks "
+        "nothing.",
         source="Lopez-Paz & Oquab 2017, arXiv:1610.06545",
     ),
     "tv_bound": Metric(

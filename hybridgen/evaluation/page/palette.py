@@ -5,8 +5,10 @@ backgrounds of their theme. Neighbours in the list differ for the colour-blind t
 for everybody.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from hybridgen.evaluation.page.kinds import kind_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,11 @@ class Look:
     colour: int
     mark: str
 
+    @property
+    def name(self) -> str:
+        """The kind in a reader's words."""
+        return kind_name(self.kind)
+
 
 def looks(kinds: Iterable[str]) -> dict[str, Look]:
     """One look for each kind, in order of appearance; no two are alike up to 42 kinds."""
@@ -88,3 +95,8 @@ def looks(kinds: Iterable[str]) -> dict[str, Look]:
         kind: Look(kind=kind, colour=i % len(LIGHT.kinds), mark=MARKS[i % len(MARKS)])
         for i, kind in enumerate(names)
     }
+
+
+def colour_of(kind: str, kinds: Sequence[str]) -> str:
+    """`#rrggbb` in the light theme; `kinds` are those of all rows, as for `looks`."""
+    return LIGHT.kinds[looks(kinds)[kind].colour]

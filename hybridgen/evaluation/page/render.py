@@ -3,7 +3,7 @@
 import base64
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,17 @@ from hybridgen.evaluation.page import words
 from hybridgen.evaluation.page.calls import calls_chart
 from hybridgen.evaluation.page.charts import SIZES
 from hybridgen.evaluation.page.front import front_chart
+from hybridgen.evaluation.page.galleries import best_of_kinds, gallery
 from hybridgen.evaluation.page.headline import headline
 from hybridgen.evaluation.page.metrics import UNRANKED, direction, metric_of, metrics_of
 from hybridgen.evaluation.page.palette import DARK, LIGHT, Look, looks
+from hybridgen.evaluation.page.remarks import counted, unequal_trainings
 from hybridgen.evaluation.page.small import curves, histograms
 from hybridgen.evaluation.page.tables import (
     cost_table,
     quality_table,
     trainings_table,
-    unequal_trainings,
+    two_sample_table,
 )
 from hybridgen.training.files import write_atomically
 
@@ -57,6 +59,8 @@ def render(comparison: Comparison) -> str:
     ranked = [name for name in names if name not in UNRANKED]
     fronts = [front_chart(comparison.rows, name, looked) for name in ranked]
     walks = [calls_chart(comparison.rows, name, looked) for name in ranked]
+    best = best_of_kinds(comparison.rows, comparison.quality)
+    parted = partial(gallery, rows=comparison.rows, shown=best)
     return (
         _environment()
         .get_template("page.html")
@@ -70,11 +74,13 @@ def render(comparison: Comparison) -> str:
                 ("calls", [chart for chart in walks if chart is not None]),
             ],
             sizes=list(SIZES),
-            samples=_pictures(comparison, "picture", looked),
-            neighbours=_pictures(comparison, "neighbours", looked),
-            histograms=histograms(comparison, looked),
+            samples=parted(_pictures(comparison, "picture", looked)),
+            neighbours=parted(_pictures(comparison, "neighbours", looked)),
+            histograms=parted(histograms(comparison, looked)),
             trainings=[(model, curves(model)) for model in comparison.models],
             quality=quality_table(comparison, looked),
+            two_sample=two_sample_table(comparison, looked),
+            counted=counted(comparison),
             cost=cost_table(comparison.rows, looked),
             budgets=trainings_table(comparison.models),
             unequal=unequal_trainings(comparison),
@@ -118,6 +124,7 @@ def _environment() -> Environment:
     )
     environment.globals["asset"] = _asset
     environment.filters["count"] = words.count
+    environment.filters["grouped"] = words.grouped
     environment.filters["named"] = _named
     environment.filters["pct"] = lambda value: f"{value:.2f}%"
     return environment

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 
 from hybridgen.evaluation.comparison import Comparison, Estimate, Row, Trained
 from hybridgen.evaluation.page import words
-from hybridgen.evaluation.page.metrics import UNRANKED, direction, metric_of, metrics_of
+from hybridgen.evaluation.page.metrics import (
+    CHANCES,
+    TWO_SAMPLE,
+    UNRANKED,
+    direction,
+    metric_of,
+    metrics_of,
+)
 from hybridgen.evaluation.page.palette import Look
 from hybridgen.evaluation.page.ranking import best_apart
-
-UNEQUAL = 1.25
-"""Trainings whose seconds differ by more than this factor are spoken of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +44,21 @@ class Table:
 
 
 def quality_table(comparison: Comparison, looked: Mapping[str, Look]) -> Table:
-    """Every figure with its interval, over what real and perfect samples get."""
-    names, rows = metrics_of(comparison), comparison.rows
+    """Every figure with its interval, over what real and perfect samples get.
+
+    Those of the two-sample test are left to its own table, but for the comparison's quality.
+    """
+    left = set(TWO_SAMPLE) - {comparison.quality}
+    return _figures(comparison, looked, [n for n in metrics_of(comparison) if n not in left])
+
+
+def two_sample_table(comparison: Comparison, looked: Mapping[str, Look]) -> Table:
+    """The same for what a classifier finds that tells samples from real examples."""
+    return _figures(comparison, looked, [n for n in metrics_of(comparison) if n in TWO_SAMPLE])
+
+
+def _figures(comparison: Comparison, looked: Mapping[str, Look], names: Sequence[str]) -> Table:
+    rows = comparison.rows
     ranked = [name for name in names if name not in UNRANKED]
     best = {name: best_apart(rows, name) for name in ranked}
     fixed = [
@@ -56,7 +73,10 @@ def quality_table(comparison: Comparison, looked: Mapping[str, Look]) -> Table:
         rows=tuple(
             (
                 Cell(text=row.method, small=row.setting, key=row.name, look=looked[row.kind]),
-                *(_figure(row.figures.get(name), best=best.get(name) is row) for name in names),
+                *(
+                    _figure(name, row.figures.get(name), best=best.get(name) is row)
+                    for name in names
+                ),
             )
             for row in rows
         ),
@@ -99,32 +119,12 @@ def trainings_table(models: Sequence[Trained]) -> Table:
     )
 
 
-def unequal_trainings(comparison: Comparison) -> str:
-    """A sentence if the seconds behind methods differ; empty if not, or if they are not known."""
-    seconds = {model.name: model.facts.get("seconds") for model in comparison.models}
-    behind: dict[tuple[str, ...], float] = {}
-    for row in comparison.rows:
-        parts = [seconds.get(name) for name in dict.fromkeys(row.models)]
-        known = [part for part in parts if part is not None and math.isfinite(part) and part > 0]
-        if known and len(known) == len(parts):
-            behind[row.models] = sum(known)
-    if len(behind) < 2:
-        return ""
-    (short, least), *_, (long, most) = sorted(behind.items(), key=lambda item: item[1])
-    if most <= UNEQUAL * least:
-        return ""
-    little = f"{words.seconds(least)} behind what takes {words.listed([*short])}"
-    much = f"{words.seconds(most)} behind what takes {words.listed([*long])}"
-    return (
-        f"Training was not equal: {little}, {much}. Differences between such methods may be "
-        "differences in training."
-    )
-
-
-def _figure(estimate: Estimate | None, *, best: bool) -> Cell:
+def _figure(name: str, estimate: Estimate | None, *, best: bool) -> Cell:
     if estimate is None:
         return Cell(text="")
     key = f"{estimate.value:.9g}" if math.isfinite(estimate.value) else ""
+    if name in CHANCES:
+        return Cell(text=words.chance(estimate.value), key=key)
     text, small = words.value_of(estimate), words.interval_of(estimate)
     return Cell(text=text, small=small, key=key, best=best)
 
@@ -134,7 +134,9 @@ def _level(rows: Sequence[Row], name: str, which: str) -> Cell:
     there = [level for level in levels if level is not None and not math.isnan(level)]
     if not there:
         return Cell(text="")
-    low, high = words.number(min(there)), words.number(max(there))
+    low, high = (
+        (words.chance if name in CHANCES else words.number)(end) for end in (min(there), max(there))
+    )
     return Cell(text=low if low == high else f"{low} to {high}", key=low)
 
 

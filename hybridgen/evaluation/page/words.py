@@ -1,6 +1,7 @@
 """Numbers as a reader wants them: as many digits as the uncertainty leaves, with units."""
 
 import math
+import re
 
 from hybridgen.evaluation.comparison import Estimate
 
@@ -70,6 +71,18 @@ def seconds(value: float, *, padded: bool = True) -> str:
         if abs(value) >= unit * 0.9995:
             return f"{number(value / unit, padded=padded)} {name}"
     return f"{number(value / 1e-9, padded=padded)} ns"
+
+
+def chance(value: float) -> str:
+    """A p-value; those below 0.001 are all told alike."""
+    return "< 0.001" if value < 0.001 else number(value, 2)
+
+
+def grouped(text: str) -> str:
+    """Whole numbers of four digits and more as `count` writes them."""
+    return re.sub(
+        r"(?<![\w.,])\d{4,}(?![\w.,])", lambda found: count(int(found[0])), text, flags=re.A
+    )
 
 
 def scaled(value: float) -> str:
