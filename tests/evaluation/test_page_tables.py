@@ -99,7 +99,8 @@ def test_recall_and_coverage_come_with_how_many_were_compared():
     for text in ("10000", "10 000", "10\u202f000", "10,000"):
         said = counted(comparison(both, data={"held-out examples": text}))
         assert said.startswith(
-            "1\u202f000 samples against 10\u202f000 held-out examples: recall and coverage depend on"
+            "1\u202f000 samples against 10\u202f000 held-out examples: recall and coverage "
+            "depend on"
         )
         assert limit in said
     said = counted(comparison(both, data={"held-out examples": "360"}))

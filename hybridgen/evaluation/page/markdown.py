@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from hybridgen.evaluation.comparison import Comparison, Estimate, Row
 from hybridgen.evaluation.page import words
-from hybridgen.evaluation.page.metrics import CHANCES, metric_of, metrics_of
+from hybridgen.evaluation.page.metrics import CHANCES, UNRANKED, metric_of, metrics_of
 from hybridgen.evaluation.page.ranking import best_apart
 
 MAIN = (
@@ -41,7 +41,7 @@ def markdown(comparison: Comparison) -> str:
     """
     main = (comparison.quality, *MAIN)
     names = [name for name in metrics_of(comparison) if name in main]
-    best = {name: best_apart(comparison.rows, name) for name in names}
+    best = {name: best_apart(comparison.rows, name) for name in names if name not in UNRANKED}
     head = ["method", *(metric_of(name).label for name in names), *(title for title, _ in COSTS)]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for which, title in (("floor", "real samples (floor)"), ("truth", "perfect samples")):
@@ -49,7 +49,9 @@ def markdown(comparison: Comparison) -> str:
         if any(levels):
             lines.append([title, *levels, *[""] * len(COSTS)])
     for row in comparison.rows:
-        figures = [_figure(name, row.figures.get(name), bold=best[name] is row) for name in names]
+        figures = [
+            _figure(name, row.figures.get(name), bold=best.get(name) is row) for name in names
+        ]
         lines.append([row.name, *figures, *(write(row) for _, write in COSTS)])
     return "".join(f"| {' | '.join(map(_escaped, cells))} |\n" for cells in lines)
 
