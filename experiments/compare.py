@@ -6,21 +6,20 @@ Quality, diversity and cost of every method on equal terms; without `--config` i
 
 import shlex
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from entrants import Model, check_recipe, command_of, folders, missing, needed, recipe, train
+from compare_models import Model, recipe, train
+from compare_plan import Plan, planned, same_data
 from tqdm import tqdm
 
 from hybridgen.config import command
-from hybridgen.data.load import DataSettings, load_data
+from hybridgen.data.load import load_data
 from hybridgen.errors import InputError, RunError
 from hybridgen.evaluation.biography import biography
 from hybridgen.evaluation.comparison import Comparison, Expense, Row
-from hybridgen.evaluation.contenders import Contender, contenders, kind_of
-from hybridgen.evaluation.finished import data_settings
+from hybridgen.evaluation.contenders import Contender, contenders
 from hybridgen.evaluation.methods import Method, check_methods
 from hybridgen.evaluation.page import markdown
 from hybridgen.evaluation.page.headline import headline
@@ -106,60 +105,29 @@ def main(settings: Compare) -> None:
             f"a comparison is made by one process, and {accelerator.num_processes} were launched: "
             "use python experiments/compare.py"
         )
-    # Whatever is wrong with the settings is said before anything is trained.
-    places = folders(settings.models, settings.runs, out / "models")
-    for method in settings.methods:
-        method.check_names(places)
-    used = {name for method in settings.methods for name in method.models}
-    idle = sorted(set(settings.runs) - used)
-    if idle:
-        raise InputError(
-            f"no method samples the run {idle[0]!r}: name it as a method's model, guide or critic"
-        )
-    models = needed(settings.models, used)
-    to_train = missing(models, settings.runs, places)
-    kinds = {model.name: model.script for model in settings.models}
-    for method in settings.methods:
-        method.check_kind(kinds.get(method.model) or kind_of(places[method.model]))
-    untrained = {model.name for model in to_train}
-    ready = [places[m.model] for m in settings.methods if m.model not in untrained]
-    if ready:
-        same_data(ready)
-    own = [model for model in models if model.name not in settings.runs]
-    commands = {
-        model.name: command_of(model, places, seed=settings.seed, data=settings.data.path)
-        for model in own
-    }
-    asked = {"seed": settings.seed, "data": settings.data.path}
-    for model in own:
-        check_recipe(model, places[model.name], **asked)
-    if to_train and not settings.train:
-        raise InputError(
-            f"not trained yet: {', '.join(model.name for model in to_train)}; add --train true, or "
-            "name finished folders with --runs"
-        )
+    plan = planned(
+        settings.models,
+        settings.runs,
+        settings.methods,
+        out / "models",
+        may_train=settings.train,
+        seed=settings.seed,
+        data=settings.data.path,
+    )
     with claim(out, {k: v for k, v in asdict(settings).items() if k != "out"}, changing=True):
-        for model in to_train:
-            train(
-                model.name,
-                commands[model.name],
-                places[model.name],
-                recipe(model, **asked),
-            )
-        comparison = compared(settings, places, commands, accelerator.device)
+        for model in plan.missing:
+            remembered = recipe(model, seed=settings.seed, data=settings.data.path)
+            train(model.name, plan.commands[model.name], plan.places[model.name], remembered)
+        comparison = compared(settings, plan, accelerator.device)
         publish(comparison, out)
         print(markdown(comparison))
         print("\n".join(headline(comparison)))
         print(f"the page is {out / 'report.html'}")
 
 
-def compared(
-    settings: Compare,
-    places: Mapping[str, Path],
-    commands: Mapping[str, list[str]],
-    device: torch.device,
-) -> Comparison:
+def compared(settings: Compare, plan: Plan, device: torch.device) -> Comparison:
     """Every method at every budget, measured on equal terms."""
+    places = plan.places
     used = dict.fromkeys(name for method in settings.methods for name in method.models)
     source = load_data(same_data([places[method.model] for method in settings.methods]))
     ruler = ruler_for(source, samples=settings.samples, seed=settings.seed, parts=settings.parts)
@@ -200,7 +168,9 @@ def compared(
         features=ruler.features,
         samples=ruler.samples,
         rows=tuple(row_of(rival, rows[rival.name], expenses[rival.name]) for rival in rivals),
-        models=tuple(biography(name, places[name], spoken(commands.get(name))) for name in used),
+        models=tuple(
+            biography(name, places[name], spoken(plan.commands.get(name))) for name in used
+        ),
         quality=quality,
         real_picture=picture_of(held_out, source),
         real_histogram=ruler.histogram(held_out),
@@ -215,28 +185,6 @@ def compared(
 def spoken(words: list[str] | None) -> str:
     """A training command for the page; nothing for a run that was trained elsewhere."""
     return "" if words is None else shlex.join(["python", f"experiments/{words[0]}", *words[1:]])
-
-
-def same_data(runs: list[Path]) -> DataSettings:
-    """What all of these runs were trained on.
-
-    Raises:
-        InputError: they were trained on different data.
-    """
-    for run in runs:
-        own, first = (_content(data_settings(folder)) for folder in (run, runs[0]))
-        if own != first:
-            raise InputError(
-                f"{run} was trained on other data than {runs[0]} ({own} and {first}): compare "
-                "models of one data set and resolution"
-            )
-    return data_settings(runs[0])
-
-
-def _content(data: DataSettings) -> dict[str, object]:
-    """What decides which examples there are; not how they are read, or whether with labels."""
-    names = ("path", "resolution", "channels", "held_out")
-    return {name: getattr(data, name) for name in names}
 
 
 def row_of(contender: Contender, found: Scored, expense: Expense) -> Row:

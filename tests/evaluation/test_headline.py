@@ -99,7 +99,9 @@ def test_one_training_each_is_said_below_the_answer():
             "This holds for digits and for models that were trained once each. Longer training or "
             "other seeds may change it."
         )
-        assert found[-1].startswith("In brackets are 95 % intervals over the 1\u202f000 samples")
+        assert found[-1].startswith(
+            "In square brackets are 95 % intervals over the 1\u202f000 samples"
+        )
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,8 @@ def test_what_varied_is_named_and_one_pair_is_shown():
         (["1 round", "20 rounds"], "at 1 and 20 rounds"),
         (["10 calls, 2 rounds"], "at 10 calls, 2 rounds"),
         (["10 calls, scale -1", "10 calls, scale 1"],
-         "at 10 calls, scale -1 and 10 calls, scale 1"),
-        (["10 calls", "10 calls, scale 1"], "at 10 calls and 10 calls, scale 1"),
+         "at 10 calls, scale -1; 10 calls, scale 1"),
+        (["10 calls", "10 calls, scale 1"], "at 10 calls; 10 calls, scale 1"),
         (["anything"], "at anything"),
         (["", ""], ""),
     ],
@@ -139,3 +139,14 @@ def test_refinement_of_two_kinds_is_spoken_of_twice():
 def spoken(sentences):
     """Which models sentences about refinement name."""
     return [s.split("\u201c")[1].split("\u201d")[0] for s in sentences if s.startswith(REFINEMENT)]
+
+
+def test_a_range_never_spans_a_budget_with_another_outcome():
+    base = [diffusion(n, quality=20.0) for n in (10, 18)]
+    found = ((10, 1, 10.0), (10, 2, 20.0), (10, 4, 10.0), (18, 1, 10.0), (18, 2, 20.0))
+    steered = [guided(n, scale, quality=q) for n, scale, q in found]
+    assert about(said(*base, *steered), GUIDANCE).startswith(
+        "Guided by a critic, \u201cdiffusion\u201d is better than unguided at 10 calls, scale 1; "
+        "10 calls, scale 4; 18 calls, scale 1 and cannot be told apart from unguided at 10 and 18 "
+        "calls, scale 2."
+    )

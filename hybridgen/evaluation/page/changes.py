@@ -70,11 +70,16 @@ def _of(own: Sequence[Pair], results: Sequence[str | None], outcome: str) -> lis
 
 def _where(rows: Sequence[Row], those: Sequence[Row]) -> str:
     """The budgets of `those` rows, with their methods if `rows` are of more than one."""
+    exact = len(those) < len(rows)
     if len({row.method for row in rows}) == 1:
-        at = budgets(those)
+        at = budgets(those, exact=exact)
         return f" {at}" if at else ""
     named = [
-        " ".join(filter(None, (quoted(m), budgets([row for row in those if row.method == m]))))
+        " ".join(
+            filter(
+                None, (quoted(m), budgets([row for row in those if row.method == m], exact=exact))
+            )
+        )
         for m in dict.fromkeys(row.method for row in those)
     ]
     return f" as {words.listed(named)}"

@@ -1,5 +1,6 @@
 """Parts of the sentences about rows."""
 
+import math
 from collections.abc import Sequence
 
 from hybridgen.evaluation.comparison import Comparison, Row
@@ -54,26 +55,25 @@ def ranked(rows: Sequence[Row], metric: str) -> list[Row]:
     return sorted(rows, key=lambda row: (badness(row.figures[metric], metric).value, seconds(row)))
 
 
-def budgets(rows: Sequence[Row]) -> str:
+def budgets(rows: Sequence[Row], *, exact: bool = False) -> str:
     """What varies, such as "at 18 calls, scales 1, 2 and 4"; empty for rows without a setting.
 
-    A part that is not at each value of the first one is given by its range.
+    A part that is not at each value of the first one is given by its range, unless all must be
+    `exact`: then every setting is named.
     """
     settings = [tuple(_part(p) for p in row.setting.split(", ")) for row in rows if row.setting]
     if not settings:
         return ""
     shapes = {tuple((before, after) for before, _, after in parts) for parts in settings}
-    if len(shapes) > 1 or any(value is None for parts in settings for _, value, _ in parts):
-        return "at " + words.listed(list(dict.fromkeys(row.setting for row in rows if row.setting)))
-    columns = [sorted(set(column)) for column in zip(*settings, strict=True)]
-    whole = 1
-    for column in columns:
-        whole *= len(column)
-    full = whole == len(set(settings))
+    known = all(value is not None for parts in settings for _, value, _ in parts)
+    columns = [sorted(set(column), key=str) for column in zip(*settings, strict=False)]
+    full = math.prod(map(len, columns)) == len(set(settings))
+    if len(shapes) > 1 or not known or (exact and not full):
+        return "at " + "; ".join(dict.fromkeys(row.setting for row in rows if row.setting))
     written = []
     for number, column in enumerate(columns):
         before, _, after = column[0]
-        values = [value for _, value, _ in column if value is not None]
+        values = sorted(value for _, value, _ in column if value is not None)
         many = len(values) > 1
         text = words.listed([f"{value:g}" for value in values])
         if many and number and not full:

@@ -136,6 +136,8 @@ def _asset(name: str) -> Any:
 
 
 def _named(sentence: str) -> Markup:
-    """A sentence with bold letters in the place of quotation marks; units stay with numbers."""
+    """A sentence with bold letters in the place of quotation marks; units and intervals stay
+    in one line."""
     bold = re.sub("\u201c([^\u201c\u201d]*)\u201d", r"<b>\1</b>", str(escape(sentence)))
-    return Markup(re.sub(r"(?<=\d) (?=[n\u00b5m]?s\b|%)", "&nbsp;", bold))
+    whole = re.sub(r"\[[^\[\]<>]{,40}\]", lambda found: found[0].replace(" ", "&nbsp;"), bold)
+    return Markup(re.sub(r"(?<=\d) (?=[n\u00b5m]?s\b|%)", "&nbsp;", whole))
