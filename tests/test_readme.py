@@ -34,3 +34,12 @@ def test_the_blocks_about_diffusion_run_one_after_the_other(title, capsys):
         assert len(names["images"]) == 4
     else:
         assert names["step"].number == 6
+
+
+def test_the_block_about_measuring_runs(capsys):
+    section = README.read_text().split("## One page")[1].split("\n## ")[0]
+    (block,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    names: dict = {}
+    exec(compile(block, str(README), "exec"), names)
+    assert names["found"].figures["modes"].truth == 8
+    assert "frechet_distance" in capsys.readouterr().out

@@ -132,8 +132,8 @@ def _intervals(comparison: Comparison) -> str:
     floor = any(figure is not None and figure.floor is not None for figure in figures)
     return (
         f"In square brackets are 95 % intervals over the {samples(comparison)} samples of a row. "
-        "They do not say how much another training would differ. Which row is best was chosen by these "
-        "same samples."
+        "They do not say how much another training would differ. Which row is best was chosen by "
+        "these same samples."
     ) + (" The floor is what as many real examples get." if floor else "")
 
 
