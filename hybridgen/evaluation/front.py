@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
 from hybridgen.evaluation.comparison import Comparison, Row
-from hybridgen.evaluation.curves import COLOURS
+from hybridgen.evaluation.page.palette import colour_of
 from hybridgen.evaluation.page.ranking import badness
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
@@ -50,14 +50,14 @@ def named(metric: str, features: str) -> str:
 
 
 def _plot(axes: Axes, rows: Sequence[Row], comparison: Comparison) -> None:
-    metric, kinds = comparison.quality, _kinds(rows)
+    metric, kinds = comparison.quality, [row.kind for row in comparison.rows]
     for number, method in enumerate(dict.fromkeys(row.method for row in rows)):
         own = sorted((r for r in rows if r.method == method), key=lambda r: r.expense.seconds.value)
         axes.errorbar(
             [1e3 * row.expense.seconds.value for row in own],
             [row.figures[metric].value for row in own],
             yerr=_reach(own, metric),
-            color=COLOURS[kinds.index(own[0].kind) % len(COLOURS)],
+            color=colour_of(own[0].kind, kinds),
             marker=MARKS[number % len(MARKS)],
             markersize=5.5,
             linewidth=1.2,
