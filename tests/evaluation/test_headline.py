@@ -83,7 +83,7 @@ def test_what_is_not_finite_is_never_best_cheapest_or_beaten(lost):
 
 def test_a_single_row_is_compared_with_nothing():
     sentences = said(gan())
-    assert sentences[0].endswith("There is no other row to compare it with.")
+    assert sentences[0].endswith("no other row with such a figure to compare it with.")
     assert len(sentences) == 3
 
 

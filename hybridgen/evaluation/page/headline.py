@@ -68,7 +68,7 @@ def _best(comparison: Comparison, rows: Sequence[Row]) -> str:
         f"A sample takes {time(best)}."
     )
     if len(rows) == 1:
-        return f"{first} There is no other row to compare it with."
+        return f"{first} There is no other row with such a figure to compare it with."
     level = [
         row
         for row in rows

@@ -92,7 +92,8 @@ METRICS = {
     "memorisation": Metric(
         label="memorisation",
         what="share of samples that are closer to a training example than held-out examples are; "
-        "more than 0.5 means copying.",
+        "more than 0.5 means closer: copies, or samples that keep to the "
+        "middle of the data.",
         source="after Meehan et al. 2020, arXiv:2004.05675",
     ),
     "modes": Metric(
