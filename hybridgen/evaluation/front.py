@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -87,7 +88,7 @@ def _plot(axes: Axes, rows: Sequence[Row], comparison: Comparison) -> None:
 def _show(axes: Axes, name: str, picture: bytes) -> None:
     with Image.open(BytesIO(picture)) as image:
         axes.imshow(np.asarray(image.convert("RGB")), interpolation="lanczos")
-    axes.set_title(name.replace(", ", "\n", 1), fontsize=7)
+    axes.set_title(fill(name, 20), fontsize=6.5, loc="left")
     axes.set_axis_off()
 
 
