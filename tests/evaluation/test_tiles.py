@@ -4,6 +4,7 @@ import pytest
 import torch
 from einops import rearrange
 
+from hybridgen.evaluation import tiles as tiles_module
 from hybridgen.evaluation.tiles import Tiles
 
 
@@ -66,6 +67,14 @@ def test_the_signs_are_those_of_exact_differences_also_on_the_edge(hurried):
             least = tiles.least_beyond(squared, radii, rows, columns)
             assert torch.equal(least.sign().double(), exact.amin(dim=1).sign())
     assert ties > 100
+
+
+def test_factors_that_are_not_kept_are_made_again(monkeypatch):
+    x, y = torch.randn(70, 9, generator=rng()), torch.randn(90, 9, generator=rng(1))
+    kept = assembled(Tiles(x, y, chunk=16))
+    for limit in (1, 4_000):
+        monkeypatch.setattr(tiles_module, "KEPT", limit)
+        assert torch.equal(assembled(Tiles(x, y, chunk=16)), kept)
 
 
 def test_sets_that_cannot_be_compared_are_refused():
