@@ -166,7 +166,7 @@ def test_misuse_gets_a_sentence(on_ring, on_digits):
         on_digits(torch.full((300, 1, 8, 8), math.inf))
     with pytest.raises(ValueError, match="without end have no nearest"):
         on_ring.nearest(torch.zeros(3, 2))
-    x = torch.zeros(100, 3, 4, 4)
+    x = torch.linspace(-1, 1, 4_800).reshape(100, 3, 4, 4)
     with pytest.raises(InputError, match=r"no network is shipped for examples \[3, 4, 4\]: pass"):
         ruler_for((x, x))
     with pytest.raises(InputError, match=r"must be \[100 d\], got \[100, 3, 4, 4\]"):
