@@ -116,7 +116,7 @@ def test_what_cannot_be_measured_is_refused(ruler):
     ("images", "sentence"),
     [
         (torch.zeros(50, 1, 8, 8, dtype=torch.uint8), "got torch.uint8: bytes become"),
-        (torch.rand(50, 1, 8, 8), "expected images in .-1, 1., got values from 0"),
+        (torch.rand(50, 1, 8, 8), "expected images in .-1, 1., got values from"),
         (5 * torch.randn(50, 1, 8, 8), "rescale them"),
         (None, "got NoneType"),
     ],
