@@ -18,7 +18,7 @@ from hybridgen.evaluation.judges import IMAGES, knows_classes
 from hybridgen.evaluation.memorisation import nearest
 from hybridgen.evaluation.perfection import floors, shortcomings, truths
 from hybridgen.evaluation.reference import Reference, reference_of
-from hybridgen.evaluation.seeing import Eye, Features, examples
+from hybridgen.evaluation.seeing import Eye, Features, examples, unseen
 from hybridgen.evaluation.two_sample import FEWEST
 from hybridgen.maths.draws import rng_for
 
@@ -173,7 +173,7 @@ def ruler_for(
         held_out=len(held_out),
         train=train,
         features=named if features is None else getattr(features, "__name__", "features"),
-        warnings=shortcomings(count, real.features, samples),
+        warnings=shortcomings(count, real.features, samples) + unseen(data),
         floors=floors(reference, perfect, seed),
         truths={} if mixture is None else truths(mixture, len(held_out), count),
         eye=eye,

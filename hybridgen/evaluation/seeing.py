@@ -117,6 +117,17 @@ def examples(
     return held_out, label, data.reference("train", min(data.size, TRAINING), seed)[0], []
 
 
+def unseen(data: Source | tuple[Tensor, Tensor]) -> tuple[str, ...]:
+    """A sentence if nearest training examples are looked for among a part of them only."""
+    size = None if isinstance(data, tuple) else data.size
+    if size is None or size <= TRAINING:
+        return ()
+    return (
+        f"Nearest training examples are looked for among {TRAINING} of {size}: copies of others "
+        "are not found.",
+    )
+
+
 def _check_examples(x: Tensor) -> None:
     """Refuse bytes, and images in [0, 1] or [0, 255]: clipped, they would all look alike."""
     if not isinstance(x, Tensor) or not x.is_floating_point() or len(x) == 0:

@@ -175,3 +175,11 @@ def test_misuse_gets_a_sentence(on_ring, on_digits):
         ruler_for(digits(), samples=30)
     with pytest.raises(InputError, match="one shape"):
         ruler_for((x, x[:, :1]))
+
+
+def test_a_ruler_says_when_it_looks_at_a_part_of_the_training_data(monkeypatch):
+    monkeypatch.setattr("hybridgen.evaluation.seeing.TRAINING", 200)
+    found = ruler_for(digits(), samples=100, parts=4)
+    assert found.train is not None
+    assert len(found.train) == 200
+    assert "among 200 of 1500" in found.warnings[-1]
