@@ -3,7 +3,7 @@
 The networks and numbers are those of configs/gan. Whatever is compared takes short turns in
 rotating order, and a ratio is one of medians over many rounds, so that whatever else the machine
 does meets all alike. With one thread on the CPU, the clock is the CPU time of this process (see
-`hybridgen.evaluation.timing`), so other programs may run; else use a quiet machine.
+`hybridgen.evaluation.cost`), so other programs may run; else use a quiet machine.
 
 Pixels of mnist are noise here: speed does not depend on them, and nothing has to be downloaded.
 """
@@ -25,19 +25,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hybridgen import AdversarialLoss, SinglePass
-from hybridgen.config import command, read_settings
+from hybridgen.cli import command, read_settings
 from hybridgen.data.images import ImageSource
 from hybridgen.data.load import DataSettings, load_data
 from hybridgen.data.source import Batch, Source
 from hybridgen.errors import InputError
-from hybridgen.evaluation.timing import Clock, Rounds, clock_for, ratio_of_medians, take_turns
-from hybridgen.maths.draws import rng_for
+from hybridgen.evaluation.cost import Clock, Rounds, clock_for, ratio_of_medians, take_turns
+from hybridgen.maths.rng import rng_for
 from hybridgen.networks.build import build_critic, build_generator
-from hybridgen.training.files import write_atomically
+from hybridgen.training.checkpoint import write_atomically
 from hybridgen.training.gan import GanTraining, train_gan
-from hybridgen.training.launch import make_accelerator
+from hybridgen.training.optim import Cosine
 from hybridgen.training.run import Run
-from hybridgen.training.schedules import Cosine
+from hybridgen.training.setup import make_accelerator
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "gan"
 STEP_SIZE = 0.01

@@ -17,17 +17,17 @@ from benchmark import advance, data, steps_in
 from diffusion import Diffusion
 from tqdm import tqdm
 
-from hybridgen.config import command, read_settings
+from hybridgen.cli import command, read_settings
 from hybridgen.data.source import Batch, Source
 from hybridgen.errors import InputError
-from hybridgen.evaluation.timing import Rounds, clock_for, ratio_of_medians, take_turns
+from hybridgen.evaluation.cost import Rounds, clock_for, ratio_of_medians, take_turns
 from hybridgen.networks.build import build_critic, build_denoiser
 from hybridgen.sampling.guidance import discriminator_guidance
+from hybridgen.training.adversarial_term import build_term
+from hybridgen.training.checkpoint import write_atomically
 from hybridgen.training.diffusion import train_diffusion
-from hybridgen.training.files import write_atomically
-from hybridgen.training.launch import make_accelerator
 from hybridgen.training.run import Run
-from hybridgen.training.term import build_term
+from hybridgen.training.setup import make_accelerator
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "hybrid"
 SOURCES = ("chain", "renoised", "clean")

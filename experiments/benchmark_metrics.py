@@ -25,15 +25,15 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from tqdm import tqdm
 
-from hybridgen.config import command
+from hybridgen.cli import command
 from hybridgen.errors import InputError
-from hybridgen.evaluation.prdc import prdc
-from hybridgen.evaluation.ruler import ruler_for
-from hybridgen.evaluation.timing import clock_for, ratio_of_medians, take_turns
-from hybridgen.maths.draws import rng_for
-from hybridgen.training.files import write_atomically
-from hybridgen.training.launch import make_accelerator
+from hybridgen.evaluation.cost import clock_for, ratio_of_medians, take_turns
+from hybridgen.evaluation.evaluator import ruler_for
+from hybridgen.maths.rng import rng_for
+from hybridgen.metrics.neighbours import prdc
+from hybridgen.training.checkpoint import write_atomically
 from hybridgen.training.run import Run
+from hybridgen.training.setup import make_accelerator
 
 SHAPE = (3, 32, 32)
 LIMITS = {"prdc_time_ratio": 0.2, "prdc_difference": 1e-5, "peak_gigabytes": 6.0}

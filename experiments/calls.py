@@ -17,29 +17,28 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from hybridgen.config import command
+from hybridgen.cli import command
+from hybridgen.data.images import set_apart
 from hybridgen.data.load import load_data
-from hybridgen.data.resident import set_apart
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation import budgets as table
-from hybridgen.evaluation.finished import (
+from hybridgen.evaluation.cache import kept
+from hybridgen.evaluation.evaluator import NEIGHBOURS, Judge, judge_for
+from hybridgen.evaluation.guide import GuidanceEffect, labels_of, trial
+from hybridgen.evaluation.monitor import samples_of
+from hybridgen.evaluation.runs import (
     FinishedGuide,
     data_settings,
+    fingerprint,
     finished_guide,
     finished_models,
 )
-from hybridgen.evaluation.guidance_effect import GuidanceEffect, labels_of
-from hybridgen.evaluation.guide_material import fingerprint
-from hybridgen.evaluation.guide_report import trial
-from hybridgen.evaluation.judges import NEIGHBOURS, Judge, judge_for
-from hybridgen.evaluation.kept import kept
 from hybridgen.evaluation.scale_search import choose_scale
-from hybridgen.evaluation.watch import samples_of
 from hybridgen.networks.build import load_network
 from hybridgen.sampling.build import SamplerSettings, build_sampler, with_calls
 from hybridgen.sampling.guidance import discriminator_guidance
-from hybridgen.training.files import write_atomically
+from hybridgen.training.checkpoint import write_atomically
 
 POINTS = ("sliced_wasserstein", "reverse_kl", "high_quality", "mode_std")
 Figures = dict[str, float]

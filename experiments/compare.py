@@ -14,25 +14,23 @@ from compare_models import Model, recipe, train
 from compare_plan import Plan, planned, same_data
 from tqdm import tqdm
 
-from hybridgen.config import command
+from hybridgen.cli import command
 from hybridgen.data.load import load_data
 from hybridgen.errors import InputError, RunError
-from hybridgen.evaluation.biography import biography
-from hybridgen.evaluation.comparison import Comparison, Expense, Row
-from hybridgen.evaluation.contenders import Contender, contenders
+from hybridgen.evaluation.entries import Contender, contenders
+from hybridgen.evaluation.evaluator import ruler_for
+from hybridgen.evaluation.measure import Scored, picture_of, scored, timed
 from hybridgen.evaluation.methods import Method, check_methods
-from hybridgen.evaluation.page import markdown
-from hybridgen.evaluation.page.headline import headline
-from hybridgen.evaluation.page.metrics import UNRANKED
-from hybridgen.evaluation.provenance import about, provenance
-from hybridgen.evaluation.ruler import ruler_for
-from hybridgen.evaluation.scoring import Scored, picture_of, scored
-from hybridgen.evaluation.summary import publish
-from hybridgen.evaluation.timed import timed
-from hybridgen.evaluation.two_sample import FEWEST
-from hybridgen.training.claim import claim
-from hybridgen.training.launch import make_accelerator
-from hybridgen.training.tracking import JsonLines
+from hybridgen.evaluation.results import Comparison, Expense, Row
+from hybridgen.evaluation.runs import about, biography, provenance
+from hybridgen.metrics.registry import UNRANKED
+from hybridgen.metrics.two_sample import FEWEST
+from hybridgen.report import markdown
+from hybridgen.report.findings import headline
+from hybridgen.report.publish import publish
+from hybridgen.training.lock import claim
+from hybridgen.training.run import JsonLines
+from hybridgen.training.setup import make_accelerator
 
 LEAST = {"samples": FEWEST, "parts": 8, "timing_batch": 1, "timing_rounds": 3}
 DEFAULT = Path(__file__).parents[1] / "configs" / "compare" / "digits.yaml"

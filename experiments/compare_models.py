@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Literal
 
 from hybridgen.errors import InputError, Interrupted, RunError
-from hybridgen.training.files import write_atomically
+from hybridgen.training.checkpoint import write_atomically
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs"

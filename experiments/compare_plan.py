@@ -8,9 +8,9 @@ from compare_models import Model, check_recipe, command_of, folders, missing, ne
 
 from hybridgen.data.load import DataSettings
 from hybridgen.errors import InputError
-from hybridgen.evaluation.contenders import kind_of
-from hybridgen.evaluation.finished import data_settings
+from hybridgen.evaluation.entries import kind_of
 from hybridgen.evaluation.methods import Method
+from hybridgen.evaluation.runs import data_settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,29 +13,31 @@ from typing import Any
 from accelerate.utils import set_seed
 from tqdm import tqdm
 
-from hybridgen.config import command
+from hybridgen.cli import command
 from hybridgen.data.augment import Augment, AugmentSettings
+from hybridgen.data.images import set_apart
 from hybridgen.data.load import load_data
-from hybridgen.data.resident import set_apart
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
-from hybridgen.evaluation.curves import curves
-from hybridgen.evaluation.guidance_effect import GuidanceEffect
-from hybridgen.evaluation.guide_material import Material, refuse_another_model
-from hybridgen.evaluation.guide_report import examined, guided, refined
-from hybridgen.evaluation.log_ratio import LogRatio, calibrated
-from hybridgen.evaluation.opponent import Opponent, data_of, network_of, opponent_of
-from hybridgen.evaluation.watch import table
-from hybridgen.networks.adopt import noise_conditional
-from hybridgen.networks.build import CriticSettings, build_critic, load_network
+from hybridgen.evaluation.density_ratio import LogRatio, calibrated
+from hybridgen.evaluation.guide import GuidanceEffect, examined, guided, refined
+from hybridgen.evaluation.guide_data import Material, refuse_another_model
+from hybridgen.evaluation.monitor import table
+from hybridgen.evaluation.plots import curves
+from hybridgen.evaluation.runs import Opponent, data_of, network_of, opponent_of
+from hybridgen.networks.build import CriticSettings, build_critic, load_network, noise_conditional
 from hybridgen.sampling.build import SamplerSettings
-from hybridgen.training.critic import GuideTraining, refuse_unfit, train_critic
-from hybridgen.training.exam import Exam
-from hybridgen.training.files import save_network, write_atomically
-from hybridgen.training.guards import refuse_what_cannot_work
-from hybridgen.training.launch import Precision, make_accelerator, start_trackers
+from hybridgen.training.checkpoint import save_network, write_atomically
+from hybridgen.training.guide import GuideTraining, refuse_unfit, train_critic
 from hybridgen.training.run import Run
+from hybridgen.training.setup import (
+    Precision,
+    make_accelerator,
+    refuse_what_cannot_work,
+    start_trackers,
+)
 from hybridgen.training.step import Step
+from hybridgen.training.validation import Exam
 
 
 @dataclass(frozen=True, kw_only=True)

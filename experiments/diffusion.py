@@ -10,25 +10,24 @@ from typing import Any
 
 from accelerate.utils import set_seed
 
-from hybridgen.config import command
+from hybridgen.cli import command
 from hybridgen.data.load import DataSettings, load_data
 from hybridgen.errors import InputError
-from hybridgen.evaluation.conduct import check_rhythm, conduct
-from hybridgen.evaluation.watch import Watch, table
-from hybridgen.networks.build import (
-    CriticSettings,
-    DenoiserSettings,
-    build_critic,
-    build_denoiser,
-)
+from hybridgen.evaluation.fit import check_rhythm, conduct
+from hybridgen.evaluation.monitor import Watch, table
+from hybridgen.networks.build import CriticSettings, DenoiserSettings, build_critic, build_denoiser
 from hybridgen.sampling.build import SamplerSettings, build_sampler
+from hybridgen.training.adversarial_term import AdversarialTerm, build_term
+from hybridgen.training.checkpoint import save_network
 from hybridgen.training.diffusion import DiffusionTraining, train_diffusion
-from hybridgen.training.files import save_network
-from hybridgen.training.guards import refuse_what_cannot_work
-from hybridgen.training.launch import Precision, make_accelerator, start_trackers
 from hybridgen.training.run import Run
+from hybridgen.training.setup import (
+    Precision,
+    make_accelerator,
+    refuse_what_cannot_work,
+    start_trackers,
+)
 from hybridgen.training.step import Step, batches_of
-from hybridgen.training.term import AdversarialTerm, build_term
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from hybridgen.config import command
+from hybridgen.cli import command
 from hybridgen.errors import InputError, RunError
-from hybridgen.training.files import write_atomically
+from hybridgen.training.checkpoint import write_atomically
 
 SCRIPT = Path(__file__).with_name("gan.py")
 SAVE_EVERY = 3

@@ -19,13 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from hybridgen.config import command
+from hybridgen.cli import command
 from hybridgen.data.load import DataSettings, load_data
 from hybridgen.data.source import Batch, Part, Source
 from hybridgen.errors import InputError
-from hybridgen.evaluation.features import SHIPPED, LeNet, extract
-from hybridgen.training.launch import make_accelerator, start_trackers
+from hybridgen.metrics.features import SHIPPED, LeNet, extract
 from hybridgen.training.run import Run
+from hybridgen.training.setup import make_accelerator, start_trackers
 
 EVERYTHING = 1_000_000
 """More examples than any data set here has."""

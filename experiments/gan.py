@@ -6,24 +6,27 @@ from pathlib import Path
 
 from accelerate.utils import set_seed
 
-from hybridgen.config import command
+from hybridgen.cli import command
 from hybridgen.data.augment import AugmentSettings
 from hybridgen.data.load import DataSettings, load_data
-from hybridgen.evaluation.conduct import check_rhythm, conduct
-from hybridgen.evaluation.watch import Watch, table
+from hybridgen.evaluation.fit import check_rhythm, conduct
+from hybridgen.evaluation.monitor import Watch, table
 from hybridgen.networks.build import (
     CriticSettings,
     GeneratorSettings,
     build_critic,
     build_generator,
 )
-from hybridgen.sampling.single_pass import SinglePass
-from hybridgen.training.build import Game, build_loss
-from hybridgen.training.files import save_network
-from hybridgen.training.gan import GanTraining, train_gan
-from hybridgen.training.guards import refuse_what_cannot_work
-from hybridgen.training.launch import Precision, make_accelerator, start_trackers
+from hybridgen.sampling.samplers import SinglePass
+from hybridgen.training.checkpoint import save_network
+from hybridgen.training.gan import Game, GanTraining, build_loss, train_gan
 from hybridgen.training.run import Run
+from hybridgen.training.setup import (
+    Precision,
+    make_accelerator,
+    refuse_what_cannot_work,
+    start_trackers,
+)
 from hybridgen.training.step import Step, batches_of
 
 

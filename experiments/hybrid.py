@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffusion import Diffusion, main
 
-from hybridgen.config import command
+from hybridgen.cli import command
 from hybridgen.errors import InputError
 
 DEFAULT = Path(__file__).parents[1] / "configs" / "hybrid" / "digits.yaml"

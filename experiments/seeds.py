@@ -16,9 +16,9 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from hybridgen.config import command
+from hybridgen.cli import command
 from hybridgen.errors import InputError, RunError
-from hybridgen.training.files import write_atomically
+from hybridgen.training.checkpoint import write_atomically
 
 Script = Literal["gan", "diffusion", "hybrid"]
 

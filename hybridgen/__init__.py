@@ -2,15 +2,14 @@
 
 from hybridgen.losses.adaptive import adaptive_weight
 from hybridgen.losses.adversarial import AdversarialLoss
-from hybridgen.losses.unconditional import Unconditional
+from hybridgen.losses.discriminators import Unconditional
 from hybridgen.maths import objectives
 from hybridgen.maths.objectives import Objective
 from hybridgen.protocols import Denoiser, Discriminator, Generator, Sampler
 from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
-from hybridgen.sampling.heun import Heun
-from hybridgen.sampling.refined import Refined
+from hybridgen.sampling.refinement import Refined
+from hybridgen.sampling.samplers import Heun, SinglePass
 from hybridgen.sampling.schedulers import Scheduled
-from hybridgen.sampling.single_pass import SinglePass
 
 __all__ = [
     "AdversarialLoss",

@@ -4,8 +4,9 @@ import io
 
 from PIL import Image
 
-from hybridgen.evaluation.comparison import Comparison, Estimate, Expense, Row, Trained
-from hybridgen.maths.cost import Cost
+from hybridgen.evaluation.results import Comparison, Expense, Row, Trained
+from hybridgen.metrics.intervals import Estimate
+from hybridgen.protocols import Cost
 
 
 def estimate(value, half=1.0, **levels):

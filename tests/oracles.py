@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
 from einops import rearrange
 from torch import Tensor
 
-from hybridgen.maths.draws import rng_for
 from hybridgen.maths.mixtures import GaussianMixture, one_dimensional
+from hybridgen.maths.noise import karras_sigmas
+from hybridgen.maths.rng import rng_for
 
 P = one_dimensional([0.5, 0.5], [-2.0, 2.0], [0.3, 0.3])
 Q = one_dimensional([0.8, 0.2], [-1.7, 2.2], [0.45, 0.40])
@@ -90,3 +92,29 @@ def _quantiles(x: Tensor, levels: Tensor) -> Tensor:
     below = position.floor().long()
     above = (below + 1).clamp_max(len(ordered) - 1)
     return torch.lerp(ordered[below], ordered[above], position - below)
+
+
+def heun_scheduler(
+    low: float = 0.002, high: float = 80.0, table: int = 200
+) -> HeunDiscreteScheduler:
+    """Heun's method on the noise levels of `karras_sigmas(steps, low, high)`, rho 7.
+
+    `HeunDiscreteScheduler` makes its levels from a table of betas, so the whole grid is written
+    as one: `beta_i = 1 - abar_i / abar_{i-1}` with `abar = 1 / (1 + sigma^2)`. Any other scheduler
+    made by `.from_config(scheduler.config)` covers the same levels. It is for denoisers of this
+    package, which know sigma and no timesteps.
+
+    Raises:
+        ValueError: not `0.001 <= low < high <= 1000`; beyond, float32 betas have no digits left.
+    """
+    if not 0.001 <= low < high <= 1000:
+        raise ValueError(f"need 0.001 <= low < high <= 1000, got {low=}, {high=}")
+    sigmas = karras_sigmas(table, low, high)[:-1].flip(0)
+    kept = 1 / (1 + sigmas.square())
+    before = kept.roll(1)
+    before[0] = 1
+    return HeunDiscreteScheduler(
+        num_train_timesteps=table,
+        trained_betas=(1 - kept / before).tolist(),
+        use_karras_sigmas=True,
+    )

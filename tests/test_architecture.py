@@ -12,11 +12,13 @@ import hybridgen
 
 FLOORS = [
     {"protocols", "errors", "maths"},
-    {"networks", "config"},
+    {"networks", "cli"},
     {"losses", "data"},
     {"sampling"},
     {"training"},
+    {"metrics"},
     {"evaluation"},
+    {"report"},
 ]
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
 ROOT = Path(hybridgen.__path__[0])

@@ -16,8 +16,8 @@ import pytest
 from safetensors.torch import load_file
 
 from hybridgen.data.images import digits
-from hybridgen.evaluation.distances import frechet_distance, kernel_distance
-from hybridgen.evaluation.prdc import prdc
+from hybridgen.metrics.distances import frechet_distance, kernel_distance
+from hybridgen.metrics.neighbours import prdc
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).with_name("golden.json")

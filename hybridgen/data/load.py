@@ -5,8 +5,7 @@ from pathlib import Path
 
 from hybridgen.data.images import ImageSource, digits
 from hybridgen.data.points import MixturePoints
-from hybridgen.data.settings import DataSettings
-from hybridgen.data.source import Source
+from hybridgen.data.source import DataSettings, Source
 from hybridgen.errors import InputError
 from hybridgen.maths.mixtures import grid, ring
 
@@ -48,8 +47,7 @@ def _points(settings: DataSettings) -> Source:
 
 def _images(settings: DataSettings) -> Source:
     # `datasets` takes a second to import, which points and digits need not pay.
-    from hybridgen.data.folder import open_folder
-    from hybridgen.data.hub import open_hub
+    from hybridgen.data.files import open_folder, open_hub
     from hybridgen.data.streamed import StreamedSource
     from hybridgen.data.tables import parts
 

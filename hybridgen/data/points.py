@@ -7,8 +7,8 @@ from itertools import count as count_from
 import torch
 
 from hybridgen.data.source import Batch, Part, check_part, share
-from hybridgen.maths.draws import rng_for
 from hybridgen.maths.mixtures import GaussianMixture
+from hybridgen.maths.rng import rng_for
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,16 @@
 """What every data set offers, whether it is drawn, resident in memory or streamed."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import LongTensor, Tensor
 
 from hybridgen.errors import InputError
 from hybridgen.maths.mixtures import GaussianMixture
+from hybridgen.maths.rng import rng_for
 
 Part = Literal["train", "held_out"]
 Batch = tuple[Tensor, Tensor | None]
@@ -100,3 +103,73 @@ def check_part(part: str, count: int) -> None:
         raise ValueError(f"there are the parts 'train' and 'held_out', got {part!r}")
     if count < 1:
         raise ValueError(f"a reference needs at least 1 example, got count={count}")
+
+
+@lru_cache(maxsize=4)
+def _epoch(seed: int, epoch: int, size: int) -> Tensor:
+    """The permutation `[size]` of one epoch; the cache saves time and is not state."""
+    return torch.randperm(size, generator=rng_for("epoch", seed, epoch))
+
+
+def positions(seed: int, start: int, count: int, size: int) -> LongTensor:
+    """Entries `start .. start + count` of the endless concatenation of shuffled epochs.
+
+    Every example occurs once in each epoch of `size` entries; a batch may span epochs.
+
+    Returns:
+        `[count]`, int64, each in `0 .. size - 1`, on the CPU.
+
+    Raises:
+        ValueError: a negative `start` or `count`, or `size` below 1.
+    """
+    if start < 0 or count < 0 or size < 1:
+        raise ValueError(
+            f"need start >= 0, count >= 0 and size >= 1, got {start=}, {count=}, {size=}"
+        )
+    pieces: list[Tensor] = []
+    while count > 0:
+        epoch, offset = divmod(start, size)
+        piece = _epoch(seed, epoch, size)[offset : offset + count]
+        pieces.append(piece)
+        start, count = start + len(piece), count - len(piece)
+    # A copy: a view would let the caller write into the cached permutation.
+    return torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.int64)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Which data, and in which form.
+
+    Attributes:
+        path: `digits`, `ring` or `grid`; else an image folder, a parquet file or directory, or a
+            name on the Hugging Face hub. A folder called `digits` is meant by `./digits`.
+        resolution: crop images to the central square and resize them to this many pixels; if not
+            given, all images must already be square and of one size.
+        channels: 1 for grey or 3 for colour; if not given, all images must be of one kind.
+        labels: whether training is class-conditional.
+        held_out: share of the examples kept for judging when the data has no test or validation
+            split of its own; the built-in sets have a fixed one.
+        memory_limit: GiB of bytes up to which images stay in memory; larger sets stream.
+        workers: processes that read ahead while streaming.
+    """
+
+    path: str = "digits"
+    resolution: int | None = None
+    channels: Literal[1, 3] | None = None
+    labels: bool = False
+    held_out: float = 1 / 6
+    memory_limit: float = 2.0
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.resolution is not None and self.resolution < 1:
+            raise InputError(f"data.resolution must be at least 1, got {self.resolution}.")
+        if self.channels not in (None, 1, 3):
+            raise InputError(f"data.channels must be 1 or 3, got {self.channels}.")
+        if not 0 < self.held_out < 1:
+            raise InputError(f"data.held_out must lie between 0 and 1, got {self.held_out}.")
+        if self.memory_limit < 0 or self.workers < 0:
+            raise InputError(
+                "data.memory_limit and data.workers must not be negative, "
+                f"got {self.memory_limit} and {self.workers}."
+            )

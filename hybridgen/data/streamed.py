@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hybridgen.data.images import to_float
-from hybridgen.data.order import positions
-from hybridgen.data.source import Batch, Part, check_part, share
+from hybridgen.data.source import Batch, Part, check_part, positions, share
 from hybridgen.data.tables import Examples
 from hybridgen.errors import InputError
 

@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from hybridgen.evaluation.curves import COLOURS, LINEAR
+from hybridgen.evaluation.plots import COLOURS, LINEAR
 
 
 @dataclass(frozen=True)

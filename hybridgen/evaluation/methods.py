@@ -7,7 +7,7 @@ from itertools import product
 
 from hybridgen.errors import InputError
 from hybridgen.sampling.build import SamplerName, SamplerSettings, with_calls
-from hybridgen.sampling.refined import How
+from hybridgen.sampling.refinement import How
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
-from hybridgen.evaluation.curves import COLOURS
+from hybridgen.evaluation.plots import COLOURS
 
 SCALES = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
 SEEDS = (0, 1, 2)

@@ -1,19 +1,19 @@
 """The adversarial loss, for a GAN or as an extra term on any other model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from hybridgen.losses.checks import (
+from hybridgen.losses.discriminators import (
     check_critic,
     check_finite_difference,
     check_logits,
     check_pair,
     check_weights,
 )
-from hybridgen.losses.frozen import frozen
-from hybridgen.losses.islands import float32_island, twice_differentiable
+from hybridgen.losses.precision import float32_island, twice_differentiable
 from hybridgen.maths.objectives import Objective, relativistic
 from hybridgen.maths.penalties import (
     interpolates,
@@ -21,6 +21,19 @@ from hybridgen.maths.penalties import (
     squared_gradient_norm,
     squared_slope,
 )
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Let gradients flow through `module` without collecting any in its own parameters."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    for p in trainable:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in trainable:
+            p.requires_grad_(True)
 
 
 class AdversarialLoss(nn.Module):

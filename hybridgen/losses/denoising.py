@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from hybridgen.maths.noise import like
-from hybridgen.maths.preconditioning import loss_weight
+from hybridgen.maths.noise import like, loss_weight
 
 
 def denoising_loss(estimate: Tensor, x0: Tensor, sigma: Tensor, data_std: float) -> Tensor:

@@ -10,8 +10,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from hybridgen.maths.noise import like
-from hybridgen.maths.preconditioning import scalings
+from hybridgen.maths.noise import like, scalings
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 EdmSign = Literal["epsilon", "v_prediction"]

@@ -12,9 +12,8 @@ from hybridgen.errors import InputError
 from hybridgen.networks.blocks import Activation
 from hybridgen.networks.dcgan import DcganCritic, DcganGenerator
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
-from hybridgen.networks.mlp import MlpCritic, MlpGenerator
+from hybridgen.networks.mlp import MlpCritic, MlpGenerator, WavesCritic
 from hybridgen.networks.residual import ResidualCritic, ResidualGenerator
-from hybridgen.networks.waves import WavesCritic
 
 Architecture = Literal["mlp", "dcgan", "residual"]
 CriticArchitecture = Literal["mlp", "waves", "dcgan", "residual"]
@@ -207,3 +206,28 @@ def _sizes(architecture: str, shape: tuple[int, ...], known: Mapping[str, Any]) 
             f"{shape}; " + ("choose mlp" if len(shape) == 1 else "crop or resize the images")
         )
     return {"channels": shape[0], "resolution": shape[1]}
+
+
+def noise_conditional(critic: ModelMixin) -> ModelMixin:
+    """A critic that looks at the noise level and, without noise, says what `critic` says.
+
+    What it does about the level starts at zero, so at every level it sees its input rescaled to
+    unit variance and judges it as if it were clean. A critic that already looks is returned itself.
+
+    Raises:
+        InputError: `critic` is not one of this package's.
+    """
+    config: Any = critic.config
+    if "noise_conditional" not in config:
+        raise InputError(
+            f"a guide can start from a critic of this package, and {type(critic).__name__} is none"
+        )
+    if config["noise_conditional"]:
+        return critic
+    given = {key: value for key, value in config.items() if not key.startswith("_")}
+    adopted = type(critic)(**{**given, "noise_conditional": True})
+    missing, _ = adopted.load_state_dict(critic.state_dict(), strict=False)
+    others = [name for name in missing if not name.startswith("noise.")]
+    if others:
+        raise InputError(f"the critic to start from lacks {others[0]}; save it again")
+    return adopted

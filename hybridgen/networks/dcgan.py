@@ -21,6 +21,7 @@ from hybridgen.networks.blocks import (
     activate,
     check_activation,
     initialised,
+    ladder,
 )
 from hybridgen.networks.conditioning import (
     LabelledNoise,
@@ -28,7 +29,6 @@ from hybridgen.networks.conditioning import (
     ProjectionHead,
     check_input,
 )
-from hybridgen.networks.ladder import ladder
 
 
 class DcganGenerator(ModelMixin, ConfigMixin):
@@ -40,7 +40,7 @@ class DcganGenerator(ModelMixin, ConfigMixin):
         latent: entries of a noise vector.
         resolution: rows of the square image.
         channels: 1 or 3.
-        width: channels at half the resolution, doubled as `hybridgen.networks.ladder` says.
+        width: channels at half the resolution, doubled as `hybridgen.networks.blocks` says.
         classes: labels it is told about; 0 for none.
     """
 
@@ -84,7 +84,7 @@ class DcganCritic(ModelMixin, ConfigMixin):
     Args:
         resolution: rows of the square image.
         channels: 1 or 3.
-        width: channels at half the resolution, doubled as `hybridgen.networks.ladder` says.
+        width: channels at half the resolution, doubled as `hybridgen.networks.blocks` says.
         classes: labels it is told about; 0 for none.
         noise_conditional: whether it looks at `sigma`.
         activation: `leaky_relu` or, for a loss on the critic's gradient, `silu`.

@@ -19,6 +19,7 @@ from hybridgen.networks.blocks import (
     Downsample,
     ResidualBlock,
     initialised,
+    ladder,
     upsample,
 )
 from hybridgen.networks.conditioning import (
@@ -28,7 +29,6 @@ from hybridgen.networks.conditioning import (
     check_input,
     require_positive,
 )
-from hybridgen.networks.ladder import ladder
 
 
 class ResidualGenerator(ModelMixin, ConfigMixin):
@@ -38,7 +38,7 @@ class ResidualGenerator(ModelMixin, ConfigMixin):
         latent: entries of a noise vector.
         resolution: rows of the square image.
         channels: 1 or 3.
-        width: channels at full resolution; see `hybridgen.networks.ladder.Ladder`.
+        width: channels at full resolution; see `hybridgen.networks.blocks.Ladder`.
         depth: residual blocks at each resolution.
         classes: labels it is told about; 0 for none.
     """
@@ -86,7 +86,7 @@ class ResidualCritic(ModelMixin, ConfigMixin):
     Args:
         resolution: rows of the square image.
         channels: 1 or 3.
-        width: channels at full resolution; see `hybridgen.networks.ladder.Ladder`.
+        width: channels at full resolution; see `hybridgen.networks.blocks.Ladder`.
         depth: residual blocks at each resolution.
         classes: labels it is told about; 0 for none.
         noise_conditional: whether it looks at `sigma`.

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from hybridgen.errors import InputError
 from hybridgen.maths.noise import karras_sigmas
 from hybridgen.protocols import Denoiser, Sampler
-from hybridgen.sampling.heun import Heun
+from hybridgen.sampling.samplers import Heun
 from hybridgen.sampling.schedulers import Scheduled
 
 SamplerName = Literal[

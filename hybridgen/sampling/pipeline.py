@@ -16,16 +16,27 @@ from torch import Tensor, nn
 
 # diffusers finds the class of a saved network only in modules that have been imported.
 import hybridgen.networks.build  # noqa: F401
+from hybridgen.networks.blocks import evaluating
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
-from hybridgen.networks.evaluating import evaluating
-from hybridgen.sampling.card import model_card
-from hybridgen.sampling.guidance import Scale, classifier_free_guidance, discriminator_guidance
-from hybridgen.sampling.guides import check_guide, check_scale
-from hybridgen.sampling.hub import download
+from hybridgen.sampling.guidance import (
+    Scale,
+    check_guide,
+    check_scale,
+    classifier_free_guidance,
+    discriminator_guidance,
+)
+from hybridgen.sampling.load import download
+from hybridgen.sampling.model_card import model_card
+from hybridgen.sampling.pipeline_inputs import (
+    check_output,
+    check_trained_for,
+    labels_of,
+    present,
+    starting_noise,
+    warn_of_another_use,
+)
 from hybridgen.sampling.pretrained import DiffusersDenoiser
-from hybridgen.sampling.request import check_output, labels_of, present, starting_noise
 from hybridgen.sampling.schedulers import Scheduled
-from hybridgen.sampling.trained_for import check_trained_for, warn_of_another_use
 
 _HIGHEST = 80.0  # EDM's range of noise levels, and so that of our denoisers, ends here
 _OF_THE_HUB = {"revision", "cache_dir", "token", "local_files_only", "force_download"}
@@ -183,7 +194,7 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         figures: Mapping[str, float] | None = None,
         licence: str | None = None,
     ) -> str:
-        """The text of `README.md`; see `hybridgen.sampling.card.model_card` for the arguments."""
+        """The text of `README.md`; `model_card` explains the arguments."""
         guide, denoiser = self.discriminator, self.denoiser
         return model_card(
             name=name,

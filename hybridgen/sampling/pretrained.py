@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from hybridgen.errors import InputError
-from hybridgen.maths.noise import like
-from hybridgen.maths.preconditioning import clamp_level, scalings
+from hybridgen.maths.noise import clamp_level, like, scalings
 from hybridgen.networks.conditioning import check_input, check_label
-from hybridgen.sampling.levels import in_flow_scale, language, scheduler_name
+from hybridgen.sampling.conversions import in_flow_scale, language, scheduler_name
 
 _LEAST = 2.0**-24
 

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hybridgen.maths.draws import rng_from
-from hybridgen.protocols import Denoiser
-from hybridgen.sampling.cost import Cost, cost_of
-from hybridgen.sampling.heun import check_samples
-from hybridgen.sampling.levels import (
+from hybridgen.maths.rng import rng_from
+from hybridgen.protocols import Cost, Denoiser
+from hybridgen.sampling.conversions import (
     Language,
     Level,
     check_variance,
@@ -22,6 +20,8 @@ from hybridgen.sampling.levels import (
     levels,
     scheduler_name,
 )
+from hybridgen.sampling.guidance import cost_of
+from hybridgen.sampling.samplers import check_samples
 
 
 @dataclass(frozen=True, eq=False)

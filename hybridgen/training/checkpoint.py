@@ -14,12 +14,94 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hybridgen.errors import RunError
-from hybridgen.training.files import flush
+
+
+class RandomState:
+    """torch's global generators of all processes; looks like a module to a checkpoint."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._cuda = accelerator.device.type == "cuda"
+        self._collected: dict[str, Tensor] = {}
+
+    def collect(self) -> None:
+        """Gather the states `[processes n]`; every process must call this before a save."""
+        states = {"cpu": torch.get_rng_state()}
+        if self._cuda:
+            states["cuda"] = torch.cuda.get_rng_state()
+        device = self._accelerator.device
+        gathered = {k: self._accelerator.gather(v[None].to(device)) for k, v in states.items()}
+        self._collected = {name: torch.as_tensor(value).cpu() for name, value in gathered.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What was collected last."""
+        return self._collected
+
+    def load_state_dict(self, states: dict[str, Tensor]) -> None:
+        """Go on from this process's row; a process that had none keeps its own seed."""
+        rank = self._accelerator.process_index
+        if rank >= len(states["cpu"]):
+            return
+        torch.set_rng_state(states["cpu"][rank])
+        if self._cuda and "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"][rank])
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write beside `path`, flush to disk, then rename over it."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_network(network: Any, folder: Path) -> None:
+    """Save a network by its `save_pretrained` as `folder`, in place of an earlier one.
+
+    Raises:
+        RunError: it cannot be written; an earlier one is as it was.
+    """
+    temporary = folder.with_name(f".tmp-{folder.name}")
+    earlier = folder.with_name(f".old-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        network.save_pretrained(temporary)
+        for path in (*temporary.iterdir(), temporary):
+            flush(path)
+        if folder.exists():
+            shutil.rmtree(earlier, ignore_errors=True)
+            os.replace(folder, earlier)
+        os.replace(temporary, folder)
+        flush(folder.parent)
+        shutil.rmtree(earlier, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"{folder} could not be written ({error}): make room and run the same command again"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Have a file or a folder's listing reach the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
 
 SCHEMA = 1
 _WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 from hybridgen.errors import InputError
 from hybridgen.losses.adversarial import AdversarialLoss
-from hybridgen.maths.draws import rng_for
 from hybridgen.maths.noise import LogNormal
-from hybridgen.training.average import Average
-from hybridgen.training.guards import check_finite, check_ranks_agree, refuse_what_cannot_work
-from hybridgen.training.hybrid import Denoising, Hybrid
-from hybridgen.training.schedules import Cosine
+from hybridgen.maths.rng import rng_for
+from hybridgen.training.adversarial_term import AdversarialTerm
+from hybridgen.training.hybrid_loss import Denoising, Hybrid
+from hybridgen.training.optim import Average, Cosine
+from hybridgen.training.setup import check_finite, check_ranks_agree, refuse_what_cannot_work
 from hybridgen.training.step import Batches, Step, accumulate, shares
-from hybridgen.training.term import AdversarialTerm
 
 
 @dataclass(frozen=True, kw_only=True)

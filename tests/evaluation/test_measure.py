@@ -5,10 +5,10 @@ import torch
 
 from hybridgen import SinglePass
 from hybridgen.data.points import MixturePoints
+from hybridgen.evaluation.evaluator import ruler_for
 from hybridgen.evaluation.measure import measure
-from hybridgen.evaluation.ruler import ruler_for
-from hybridgen.maths.cost import Cost
 from hybridgen.maths.mixtures import ring
+from hybridgen.protocols import Cost
 
 
 @pytest.fixture(scope="module")

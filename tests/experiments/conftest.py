@@ -10,7 +10,7 @@ import datasets
 import pytest
 import torch
 
-from hybridgen.config import command
+from hybridgen.cli import command
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 TINY = (

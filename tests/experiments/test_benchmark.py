@@ -13,10 +13,10 @@ import torch
 from accelerate import Accelerator
 
 from hybridgen import AdversarialLoss
-from hybridgen.config import command, read_settings
+from hybridgen.cli import command, read_settings
 from hybridgen.data.load import load_data
 from hybridgen.errors import InputError
-from hybridgen.maths.draws import rng_for
+from hybridgen.maths.rng import rng_for
 from hybridgen.networks.build import build_critic, build_generator
 from hybridgen.training.gan import train_gan
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridgen.config import command
+from hybridgen.cli import command
 from hybridgen.errors import InputError
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

@@ -8,8 +8,8 @@ import yaml
 from experiments.conftest import Answer, load
 from PIL import Image
 
-from hybridgen.config import command
-from hybridgen.evaluation.guide_material import fingerprint
+from hybridgen.cli import command
+from hybridgen.evaluation.runs import fingerprint
 from hybridgen.networks.build import DenoiserSettings, build_denoiser
 from hybridgen.networks.mlp import MlpCritic
 
@@ -74,7 +74,7 @@ def test_a_guide_for_another_model_is_refused(call, runs):
 def test_what_was_judged_once_is_not_judged_again(call, runs, monkeypatch):
     argv = ("--runs", json.dumps({"one": f"{runs}/ring0"}), "--out", runs / "out")
     first = call(*argv)
-    monkeypatch.setattr("hybridgen.evaluation.kept.write_atomically", None)
+    monkeypatch.setattr("hybridgen.evaluation.cache.write_atomically", None)
     assert call(*argv).out == first.out
 
 

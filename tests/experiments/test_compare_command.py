@@ -9,8 +9,8 @@ import yaml
 from experiments.conftest import EXPERIMENTS, Answer
 from PIL import Image
 
-from hybridgen.config import command
-from hybridgen.evaluation.guide_material import fingerprint
+from hybridgen.cli import command
+from hybridgen.evaluation.runs import fingerprint
 from hybridgen.networks.build import DenoiserSettings, build_denoiser
 from hybridgen.networks.dcgan import DcganCritic, DcganGenerator
 
@@ -113,7 +113,7 @@ def test_a_comparison_leaves_figures_a_table_pictures_and_a_page(call, runs, tmp
 def test_what_is_measured_is_not_measured_again_and_a_row_can_be_added(call, runs, monkeypatch):
     first = call(*given(runs, "gan"), "--methods", json.dumps(METHODS[:1]))
     assert first.status == 0, first.err
-    import hybridgen.evaluation.scoring as scoring
+    import hybridgen.evaluation.measure as scoring
 
     measured = []
     before = scoring.samples_of

@@ -16,7 +16,7 @@ from experiments.conftest import EXPERIMENTS, Answer, load
 from PIL import Image
 from safetensors.torch import load_file
 
-from hybridgen.config import command, read_settings
+from hybridgen.cli import command, read_settings
 from hybridgen.errors import InputError
 from hybridgen.networks.build import load_network
 
@@ -275,7 +275,7 @@ def through_the_door(monkeypatch):
 
     def run(*argv):
         taken = []
-        monkeypatch.setattr("hybridgen.config.command", lambda *given, **_: taken.append(given))
+        monkeypatch.setattr("hybridgen.cli.command", lambda *given, **_: taken.append(given))
         monkeypatch.setattr(sys, "argv", ["hybrid.py", *argv])
         with pytest.raises(SystemExit):
             runpy.run_path(str(EXPERIMENTS / "hybrid.py"), run_name="__main__")

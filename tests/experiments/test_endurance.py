@@ -12,7 +12,7 @@ from experiments.conftest import TINY, load
 from experiments.workers import killed_while_writing
 from safetensors.torch import load_file
 
-from hybridgen.config import command
+from hybridgen.cli import command
 
 TESTS = Path(__file__).parents[1]
 PLACES = [place.__name__ for place in killed_while_writing.PLACES]

@@ -21,7 +21,7 @@ from limits import files_of_at_most
 from PIL import Image
 from safetensors.torch import load_file
 
-from hybridgen.config import command
+from hybridgen.cli import command
 from hybridgen.networks.build import load_network
 
 ADVERSARIAL = ("--game.objective", "non_saturating")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hybridgen import AdversarialLoss, Unconditional, objectives
-from hybridgen.losses.frozen import frozen
+from hybridgen.losses.adversarial import frozen
 
 W = torch.tensor([3.0, -4.0])
 

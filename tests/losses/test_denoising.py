@@ -5,8 +5,8 @@ import torch
 from oracles import P, draws
 
 from hybridgen.losses.denoising import denoising_loss, noised
-from hybridgen.maths.draws import rng_for
-from hybridgen.maths.preconditioning import scalings
+from hybridgen.maths.noise import scalings
+from hybridgen.maths.rng import rng_for
 
 LEVELS = [0.002, 0.05, 0.3, 1.0, 5.0, 80.0]
 

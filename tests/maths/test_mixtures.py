@@ -5,8 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridgen.maths.divergences import jensen_shannon, reverse_kl
-from hybridgen.maths.mixtures import GaussianMixture, grid, one_dimensional, ring
+from hybridgen.maths.mixtures import (
+    GaussianMixture,
+    grid,
+    jensen_shannon,
+    one_dimensional,
+    reverse_kl,
+    ring,
+)
 
 P = one_dimensional([0.5, 0.5], [-2.0, 2.0], [0.3, 0.3])
 Q = one_dimensional([0.8, 0.2], [-1.7, 2.2], [0.45, 0.40])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hybridgen.maths import objectives
-from hybridgen.maths.divergences import jensen_shannon
+from hybridgen.maths.mixtures import jensen_shannon
 
 GAMES = objectives.known()
 

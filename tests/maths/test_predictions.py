@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridgen.maths.draws import rng_for
 from hybridgen.maths.predictions import edm_from_clean, edm_to_clean, from_clean, to_clean
+from hybridgen.maths.rng import rng_for
 
 KINDS = ("epsilon", "v_prediction", "sample", "flow")
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=4)

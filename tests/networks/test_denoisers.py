@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hybridgen.errors import InputError
-from hybridgen.maths.preconditioning import scalings
+from hybridgen.maths.noise import scalings
 from hybridgen.networks.build import DenoiserSettings, build_denoiser, load_network
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 

@@ -1,7 +1,18 @@
+import math
+
+import pytest
 import torch
 from torch import nn
 
-from hybridgen.networks.mlp import MlpCritic, MlpGenerator
+from hybridgen.errors import InputError
+from hybridgen.networks.build import (
+    CriticSettings,
+    GeneratorSettings,
+    build_critic,
+    build_generator,
+    load_network,
+)
+from hybridgen.networks.mlp import MlpCritic, MlpGenerator, Waves, WavesCritic
 
 
 def by_hand(layers, last, x):
@@ -32,3 +43,75 @@ def test_each_layer_of_a_critic_has_its_own_noise_bias():
         h = layer(h) + bias
         h = torch.where(h > 0, h, 0.2 * h)
     torch.testing.assert_close(critic(x, level), critic.head.linear(h).squeeze(1))
+
+
+def test_waves_are_sines_and_cosines_of_each_coordinate():
+    view = Waves(dimension=2, waves=3, finest=0.5)
+    x = torch.tensor([[0.3, -1.1]])
+    expected = [0.3, -1.1]
+    for function in (math.sin, math.cos):
+        expected += [
+            function(2 * math.pi * v / length) for v in (0.3, -1.1) for length in (8, 2, 0.5)
+        ]
+    torch.testing.assert_close(view(x), torch.tensor([expected]))
+    assert view.size == len(expected)
+
+
+def test_the_critic_is_an_mlp_on_waves_with_a_bias_of_the_level():
+    critic = WavesCritic(width=8, depth=3, noise_conditional=True, classes=2)
+    nn.init.normal_(critic.noise.linear.weight)
+    x, level, label = torch.randn(5, 2), torch.full((5,), 0.5), torch.tensor([0, 1, 1, 0, 1])
+    h, biases = critic.noise(x, level)
+    h = critic.entry(h)
+    for layer, bias in zip(critic.hidden, biases, strict=True):
+        h = layer(h) + bias
+        h = torch.where(h > 0, h, 0.2 * h)
+    torch.testing.assert_close(critic(x, level, label), critic.head(h, label))
+
+
+def test_it_learns_the_width_of_narrow_points_which_an_mlp_does_not():
+    """Points a hundredth as wide as their distance, against points half as wide."""
+
+    def learned(network):
+        torch.manual_seed(0)
+        optimizer = torch.optim.Adam(network.parameters(), 2e-3)
+        gain = 0.0
+        for number in range(150):
+            centre = torch.randint(0, 3, (512, 1)) - 1.0
+            real, fake = (
+                centre + 0.014 * torch.randn(2, 512, 1) * torch.tensor([1, 0.5])[:, None, None]
+            )
+            logits = network(torch.cat([real, fake]), None)
+            loss = nn.functional.softplus(
+                logits * (torch.arange(1024) < 512).float().mul(-2).add(1)
+            )
+            optimizer.zero_grad()
+            loss.mean().backward()
+            optimizer.step()
+            if number >= 130:
+                gain += (math.log(2) - loss.mean().item()) / 20
+        return gain
+
+    torch.manual_seed(0)
+    settings = {"width": 64, "depth": 2, "activation": "silu"}
+    mlp = build_critic(CriticSettings(architecture="mlp", **settings), (1,))
+    waves = build_critic(CriticSettings(architecture="waves", **settings), (1,))
+    assert learned(mlp) < 0.005 < 0.05 < learned(waves)
+
+
+def test_it_is_built_by_name_and_read_back(tmp_path):
+    critic = build_critic(CriticSettings(architecture="waves", noise_conditional=True), (3,), 4)
+    critic.save_pretrained(tmp_path)
+    x, level, label = torch.randn(5, 3), torch.rand(5), torch.tensor([0, 3, 1, 2, 2])
+    torch.testing.assert_close(load_network(tmp_path)(x, level, label), critic(x, level, label))
+    assert critic.shape == (3,)
+
+
+def test_what_waves_are_not_for_is_said():
+    with pytest.raises(InputError, match="architecture waves is for points"):
+        build_critic(CriticSettings(architecture="waves"), (1, 8, 8))
+    settings = GeneratorSettings(architecture="waves")  # pyright: ignore
+    with pytest.raises(InputError, match="no architecture 'waves'; there are"):
+        build_generator(settings, (2,))
+    with pytest.raises(InputError, match="finest is a wavelength and must be positive"):
+        Waves(dimension=2, waves=3, finest=0.0)

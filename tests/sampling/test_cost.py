@@ -10,9 +10,13 @@ from oracles import Counted
 from hybridgen import SinglePass
 from hybridgen.maths.noise import karras_sigmas
 from hybridgen.sampling.build import SamplerName, SamplerSettings, build_sampler
-from hybridgen.sampling.cost import Cost, cost_of
-from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
-from hybridgen.sampling.heun import Heun
+from hybridgen.sampling.guidance import (
+    Cost,
+    classifier_free_guidance,
+    cost_of,
+    discriminator_guidance,
+)
+from hybridgen.sampling.samplers import Heun
 
 LABEL = torch.tensor([0, 1, 2])
 

@@ -29,14 +29,14 @@ from oracles import (
 
 from hybridgen.maths.noise import karras_sigmas, like
 from hybridgen.maths.objectives import non_saturating
-from hybridgen.sampling.guidance import discriminator_guidance
-from hybridgen.sampling.heun import Heun
-from hybridgen.sampling.rejection import (
+from hybridgen.sampling.acceptance import (
     effective_sample_size,
     importance_resampling,
     metropolis_hastings,
     rejection,
 )
+from hybridgen.sampling.guidance import discriminator_guidance
+from hybridgen.sampling.samplers import Heun
 
 EVERYWHERE = (0.0, math.inf)
 

@@ -16,6 +16,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import hub_utils
 from huggingface_hub.errors import EntryNotFoundError
+from oracles import heun_scheduler
 from torch import nn
 
 from hybridgen.errors import InputError
@@ -23,7 +24,6 @@ from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.networks.mlp import MlpCritic
 from hybridgen.networks.residual import ResidualCritic
 from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
-from hybridgen.sampling.karras import heun_scheduler
 from hybridgen.sampling.pipeline import GuidedDiffusionPipeline
 from hybridgen.sampling.schedulers import Scheduled
 

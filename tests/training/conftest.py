@@ -11,7 +11,7 @@ from hybridgen.data.points import MixturePoints
 from hybridgen.maths.mixtures import ring
 from hybridgen.networks.mlp import MlpCritic, MlpGenerator
 from hybridgen.training.gan import GanTraining, train_gan
-from hybridgen.training.schedules import Cosine
+from hybridgen.training.optim import Cosine
 
 SOURCE = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)
 

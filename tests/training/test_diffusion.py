@@ -24,9 +24,9 @@ from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.maths.noise import LogNormal
 from hybridgen.networks.denoisers import PointDenoiser
 from hybridgen.training.diffusion import DiffusionTraining
-from hybridgen.training.hybrid import Denoising, Hybrid
+from hybridgen.training.hybrid_loss import Denoising, Hybrid
+from hybridgen.training.optim import Cosine
 from hybridgen.training.run import Run
-from hybridgen.training.schedules import Cosine
 
 TERMS = KINDS[1:]
 GAUSSIAN = MixturePoints(

@@ -20,8 +20,8 @@ from hybridgen.errors import RunError
 from hybridgen.maths import objectives
 from hybridgen.maths.mixtures import ring
 from hybridgen.networks.dcgan import DcganCritic, DcganGenerator
+from hybridgen.training.optim import Cosine
 from hybridgen.training.run import Run
-from hybridgen.training.schedules import Cosine
 
 LABELLED = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)
 

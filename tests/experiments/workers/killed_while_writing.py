@@ -11,8 +11,9 @@ from pathlib import Path
 
 from experiments.conftest import load
 
-from hybridgen.config import command
-from hybridgen.training import checkpoint, files
+from hybridgen.cli import command
+from hybridgen.training import checkpoint
+from hybridgen.training import checkpoint as files
 
 
 def die(*_, **__):

@@ -16,11 +16,11 @@ from hybridgen.data.points import MixturePoints
 from hybridgen.maths.mixtures import ring
 from hybridgen.networks.denoisers import PointDenoiser
 from hybridgen.networks.mlp import MlpCritic
-from hybridgen.training.critic import GuideTraining, train_critic
+from hybridgen.training.adversarial_term import AdversarialTerm, build_term
 from hybridgen.training.diffusion import DiffusionTraining, train_diffusion
-from hybridgen.training.exam import Exam
-from hybridgen.training.schedules import Cosine
-from hybridgen.training.term import AdversarialTerm, build_term
+from hybridgen.training.guide import GuideTraining, train_critic
+from hybridgen.training.optim import Cosine
+from hybridgen.training.validation import Exam
 
 SOURCE = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)
 OBJECTIVES = ("cross_entropy", "score_matching")

@@ -1,0 +1,137 @@
+"""What a person sees of a generator while it trains and at the end: pictures, figures, a table."""
+
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from hybridgen.data.source import Source
+from hybridgen.evaluation.evaluator import Judge, judge_for
+from hybridgen.evaluation.plots import curve_panels, curves, sample_grid, save_animation, scatter
+from hybridgen.maths.rng import rng_for
+from hybridgen.protocols import Sampler
+from hybridgen.training.checkpoint import write_atomically
+
+_AT_ONCE = 500
+_FRAMES = 100
+
+
+class Watch:
+    """Looks at one model from the same noise every time.
+
+    Args:
+        folder: of the run; pictures go to `samples/` in it.
+        source: what the samples should be like.
+        sampler: how a model is sampled, such as a `SinglePass` of a generator.
+        seed: names the noise.
+        columns: of the sample grid; images have as many rows.
+        points: drawn in a scatter of points.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        source: Source,
+        *,
+        sampler: Callable[[Any], Sampler],
+        seed: int,
+        columns: int = 10,
+        points: int = 2_500,
+    ) -> None:
+        self.folder, self.source, self.sampler, self.seed = folder, source, sampler, seed
+        self.columns = columns
+        self._judges: dict[int | None, Judge | None] = {}
+        self.shown = points if source.mixture is not None else columns**2
+
+    def preview(self, model: nn.Module, step: int) -> Path:
+        """Draw samples of the fixed noise into `samples/step-N.png`."""
+        path = self.folder / "samples" / f"step-{step:08d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save(self._picture(model), path)
+        return path
+
+    def figures(self, model: nn.Module, samples: int | None = None) -> dict[str, float]:
+        """Metrics of `samples` fresh samples (as many as the data allows if `None`) and floors.
+
+        Empty where nothing is known to judge such data by.
+        """
+        if samples not in self._judges:
+            self._judges[samples] = judge_for(self.source, samples=samples, seed=self.seed)
+        judge = self._judges[samples]
+        if judge is None:
+            return {}
+        return {**judge(self.samples(model, judge.samples, "judge")), **judge.floors}
+
+    def finish(self, model: nn.Module, rows: list[dict[str, Any]]) -> None:
+        """Write `samples.png`, `samples.webp` (at most 100 previews in turn) and `curves.png`."""
+        _save(self._picture(model), self.folder / "samples.png")
+        paths = sorted((self.folder / "samples").glob("step-*.png"))
+        paths = paths[:: max(1, -(-len(paths) // _FRAMES))]
+        if frames := [frame for path in paths if (frame := _frame(path)) is not None]:
+            save_animation(frames, self.folder / "samples.webp")
+        if curve_panels(rows):
+            curves(rows, self.folder / "curves.png")
+
+    def _picture(self, model: nn.Module) -> Image.Image:
+        x = self.samples(model, self.shown, "preview").cpu()
+        if self.source.mixture is not None:
+            return scatter(x, self.source.mixture)
+        return sample_grid(x, self.columns)
+
+    def samples(self, model: nn.Module, count: int, purpose: str) -> Tensor:
+        """`count` samples `[count ...]` from the noise that `purpose` names, labels in turn."""
+        first = next(model.parameters())
+        label = None
+        if self.source.classes:
+            label = torch.arange(count, device=first.device) % self.source.classes
+        return samples_of(self.sampler(model), count, (self.seed, purpose), like=first, label=label)
+
+
+def samples_of(
+    sampler: Sampler,
+    count: int,
+    key: tuple[int | str, ...],
+    *,
+    like: Tensor,
+    label: Tensor | None = None,
+) -> Tensor:
+    """`count` samples, some hundred at a time, from the noise that `key` names.
+
+    Args:
+        like: a tensor of the type and on the device that the model computes with.
+        label: `[count]`.
+    """
+    noise = torch.randn(count, *sampler.noise_shape, generator=rng_for(*key)).to(like)
+    parts = [slice(i, i + _AT_ONCE) for i in range(0, count, _AT_ONCE)]
+    return torch.cat([sampler(noise[p], None if label is None else label[p]) for p in parts])
+
+
+def table(result: Mapping[str, float | None]) -> str:
+    """A closing table: each figure beside what perfect samples would get."""
+    lines = [f"{'':24}{'measured':>12}{'floor':>12}"]
+    for name, value in result.items():
+        if not name.startswith("floor_"):
+            floor = result.get(f"floor_{name}")
+            measured = "infinite" if value is None else f"{value:.4g}"
+            lines.append(f"{name:24}{measured:>12}" + ("" if floor is None else f"{floor:12.4g}"))
+    return "\n".join(lines)
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    """As a PNG that is never seen half-written."""
+    content = BytesIO()
+    picture.save(content, "png")
+    write_atomically(path, content.getvalue())
+
+
+def _frame(path: Path) -> Image.Image | None:
+    """The picture, its file closed again; `None` if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError:
+        return None

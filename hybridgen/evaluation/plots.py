@@ -1,0 +1,289 @@
+"""Pictures of what a generator makes: grids, scatters, animations and curves."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import repeat
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import EllipseCollection
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from hybridgen.maths.mixtures import GaussianMixture
+from hybridgen.metrics.calibration import calibration_figures, reliability
+
+REAL, FAKE = "#8c8c8c", "#c8321e"
+
+
+def to_bytes(x: Tensor) -> Tensor:
+    """Images in [-1, 1] as they are saved, uint8 on the CPU; values outside are clipped."""
+    scaled = (x.detach().float().cpu().nan_to_num() + 1) * 127.5
+    return scaled.round().clamp(0, 255).byte()
+
+
+def sample_grid(
+    x: Tensor, columns: int = 8, *, side: int = 64, gap: int = 2, background: int = 255
+) -> Image.Image:
+    """Images in rows, each pixel enlarged to a whole square so that small images stay crisp.
+
+    Args:
+        x: `[b c h w]` in [-1, 1], 1 or 3 channels; values outside are clipped.
+        columns: images a row; the last row may be shorter.
+        side: an image smaller than this is enlarged by the largest whole factor that fits.
+        gap: pixels between images and around them.
+        background: grey value of gaps.
+    """
+    if x.ndim != 4 or x.shape[1] not in (1, 3) or len(x) == 0:
+        raise ValueError(f"expected at least one image [b c h w], c 1 or 3, got {tuple(x.shape)}")
+    if columns < 1 or gap < 0:
+        raise ValueError(f"need columns >= 1 and gap >= 0, got {columns=}, {gap=}")
+    columns = min(columns, len(x))
+    factor = max(1, side // max(x.shape[2:]))
+    tiles = repeat(to_bytes(x), "b c h w -> b (h i) (w j) c", i=factor, j=factor)
+    height, width = tiles.shape[1] + gap, tiles.shape[2] + gap
+    rows = -(-len(tiles) // columns)
+    canvas = torch.full(
+        (rows * height + gap, columns * width + gap, x.shape[1]), background, dtype=torch.uint8
+    )
+    for index, tile in enumerate(tiles):
+        top, left = index // columns * height + gap, index % columns * width + gap
+        canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    return Image.fromarray(canvas[..., 0].numpy() if x.shape[1] == 1 else canvas.numpy())
+
+
+def scatter(
+    points: Tensor, mixture: GaussianMixture, *, title: str = "", side: int = 480
+) -> Image.Image:
+    """Generated points in the plane over the circles that hold 98.89 % of each real mode.
+
+    The frame depends on the mixture alone, so pictures of one run can be animated; points outside
+    it are counted in the corner.
+
+    Args:
+        points: `[b 2]`.
+        mixture: of dimension 2.
+        side: pixels of the square picture.
+    """
+    if points.ndim != 2 or points.shape[1] != 2 or mixture.dimension != 2:
+        raise ValueError(
+            f"a scatter shows points [b 2] of a mixture in 2 dimensions, got {tuple(points.shape)} "
+            f"and dimension {mixture.dimension}"
+        )
+    xy = points.detach().double().cpu().numpy()
+    means, stds = mixture.means.cpu().numpy(), mixture.stds.cpu().numpy()
+    low, high = (means - 3 * stds[:, None]).min(axis=0), (means + 3 * stds[:, None]).max(axis=0)
+    centre, reach = (low + high) / 2, 0.6 * float((high - low).max())
+
+    figure = Figure(figsize=(side / 100, side / 100), dpi=100)
+    axes = figure.add_axes((0.01, 0.01, 0.98, 0.98 if not title else 0.92))
+    circles = EllipseCollection(
+        6 * stds, 6 * stds, 0 * stds, units="xy", offsets=means, offset_transform=axes.transData
+    )
+    circles.set(facecolor="none", edgecolor=REAL, linewidth=0.8)
+    axes.add_collection(circles)
+    axes.scatter(xy[:, 0], xy[:, 1], s=5, c=FAKE, alpha=0.35, linewidths=0)
+    axes.set(
+        xlim=(centre[0] - reach, centre[0] + reach), ylim=(centre[1] - reach, centre[1] + reach)
+    )
+    axes.set(xticks=[], yticks=[], aspect="equal")
+    outside = int((~(np.abs(xy - centre) <= reach).all(axis=1)).sum())
+    if outside:
+        axes.text(0.02, 0.02, f"{outside} of {len(xy)} outside", transform=axes.transAxes, size=8)
+    if title:
+        axes.set_title(title, size=10)
+    return _drawn(figure)
+
+
+def save_animation(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 150) -> None:
+    """One animated WebP that loops for ever and rests on the last frame."""
+    if not frames:
+        raise ValueError("an animation needs at least one frame, got none")
+    if len({frame.size for frame in frames}) > 1:
+        raise ValueError(f"frames must be of one size, got {sorted({f.size for f in frames})}")
+    durations = [milliseconds] * (len(frames) - 1) + [10 * milliseconds]
+    first, *rest = [frame.convert("RGB") for frame in frames]
+    first.save(
+        path,
+        format="WEBP",
+        save_all=True,
+        append_images=rest,
+        duration=durations,
+        loop=0,
+        quality=85,
+    )
+
+
+def _drawn(figure: Figure) -> Image.Image:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+TOGETHER = {
+    "losses": ("critic", "game", "generator"),
+    "penalties": ("r1", "r2", "gp"),
+    "logits": ("logit_real", "logit_fake"),
+}
+"""Quantities that share a panel, by the part of their name after the last slash."""
+NOT_CURVES = {"step", "steps", "time", "timestamp", "epoch", "seconds", "images"}
+LINEAR = {"modes", "high_quality", "precision", "recall", "density", "coverage", "separation"}
+"""Fractions and counts, which never get a log scale."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe and Ito's, which the colour-blind tell apart."""
+LOGARITHMIC = 30.0
+"""Positive quantities whose greatest value is this many times the least get a log scale."""
+
+Series = dict[str, tuple[list[float], list[float]]]
+
+
+def curves(
+    rows: Sequence[Mapping], path: Path, *, floors: Mapping[str, float] | None = None
+) -> None:
+    """Draw every number in `rows` against its `step`; values that are not finite are left out.
+
+    Args:
+        rows: each with `step`; other numbers are quantities and the rest is passed over. Not every
+            row needs every quantity.
+        path: the picture; its suffix (png, svg, pdf) chooses the format.
+        floors: dashed lines, `floor_x` for the quantity `x`; those in rows are found by themselves.
+    """
+    drawn, panels = series(rows), curve_panels(rows)
+    known = {**_last_floors(drawn), **(floors or {})}
+    if not panels:
+        raise ValueError(f"there is nothing to draw against the step in {len(rows)} rows")
+
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.3 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True)
+    for axes, (title, names) in zip(grid.flat, panels.items(), strict=False):
+        for name, colour in zip(names, COLOURS * len(names), strict=False):
+            _draw(axes, *drawn[name], colour, _leaf(name).replace("_", " "))
+            if f"floor_{_leaf(name)}" in known:
+                floor = known[f"floor_{_leaf(name)}"]
+                axes.axhline(floor, color=colour, linestyle="--", linewidth=0.9, label="floor")
+        _finish(axes, title, [drawn[name][1] for name in names])
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.remove()
+    for column in range(columns):
+        lowest = [axes for axes in grid[:, column] if axes.figure is not None][-1]
+        lowest.set_xlabel("step", fontsize=8)
+        lowest.tick_params(labelbottom=True)
+    figure.savefig(path, dpi=160)
+
+
+def curve_panels(rows: Sequence[Mapping]) -> dict[str, list[str]]:
+    """The quantities in `rows` by the title of the panel that `curves` draws them in."""
+    panels: dict[str, list[str]] = {}
+    for name in series(rows):
+        if not _leaf(name).startswith("floor_"):
+            panels.setdefault(_panel(name), []).append(name)
+    return panels
+
+
+def _draw(axes: Axes, steps: list[float], values: list[float], colour: str, label: str) -> None:
+    if len(values) < 200:
+        marker = "." if len(values) < 30 else ""
+        axes.plot(steps, values, color=colour, linewidth=1.2, marker=marker, label=label)
+        return
+    axes.plot(steps, values, color=colour, linewidth=0.5, alpha=0.3)
+    window = len(values) // 50
+    mean = np.convolve(values, np.ones(window) / window, mode="valid")
+    middle = steps[window // 2 : window // 2 + len(mean)]
+    axes.plot(middle, mean, color=colour, linewidth=1.3, label=label)
+
+
+def _finish(axes: Axes, title: str, drawn: list[list[float]]) -> None:
+    values = [value for line in drawn for value in line]
+    if title not in LINEAR and min(values) > 0 and max(values) > LOGARITHMIC * min(values):
+        axes.set_yscale("log")
+    axes.set_title(title.replace("_", " "), fontsize=9, loc="left")
+    axes.tick_params(labelsize=7)
+    axes.grid(color="#e4e4e4", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > 1:
+        axes.legend(handles, labels, fontsize=7, frameon=False)
+
+
+def series(rows: Sequence[Mapping]) -> Series:
+    """Every finite number in `rows` against its `step`: quantity -> steps and values."""
+    found: Series = {}
+    for row in rows:
+        for name, value in row.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if number and name not in NOT_CURVES and math.isfinite(value):
+                steps, values = found.setdefault(name, ([], []))
+                steps.append(float(row["step"]))
+                values.append(float(value))
+    return found
+
+
+def _last_floors(series: Series) -> dict[str, float]:
+    return {
+        _leaf(name): values[-1]
+        for name, (_, values) in series.items()
+        if _leaf(name).startswith("floor_")
+    }
+
+
+def _panel(name: str) -> str:
+    together = (title for title, members in TOGETHER.items() if _leaf(name) in members)
+    return next(together, _leaf(name))
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def draw_calibration(real: Tensor, fake: Tensor, levels: Tensor, path: Path) -> None:
+    """One panel a noise level: predicted probability of "real" against the share that was real.
+
+    On the diagonal probabilities mean what they say. Bars are one standard error; the axes of a
+    panel end where its probabilities do.
+
+    Args:
+        real, fake: held-out logits `[l n]` and `[l m]`.
+        levels: `[l]`.
+        path: the picture; its suffix chooses the format.
+    """
+    figures = calibration_figures(real, fake, levels)
+    columns = min(4, len(figures))
+    lines = -(-len(figures) // columns)
+    figure = Figure(figsize=(2.5 * columns, 2.6 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes, row, a, b in zip(grid.flat, figures, real, fake, strict=False):
+        predicted, observed, share = reliability(a, b)
+        error = (observed * (1 - observed) / (share * (len(a) + len(b)))).sqrt()
+        reach = 1.15 * float(torch.cat([predicted - 0.5, observed - 0.5]).abs().max())
+        reach = min(max(reach, 0.02), 0.5)
+        ends = (0.5 - reach, 0.5 + reach)
+        axes.plot(ends, ends, color="#8c8c8c", linewidth=0.9, linestyle="--")
+        axes.errorbar(
+            *(predicted.tolist(), observed.tolist(), error.tolist()),
+            **{
+                "color": COLOURS[0],
+                "marker": "o",
+                "markersize": 3,
+                "linestyle": "none",
+                "elinewidth": 0.8,
+            },
+        )
+        axes.set(xlim=ends, ylim=ends, aspect="equal")
+        name = f"$\\sigma$ = {row['sigma']:.2g}"
+        facts = f"{row['bce']:.3f} nats, off by {row['calibration_error']:.3f}"
+        axes.set_title(f"{name}\n{facts}", fontsize=8, loc="left")
+        axes.tick_params(labelsize=7)
+        axes.locator_params(nbins=4)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in list(grid.flat)[len(figures) :]:
+        axes.remove()
+    figure.supxlabel("predicted probability of real", fontsize=8)
+    figure.supylabel("share that was real", fontsize=8)
+    figure.suptitle(f"chance is {2 * math.log(2):.3f} nats", fontsize=8, x=0.99, ha="right")
+    figure.savefig(path, dpi=160)

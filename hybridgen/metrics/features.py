@@ -1,0 +1,109 @@
+"""Feature networks: small convolutional classifiers whose last layer measures images."""
+
+from functools import cache
+from importlib.resources import files
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from einops import rearrange
+from torch import Tensor, nn
+
+from hybridgen.maths.mixtures import reverse_kl
+
+FEATURES = 64
+SHIPPED: dict[tuple[int, ...], str] = {(1, 8, 8): "digits", (1, 28, 28): "mnist"}
+"""Image shapes `(c, h, w)` that a network in `weights/` was trained for."""
+
+
+class LeNet(ModelMixin, ConfigMixin):
+    """Images `[b 1 h w]` in [-1, 1] to features `[b 64]`.
+
+    The features are linear in the layer before, smooth in the image (average pooling and SiLU: no
+    maximum and no kink), and each has mean 0 and variance 1 over the training images: a generator
+    that always draws the mean of them has a Frechet distance of 64.
+    Source: after LeCun et al. 1998, "Gradient-based learning applied to document recognition".
+
+    Args:
+        resolution: 8 or 28 pixels a side.
+        classes: the labels that `logits` tells apart.
+    """
+
+    @register_to_config
+    def __init__(self, *, resolution: int = 28, classes: int = 10) -> None:
+        super().__init__()
+        if resolution not in (8, 28):
+            raise ValueError(f"LeNet looks at 8x8 or 28x28 images, got resolution={resolution}")
+        small = resolution == 8
+        # 28 -> 24 -> 12 -> 8 -> 4, or 8 -> 8 -> 4: either way 4x4 pixels remain.
+        kernel, padding = (3, 1) if small else (5, 0)
+        self.conv1 = nn.Conv2d(1, 24, kernel, padding=padding)
+        self.conv2 = nn.Conv2d(24, 48, kernel, padding=padding)
+        self.pool1 = nn.Identity() if small else nn.AvgPool2d(2)
+        self.pool2 = nn.AvgPool2d(2)
+        self.linear = nn.Linear(48 * 4 * 4, FEATURES)
+        self.standardise = nn.BatchNorm1d(FEATURES, affine=False)
+        self.head = nn.Linear(FEATURES, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        side = self.config["resolution"]
+        if x.ndim != 4 or x.shape[1:] != (1, side, side):
+            raise ValueError(f"expected images [b 1 {side} {side}], got {tuple(x.shape)}")
+        return self.standardise(self._raw(x))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Class logits `[b classes]` of features `[b 64]`."""
+        return self.head(F.silu(features))
+
+    @torch.no_grad()
+    def standardise_over(self, x: Tensor) -> None:
+        """Give the features mean 0 and variance 1 over the images `[b 1 h w]`."""
+        raw = torch.cat([self._raw(part) for part in x.split(1_000)])
+        self.standardise.get_buffer("running_mean").copy_(raw.mean(dim=0))
+        self.standardise.get_buffer("running_var").copy_(raw.var(dim=0))
+
+    def _raw(self, x: Tensor) -> Tensor:
+        h = self.pool1(F.silu(self.conv1(x)))
+        h = self.pool2(F.silu(self.conv2(h)))
+        return self.linear(rearrange(h, "b c h w -> b (c h w)"))
+
+
+@cache
+def _shipped(name: str) -> LeNet:
+    folder = files("hybridgen.metrics") / "weights" / name
+    # diffusers' quick start needs the accelerate hooks; four small layers do not.
+    network = LeNet.from_pretrained(str(folder), low_cpu_mem_usage=False)
+    return network.eval().requires_grad_(False)
+
+
+def feature_network(shape: tuple[int, ...]) -> LeNet | None:
+    """The shipped network for images of shape `(c, h, w)`, frozen; `None` if there is none."""
+    name = SHIPPED.get(tuple(shape))
+    return None if name is None else _shipped(name)
+
+
+@torch.no_grad()
+def extract(network: LeNet, x: Tensor, *, batch: int = 1_000) -> tuple[Tensor, Tensor]:
+    """Features `[b 64]` and most likely class `[b]` of images `[b 1 h w]`, in slices of `batch`."""
+    parts = [network(part) for part in x.split(batch)]
+    features = torch.cat(parts)
+    return features, network.logits(features).argmax(dim=1)
+
+
+def class_histogram(network: LeNet, x: Tensor) -> Tensor:
+    """How many of the images `[b 1 h w]` the network takes for each class, int64 `[classes]`."""
+    _, predicted = extract(network, x)
+    return count_classes(predicted, network.config["classes"])
+
+
+def count_classes(label: Tensor, classes: int) -> Tensor:
+    """How often each of `classes` labels occurs in `[b]`, int64 `[classes]`."""
+    if len(label) and not 0 <= int(label.min()) <= int(label.max()) < classes:
+        raise ValueError(f"expected labels from 0 to {classes - 1}, got {label.unique().tolist()}")
+    return torch.bincount(label, minlength=classes)
+
+
+def class_reverse_kl(label: Tensor, classes: int) -> float:
+    """`KL(q | uniform)` of the histogram of labels `[b]`: 0 if all are drawn equally often."""
+    return reverse_kl(count_classes(label, classes))

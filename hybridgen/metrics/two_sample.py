@@ -1,0 +1,170 @@
+"""The classifier two-sample test: can a fresh classifier tell samples from held-out examples?"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import hypergeom, norm
+from sklearn.base import clone
+from sklearn.ensemble import HistGradientBoostingClassifier
+from torch import Tensor
+
+from hybridgen.maths.rng import rng_for
+from hybridgen.metrics.intervals import Estimate
+
+Z = float(norm.ppf(0.975))
+LUCK = 1 / 8
+"""Standard error from the draw of the training half, over what the classifier overfits by."""
+FEWEST = 40
+"""Examples of either kind below which there is nothing to train and test on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoSampleTest:
+    """What a classifier's answers on its test half say.
+
+    Attributes:
+        accuracy: the mean of the accuracies on either kind; .5 is chance.
+        p: of an accuracy as high if both kinds come from one distribution, one-sided.
+        tv_bound: `2 accuracy - 1`, at most their total variation; negative: certifies nothing.
+        jsd_bound: `log 2 - BCE`, at most their Jensen-Shannon divergence in nats; likewise.
+        tested: examples of both kinds in the test half.
+    """
+
+    accuracy: Estimate
+    p: float
+    tv_bound: Estimate
+    jsd_bound: Estimate
+    tested: int
+
+
+def two_sample_test(
+    real: Tensor, fake: Tensor, *, classifier: Any = None, seed: int = 0
+) -> TwoSampleTest:
+    """Train a classifier on half of both sets and test it on the other half.
+
+    As many of both kinds are taken, at random. Deterministic; nobody's random state changes. Other
+    samples would have trained another classifier, so the intervals grow by an eighth of what this
+    one does better on the examples it knows: without, 85 to 98 % of them held the mean of 150
+    repeats (ring and digits, 300 and 500 samples), with it 94 to 100 %.
+    Source: Lopez-Paz & Oquab 2017, arXiv:1610.06545.
+
+    Args:
+        real, fake: `[n d]` and `[m d]`, both at least 40.
+        classifier: of scikit-learn, with `predict_proba`, cloned before it is trained; boosted
+            trees, stopped early on a fifth of the training half, if not given.
+    """
+    if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
+        raise ValueError(
+            f"expected features [n d] and [m d], got {list(real.shape)} and {list(fake.shape)}"
+        )
+    count = min(len(real), len(fake))
+    if count < FEWEST:
+        raise ValueError(
+            f"a two-sample test needs {FEWEST} examples of either kind, got {len(real)} and "
+            f"{len(fake)}"
+        )
+    half = count // 2
+    sides = [
+        x.detach().cpu()[torch.randperm(len(x), generator=rng_for("c2st", seed, kind))[:count]]
+        for kind, x in enumerate((fake, real))
+    ]
+    fitted: Any = clone(_boosted_trees(seed) if classifier is None else classifier)
+    fitted.fit(torch.cat([x[:half] for x in sides]).numpy(), np.repeat([0, 1], half))
+    # Nothing that n examples never showed is less likely than about 1 in n (rule of succession).
+    most = math.log(half + 1)
+    probabilities = [torch.from_numpy(fitted.predict_proba(x.numpy())[:, 1]) for x in sides]
+    fake, real = (torch.logit(p.double()).clamp(-most, most) for p in probabilities)
+    test, known = examined(real[half:], fake[half:]), examined(real[:half], fake[:half])
+    accuracy = _wider(test.accuracy, known.accuracy.value - test.accuracy.value, least=0, most=1)
+    return replace(
+        test,
+        accuracy=accuracy,
+        tv_bound=_total_variation(accuracy),
+        jsd_bound=_wider(test.jsd_bound, known.jsd_bound.value - test.jsd_bound.value),
+    )
+
+
+def examined(real: Tensor, fake: Tensor) -> TwoSampleTest:
+    """The same from the logits `[n]` and `[m]` of any classifier on examples it has not seen.
+
+    A logit is positive where the classifier believes "real"; 0 counts as "fake". The p-value is
+    that of Fisher's exact test, counting half of an equal outcome: given how often the classifier
+    says "real", which of the answers fall on real examples is chance if both kinds are the same.
+
+    Raises:
+        ValueError: a logit that is not finite, which would make one error infinitely costly.
+    """
+    real, fake = real.detach().cpu().double(), fake.detach().cpu().double()
+    if min(len(real), len(fake)) < 2 or not bool(torch.isfinite(torch.cat([real, fake])).all()):
+        raise ValueError(
+            "need at least two finite logits of either kind; clip those of a saturated classifier"
+        )
+    right = torch.tensor([int((real > 0).sum()), int((fake <= 0).sum())]).double()
+    tested = torch.tensor([len(real), len(fake)]).double()
+    accuracy = float((right / tested).mean())
+    # One success and one failure more, so that a perfect score is not certain.
+    share = (right + 1) / (tested + 2)
+    reach = Z * float((share * (1 - share) / tested).sum().sqrt() / 2)
+    low, high = max(0.0, accuracy - reach), min(1.0, accuracy + reach)
+    share_right = Estimate(value=accuracy, low=low, high=high)
+    said_real = int(right[0]) + len(fake) - int(right[1])
+    chance = (int(right[0]), len(real) + len(fake), len(real), said_real)
+    p = float(hypergeom.sf(*chance)) + float(hypergeom.pmf(*chance)) / 2
+    return TwoSampleTest(
+        accuracy=share_right,
+        p=p,
+        tv_bound=_total_variation(share_right),
+        jsd_bound=certificate(real, fake),
+        tested=len(real) + len(fake),
+    )
+
+
+def certificate(real: Tensor, fake: Tensor) -> Estimate:
+    """`log 2 - (E softplus(-real) + E softplus(fake)) / 2 <= JSD`, in nats, with its interval.
+
+    The exact classifier reaches the divergence (Goodfellow et al. 2014, arXiv:1406.2661, theorem
+    1), any other stays below. The interval is from the spread of the losses, as if each kind had
+    met the boldest answer once more, and been told that it was wrong: losses that have not
+    happened yet cannot spread.
+
+    Args:
+        real, fake: finite logits `[n]` and `[m]`.
+    """
+    boldest = F.softplus(torch.cat([real, fake]).abs().max())
+    losses = [F.softplus(-real), F.softplus(fake)]
+    value = math.log(2) - sum(float(loss.mean()) for loss in losses) / 2
+    wary = [torch.cat([loss, boldest[None]]) for loss in losses]
+    error = math.sqrt(sum(float(loss.var()) / len(loss) for loss in wary)) / 2
+    reach = Z * error
+    return Estimate(value=value, low=value - reach, high=value + reach)
+
+
+def _total_variation(accuracy: Estimate) -> Estimate:
+    value, low, high = (2 * x - 1 for x in (accuracy.value, accuracy.low, accuracy.high))
+    return Estimate(value=value, low=low, high=high)
+
+
+def _wider(
+    estimate: Estimate, overfit: float, least: float = -math.inf, most: float = math.inf
+) -> Estimate:
+    value = estimate.value
+    reach = max(estimate.high - value, value - estimate.low)
+    reach = math.hypot(reach, Z * LUCK * max(0.0, overfit))
+    return replace(estimate, low=max(least, value - reach), high=min(most, value + reach))
+
+
+def _boosted_trees(seed: int) -> HistGradientBoostingClassifier:
+    settings: dict[str, Any] = {"early_stopping": True, "validation_fraction": 0.2}
+    return HistGradientBoostingClassifier(n_iter_no_change=5, random_state=seed, **settings)
+
+
+def detectable_accuracy(tested: int) -> float:
+    """What an accuracy must be for the test at 5 % to find it nine times in ten.
+
+    `1/2 + (z_.95 + z_.90) / (2 sqrt(n))`, because chance gives a deviation of `1 / (2 sqrt(n))`.
+    """
+    return 0.5 + float(norm.ppf(0.95) + norm.ppf(0.90)) / (2 * math.sqrt(tested))

@@ -1,0 +1,136 @@
+"""The sampler of EDM: second-order steps down the noise, deterministic or with some churn."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from hybridgen.errors import RunError
+from hybridgen.maths.rng import rng_from
+from hybridgen.protocols import Cost, Denoiser, Generator
+from hybridgen.sampling.guidance import cost_of
+
+
+@dataclass(frozen=True, eq=False)
+class Heun:
+    """Second-order steps down the probability-flow ODE `dx/dsigma = (x - D(x, sigma)) / sigma`.
+
+    Karras et al. 2022, arXiv:2206.00364, algorithms 1 (churn 0) and 2; the last step, to sigma 0,
+    is Euler's. The same noise gives the same samples, churned or not.
+
+    Attributes:
+        denoiser: guided or not; both slopes of a step come from it.
+        noise_shape: of one sample.
+        sigmas: `[n + 1]`, decreasing to 0, such as `hybridgen.maths.noise.karras_sigmas(n)`.
+        churn: `S_churn`: each step first goes back up to `sigma (1 + churn / n)`, at most
+            `sqrt(2) sigma`, with fresh noise.
+    """
+
+    denoiser: Denoiser
+    noise_shape: tuple[int, ...]
+    sigmas: Tensor
+    churn: float = 0.0
+
+    def __post_init__(self) -> None:
+        sigmas = self.sigmas
+        falling = sigmas.ndim == 1 and len(sigmas) > 1 and bool((sigmas.diff() < 0).all())
+        if not falling or sigmas[-1] != 0 or not bool(torch.isfinite(sigmas).all()):
+            raise ValueError(
+                "noise levels must be finite and fall strictly to 0, got "
+                f"{[round(s, 4) for s in sigmas.flatten().tolist()]}"
+            )
+        if not 0 <= self.churn < math.inf:
+            raise ValueError(f"churn must be finite and >= 0, got {self.churn}")
+
+    @property
+    def calls(self) -> float:
+        """Denoiser evaluations."""
+        return self.cost.denoiser
+
+    @property
+    def cost(self) -> Cost:
+        """Network calls of one sample, those of every critic that guides included."""
+        total = Cost()
+        for now, after in pairwise(self.sigmas.tolist()):
+            total += cost_of(self.denoiser, self._raised(now))
+            if after > 0:
+                total += cost_of(self.denoiser, after)
+        return total
+
+    @torch.no_grad()
+    def __call__(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """`noise [b *noise_shape]`, standard normal; `label [b]` -> samples `[b *noise_shape]`.
+
+        Raises:
+            ValueError: noise of another shape.
+            RunError: the samples stopped being finite; the message names the step.
+        """
+        if tuple(noise.shape[1:]) != self.noise_shape:
+            raise ValueError(
+                f"expected noise of shape [b, *{list(self.noise_shape)}], got {list(noise.shape)}"
+            )
+        levels = self.sigmas.tolist()
+        x = noise * levels[0]
+        draws = rng_from(noise) if self.churn else None
+        for number, (now, after) in enumerate(pairwise(levels), start=1):
+            start = self._raised(now)
+            if draws is not None:
+                fresh = torch.randn(x.shape, generator=draws, device=x.device, dtype=x.dtype)
+                x = x + math.sqrt(start**2 - now**2) * fresh
+            slope = self._slope(x, start, label)
+            ahead = x + (after - start) * slope
+            if after > 0:
+                slope = (slope + self._slope(ahead, after, label)) / 2
+            x = x + (after - start) * slope
+            check_samples(x, number, len(levels) - 1, now)
+        return x.to(noise.dtype)
+
+    def _raised(self, sigma: float) -> float:
+        return sigma * (1 + min(self.churn / (len(self.sigmas) - 1), math.sqrt(2) - 1))
+
+    def _slope(self, x: Tensor, sigma: float, label: Tensor | None) -> Tensor:
+        precise = torch.promote_types(x.dtype, torch.float32)
+        level = torch.full((len(x),), sigma, dtype=precise, device=x.device)
+        return (x - self.denoiser(x, level, label)) / sigma
+
+
+def check_samples(x: Tensor, step: int, steps: int, sigma: float) -> None:
+    """Stop a sampler whose samples are not finite any more.
+
+    Raises:
+        RunError: the message names the step and its noise level.
+    """
+    if not bool(torch.isfinite(x).all()):
+        raise RunError(
+            f"samples stopped being finite at step {step} of {steps} (sigma {sigma:.4g}): lower "
+            "the guidance scale or set clip, and check the denoiser"
+        )
+
+
+@dataclass(frozen=True)
+class SinglePass:
+    """A generator's one call, as a `hybridgen.protocols.Sampler`.
+
+    Attributes:
+        generator: `(noise [b latent], label) -> samples`.
+        noise_shape: of one sample, `(latent,)`.
+    """
+
+    generator: Generator
+    noise_shape: tuple[int, ...]
+    calls: int = 1
+
+    @property
+    def cost(self) -> Cost:
+        """Network calls of one sample."""
+        return Cost(generator=self.calls)
+
+    @torch.no_grad()
+    def __call__(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        if tuple(noise.shape[1:]) != self.noise_shape:
+            raise ValueError(
+                f"expected noise of shape [b, *{list(self.noise_shape)}], got {list(noise.shape)}"
+            )
+        return self.generator(noise, label)

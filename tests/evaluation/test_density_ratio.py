@@ -1,0 +1,177 @@
+"""Logits made into log ratios, on fixture A, where the right ratio is known."""
+
+import json
+import math
+
+import pytest
+import torch
+import yaml
+from oracles import P, Q, draws, ks, w1
+from sklearn.linear_model import LogisticRegression
+
+from hybridgen import Refined, SinglePass
+from hybridgen.data.images import to_float
+from hybridgen.errors import InputError
+from hybridgen.evaluation.density_ratio import (
+    BOUND,
+    Calibration,
+    LogRatio,
+    calibrated,
+    cross_entropy,
+    platt,
+    told,
+)
+from hybridgen.evaluation.plots import to_bytes
+from hybridgen.evaluation.runs import fingerprint, finished_guide
+from hybridgen.networks.mlp import MlpCritic, MlpGenerator
+from hybridgen.training.validation import Exam
+
+N = 20_000
+REAL, FAKE = draws(P, N, seed=11), draws(Q, N, seed=12)
+BEST = 1.1333
+"""The least cross-entropy without noise, integrated."""
+
+
+def exact(x, sigma=0.0, label=None):
+    return P.log_ratio(Q, x)
+
+
+def exam(count=N):
+    return Exam(REAL[:count], FAKE[:count], torch.tensor([0.02, 0.5, 3.0]).double())
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(1.0, 0.0), (0.02, -3.0), (40.0, 7.0)])
+def test_the_right_line_through_distorted_logits_is_found(factor, shift):
+    slope, offset = platt(factor * exact(REAL) + shift, factor * exact(FAKE) + shift)
+    assert slope * factor == pytest.approx(1, abs=0.03)
+    assert offset + slope * shift == pytest.approx(0, abs=0.03)
+
+
+def test_the_line_is_that_of_logistic_regression():
+    real, fake = 3 * exact(REAL) - 1, 3 * exact(FAKE[:5_000]) - 1
+    known = LogisticRegression(C=1e9, class_weight="balanced", tol=1e-8)
+    known.fit(torch.cat([real, fake])[:, None].numpy(), [1] * len(real) + [0] * len(fake))
+    slope, offset = platt(real, fake)
+    assert slope == pytest.approx(known.coef_[0, 0], rel=0.01)
+    assert offset == pytest.approx(known.intercept_[0], abs=0.01)
+
+
+def test_logits_that_are_wrong_way_round_or_say_nothing_are_ignored():
+    slope, offset = platt(-exact(REAL), -exact(FAKE[:100]))
+    assert slope == 0 and offset == pytest.approx(0, abs=1e-4)
+    slope, offset = platt(torch.full((50,), 3.0), torch.full((9,), 3.0))
+    assert 3 * slope + offset == pytest.approx(0, abs=1e-4)
+
+
+def test_logits_that_part_the_sets_entirely_get_a_finite_slope():
+    slope, offset = platt(torch.linspace(1, 2, 50), torch.linspace(-2, -1, 50))
+    assert 0 < slope < 20 and abs(offset) < 0.1
+
+
+def distorted(x, sigma, label=None):
+    """Right at one level, up to a line; at the others it knows less."""
+    near = (sigma - 0.5).abs() < 0.01
+    return torch.where(near, 5 * exact(x) - 2, 0.1 * exact(x) + 4 * torch.sin(50 * x[:, 0]))
+
+
+def test_the_level_the_line_and_the_bound_are_chosen():
+    found, figures = calibrated(distorted, exam())
+    assert found.sigma == pytest.approx(0.5)
+    assert found.slope == pytest.approx(0.2, rel=0.05)
+    assert found.offset == pytest.approx(0.4, abs=0.05)
+    ratios = LogRatio(critic=distorted, calibration=found)(FAKE)
+    assert float((ratios <= found.log_bound).double().mean()) == pytest.approx(BOUND, abs=1e-3)
+    expected = (ratios - found.log_bound).exp().clamp(max=1).mean()
+    assert found.acceptance == pytest.approx(float(expected))
+    assert figures["log_ratio_bce"] == pytest.approx(BEST, abs=0.015)
+    assert figures["log_ratio_bce_raw"] > BEST + 0.5
+    assert figures["log_ratio_slope"] == found.slope
+
+
+def test_figures_are_of_the_half_that_chose_nothing():
+    real, fake = REAL[:400].clone(), FAKE[:400].clone()
+    real[1::2], fake[1::2] = FAKE[:200], REAL[:200]  # the judging half is the wrong way round
+    level = torch.tensor([0.5]).double()
+    found, figures = calibrated(distorted, Exam(real, fake, level))
+    assert found.slope == pytest.approx(0.2, rel=0.3)
+    assert figures["log_ratio_bce"] > 2 * math.log(2)
+    raw = (told(distorted, x[1::2], 0.5) for x in (real, fake))
+    assert figures["log_ratio_bce_raw"] == pytest.approx(cross_entropy(*raw))
+
+
+def test_the_ratio_refines_samples_once_it_is_calibrated():
+    found, _ = calibrated(distorted, exam(2_000))
+    ratio = LogRatio(critic=distorted, calibration=found)
+    noise = torch.randn(N, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    made = SinglePass(
+        lambda z, label: Q.sample(len(z), torch.Generator().manual_seed(len(z)))[0], (1,)
+    )
+    chain = Refined(
+        made, lambda x, label: distorted(x, torch.full((len(x),), 0.5)), "importance", 20
+    )
+    assert w1(chain(noise)) > 0.1  # five times too sure
+    settings = found.log_bound, found.acceptance
+    x = Refined(made, ratio, "rejection", 40, *settings)(noise)
+    assert w1(x) < 0.09 and ks(x) < 0.05
+
+
+def test_a_critic_that_knows_nothing_changes_nothing():
+    found, _ = calibrated(lambda x, sigma, label: -exact(x), exam(500))
+    assert found.slope == 0
+    assert (found.log_bound, found.acceptance) == (found.offset, 1)
+
+
+def test_images_are_judged_as_they_are_saved():
+    seen = []
+
+    def critic(x, sigma, label):
+        seen.append((x, sigma))
+        return x.flatten(1).sum(1)
+
+    x = torch.rand(3, 1, 4, 4) * 3 - 1.5
+    told(critic, x, 0.25)
+    torch.testing.assert_close(seen[0][0], to_float(to_bytes(x)), rtol=0, atol=0)
+    assert seen[0][1].tolist() == [0.25] * 3
+
+
+def test_cross_entropy_of_the_exact_ratio_is_the_least_there_is():
+    assert cross_entropy(exact(REAL), exact(FAKE)) == pytest.approx(BEST, abs=0.01)
+
+
+@pytest.fixture
+def guide(tmp_path):
+    """A critic of a GAN, as experiments/critic.py leaves it."""
+    MlpGenerator(width=8, depth=1).save_pretrained(tmp_path / "gan" / "generator")
+    MlpCritic(width=8, depth=1, noise_conditional=True).save_pretrained(tmp_path / "g" / "critic")
+    (tmp_path / "g" / "config.yaml").write_text(yaml.safe_dump({"run": f"{tmp_path}/gan"}))
+    said = {"sampler": "single_pass", "steps": 1, "scale": 0.0, "window": [0.05, None]}
+    said |= {"set_apart": 0.2, "blessed": True}
+    said["model"] = fingerprint(tmp_path / "gan", "generator")
+
+    def write(**more):
+        (tmp_path / "g" / "guide.json").write_text(json.dumps({**said, **more}))
+        return finished_guide(tmp_path / "g")
+
+    return write
+
+
+def test_a_finished_guide_of_a_gan_has_its_log_ratio(guide):
+    kept = {"sigma": 0.1, "slope": 2.0, "offset": -1.0, "log_bound": 1.5, "acceptance": 0.4}
+    found = guide(log_ratio=kept)
+    x = torch.randn(5, 2)
+    expected = 2 * found.critic(x, torch.full((5,), 0.1)) - 1
+    torch.testing.assert_close(found.log_ratio(x), expected.double())
+    assert found.calibration == Calibration(**kept)
+    assert (found.log_bound, found.acceptance, found.sampler) == (1.5, 0.4, "single_pass")
+
+
+def test_a_guide_from_before_is_refused_only_for_its_log_ratio(guide):
+    found = guide()
+    for name in ("log_ratio", "log_bound", "acceptance"):
+        with pytest.raises(InputError, match=r"without a calibrated log ratio.*train it again"):
+            getattr(found, name)
+
+
+def test_a_guide_of_another_generator_is_refused(guide):
+    with pytest.raises(InputError, match="a guide for another model"):
+        guide(model="another")

@@ -1,0 +1,64 @@
+"""What a guide learns from: samples of one model, with labels as frequent as the data's."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from hybridgen.data.images import ImageSource
+from hybridgen.data.load import DataSettings, load_data
+from hybridgen.errors import InputError
+from hybridgen.evaluation.guide import GuidanceEffect
+from hybridgen.evaluation.guide_data import drawn_once, refuse_another_model
+from hybridgen.networks.build import DenoiserSettings, build_denoiser
+from hybridgen.sampling.build import SamplerSettings, build_sampler
+
+
+@pytest.fixture
+def run():
+    waiting = SimpleNamespace(wait_for_everyone=lambda: None)
+    return SimpleNamespace(leads=True, say=lambda sentence: None, accelerator=waiting)
+
+
+def effect(source):
+    torch.manual_seed(0)
+    denoiser = build_denoiser(
+        DenoiserSettings(widths=(8,), width=8, depth=1), source.shape, source.classes
+    )
+    settings = SamplerSettings(steps=2)
+    return GuidanceEffect(
+        source, denoiser, sampler=lambda d: build_sampler(settings, d, source.shape)
+    )
+
+
+def test_samples_have_labels_as_frequent_as_the_datas(run, tmp_path):
+    images = torch.zeros(100, 1, 8, 8, dtype=torch.uint8)
+    labels = (torch.arange(100) >= 90).long()
+    source = ImageSource(
+        name="rare",
+        train=images,
+        held_out=images,
+        train_labels=labels,
+        held_out_labels=labels,
+        classes=2,
+    )
+    _, label = drawn_once(effect(source), 200, tmp_path / "fakes.safetensors", run, "model")
+    assert label.float().mean() == pytest.approx(0.1)
+
+
+def test_samples_are_drawn_once_and_belong_to_one_model(run, tmp_path):
+    path = tmp_path / "fakes.safetensors"
+    ring = effect(load_data(DataSettings(path="ring")))
+    x, label = drawn_once(ring, 5, path, run, "first")
+    assert label is None
+    assert torch.equal(drawn_once(ring, 5, path, run, "first")[0], x)
+    with pytest.raises(InputError, match="samples of another model: choose another --out"):
+        drawn_once(ring, 5, path, run, "second")
+
+
+def test_a_finished_guide_belongs_to_one_model(tmp_path):
+    (tmp_path / "guide.json").write_text(json.dumps({"model": "first"}))
+    refuse_another_model(tmp_path, "first")
+    with pytest.raises(InputError, match="a guide for an earlier model"):
+        refuse_another_model(tmp_path, "second")

@@ -1,0 +1,100 @@
+"""The picture and the flat numbers of a comparison; what is known of the runs behind it."""
+
+import json
+import math
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from hybridgen.errors import InputError
+from hybridgen.evaluation.results import Comparison, Expense, Row, Trained
+from hybridgen.evaluation.runs import biography, drawn_curves
+from hybridgen.metrics.intervals import Estimate
+from hybridgen.networks.mlp import MlpCritic, MlpGenerator
+from hybridgen.protocols import Cost
+from hybridgen.report.front_picture import draw_front, named
+from hybridgen.report.publish import flat
+
+
+def row(method, value, seconds, calls):
+    figure = Estimate(value=value, low=value - 1, high=value + 1, floor=0.5)
+    spent = Expense(
+        calls=calls,
+        flops=12.0,
+        seconds=Estimate(value=seconds, low=seconds / 2, high=2 * seconds),
+        peak_bytes=100,
+        batch=4,
+    )
+    figures = {"frechet_distance": figure}
+    return Row(method=method, setting="", kind="gan", models=("m",), figures=figures, expense=spent)
+
+
+@pytest.fixture
+def comparison():
+    rows = (
+        row("GAN", 2.0, 1e-3, Cost(generator=1)),
+        row("own", math.inf, 1e-1, None),
+        row("diffusion", 40.0, 1e-1, Cost(denoiser=10)),
+    )
+    models = (Trained(name="m", command="c", facts={"steps": 7}),)
+    return Comparison(title="t", data={}, features="lenet", samples=100, rows=rows, models=models)
+
+
+def test_flat_numbers_say_everything_by_name(comparison):
+    figures = flat(comparison)
+    assert figures["GAN/frechet_distance"] == 2.0
+    assert figures["GAN/frechet_distance_low"] == 1.0
+    assert figures["GAN/frechet_distance_high"] == 3.0
+    assert figures["floor_frechet_distance"] == 0.5
+    assert figures["GAN/generator_calls"] == 1
+    assert figures["diffusion/denoiser_calls"] == 10
+    assert figures["GAN/seconds"] == 1e-3
+    assert figures["GAN/flops"] == 12.0
+    assert figures["training/m/steps"] == 7
+    assert figures["own/frechet_distance"] is None
+    assert "own/denoiser_calls" not in figures
+    json.dumps(figures, allow_nan=False)
+
+
+def test_the_front_is_drawn_though_a_figure_is_infinite(comparison, tmp_path):
+    draw_front(comparison, tmp_path / "front.png")
+    with Image.open(tmp_path / "front.png") as picture:
+        assert picture.size == (1440, 660)
+
+
+def test_a_frechet_distance_is_called_by_its_features():
+    assert named("frechet_distance", "lenet") == "FD-lenet"
+    assert named("frechet_distance", "") == "Frechet distance"
+    assert named("class_reverse_kl", "lenet") == "class reverse kl"
+
+
+def test_a_biography_tells_steps_images_and_parameters(tmp_path):
+    generator, critic = MlpGenerator(latent=2, width=8, depth=1), MlpCritic(width=8, depth=1)
+    generator.save_pretrained(tmp_path / "generator")
+    critic.save_pretrained(tmp_path / "critic")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"training": {"batch": 32}}))
+    with pytest.raises(InputError, match="is not finished"):
+        biography("gan", tmp_path, "python")
+    (tmp_path / "result.json").write_text(json.dumps({"steps": 10, "seconds": 1.5}))
+    lines = [{"step": step, "critic": step / 2, "images": 3} for step in range(1, 401)]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = biography("gan", tmp_path, "python x")
+    assert found.facts == {
+        "steps": 10,
+        "batch": 32,
+        "images": 320,
+        "seconds": 1.5,
+        "generator_parameters": sum(p.numel() for p in generator.parameters()),
+        "critic_parameters": sum(p.numel() for p in critic.parameters()),
+    }
+    steps, values = found.curves["critic"]
+    assert len(steps) == 100
+    assert steps[0] == 2.5
+    torch.testing.assert_close(torch.tensor(values), torch.tensor(steps) / 2)
+    assert "images" not in found.curves
+
+
+def test_a_run_without_a_log_has_no_curves(tmp_path):
+    assert drawn_curves(tmp_path / "log.jsonl") == {}

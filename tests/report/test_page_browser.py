@@ -1,0 +1,191 @@
+"""The page in a real browser: Chromium, without a window and without a network."""
+
+import json
+import shutil
+
+import pytest
+from comparisons import full
+
+from hybridgen.report import write_page
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None,
+    reason="needs chromium and chromedriver: apt-get install chromium chromium-driver",
+)
+VIEWS = [(width, scheme) for width in (390, 1400) for scheme in ("light", "dark")]
+
+
+@pytest.fixture(scope="module")
+def driver():
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with webdriver.Chrome(options=options, service=Service(executable_path=DRIVER)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    write_page(full("</script><script>alert('out')</script>"), path)
+    return path.as_uri()
+
+
+def show(driver, address, width, scheme="light"):
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": False}
+    wanted = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", wanted)
+    for kind in ("browser", "performance"):
+        driver.get_log(kind)
+    driver.get(address)
+
+
+def requests(driver):
+    """Addresses of all requests since the page was asked for, but for data in the page itself."""
+    told = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    sent = [
+        m["params"]["request"]["url"] for m in told if m["method"] == "Network.requestWillBeSent"
+    ]
+    return [url for url in sent if not url.startswith("data:")]
+
+
+def seen(driver, selector):
+    """How many elements are there and take up room."""
+    return driver.execute_script(
+        """return [...document.querySelectorAll(arguments[0])].filter(
+          e => e.getClientRects().length).length""",
+        selector,
+    )
+
+
+@pytest.mark.parametrize(("width", "scheme"), VIEWS)
+def test_the_page_opens_without_errors_requests_or_sideways_scrolling(
+    driver, address, width, scheme
+):
+    show(driver, address, width, scheme)
+    assert driver.get_log("browser") == []
+    assert requests(driver) == [address]
+    size = driver.execute_script(
+        "return [document.documentElement.scrollWidth, document.body.scrollWidth, innerWidth]"
+    )
+    assert max(size[:2]) <= size[2] == width
+    back = driver.execute_script(
+        "return getComputedStyle(document.documentElement).backgroundColor"
+    )
+    shade = sum(int(part) for part in back.removeprefix("rgb(").removesuffix(")").split(","))
+    assert (shade < 150) == (scheme == "dark")
+    assert seen(driver, "img") == driver.execute_script(
+        "return [...document.images].filter(i => i.complete && i.naturalWidth > 0).length"
+    )
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_names_in_the_pictures_stay_inside_and_apart(driver, address, width):
+    show(driver, address, width)
+    boxes = driver.execute_script(
+        """return [...document.querySelectorAll(".chart:not([hidden]) .labels")].map(group =>
+          [...group.querySelectorAll("text")].map(t => t.getBoundingClientRect().toJSON()))
+          .filter(found => found.length && found[0].width)"""
+    )
+    assert len(boxes) == 2
+    for group in boxes:
+        for i, a in enumerate(group):
+            assert a["left"] >= 0
+            assert a["right"] <= width
+            for b in group[:i]:
+                across = min(a["right"], b["right"]) - max(a["left"], b["left"])
+                down = min(a["bottom"], b["bottom"]) - max(a["top"], b["top"])
+                assert min(across, down) < 3
+
+
+def test_choosing_a_figure_changes_both_pictures(driver, address):
+    show(driver, address, 1400)
+    shown = (
+        "return [...document.querySelectorAll('.chart:not([hidden])')].map(c => c.dataset.metric)"
+    )
+    assert driver.execute_script(shown) == ["frechet_distance"] * 2
+    driver.execute_script(
+        """const select = document.querySelector("#calls select");
+        select.value = "kid"; select.dispatchEvent(new Event("change"))"""
+    )
+    assert driver.execute_script(shown) == ["kid"] * 2
+    chosen = "return [...document.querySelectorAll('select')].map(s => s.value)"
+    assert driver.execute_script(chosen) == ["kid"] * 2
+    assert driver.get_log("browser") == []
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_pointing_at_a_mark_shows_its_figures(driver, address, width):
+    show(driver, address, width)
+    assert seen(driver, "#tip") == 0
+    place = driver.execute_script(
+        """const mark = document.querySelector("#front .point[aria-label^='guided'] svg path");
+        mark.scrollIntoView({block: "center", behavior: "instant"});
+        const box = mark.getBoundingClientRect();
+        return {x: box.x + box.width / 2 + 3, y: box.y + box.height / 2 + 3}"""
+    )
+    driver.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0], 60))")
+    driver.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", **place})
+    text = driver.execute_script("return document.querySelector('#tip').innerText")
+    assert text.splitlines() == [
+        "guided, 8 calls, scale 1",
+        "Fr\u00e9chet distance 12.0 (11.0 to 13.0)",
+        "2.00 ms (1.98 ms to 2.02 ms) a sample",
+        "calls: 8 denoiser, 8 critic forward, 8 critic backward",
+    ]
+    box = driver.execute_script(
+        "return document.querySelector('#tip').getBoundingClientRect().toJSON()"
+    )
+    assert box["left"] >= 0
+    assert box["right"] <= width
+    assert driver.get_log("browser") == []
+
+
+def test_a_mark_is_reached_by_keyboard(driver, address):
+    show(driver, address, 1400)
+    driver.execute_script("document.querySelector('#front .chart:not([hidden]) .point').focus()")
+    driver.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0], 60))")
+    assert seen(driver, "#tip") == 1
+    driver.execute_script("document.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape'}))")
+    assert seen(driver, "#tip") == 0
+
+
+def test_a_column_sorts_both_ways_and_keeps_what_is_no_number_last(driver, address):
+    show(driver, address, 1400)
+    column = """return [...document.querySelectorAll("#quality tbody.rows tr")].map(
+      r => r.cells[1].innerText.split("\\n")[0])"""
+    click = "document.querySelectorAll('#quality thead th button')[1].click()"
+    driver.execute_script(click)
+    up = driver.execute_script(column)
+    assert up[:6] == ["12.0", "14.0", "15.0", "20.0", "30.0", "50.0"]
+    driver.execute_script(click)
+    down = driver.execute_script(column)
+    assert down == up[5::-1] + up[6:]
+
+
+def test_the_page_is_whole_without_script(driver, address):
+    driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        show(driver, address, 390)
+        assert driver.execute_script("return document.documentElement.className") == ""
+        for selector, least in (
+            ("#front .chart", 1),
+            ("#front .point", 6),
+            ("#calls .point", 3),
+            ("#samples img", 3),
+            ("#quality tbody.rows tr", 8),
+            ("noscript p", 2),
+        ):
+            assert seen(driver, selector) >= least, selector
+        assert seen(driver, "select, button") == 0
+        assert "Guided diffusion" in driver.find_element("tag name", "header").text
+        assert driver.get_log("browser") == []
+    finally:
+        driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

@@ -1,0 +1,201 @@
+"""Where the term's fakes come from, against closed forms; what it weighs; what it refuses."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from hybridgen.errors import InputError
+from hybridgen.maths import objectives
+from hybridgen.maths.mixtures import one_dimensional
+from hybridgen.maths.noise import LogNormal, karras_sigmas
+from hybridgen.networks.mlp import MlpCritic
+from hybridgen.training.adversarial_term import (
+    AdversarialTerm,
+    Draws,
+    build_term,
+    comparison,
+    question,
+)
+from hybridgen.training.optim import Cosine
+
+STD = 0.5
+GAUSSIAN = one_dimensional([1.0], [0.0], [STD])
+LEVELS = LogNormal(mean=0.3, std=0.7)
+COUNT = 50
+
+
+@pytest.fixture
+def draws():
+    rng = torch.Generator().manual_seed(0)
+    noise, second = torch.randn(2, COUNT, 1, generator=rng, dtype=torch.float64)
+    normal = torch.randn(COUNT, generator=rng, dtype=torch.float64)
+    return Draws(noise, second, normal, torch.rand(COUNT, generator=rng, dtype=torch.float64))
+
+
+@pytest.fixture
+def x0():
+    return STD * torch.randn(COUNT, 1, dtype=torch.float64)
+
+
+class Exact(nn.Module):
+    """The Gaussian's own denoiser, times a weight of one; remembers what it was asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Parameter(torch.ones((), dtype=torch.float64))
+        self.asked = []
+
+    def forward(self, x, sigma, label=None):
+        self.asked.append((sigma, label))
+        return self.one * GAUSSIAN.denoise(x, sigma)
+
+
+def chain(draws, calls, **settings):
+    term, denoiser = AdversarialTerm(source="chain", **settings), Exact()
+    label = torch.arange(COUNT)
+    x, sigma = question(
+        term, denoiser, torch.full_like(draws.noise, 9), label, draws, LEVELS, calls
+    )
+    return x, sigma, denoiser.asked, label
+
+
+@pytest.mark.parametrize("calls", [2, 3, 6])
+def test_the_chain_ends_where_eulers_closed_form_says(draws, calls):
+    x, sigma, asked, label = chain(draws, calls, lowest=0.03, high=40.0)
+    sigmas = karras_sigmas(calls, 0.03, 40.0)[:-1]
+    factor = sigmas[0]
+    for now, after in pairwise(sigmas):
+        kept = STD**2 / (STD**2 + now**2)
+        factor = factor * (kept + after / now * (1 - kept))
+    torch.testing.assert_close(x, factor * draws.noise, rtol=1e-6, atol=0)
+    assert len(asked) == calls - 1
+    for (level, told), expected in zip(asked, sigmas[:-1], strict=True):
+        torch.testing.assert_close(level, expected.expand(COUNT))
+        assert told is label
+    torch.testing.assert_close(sigma, torch.full_like(sigma, 0.03))
+
+
+def test_a_long_chain_follows_the_exact_flow(draws):
+    x, *_ = chain(draws, 400, lowest=0.03, high=40.0)
+    shrunk = 40.0 * math.sqrt((STD**2 + 0.03**2) / (STD**2 + 40.0**2))
+    torch.testing.assert_close(x, shrunk * draws.noise, rtol=0.02, atol=0)
+
+
+def test_only_the_chains_last_step_has_a_gradient(draws):
+    x, *_ = chain(draws, 4)
+    assert not x.requires_grad
+
+
+def test_a_clean_estimate_is_asked_for_at_levels_even_in_the_logarithm(draws, x0):
+    term, denoiser = AdversarialTerm(source="clean", lowest=0.01, highest=0.09), Exact()
+    x, sigma = question(term, denoiser, x0, None, draws, LEVELS, 4)
+    assert denoiser.asked == []
+    assert 0.01 <= float(sigma.min()) < 0.012 and 0.08 < float(sigma.max()) <= 0.09
+    torch.testing.assert_close(sigma.log(), math.log(0.01) + draws.uniform * math.log(9))
+    torch.testing.assert_close(x, x0 + sigma[:, None] * draws.noise)
+    ends = draws._replace(uniform=torch.linspace(0, 1, COUNT, dtype=torch.float64))
+    _, sigma = question(term, denoiser, x0, None, ends, LEVELS, 4)
+    assert sigma[[0, -1]].tolist() == pytest.approx([0.01, 0.09])
+
+
+def test_an_estimate_to_be_renoised_is_asked_for_at_the_levels_of_training(draws, x0):
+    term, denoiser = AdversarialTerm(source="renoised"), Exact()
+    x, sigma = question(term, denoiser, x0, None, draws, LEVELS, 4)
+    assert denoiser.asked == []
+    torch.testing.assert_close(sigma.log(), 0.3 + 0.7 * draws.normal)
+    torch.testing.assert_close(x, x0 + sigma[:, None] * draws.noise)
+
+
+def test_renoised_fake_and_real_differ_by_the_error_of_the_estimate_alone(draws, x0):
+    term, sigma = AdversarialTerm(source="renoised"), LEVELS(draws.normal)
+    estimate = torch.randn_like(x0).requires_grad_()
+    fake, real, level = comparison(term, estimate, x0, sigma, draws)
+    torch.testing.assert_close(fake - real, estimate - x0)
+    torch.testing.assert_close(real, x0 + level[:, None] * draws.second)
+    torch.testing.assert_close(level, draws.uniform * sigma)
+    assert bool((level <= sigma).all()) and bool((level >= 0).all())
+    assert not torch.allclose(draws.second, draws.noise)
+    (slope,) = torch.autograd.grad(fake.sum(), estimate)
+    assert torch.equal(slope, torch.ones_like(slope)) and not real.requires_grad
+
+
+@pytest.mark.parametrize("source", ["clean", "chain"])
+def test_other_estimates_are_compared_as_they_are_without_noise(draws, x0, source):
+    term, estimate = AdversarialTerm(source=source), torch.randn_like(x0)
+    fake, real, level = comparison(term, estimate, x0, torch.ones(COUNT), draws)
+    assert fake is estimate and real is x0
+    assert torch.equal(level, torch.zeros(COUNT))
+
+
+def test_the_weight_rises_evenly_after_the_warm_up():
+    term = AdversarialTerm(weight=0.8, warm_up=3, ramp=4)
+    steps = [1, 3, 4, 5, 6, 7, 8, 1000]
+    assert [term.weight_at(n) for n in steps] == pytest.approx([0, 0, 0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
+    at_once = AdversarialTerm(weight=0.8, warm_up=0, ramp=0)
+    assert [at_once.weight_at(n) for n in (1, 2)] == [0.8, 0.8]
+    after = AdversarialTerm(weight=0.8, warm_up=2, ramp=0)
+    assert [after.weight_at(n) for n in (1, 2, 3)] == [0, 0, 0.8]
+
+
+def test_clean_estimates_at_high_noise_are_refused_unless_forced():
+    high = {"source": "clean", "highest": 0.13}
+    with pytest.raises(InputError, match=r"up to 0.13 .* above 0.125 even a perfect .*force true"):
+        AdversarialTerm(**high).refuse_high_noise(0.5)
+    AdversarialTerm(**high).refuse_high_noise(0.53)
+    AdversarialTerm(**high, force=True).refuse_high_noise(0.5)
+    for source in (None, "renoised", "chain"):
+        AdversarialTerm(**{**high, "source": source}).refuse_high_noise(0.5)
+    AdversarialTerm(source="clean").refuse_high_noise(0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"source": "chian"}, "no adversarial.source 'chian'; there are clean, renoised, chain"),
+        ({"weight": -0.1}, "not negative, got -0.1, 200 and 500"),
+        ({"weight": math.nan}, "finite and not negative, got nan"),
+        ({"weight": math.inf}, "finite and not negative, got inf"),
+        ({"warm_up": -1}, "got 0.1, -1 and 500"),
+        ({"ramp": -1}, "got 0.1, 200 and -1"),
+        ({"share": 0.0}, r"share must lie in \(0, 1\], got 0.0"),
+        ({"share": 1.1}, r"share must lie in \(0, 1\], got 1.1"),
+        ({"lowest": 0.0}, "lowest must be positive and below high, .* got 0.0 and 80.0"),
+        ({"lowest": 0.1, "source": "clean"}, "below highest, which is finite, got 0.1 and 0.1"),
+        ({"lowest": 0.09, "high": 0.08, "source": "chain"}, "below high, .* got 0.09 and 0.08"),
+        ({"highest": math.inf, "source": "clean"}, "finite, got 0.02 and inf"),
+        ({"high": math.nan}, "finite, got 0.02 and nan"),
+        ({"calls": ()}, r"calls must each be at least 2, got \(\)"),
+        ({"calls": (4, 1)}, r"calls must each be at least 2, got \(4, 1\)"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, sentence):
+    with pytest.raises(InputError, match=sentence):
+        AdversarialTerm(**settings)
+
+
+def test_the_game_and_its_penalties_reach_the_critics_loss():
+    critic = MlpCritic(noise_conditional=True)
+    term = AdversarialTerm(
+        objective="hinge",
+        r1=Cosine(start=0.1, end=0.4),
+        r2=Cosine(start=0.2),
+        finite_difference=0.1,
+    )
+    loss = build_term(critic, term)
+    assert loss.discriminator is critic and loss.objective is objectives.hinge
+    assert (loss.r1, loss.r2, loss.finite_difference) == (0.4, 0.2, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"objective": "wgan"}, "no objective 'wgan'"),
+        ({"finite_difference": 0.0}, "finite_difference is a step > 0"),
+    ],
+)
+def test_a_game_that_cannot_be_played_is_an_input_error(settings, sentence):
+    with pytest.raises(InputError, match=sentence):
+        build_term(MlpCritic(noise_conditional=True), AdversarialTerm(**settings))

@@ -1,0 +1,151 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from hybridgen.errors import InputError
+from hybridgen.networks.mlp import MlpGenerator
+from hybridgen.training.optim import Average, Cosine
+
+
+def constant(value: float) -> nn.Linear:
+    model = nn.Linear(2, 1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(value)
+    return model
+
+
+def set_to(model: nn.Module, value: float) -> None:
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(value)
+
+
+def test_after_a_half_life_the_weights_of_then_count_half():
+    model = constant(1.0)
+    average = Average(model, half_life=1_000, ramp=1e9)
+    average.update(seen=100, images=100)
+    set_to(model, 0.0)
+    for seen in range(200, 1_200, 100):
+        average.update(seen=seen, images=100)
+    torch.testing.assert_close(average.module.weight, torch.full((1, 2), 0.5))
+    average.update(seen=3_100, images=2_000)
+    torch.testing.assert_close(average.module.bias, torch.full((1,), 0.125))
+
+
+def test_early_the_half_life_is_the_ramp_times_the_images_seen():
+    model = constant(1.0)
+    average = Average(model, half_life=1e9, ramp=0.5)
+    average.update(seen=64, images=64)
+    set_to(model, 0.0)
+    average.update(seen=128, images=64)  # half-life 64
+    torch.testing.assert_close(average.module.bias, torch.tensor([0.5]))
+    average.update(seen=256, images=64)  # half-life 128
+    torch.testing.assert_close(average.module.bias, torch.tensor([0.5 * 0.5**0.5]))
+
+
+def test_the_first_update_is_the_model_itself():
+    model = constant(1.0)
+    average = Average(model, half_life=1e9)
+    set_to(model, 7.0)
+    average.update(seen=1, images=1)
+    torch.testing.assert_close(average.module.bias, torch.tensor([7.0]))
+
+
+def test_the_running_statistics_of_a_batch_norm_are_averaged_like_weights():
+    model = nn.BatchNorm1d(1)
+    average = Average(model, half_life=10, ramp=1e9)
+    for count, (mean, seen) in enumerate([(4.0, 10), (0.0, 20)], start=1):
+        model.running_mean.fill_(mean)
+        model.num_batches_tracked.fill_(10 * count)
+        average.update(seen=seen, images=10)
+    torch.testing.assert_close(average.module.running_mean, torch.tensor([2.0]))
+    assert average.module.num_batches_tracked.dtype == torch.int64
+    assert average.module.num_batches_tracked == 20
+
+
+def test_the_average_is_a_copy_in_eval_mode_that_wants_no_gradients():
+    model = nn.Sequential(nn.Linear(1, 1), nn.Dropout())
+    average = Average(model, half_life=1)
+    assert not any(m.training for m in average.module.modules())
+    assert not any(p.requires_grad for p in average.module.parameters())
+    assert model.training
+    assert all(p.requires_grad for p in model.parameters())
+    assert average.module[0].weight is not model[0].weight
+
+
+def test_an_average_goes_on_from_its_saved_weights():
+    model = MlpGenerator(width=4, depth=1)
+    average = Average(model, half_life=30, ramp=1e9)
+    average.update(seen=10, images=10)
+    set_to(model, 3.0)
+    average.update(seen=20, images=10)
+    other = Average(model, half_life=30, ramp=1e9)
+    other.module.load_state_dict(average.module.state_dict())
+    set_to(model, -1.0)
+    for each in (average, other):
+        each.update(seen=30, images=10)
+    for a, b in zip(average.module.parameters(), other.module.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert not torch.equal(a, torch.full_like(a, -1.0))
+
+
+@pytest.mark.parametrize(("half_life", "ramp"), [(0, 1), (-1, 1), (1, 0)])
+def test_a_half_life_or_ramp_that_is_not_positive_is_refused(half_life, ramp):
+    with pytest.raises(ValueError, match="must be positive"):
+        Average(nn.Linear(1, 1), half_life, ramp)
+
+
+value = st.floats(0, 1e3)
+
+
+@given(value, value, st.floats(0.01, 1))
+def test_a_schedule_begins_at_its_start_and_stays_at_its_end_from_until_on(start, end, until):
+    schedule = Cosine(start=start, end=end, until=until)
+    assert schedule(0) == pytest.approx(start)
+    for progress in (until, (until + 1) / 2, 1.0):
+        assert schedule(progress) == pytest.approx(end, abs=1e-9)
+
+
+def test_a_third_of_the_way_is_a_quarter_of_the_fall():
+    schedule = Cosine(start=5.0, end=1.0, until=0.6)
+    assert schedule(0.2) == pytest.approx(5 - 4 * 0.25)
+    assert schedule(0.3) == pytest.approx(3.0)
+    assert schedule(0.4) == pytest.approx(1 + 4 * 0.25)
+
+
+@given(value, st.floats(0, 1))
+def test_without_an_end_nothing_changes(start, progress):
+    assert Cosine(start=start)(progress) == start
+
+
+@given(value, value)
+def test_the_greatest_value_is_at_one_of_the_ends(start, end):
+    assert Cosine(start=start, end=end).greatest == max(start, end)
+    assert Cosine(start=start).greatest == start
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_falling_schedule_never_rises(a, b):
+    schedule = Cosine(start=2.0, end=0.0, until=0.7)
+    assert schedule(max(a, b)) <= schedule(min(a, b)) + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"start": -1.0}, "finite values >= 0, got -1.0 and None"),
+        ({"start": 1.0, "end": -0.1}, "got 1.0 and -0.1"),
+        ({"start": math.nan}, "finite"),
+        ({"start": 1.0, "end": math.inf}, "finite"),
+        ({"start": 1.0, "until": 0.0}, r"\(0, 1\], got 0.0"),
+        ({"start": 1.0, "until": 1.5}, r"\(0, 1\], got 1.5"),
+    ],
+)
+def test_an_impossible_schedule_is_refused(settings, sentence):
+    with pytest.raises(InputError, match=sentence):
+        Cosine(**settings)

@@ -1,0 +1,172 @@
+"""What held-out samples say of a guide whose right answer is known."""
+
+import math
+
+import pytest
+import torch
+from oracles import P, Q, draws, exact_critic, exact_denoiser
+
+from hybridgen.training.validation import CHANCE, LOWEST, Exam, Verdict
+
+LEVELS = torch.tensor([0.5, 1.0, 2.0])
+BEST = (1.2401 + 1.2999 + 1.3501) / 3
+
+
+def exam(count=4_000, real=P, fake=Q, denoiser=None):
+    return Exam(draws(real, count), draws(fake, count, seed=1), LEVELS, denoiser=denoiser, seed=3)
+
+
+def nothing(x, sigma, label=None):
+    return 0 * x[:, 0]
+
+
+def test_the_exact_critic_passes_and_its_cross_entropy_is_the_least():
+    verdict = exam().verdict(exact_critic())
+    assert verdict.blessed
+    assert verdict.bce == pytest.approx(BEST, abs=4 * verdict.standard_error)
+    assert verdict.gain == pytest.approx(CHANCE - verdict.bce)
+
+
+@pytest.mark.parametrize("denoiser", [None, exact_denoiser()])
+def test_a_critic_that_knows_nothing_gains_nothing_and_is_not_blessed(denoiser):
+    verdict = exam(denoiser=denoiser).verdict(nothing)
+    assert verdict.gain == pytest.approx(0, abs=1e-12) and not verdict.blessed
+    assert verdict.bce == pytest.approx(CHANCE)
+
+
+@pytest.mark.parametrize("denoiser", [None, exact_denoiser()])
+def test_a_critic_that_is_sure_of_the_opposite_is_worse_than_nothing(denoiser):
+    asked = exam(denoiser=denoiser)
+    assert asked.loss(lambda *given: -exact_critic()(*given)) > 0 > asked.loss(exact_critic())
+
+
+def test_score_matching_gains_the_squared_difference_of_the_scores():
+    """Half of the Fisher divergences: `E_p s^2 (score_p - score_q)^2`, a mean over levels."""
+    asked = exam(20_000, denoiser=exact_denoiser())
+    verdict = asked.verdict(exact_critic())
+    x = draws(P, 100_000, seed=5)
+    noise = draws(P, 100_000, seed=6)  # any independent numbers; made standard normal below
+    noise = torch.randn(noise.shape, generator=torch.Generator().manual_seed(0)).double()
+    expected = [
+        float((s * (P.score(x + s * noise, s) - Q.score(x + s * noise, s))).square().mean())
+        for s in LEVELS.tolist()
+    ]
+    assert verdict.gain == pytest.approx(sum(expected) / 3, abs=5 * verdict.standard_error)
+    assert verdict.blessed
+
+
+def test_a_number_added_at_one_level_changes_nothing_that_score_matching_decides():
+    asked = exam(denoiser=exact_denoiser())
+
+    def shifted(x, sigma, label=None):
+        return exact_critic()(x, sigma) + 3 * sigma
+
+    assert asked.loss(shifted) == pytest.approx(asked.loss(exact_critic()))
+    assert asked.verdict(shifted).bce == pytest.approx(asked.verdict(exact_critic()).bce)
+    assert asked.verdict(shifted).bce == pytest.approx(BEST, abs=0.02)
+
+
+def test_even_samples_choose_and_odd_ones_judge():
+    def trained_on_the_first(x, sigma, label=None):
+        return torch.where(torch.arange(len(x)) % 2 == 0, 1.0, -1.0) * exact_critic()(x, sigma)
+
+    verdict = exam().verdict(trained_on_the_first)
+    assert exam().loss(trained_on_the_first) < 0
+    assert verdict.gain < 0 and not verdict.blessed
+
+
+def test_the_standard_error_is_that_of_repeated_exams():
+    gains, errors = [], []
+    for seed in range(60):
+        asked = Exam(draws(P, 200, seed=2 * seed), draws(Q, 200, seed=2 * seed + 1), LEVELS)
+        verdict = asked.verdict(exact_critic())
+        gains.append(verdict.gain)
+        errors.append(verdict.standard_error)
+    spread = float(torch.tensor(gains).std())
+    assert spread == pytest.approx(sum(errors) / 60, rel=0.35)
+
+
+def test_the_question_is_the_same_every_time_and_in_parts(monkeypatch):
+    before = exam().logits(exact_critic())
+    monkeypatch.setattr("hybridgen.training.validation._AT_ONCE", 7)
+    for again, first in zip(exam().logits(exact_critic()), before, strict=True):
+        torch.testing.assert_close(again, first)
+
+
+def test_labels_are_shown_with_their_samples():
+    seen = []
+
+    def critic(x, sigma, label):
+        seen.extend(label.tolist())
+        return 0 * x[:, 0]
+
+    Exam(
+        draws(P, 4),
+        draws(Q, 5),
+        torch.ones(1),
+        label=torch.tensor([0, 1, 2, 3]),
+        fake_label=torch.tensor([9, 8, 7, 6, 5]),
+    ).logits(critic)
+    assert seen == [0, 1, 2, 3, 9, 8, 7, 6, 5]
+
+
+def test_too_few_samples_are_refused():
+    with pytest.raises(ValueError, match="at least four samples of each kind, got 3 real and 9"):
+        Exam(draws(P, 3), draws(Q, 9), LEVELS)
+    assert math.isclose(CHANCE, 1.386294, abs_tol=1e-6)
+
+
+@pytest.mark.parametrize(("gain", "blessed"), [(0.021, True), (0.019, False), (-0.03, False)])
+def test_a_gain_within_two_standard_errors_is_no_blessing(gain, blessed):
+    verdict = Verdict(bce=CHANCE - gain, gain=gain, standard_error=0.01)
+    assert verdict.blessed == blessed
+    assert ("is not blessed" in verdict.sentence) != blessed
+
+
+def test_every_level_and_side_has_noise_of_its_own():
+    seen = []
+
+    def critic(x, sigma, label):
+        seen.append(x / sigma[:, None])
+        return 0 * x[:, 0]
+
+    Exam(torch.zeros(4, 1), torch.zeros(4, 1), torch.tensor([1.0, 2.0])).logits(critic)
+    assert len({tuple(noise.flatten().tolist()) for noise in seen}) == 4
+
+
+def test_the_numbers_that_score_matching_leaves_open_are_chosen_on_the_choosing_half():
+    def odd_ones_out(x, sigma, label=None):
+        return 5.0 * (torch.arange(len(x)) % 2)
+
+    real, fake = exam(100, denoiser=exact_denoiser()).logits(odd_ones_out)
+    for logits in (real, fake):
+        torch.testing.assert_close(logits[:, ::2], torch.zeros(3, 50).double())
+        torch.testing.assert_close(logits[:, 1::2], torch.full((3, 50), 5.0).double())
+
+
+@pytest.mark.parametrize("denoiser", [None, exact_denoiser()])
+def test_the_window_reaches_half_the_way_beyond_the_levels_where_something_is_known(denoiser):
+    asked = exam(denoiser=denoiser)
+
+    def known_from(low, high):
+        def critic(x, sigma, label=None):
+            return exact_critic()(x, sigma) * ((sigma >= low) & (sigma <= high))
+
+        return asked.window(critic)
+
+    assert known_from(0, 9) == (LOWEST, math.inf)
+    assert known_from(0, 1) == (LOWEST, pytest.approx(math.sqrt(2)))
+    assert known_from(1, 1) == (pytest.approx(math.sqrt(0.5)), pytest.approx(math.sqrt(2)))
+    assert known_from(2, 9) == (pytest.approx(math.sqrt(2)), math.inf)
+    assert asked.window(nothing) == (LOWEST, math.inf)
+
+
+def test_the_window_is_found_on_the_choosing_half():
+    def known_on_odd_rows(x, sigma, label=None):
+        return (
+            torch.where(torch.arange(len(x)) % 2 == 1, 1.0, 0.0)
+            * exact_critic()(x, sigma)
+            * (sigma < 1)
+        )
+
+    assert exam().window(known_on_odd_rows) == (LOWEST, math.inf)
