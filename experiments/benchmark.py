@@ -30,9 +30,15 @@ from hybridgen.data.images import ImageSource
 from hybridgen.data.load import DataSettings, load_data
 from hybridgen.data.source import Batch, Source
 from hybridgen.errors import InputError
-from hybridgen.evaluation.cost import Clock, Rounds, clock_for, ratio_of_medians, take_turns
+from hybridgen.evaluation.cost import (
+    Clock,
+    Rounds,
+    clock_for,
+    interleaved_timings,
+    ratio_of_medians,
+)
 from hybridgen.maths.rng import rng_for
-from hybridgen.networks.build import build_critic, build_generator
+from hybridgen.networks.build import build_discriminator, build_generator
 from hybridgen.training.checkpoint import write_atomically
 from hybridgen.training.gan import GanTraining, train_gan
 from hybridgen.training.optim import Cosine
@@ -88,7 +94,7 @@ def contestants(
     """Endless trainings of equal networks on equal batches, each `next` one step."""
     device, batch, latent = accelerator.device, gan.training.batch, gan.generator.latent
     generator = build_generator(gan.generator, source.shape, source.classes).to(device)
-    critic = build_critic(gan.critic, source.shape, source.classes).to(device)
+    discriminator = build_discriminator(gan.discriminator, source.shape, source.classes).to(device)
 
     def batches(start: int = 0) -> Iterator[Batch]:
         return source.batches(batch=batch, seed=seed, start=start, device=device)
@@ -96,7 +102,7 @@ def contestants(
     def ours(training: GanTraining, finite_difference: float | None = None) -> Iterator:
         mine = copy.deepcopy(generator)
         adversarial = AdversarialLoss(
-            copy.deepcopy(critic),
+            copy.deepcopy(discriminator),
             r1=training.r1.start,
             r2=training.r2.start,
             finite_difference=finite_difference,
@@ -114,7 +120,7 @@ def contestants(
     none = Cosine(start=0.0)
     return {
         "plain": plain_loop(
-            copy.deepcopy(generator), copy.deepcopy(critic), batches(), latents(), training
+            copy.deepcopy(generator), copy.deepcopy(discriminator), batches(), latents(), training
         ),
         "ours": ours(training),
         "unpenalised": ours(replace(training, r1=none, r2=none)),
@@ -196,7 +202,7 @@ def main(settings: Benchmark) -> None:
                 who: partial(advance, loop, steps) for who, loop in loops.items()
             }
             tasks["sampling"] = partial(sample, sampler, settings.samples, accelerator.device)
-            rounds = take_turns(tasks, settings.repeats, clock, bar.update)
+            rounds = interleaved_timings(tasks, settings.repeats, clock, bar.update)
             found |= figures(name, rounds, steps, settings.samples)
     run.finish({**found, "seconds": run.seconds})
     write_atomically(folder / "table.md", table(found))

@@ -1,7 +1,7 @@
 """Measure what a discriminator costs diffusion: `python experiments/benchmark_hybrid.py`.
 
 Ratios of medians over rounds in which everything takes its turn, as in `benchmark.py`: a training
-step with the adversarial term over one without, for each source of the fake, and a critic's
+step with the adversarial term over one without, for each source of the fake, and a discriminator's
 forward and backward pass over a denoiser's forward pass.
 """
 
@@ -20,8 +20,8 @@ from tqdm import tqdm
 from hybridgen.cli import command, read_settings
 from hybridgen.data.source import Batch, Source
 from hybridgen.errors import InputError
-from hybridgen.evaluation.cost import Rounds, clock_for, ratio_of_medians, take_turns
-from hybridgen.networks.build import build_critic, build_denoiser
+from hybridgen.evaluation.cost import Rounds, clock_for, interleaved_timings, ratio_of_medians
+from hybridgen.networks.build import build_denoiser, build_discriminator
 from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.training.adversarial_term import build_term
 from hybridgen.training.checkpoint import write_atomically
@@ -75,8 +75,10 @@ def trainings(settings: Diffusion, source: Source, accelerator: Accelerator) -> 
         game = {}
         if kind is not None:
             term = replace(settings.adversarial, source=kind, warm_up=0, ramp=0)
-            critic = build_critic(settings.critic, source.shape, source.classes)
-            game = {"term": term, "adversarial": build_term(critic, term)}
+            discriminator = build_discriminator(
+                settings.discriminator, source.shape, source.classes
+            )
+            game = {"term": term, "adversarial": build_term(discriminator, term)}
         return train_diffusion(
             denoiser,
             batches,
@@ -92,8 +94,8 @@ def trainings(settings: Diffusion, source: Source, accelerator: Accelerator) -> 
 def calls(settings: Diffusion, source: Source, samples: int) -> dict[str, Callable[[], object]]:
     """One call of a denoiser, alone and guided."""
     denoiser = build_denoiser(settings.denoiser, source.shape).eval()
-    critic = build_critic(settings.critic, source.shape).eval()
-    guided = discriminator_guidance(denoiser, critic, 1.0)
+    discriminator = build_discriminator(settings.discriminator, source.shape).eval()
+    guided = discriminator_guidance(denoiser, discriminator, 1.0)
     x, sigma = torch.randn(samples, *source.shape), torch.ones(samples)
 
     @torch.no_grad()
@@ -111,8 +113,8 @@ def figures(name: str, rounds: Rounds) -> dict[str, float]:
         found |= {f"step_{kind}_{name}": value}
         found |= {f"step_{kind}_{name}_low": low, f"step_{kind}_{name}_high": high}
     value, low, high = ratio_of_medians(rounds["guided"], rounds["denoiser"])
-    found |= {f"critic_{name}": value - 1}
-    found |= {f"critic_{name}_low": low - 1, f"critic_{name}_high": high - 1}
+    found |= {f"discriminator_{name}": value - 1}
+    found |= {f"discriminator_{name}_low": low - 1, f"discriminator_{name}_high": high - 1}
     return found
 
 
@@ -143,7 +145,7 @@ def main(settings: BenchmarkHybrid) -> None:
                 who: partial(advance, loop, steps) for who, loop in loops.items()
             }
             tasks |= calls(hybrid, source, settings.samples)
-            rounds = take_turns(tasks, settings.repeats, clock, bar.update)
+            rounds = interleaved_timings(tasks, settings.repeats, clock, bar.update)
             found |= figures(name, rounds)
     run.finish({**found, "seconds": run.seconds})
     write_atomically(folder / "table.md", table(found))

@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 from hybridgen.cli import command
 from hybridgen.errors import InputError
-from hybridgen.evaluation.cost import clock_for, ratio_of_medians, take_turns
-from hybridgen.evaluation.evaluator import ruler_for
+from hybridgen.evaluation.cost import clock_for, interleaved_timings, ratio_of_medians
+from hybridgen.evaluation.evaluator import build_evaluator
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.neighbours import prdc
 from hybridgen.training.checkpoint import write_atomically
@@ -112,7 +112,7 @@ def compared(settings: BenchmarkMetrics) -> dict[str, float]:
         tqdm(total=settings.repeats + 1, unit="round") as bar,
     ):
         exact, ours = tasks.pop("exact")(), tasks["ours"]()
-        rounds = take_turns(tasks, settings.repeats, clock, bar.update)
+        rounds = interleaved_timings(tasks, settings.repeats, clock, bar.update)
     ratio, low, high = ratio_of_medians(rounds["ours"], rounds["prdc"])
     return {
         "prdc_time_ratio": ratio,
@@ -135,7 +135,7 @@ def whole_measurement(images: int, width: int, threads: int, seed: int) -> dict[
         return (rearrange(batch, "b c h w -> b (c h w)") @ projection).relu()
 
     begun = time.perf_counter()
-    ruler_for((train, held_out), samples=images, features=features, seed=seed)(x)
+    build_evaluator((train, held_out), samples=images, features=features, seed=seed)(x)
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return {"peak_gigabytes": peak / 1e9, "measuring_minutes": (time.perf_counter() - begun) / 60}

@@ -18,21 +18,21 @@ import torch
 from tqdm import tqdm
 
 from hybridgen.cli import command
-from hybridgen.data.images import set_apart
+from hybridgen.data.images import split_validation
 from hybridgen.data.load import load_data
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation import budgets as table
 from hybridgen.evaluation.cache import kept
 from hybridgen.evaluation.evaluator import NEIGHBOURS, Judge, judge_for
-from hybridgen.evaluation.guide import GuidanceEffect, labels_of, trial
+from hybridgen.evaluation.guide import GuidanceEffect, labels_of, scale_objective
 from hybridgen.evaluation.monitor import samples_of
 from hybridgen.evaluation.runs import (
-    FinishedGuide,
+    SavedGuide,
     data_settings,
     fingerprint,
-    finished_guide,
     finished_models,
+    load_guide,
 )
 from hybridgen.evaluation.scale_search import choose_scale
 from hybridgen.networks.build import load_network
@@ -51,7 +51,7 @@ class Calls:
     Attributes:
         runs: name -> folder of a run of `diffusion.py`, or a pattern of such folders, one for each
             training seed.
-        guides: name -> folder of a run of `critic.py`; it guides the run that it was trained for.
+        guides: name -> folder of a run of `guide.py`; it guides the run that it was trained for.
         budgets: denoiser calls a sample.
         sampler: the sampler; its steps follow from the budget.
         scales: guidance scales beside 0 to choose from, for each guide and budget; if there are
@@ -104,7 +104,7 @@ def main(settings: Calls) -> None:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     runs = {name: finished_models(pattern) for name, pattern in settings.runs.items()}
-    guides = {name: finished_guide(Path(folder)) for name, folder in settings.guides.items()}
+    guides = {name: load_guide(Path(folder)) for name, folder in settings.guides.items()}
     folders = [f for found in runs.values() for f in found] + [g.run for g in guides.values()]
     for folder in folders:
         if data_settings(folder) != data_settings(folders[0]):
@@ -157,7 +157,7 @@ def _judged(
     judge: Judge,
     run: Path,
     budget: int,
-    guide: FinishedGuide | None = None,
+    guide: SavedGuide | None = None,
     scale: float = 0.0,
 ) -> list[Figures]:
     """Figures of one model at one budget, for each sampling seed."""
@@ -170,7 +170,9 @@ def _judged(
     def judgements() -> list[Figures]:
         denoiser: Any = load_network(run / "denoiser")
         if asked is not None:
-            denoiser = discriminator_guidance(denoiser, asked.critic, scale, window=asked.window)
+            denoiser = discriminator_guidance(
+                denoiser, asked.discriminator, scale, window=asked.window
+            )
         sampler = build_sampler(with_calls(settings.sampler, budget), denoiser, source.shape)
         like, label = torch.zeros(()), labels_of(source, judge.samples)
         found, cost = [], sampler.cost
@@ -178,16 +180,18 @@ def _judged(
             begun = process_time()
             x = samples_of(sampler, judge.samples, ("calls", draw), like=like, label=label)
             seconds = (process_time() - begun) / judge.samples
-            extra = {"critic_calls": cost.critic_forward + cost.critic_backward}
+            extra = {
+                "discriminator_calls": cost.discriminator_forward + cost.discriminator_backward
+            }
             found.append({**judge(x), "seconds_per_sample": seconds, **extra})
         return found
 
     return kept(settings.out / "judgements", key, judgements)
 
 
-def _best_scale(settings: Calls, source: Source, guide: FinishedGuide, budget: int) -> float:
-    """The scale that `critic.py` would choose at this budget, on the examples it set apart."""
-    if not guide.blessed:
+def _best_scale(settings: Calls, source: Source, guide: SavedGuide, budget: int) -> float:
+    """The scale that `guide.py` would choose at this budget, on the examples it set apart."""
+    if not guide.significant:
         return 0.0
     if not settings.scales:
         return guide.scale
@@ -197,9 +201,12 @@ def _best_scale(settings: Calls, source: Source, guide: FinishedGuide, budget: i
         denoiser: Any = load_network(guide.run / "denoiser")
         sampler = partial(build_sampler, with_calls(settings.sampler, budget), shape=source.shape)
         effect = GuidanceEffect(
-            set_apart(source, guide.set_apart), denoiser, sampler=sampler, window=guide.window
+            split_validation(source, guide.validation_fraction),
+            denoiser,
+            sampler=sampler,
+            window=guide.window,
         )
-        _, measure = trial(effect, guide.critic, settings.search_samples)
+        _, measure = scale_objective(effect, guide.discriminator, settings.search_samples)
         return choose_scale(measure, (0.0, *settings.scales), range(settings.search_draws)).scale
 
     key = {"guide": guide.fingerprint, "run": fingerprint(guide.run), "budget": budget}
@@ -216,9 +223,9 @@ def _metrics(settings: Calls, judge: Judge, name: str) -> list[str]:
     return list(settings.metrics or shown)
 
 
-def _say_how_it_was_trained(name: str, guide: FinishedGuide, sampler: str) -> None:
-    if not guide.blessed:
-        print(f"warning: {name} is not blessed, so it is not asked", file=sys.stderr)
+def _say_how_it_was_trained(name: str, guide: SavedGuide, sampler: str) -> None:
+    if not guide.significant:
+        print(f"warning: {name} is not significant, so it is not asked", file=sys.stderr)
         return
     print(
         f"{name} was trained on samples of {guide.sampler}, {guide.steps} steps, and is used with "

@@ -17,18 +17,18 @@ from tqdm import tqdm
 from hybridgen.cli import command
 from hybridgen.data.load import load_data
 from hybridgen.errors import InputError, RunError
-from hybridgen.evaluation.entries import Contender, contenders
-from hybridgen.evaluation.evaluator import ruler_for
-from hybridgen.evaluation.measure import Scored, picture_of, scored, timed
+from hybridgen.evaluation.entries import Entry, entries
+from hybridgen.evaluation.evaluator import build_evaluator
+from hybridgen.evaluation.measure import MeasuredEntry, measure_entry, picture_of, timed
 from hybridgen.evaluation.methods import Method, check_methods
-from hybridgen.evaluation.results import Comparison, Expense, Row
+from hybridgen.evaluation.results import Comparison, Row, SamplingCost
 from hybridgen.evaluation.runs import about, biography, provenance
 from hybridgen.metrics.registry import UNRANKED
 from hybridgen.metrics.two_sample import FEWEST
 from hybridgen.report import markdown
 from hybridgen.report.findings import headline
 from hybridgen.report.publish import publish
-from hybridgen.training.lock import claim
+from hybridgen.training.lock import lock_run_folder
 from hybridgen.training.run import JsonLines
 from hybridgen.training.setup import make_accelerator
 
@@ -52,7 +52,7 @@ class Compare:
     """Settings of `experiments/compare.py`.
 
     Attributes:
-        models: runs that take part, critics after the models they judge.
+        models: runs that take part, discriminators after the models they judge.
         runs: name -> folder of a finished run, in the place of a model of that name or beside them.
         train: whether to train models that are missing.
         methods: ways to samples, each with its budgets.
@@ -112,7 +112,9 @@ def main(settings: Compare) -> None:
         seed=settings.seed,
         data=settings.data.path,
     )
-    with claim(out, {k: v for k, v in asdict(settings).items() if k != "out"}, changing=True):
+    with lock_run_folder(
+        out, {k: v for k, v in asdict(settings).items() if k != "out"}, changing=True
+    ):
         for model in plan.missing:
             remembered = recipe(model, seed=settings.seed, data=settings.data.path)
             train(model.name, plan.commands[model.name], plan.places[model.name], remembered)
@@ -128,20 +130,24 @@ def compared(settings: Compare, plan: Plan, device: torch.device) -> Comparison:
     places = plan.places
     used = dict.fromkeys(name for method in settings.methods for name in method.models)
     source = load_data(same_data([places[method.model] for method in settings.methods]))
-    ruler = ruler_for(source, samples=settings.samples, seed=settings.seed, parts=settings.parts)
+    evaluator = build_evaluator(
+        source, samples=settings.samples, seed=settings.seed, parts=settings.parts
+    )
     quality = settings.quality or ("sliced_wasserstein" if source.mixture else "frechet_distance")
-    if quality not in ruler.floors or quality in UNRANKED:
-        raise InputError(f"no metric {quality!r} here; there are {', '.join(sorted(ruler.floors))}")
-    rivals = contenders(settings.methods, places, source, device=device)
+    if quality not in evaluator.floors or quality in UNRANKED:
+        raise InputError(
+            f"no metric {quality!r} here; there are {', '.join(sorted(evaluator.floors))}"
+        )
+    rivals = entries(settings.methods, places, source, device=device)
     log, measured = JsonLines(settings.out / "log.jsonl"), settings.out / "measured"
     log.forget_after(0)
-    rows: dict[str, Scored] = {}
-    warnings = list(ruler.warnings)
+    rows: dict[str, MeasuredEntry] = {}
+    warnings = list(evaluator.warnings)
     with tqdm(rivals, unit="row") as bar:
         for number, rival in enumerate(bar, start=1):
             bar.set_description(rival.name)
             try:
-                found = scored(rival, ruler, source, seed=settings.seed, folder=measured)
+                found = measure_entry(rival, evaluator, source, seed=settings.seed, folder=measured)
             except RunError as error:  # one that diverges must not cost the others their page
                 warnings.append(f"{rival.name} is left out: {error}")
                 continue
@@ -151,7 +157,7 @@ def compared(settings: Compare, plan: Plan, device: torch.device) -> Comparison:
     rivals = [rival for rival in rivals if rival.name in rows]
     if not rivals:
         raise RunError(f"no method could be measured; {warnings[-1]}")
-    warnings += dict.fromkeys(rival.caveat for rival in rivals if rival.caveat)
+    warnings += dict.fromkeys(rival.warning for rival in rivals if rival.warning)
     expenses = timed(
         rivals,
         source,
@@ -159,20 +165,20 @@ def compared(settings: Compare, plan: Plan, device: torch.device) -> Comparison:
         rounds=settings.timing_rounds,
         folder=measured,
     )
-    held_out, _ = source.reference("held_out", ruler.samples, settings.seed)
+    held_out, _ = source.reference("held_out", evaluator.samples, settings.seed)
     return Comparison(
         title=f"Single pass against guided diffusion: {source.name}",
-        data=about(source, held_out=ruler.held_out),
-        features=ruler.features,
-        samples=ruler.samples,
+        data=about(source, held_out=evaluator.held_out),
+        features=evaluator.features,
+        samples=evaluator.samples,
         rows=tuple(row_of(rival, rows[rival.name], expenses[rival.name]) for rival in rivals),
         models=tuple(
             biography(name, places[name], spoken(plan.commands.get(name))) for name in used
         ),
         quality=quality,
         real_picture=picture_of(held_out, source),
-        real_histogram=ruler.histogram(held_out),
-        classes=tuple(str(number) for number in range(len(ruler.histogram(held_out)))),
+        real_histogram=evaluator.histogram(held_out),
+        classes=tuple(str(number) for number in range(len(evaluator.histogram(held_out)))),
         warnings=tuple(warnings),
         provenance=provenance(
             [f"experiments/{Path(__file__).name}", *sys.argv[1:]], seed=settings.seed
@@ -185,18 +191,18 @@ def spoken(words: list[str] | None) -> str:
     return "" if words is None else shlex.join(["python", f"experiments/{words[0]}", *words[1:]])
 
 
-def row_of(contender: Contender, found: Scored, expense: Expense) -> Row:
+def row_of(entry: Entry, found: MeasuredEntry, cost: SamplingCost) -> Row:
     """A row of the page."""
     return Row(
-        method=contender.method.name,
-        setting=contender.budget.words,
-        kind=contender.kind,
-        models=contender.method.models,
+        method=entry.method.name,
+        setting=entry.budget.words,
+        kind=entry.kind,
+        models=entry.method.models,
         # A guide for other steps is no fair test of guidance.
-        baseline=None if contender.caveat else contender.method.baseline,
+        baseline=None if entry.warning else entry.method.baseline,
         figures=found.figures,
-        expense=expense,
-        details=contender.details,
+        cost=cost,
+        details=entry.details,
         picture=found.picture,
         neighbours=found.neighbours,
         histogram=found.histogram,

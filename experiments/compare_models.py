@@ -18,7 +18,12 @@ from hybridgen.training.checkpoint import write_atomically
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs"
-FINISHED = {"gan": "generator", "diffusion": "denoiser", "hybrid": "denoiser", "critic": "critic"}
+FINISHED = {
+    "gan": "generator",
+    "diffusion": "denoiser",
+    "hybrid": "denoiser",
+    "guide": "discriminator",
+}
 """What the script of a run leaves when it is done."""
 
 
@@ -31,19 +36,19 @@ class Model:
         script: of experiments/.
         config: a file in configs/, without its ending, such as `gan/digits`; or a path.
         arguments: further ones, such as `{training.steps: "3000"}`.
-        of: for a critic, the name of the model whose samples it judges.
+        of: for a discriminator, the name of the model whose samples it judges.
     """
 
     name: str
-    script: Literal["gan", "diffusion", "hybrid", "critic"]
+    script: Literal["gan", "diffusion", "hybrid", "guide"]
     config: str
     arguments: Mapping[str, str | int | float] | None = None
     of: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.script == "critic") != (self.of is not None):
+        if (self.script == "guide") != (self.of is not None):
             raise InputError(
-                f"{self.name}: a critic, and nothing else, is `of` a model; got script "
+                f"{self.name}: a discriminator, and nothing else, is `of` a model; got script "
                 f"{self.script} and of {self.of}"
             )
         if not self.file.is_file():
@@ -67,7 +72,7 @@ def folders(models: Sequence[Model], given: Mapping[str, str], home: Path) -> di
         home: of all others.
 
     Raises:
-        InputError: two models of one name, or a critic of a model that is not there.
+        InputError: two models of one name, or a discriminator of a model that is not there.
     """
     places = {model.name: home / model.name for model in models}
     if len(places) < len(models):
@@ -75,7 +80,7 @@ def folders(models: Sequence[Model], given: Mapping[str, str], home: Path) -> di
     places |= {name: Path(folder) for name, folder in given.items()}
     for model in models:
         if model.of is not None and model.of not in places:
-            raise InputError(f"{model.name} is a critic of {model.of!r}, which nobody named")
+            raise InputError(f"{model.name} is a discriminator of {model.of!r}, which nobody named")
     return places
 
 
@@ -97,7 +102,7 @@ def missing(
 
 
 def needed(models: Sequence[Model], used: Collection[str]) -> list[Model]:
-    """The models that methods use, and those that are judged by critics that they use."""
+    """The models that methods use, and those that are judged by discriminators that they use."""
     judged = {model.of for model in models if model.name in used}
     return [model for model in models if model.name in used or model.name in judged]
 

@@ -59,7 +59,8 @@ def planned(
     idle = sorted(set(runs) - used)
     if idle:
         raise InputError(
-            f"no method samples the run {idle[0]!r}: name it as a method's model, guide or critic"
+            f"no method samples the run {idle[0]!r}: name it as a method's model, guide or "
+            f"discriminator"
         )
     wanted = needed(models, used)
     to_train = missing(wanted, runs, places)

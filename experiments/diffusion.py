@@ -14,8 +14,13 @@ from hybridgen.cli import command
 from hybridgen.data.load import DataSettings, load_data
 from hybridgen.errors import InputError
 from hybridgen.evaluation.fit import check_rhythm, conduct
-from hybridgen.evaluation.monitor import Watch, table
-from hybridgen.networks.build import CriticSettings, DenoiserSettings, build_critic, build_denoiser
+from hybridgen.evaluation.monitor import Monitor, table
+from hybridgen.networks.build import (
+    DenoiserSettings,
+    DiscriminatorSettings,
+    build_denoiser,
+    build_discriminator,
+)
 from hybridgen.sampling.build import SamplerSettings, build_sampler
 from hybridgen.training.adversarial_term import AdversarialTerm, build_term
 from hybridgen.training.checkpoint import save_network
@@ -24,8 +29,8 @@ from hybridgen.training.run import Run
 from hybridgen.training.setup import (
     Precision,
     make_accelerator,
-    refuse_what_cannot_work,
     start_trackers,
+    validate_setup,
 )
 from hybridgen.training.step import Step, batches_of
 
@@ -35,15 +40,15 @@ class Diffusion:
     """Settings of `experiments/diffusion.py` and `experiments/hybrid.py`.
 
     Attributes:
-        critic: the discriminator, if `adversarial.source` asks for one.
+        discriminator: the discriminator, if `adversarial.source` asks for one.
         seed: of the weights and of every draw.
         sampler: how the denoiser is sampled for previews and judgements.
         out: the run's folder; `runs/diffusion/DATA-seedN` (`runs/hybrid/...`) if not given.
         log_every: steps between two lines of losses in the log.
-        preview_every: steps between two sample grids.
-        judge_every: steps between two judgements on `judge_samples` samples.
+        sample_every: steps between two sample grids.
+        eval_every: steps between two judgements on `eval_samples` samples.
         save_every: steps between two checkpoints.
-        judge_samples: samples for the metrics along the way.
+        eval_samples: samples for the metrics along the way.
         final_samples: samples for the last judgement; as many as the data allows if not given.
         mixed_precision: `no` or `bf16`; the launcher's choice if not given.
         threads: of torch on the CPU; tiny networks are fastest with one.
@@ -52,17 +57,19 @@ class Diffusion:
 
     data: DataSettings = field(default_factory=DataSettings)
     denoiser: DenoiserSettings = field(default_factory=DenoiserSettings)
-    critic: CriticSettings = field(default_factory=lambda: CriticSettings(noise_conditional=True))
+    discriminator: DiscriminatorSettings = field(
+        default_factory=lambda: DiscriminatorSettings(noise_conditional=True)
+    )
     adversarial: AdversarialTerm = field(default_factory=AdversarialTerm)
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     training: DiffusionTraining = field(default_factory=DiffusionTraining)
     seed: int = 0
     out: Path | None = None
     log_every: int = 10
-    preview_every: int = 200
-    judge_every: int = 1_000
+    sample_every: int = 200
+    eval_every: int = 1_000
     save_every: int = 200
-    judge_samples: int = 500
+    eval_samples: int = 500
     final_samples: int | None = None
     mixed_precision: Precision | None = None
     threads: int | None = None
@@ -70,10 +77,11 @@ class Diffusion:
 
     def __post_init__(self) -> None:
         check_rhythm(self)
-        if self.adversarial.source is not None and not self.critic.noise_conditional:
+        if self.adversarial.source is not None and not self.discriminator.noise_conditional:
             raise InputError(
-                "the critic of an adversarial term compares at many noise levels and must know "
-                "them: set critic.noise_conditional true"
+                "the discriminator of an adversarial term compares at many noise levels and must "
+                "know "
+                "them: set discriminator.noise_conditional true"
             )
 
 
@@ -95,11 +103,11 @@ def main(settings: Diffusion) -> None:
     finest = data_std if source.mixture is None else float(source.mixture.stds.min())
     game: dict[str, Any] = {}
     if settings.adversarial.source is not None:
-        critic = build_critic(settings.critic, source.shape, source.classes)
-        adversarial = build_term(critic, settings.adversarial)
-        settings.adversarial.refuse_high_noise(finest)
+        discriminator = build_discriminator(settings.discriminator, source.shape, source.classes)
+        adversarial = build_term(discriminator, settings.adversarial)
+        settings.adversarial.validate_noise_range(finest)
         game = {"term": settings.adversarial, "adversarial": adversarial}
-    refuse_what_cannot_work(
+    validate_setup(
         accelerator,
         game.get("adversarial"),
         settings.training.batch,
@@ -116,7 +124,7 @@ def main(settings: Diffusion) -> None:
                 print(table(run.result))
             return
         start_trackers(accelerator, f"hybridgen-{kind}", run.config)
-        watch = Watch(
+        monitor = Monitor(
             folder,
             source,
             sampler=lambda model: build_sampler(settings.sampler, model, source.shape),
@@ -136,26 +144,26 @@ def main(settings: Diffusion) -> None:
         conduct(
             run,
             steps,
-            watch,
+            monitor,
             settings,
-            lambda step: conclude(run, watch, step, settings),
+            lambda step: conclude(run, monitor, step, settings),
             total=total,
             batch=batch,
-            show=("total", "denoising", "critic"),
+            show=("total", "denoising", "discriminator"),
         )
 
 
-def conclude(run: Run, watch: Watch, step: Step, settings: Diffusion) -> None:
+def conclude(run: Run, monitor: Monitor, step: Step, settings: Diffusion) -> None:
     """Save the weights, judge them on as many samples as the data allows, and say so."""
     seconds = run.seconds
     save_network(step.average, run.folder / "denoiser")
-    if "critic" in step.state:
-        save_network(step.state["critic"], run.folder / "critic")
+    if "discriminator" in step.state:
+        save_network(step.state["discriminator"], run.folder / "discriminator")
     # Not logged: figures of another number of samples do not continue the curves.
-    figures = watch.figures(step.average, settings.final_samples)
-    watch.finish(step.average, run.log_file.rows())
+    figures = monitor.figures(step.average, settings.final_samples)
+    monitor.finish(step.average, run.log_file.rows())
     run.accelerator.end_training()
-    sampler = watch.sampler(step.average)
+    sampler = monitor.sampler(step.average)
     result = {
         "steps": step.number,
         "seconds": seconds,

@@ -25,7 +25,14 @@ SAVE_EVERY = 3
 # Small, but with everything that has a state: batch normalisation, labels, schedules.
 TRAINING = (
     *("--generator.architecture", "dcgan", "--generator.width", "8", "--generator.latent", "8"),
-    *("--critic.architecture", "dcgan", "--critic.width", "8", "--data.labels", "true"),
+    *(
+        "--discriminator.architecture",
+        "dcgan",
+        "--discriminator.width",
+        "8",
+        "--data.labels",
+        "true",
+    ),
     *("--training.batch", "16", "--save_every", str(SAVE_EVERY), "--log_every", "5"),
     *("--threads", "1"),
 )
@@ -150,7 +157,7 @@ def saved(folder: Path) -> int:
 def differences(one: Path, other: Path) -> int:
     """Tensors that are not equal bit for bit in the final weights of two runs."""
     count = 0
-    for name in ("generator", "critic"):
+    for name in ("generator", "discriminator"):
         a, b = (load_file(next((f / name).glob("*.safetensors"))) for f in (one, other))
         count += sum(not (key in b and torch.equal(a[key], b[key])) for key in a)
         count += len(b.keys() - a.keys())

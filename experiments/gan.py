@@ -10,22 +10,22 @@ from hybridgen.cli import command
 from hybridgen.data.augment import AugmentSettings
 from hybridgen.data.load import DataSettings, load_data
 from hybridgen.evaluation.fit import check_rhythm, conduct
-from hybridgen.evaluation.monitor import Watch, table
+from hybridgen.evaluation.monitor import Monitor, table
 from hybridgen.networks.build import (
-    CriticSettings,
+    DiscriminatorSettings,
     GeneratorSettings,
-    build_critic,
+    build_discriminator,
     build_generator,
 )
 from hybridgen.sampling.samplers import SinglePass
 from hybridgen.training.checkpoint import save_network
-from hybridgen.training.gan import Game, GanTraining, build_loss, train_gan
+from hybridgen.training.gan import AdversarialSettings, GanTraining, build_loss, train_gan
 from hybridgen.training.run import Run
 from hybridgen.training.setup import (
     Precision,
     make_accelerator,
-    refuse_what_cannot_work,
     start_trackers,
+    validate_setup,
 )
 from hybridgen.training.step import Step, batches_of
 
@@ -38,10 +38,10 @@ class Gan:
         seed: of the weights and of every draw.
         out: the run's folder; `runs/gan/DATA-seedN` if not given.
         log_every: steps between two lines of losses in the log.
-        preview_every: steps between two sample grids.
-        judge_every: steps between two judgements on `judge_samples` samples.
+        sample_every: steps between two sample grids.
+        eval_every: steps between two judgements on `eval_samples` samples.
         save_every: steps between two checkpoints.
-        judge_samples: samples for the metrics along the way; the last judgement is as large as
+        eval_samples: samples for the metrics along the way; the last judgement is as large as
             the data allows.
         mixed_precision: `no` or `bf16`; the launcher's choice if not given.
         threads: of torch on the CPU; tiny networks are fastest with one.
@@ -50,17 +50,17 @@ class Gan:
 
     data: DataSettings = field(default_factory=DataSettings)
     generator: GeneratorSettings = field(default_factory=GeneratorSettings)
-    critic: CriticSettings = field(default_factory=CriticSettings)
-    game: Game = field(default_factory=Game)
+    discriminator: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
+    adversarial: AdversarialSettings = field(default_factory=AdversarialSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     training: GanTraining = field(default_factory=GanTraining)
     seed: int = 0
     out: Path | None = None
     log_every: int = 10
-    preview_every: int = 100
-    judge_every: int = 500
+    sample_every: int = 100
+    eval_every: int = 500
     save_every: int = 200
-    judge_samples: int = 1_000
+    eval_samples: int = 1_000
     mixed_precision: Precision | None = None
     threads: int | None = None
     tracking: tuple[str, ...] = ()
@@ -82,9 +82,11 @@ def main(settings: Gan) -> None:
     # Whatever is wrong with the data or the settings is said before the folder is made.
     batches = batches_of(source, accelerator, batch=settings.training.batch, seed=settings.seed)
     generator = build_generator(settings.generator, source.shape, source.classes)
-    critic = build_critic(settings.critic, source.shape, source.classes)
-    adversarial = build_loss(critic, settings.game, settings.training, settings.augment)
-    refuse_what_cannot_work(
+    discriminator = build_discriminator(settings.discriminator, source.shape, source.classes)
+    adversarial = build_loss(
+        discriminator, settings.adversarial, settings.training, settings.augment
+    )
+    validate_setup(
         accelerator, adversarial, settings.training.batch, settings.training.accumulation
     )
     set_seed(settings.seed, device_specific=True)  # equal weights so far; draws differ from here
@@ -98,7 +100,7 @@ def main(settings: Gan) -> None:
                 print(table(run.result))
             return
         start_trackers(accelerator, "hybridgen-gan", run.config)
-        watch = Watch(
+        monitor = Monitor(
             folder, source, sampler=lambda g: SinglePass(g, (latent,)), seed=settings.seed
         )
         steps = train_gan(
@@ -114,23 +116,23 @@ def main(settings: Gan) -> None:
         conduct(
             run,
             steps,
-            watch,
+            monitor,
             settings,
-            lambda step: conclude(run, watch, step, batch),
+            lambda step: conclude(run, monitor, step, batch),
             total=total,
             batch=batch,
-            show=("critic", "generator"),
+            show=("discriminator", "generator"),
         )
 
 
-def conclude(run: Run, watch: Watch, step: Step, batch: int) -> None:
+def conclude(run: Run, monitor: Monitor, step: Step, batch: int) -> None:
     """Save the weights, judge them on as many samples as the data allows, and say so."""
     seconds = run.seconds
     save_network(step.average, run.folder / "generator")
-    save_network(step.state["critic"], run.folder / "critic")
+    save_network(step.state["discriminator"], run.folder / "discriminator")
     # Not logged: figures of another number of samples do not continue the curves.
-    figures = watch.figures(step.average)
-    watch.finish(step.average, run.log_file.rows())
+    figures = monitor.figures(step.average)
+    monitor.finish(step.average, run.log_file.rows())
     run.accelerator.end_training()
     speed = step.number * batch / seconds
     result = {"steps": step.number, "seconds": seconds, "images_per_second": speed, **figures}

@@ -17,7 +17,7 @@ from hybridgen.training.gan import GanTraining
 
 def plain_loop(
     generator: nn.Module,
-    critic: nn.Module,
+    discriminator: nn.Module,
     batches: Iterator[Batch],
     latents: Iterator[Tensor],
     training: GanTraining,
@@ -29,7 +29,7 @@ def plain_loop(
     """
     rate, betas = training.learning_rate.start, (0.0, training.beta2.start)
     g_opt = torch.optim.Adam(generator.parameters(), rate, betas=betas, fused=True)
-    c_opt = torch.optim.Adam(critic.parameters(), rate, betas=betas, fused=True)
+    c_opt = torch.optim.Adam(discriminator.parameters(), rate, betas=betas, fused=True)
     average = copy.deepcopy(generator).eval().requires_grad_(False)
     pairs = list(zip(average.state_dict().values(), generator.state_dict().values(), strict=True))
     kept, moving = zip(*[pair for pair in pairs if pair[0].is_floating_point()], strict=True)
@@ -40,7 +40,7 @@ def plain_loop(
         with torch.no_grad():
             fake = generator(next(latents))
         x = torch.cat([real, fake]).requires_grad_()
-        logits = critic(x)
+        logits = discriminator(x)
         (slope,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
         r1, r2 = slope.square().flatten(1).sum(1).chunk(2)
         on_real, on_fake = logits.chunk(2)
@@ -51,14 +51,14 @@ def plain_loop(
         c_opt.step()
 
         real, _ = next(batches)
-        critic.requires_grad_(False)
+        discriminator.requires_grad_(False)
         with torch.no_grad():
-            on_real = critic(real)
-        loss = F.softplus(on_real - critic(generator(next(latents)))).mean()
+            on_real = discriminator(real)
+        loss = F.softplus(on_real - discriminator(generator(next(latents)))).mean()
         g_opt.zero_grad()
         loss.backward()
         g_opt.step()
-        critic.requires_grad_(True)
+        discriminator.requires_grad_(True)
 
         half_life = min(training.ema_half_life, training.ema_ramp * number * training.batch)
         with torch.no_grad():

@@ -16,42 +16,42 @@ class Cost:
     Attributes:
         denoiser: evaluations of a denoising network.
         generator: evaluations of a generator.
-        critic_forward: evaluations of a critic.
-        critic_backward: gradients of a critic with respect to its input.
+        discriminator_forward: evaluations of a discriminator.
+        discriminator_backward: gradients of a discriminator with respect to its input.
     """
 
     denoiser: float = 0
     generator: float = 0
-    critic_forward: float = 0
-    critic_backward: float = 0
+    discriminator_forward: float = 0
+    discriminator_backward: float = 0
 
     @property
     def calls(self) -> float:
-        """Of the networks that make samples: critics are not counted."""
+        """Of the networks that make samples: discriminators are not counted."""
         return self.denoiser + self.generator
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
             denoiser=self.denoiser + other.denoiser,
             generator=self.generator + other.generator,
-            critic_forward=self.critic_forward + other.critic_forward,
-            critic_backward=self.critic_backward + other.critic_backward,
+            discriminator_forward=self.discriminator_forward + other.discriminator_forward,
+            discriminator_backward=self.discriminator_backward + other.discriminator_backward,
         )
 
     def __mul__(self, times: float) -> "Cost":
         return Cost(
             denoiser=times * self.denoiser,
             generator=times * self.generator,
-            critic_forward=times * self.critic_forward,
-            critic_backward=times * self.critic_backward,
+            discriminator_forward=times * self.discriminator_forward,
+            discriminator_backward=times * self.discriminator_backward,
         )
 
 
 class Discriminator(Protocol):
-    """How real a sample looks: the logit is positive where the critic believes "real".
+    """How real a sample looks: the logit is positive where the discriminator believes "real".
 
     One signature serves a GAN (sigma 0), an auxiliary loss (the level at which it compares)
-    and guidance (the sampler's level), so every critic can be handed to all three.
+    and guidance (the sampler's level), so every discriminator can be handed to all three.
     """
 
     def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, /) -> Tensor:
@@ -85,12 +85,12 @@ class Sampler(Protocol):
 
     @property
     def calls(self) -> float:
-        """Denoiser or generator calls that one sample costs; critics are not counted."""
+        """Denoiser or generator calls that one sample costs; discriminators are not counted."""
         ...
 
     @property
     def cost(self) -> Cost:
-        """Every network call of one sample, those of critics included."""
+        """Every network call of one sample, those of discriminators included."""
         ...
 
     def __call__(self, noise: Tensor, label: Tensor | None = None, /) -> Tensor:

@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from hybridgen.evaluation.results import Comparison, Expense, Row, Trained
+from hybridgen.evaluation.results import Comparison, Row, SamplingCost, Trained
 from hybridgen.metrics.intervals import Estimate
 from hybridgen.protocols import Cost
 
@@ -23,7 +23,7 @@ def row(method, setting="", *, quality=10.0, half=1.0, seconds=1e-3, calls=None,
         kind=others.pop("kind", method),
         models=others.pop("models", (method,)),
         figures=figures,
-        expense=Expense(calls=calls, flops=2e6, seconds=time, peak_bytes=2**20, batch=64),
+        cost=SamplingCost(calls=calls, flops=2e6, seconds=time, peak_bytes=2**20, batch=64),
         **others,
     )
 
@@ -33,7 +33,7 @@ def gan(**others):
 
 
 def refined(rounds, **others):
-    calls = Cost(generator=rounds + 1, critic_forward=rounds + 1)
+    calls = Cost(generator=rounds + 1, discriminator_forward=rounds + 1)
     words = f"{rounds} rounds"
     return row("GAN, refined", words, **{"calls": calls, "baseline": "GAN"} | others)
 
@@ -43,7 +43,7 @@ def diffusion(calls, **others):
 
 
 def guided(calls, scale=1, **others):
-    cost = Cost(denoiser=calls, critic_forward=calls, critic_backward=calls)
+    cost = Cost(denoiser=calls, discriminator_forward=calls, discriminator_backward=calls)
     words = f"{calls} calls, scale {scale}"
     return row("guided", words, **{"calls": cost, "baseline": "diffusion"} | others)
 
@@ -73,7 +73,7 @@ def full(name="digits"):
         "mode_std": estimate(0.9, 0.05),
         "c2st_p": estimate(0.03, 0.0),
     }
-    best = {"frechet_distance": estimate(12.0, floor=10.0, truth=0.0)} | more
+    best = {"frechet_distance": estimate(12.0, floor=10.0, ideal=0.0)} | more
     shown = {"picture": png(), "neighbours": png(90), "histogram": (5, 0, 9)}
     rows = (
         gan(figures=more, **shown, details={name: name}),

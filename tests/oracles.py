@@ -1,9 +1,9 @@
 """Fixture A: data p and a wrong model q in one dimension, where every right answer is known.
 
-Denoiser and critic are closed forms at every noise level, so a sampler that misses p has made the
-mistake itself. `W1_FLOOR` and `KS_FLOOR` are about what 20 000 draws of p itself score. Over 200
-seeds their means are .017 and .006, and W1 passes .036 one time in twenty, because chance gives one
-mode more than its half. So seeds are fixed, and what can be compared path by path is.
+Denoiser and discriminator are closed forms at every noise level, so a sampler that misses p has
+made the mistake itself. `W1_FLOOR` and `KS_FLOOR` are about what 20 000 draws of p itself score.
+Over 200 seeds their means are .017 and .006, and W1 passes .036 one time in twenty, because chance
+gives one mode more than its half. So seeds are fixed, and what can be compared path by path is.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,9 @@ def exact_denoiser(mixture: GaussianMixture = Q) -> Callable[..., Tensor]:
     return lambda x, sigma, label=None: mixture.denoise(x, sigma)
 
 
-def exact_critic(real: GaussianMixture = P, model: GaussianMixture = Q) -> Callable[..., Tensor]:
+def exact_discriminator(
+    real: GaussianMixture = P, model: GaussianMixture = Q
+) -> Callable[..., Tensor]:
     """`log p_sigma - log q_sigma`, as a `Discriminator`."""
     return lambda x, sigma, label=None: real.log_ratio(model, x, sigma)
 
@@ -76,7 +78,7 @@ def mass_right_of_zero(samples: Tensor) -> float:
 
 @dataclass
 class Counted:
-    """A denoiser or critic that counts its calls."""
+    """A denoiser or discriminator that counts its calls."""
 
     function: Callable[..., Tensor]
     calls: int = 0

@@ -23,17 +23,32 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).with_name("golden.json")
 MODE = os.environ.get("HYBRIDGEN_GOLDEN", "close")
 SHORT = (
-    *("--training.steps", "50", "--judge_samples", "200", "--judge_every", "50", "--threads", "1"),
-    *("--save_every", "50", "--preview_every", "50", "--log_every", "25"),
+    *("--training.steps", "50", "--eval_samples", "200", "--eval_every", "50", "--threads", "1"),
+    *("--save_every", "50", "--sample_every", "50", "--log_every", "25"),
 )
 GUIDE = (
     *("--training.steps", "60", "--training.batch", "64", "--training.check_every", "20"),
-    *("--fakes", "400", "--sampler.steps", "6", "--scale_samples", "100", "--final_samples", "200"),
+    *(
+        "--num_samples",
+        "400",
+        "--sampler.steps",
+        "6",
+        "--scale_samples",
+        "100",
+        "--final_samples",
+        "200",
+    ),
     *("--scales", "[0.0, 1.0]", "--training.objective", "cross_entropy", "--threads", "1"),
 )
 ROWS = [
     {"name": "GAN", "model": "gan"},
-    {"name": "refined", "model": "gan", "critic": "gan-critic", "rounds": [1], "baseline": "GAN"},
+    {
+        "name": "refined",
+        "model": "gan",
+        "discriminator": "gan-discriminator",
+        "rounds": [1],
+        "baseline": "GAN",
+    },
     {"name": "diffusion", "model": "diffusion", "calls": [6]},
     {"name": "guided", "model": "diffusion", "guide": "guide", "scales": [1.0], "calls": [6]},
 ]
@@ -79,15 +94,20 @@ def home(tmp_path_factory):
     run("gan", *SHORT, "--out", home / "gan-digits")
     run("gan", "--config", configs / "gan/ring.yaml", *SHORT, "--out", home / "gan-ring")
     run("diffusion", "--config", configs / "diffusion/ring.yaml", *SHORT, "--out", home / "ring")
-    few = ("--sampler.steps", "4", "--judge_samples", "100", "--final_samples", "100")
+    few = ("--sampler.steps", "4", "--eval_samples", "100", "--final_samples", "100")
     run("diffusion", *SHORT, *few, "--out", home / "digits")
     hybrid = (*SHORT, "--adversarial.warm_up", "10", "--adversarial.ramp", "10")
     run("hybrid", "--config", configs / "hybrid/ring.yaml", *hybrid, "--out", home / "hybrid-ring")
-    guide = ("--config", configs / "critic/ring.yaml", *GUIDE)
-    run("critic", *guide, "--run", home / "ring", "--out", home / "guide")
-    guide = ("--config", configs / "critic/gan-ring.yaml", *GUIDE)
-    run("critic", *guide, "--run", home / "gan-ring", "--out", home / "gan-critic")
-    runs = {"gan": "gan-ring", "gan-critic": "gan-critic", "diffusion": "ring", "guide": "guide"}
+    guide = ("--config", configs / "guide/ring.yaml", *GUIDE)
+    run("guide", *guide, "--run", home / "ring", "--out", home / "guide")
+    guide = ("--config", configs / "guide/gan-ring.yaml", *GUIDE)
+    run("guide", *guide, "--run", home / "gan-ring", "--out", home / "gan-discriminator")
+    runs = {
+        "gan": "gan-ring",
+        "gan-discriminator": "gan-discriminator",
+        "diffusion": "ring",
+        "guide": "guide",
+    }
     run(
         "compare",
         *("--runs", json.dumps({name: str(home / folder) for name, folder in runs.items()})),
@@ -109,13 +129,13 @@ def golden(home):
 def measured(home):
     networks = {
         "gan-digits/generator": home / "gan-digits" / "generator",
-        "gan-digits/critic": home / "gan-digits" / "critic",
+        "gan-digits/discriminator": home / "gan-digits" / "discriminator",
         "gan-ring/generator": home / "gan-ring" / "generator",
         "diffusion-digits/denoiser": home / "digits" / "denoiser",
         "diffusion-ring/denoiser": home / "ring" / "denoiser",
         "hybrid-ring/denoiser": home / "hybrid-ring" / "denoiser",
-        "hybrid-ring/critic": home / "hybrid-ring" / "critic",
-        "guide": home / "guide" / "critic",
+        "hybrid-ring/discriminator": home / "hybrid-ring" / "discriminator",
+        "guide": home / "guide" / "discriminator",
     }
     guide = json.loads((home / "guide" / "guide.json").read_text())
     comparison = json.loads((home / "comparison" / "result.json").read_text())

@@ -15,7 +15,7 @@ def test_the_blocks_about_importing_the_loss_run_one_after_the_other():
     names: dict = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)
-    trained = [p.grad is not None for p in names["critic"].parameters()]
+    trained = [p.grad is not None for p in names["discriminator"].parameters()]
     assert all(trained)
     assert names["error"].isfinite()
 
@@ -41,5 +41,5 @@ def test_the_block_about_measuring_runs(capsys):
     (block,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     names: dict = {}
     exec(compile(block, str(README), "exec"), names)
-    assert names["found"].figures["modes"].truth == 8
+    assert names["found"].figures["modes"].ideal == 8
     assert "frechet_distance" in capsys.readouterr().out

@@ -1,4 +1,6 @@
-"""Augmentation of what the critic sees, so that few images do not teach it the images by heart."""
+"""Augmentation of what the discriminator sees, so that few images do not teach it the images by
+heart.
+"""
 
 import math
 from dataclasses import dataclass
@@ -18,12 +20,13 @@ _CONTRAST = 0.5  # standard deviation of log2
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentSettings:
-    """How strongly real and generated images are changed before the critic sees them.
+    """How strongly real and generated images are changed before the discriminator sees them.
 
     Attributes:
         strength: probability p of each operation, for each image; the start if `adaptive`.
-        adaptive: move p so that the critic's `separation` of real and fake stays near `target`.
-        target: wanted `separation`, the mean sign of real minus fake logits, below 1.
+        adaptive: move p so that the discriminator's `sign_accuracy` of real and fake stays near
+            `target`.
+        target: wanted `sign_accuracy`, the mean sign of real minus fake logits, below 1.
         speed_images: images in which an adaptive p moves from 0 to 1.
         flips: mirror half of the images left to right; wrong for digits and letters.
     """
@@ -84,22 +87,24 @@ class Augment(nn.Module):
         return _colour(_geometry(x, draw, self.settings.flips), draw)
 
     @torch.no_grad()
-    def update(self, separation: float, images: int) -> None:
-        """Move the strength after `images` more real images at this `separation`.
+    def update(self, sign_accuracy: float, images: int) -> None:
+        """Move the strength after `images` more real images at this `sign_accuracy`.
 
-        `p <- clip(p + sgn(separation - target) images / speed_images, 0, 1)`; does nothing unless
-        adaptive. With several processes, give all of them the mean over all.
+        `p <- clip(p + sgn(sign_accuracy - target) images / speed_images, 0, 1)`; does nothing
+        unless adaptive. With several processes, give all of them the mean over all.
 
         Raises:
-            ValueError: `separation` outside [-1, 1], not a number, or negative `images`.
+            ValueError: `sign_accuracy` outside [-1, 1], not a number, or negative `images`.
         """
-        if not -1 <= separation <= 1 or images < 0:
+        if not -1 <= sign_accuracy <= 1 or images < 0:
             raise ValueError(
-                f"need separation in [-1, 1] and images >= 0, got {separation=}, {images=}"
+                f"need sign_accuracy in [-1, 1] and images >= 0, got {sign_accuracy=}, {images=}"
             )
-        if not self.settings.adaptive or separation == self.settings.target:
+        if not self.settings.adaptive or sign_accuracy == self.settings.target:
             return
-        step = math.copysign(images / self.settings.speed_images, separation - self.settings.target)
+        step = math.copysign(
+            images / self.settings.speed_images, sign_accuracy - self.settings.target
+        )
         self.strength.add_(step).clamp_(0, 1)
 
 

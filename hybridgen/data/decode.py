@@ -49,7 +49,7 @@ def open_image(cell: Mapping[str, Any] | None, where: str) -> Image.Image:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class ImageFormat:
     """What every image of a set has, or is brought to.
 
     Attributes:
@@ -92,7 +92,9 @@ class Form:
         return pixels[None] if pixels.ndim == 2 else rearrange(pixels, "h w c -> c h w")
 
 
-def form_of(first: Image.Image, where: str, resolution: int | None, channels: int | None) -> Form:
+def image_format(
+    first: Image.Image, where: str, resolution: int | None, channels: int | None
+) -> ImageFormat:
     """The form of a set whose first image is `first`, where the settings do not say it.
 
     Raises:
@@ -103,7 +105,7 @@ def form_of(first: Image.Image, where: str, resolution: int | None, channels: in
             f"{where} is {_pixels(first)} pixels, expected a square image; "
             "set data.resolution to crop and resize all images."
         )
-    return Form(
+    return ImageFormat(
         side=resolution or first.width,
         channels=channels or channels_of(first),
         resize=resolution is not None,

@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from hybridgen.data.source import Batch, Part, Source, check_part, positions, share
+from hybridgen.data.source import Batch, Part, Source, check_part, share, shuffled_positions
 from hybridgen.errors import InputError
 from hybridgen.maths.rng import rng_for
 
@@ -103,7 +103,7 @@ class ImageSource:
 
         def gather() -> Iterator[Batch]:
             for i in count_from(start):
-                rows = positions(seed, i * batch + rank * mine, mine, self.size).to(device)
+                rows = shuffled_positions(seed, i * batch + rank * mine, mine, self.size).to(device)
                 yield to_float(images[rows]), None if labels is None else labels[rows]
 
         return gather()
@@ -113,7 +113,7 @@ class ImageSource:
         check_part(part, count)
         images = self.train if part == "train" else self.held_out
         labels = self.train_labels if part == "train" else self.held_out_labels
-        rows = positions(seed, 0, min(count, len(images)), len(images))
+        rows = shuffled_positions(seed, 0, min(count, len(images)), len(images))
         return to_float(images[rows]), None if labels is None else labels[rows]
 
 
@@ -161,13 +161,13 @@ def shuffled(
 
     def gather() -> Iterator[Batch]:
         for i in count_from(start):
-            rows = positions(seed, i * batch + rank * mine, mine, len(x)).to(device)
+            rows = shuffled_positions(seed, i * batch + rank * mine, mine, len(x)).to(device)
             yield x[rows], None if label is None else label[rows]
 
     return gather()
 
 
-def set_apart(source: Source, part: float) -> Source:
+def split_validation(source: Source, part: float) -> Source:
     """A source whose held-out examples are a fixed `part` of the training examples of `source`.
 
     For choosing among guides, so that the examples held out by `source` are left to judge the one

@@ -111,7 +111,7 @@ def _epoch(seed: int, epoch: int, size: int) -> Tensor:
     return torch.randperm(size, generator=rng_for("epoch", seed, epoch))
 
 
-def positions(seed: int, start: int, count: int, size: int) -> LongTensor:
+def shuffled_positions(seed: int, start: int, count: int, size: int) -> LongTensor:
     """Entries `start .. start + count` of the endless concatenation of shuffled epochs.
 
     Every example occurs once in each epoch of `size` entries; a batch may span epochs.

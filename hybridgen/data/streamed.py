@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hybridgen.data.images import to_float
-from hybridgen.data.source import Batch, Part, check_part, positions, share
-from hybridgen.data.tables import Examples
+from hybridgen.data.source import Batch, Part, check_part, share, shuffled_positions
+from hybridgen.data.tables import ImageTable
 from hybridgen.errors import InputError
 
 
@@ -29,8 +29,8 @@ class StreamedSource:
     """
 
     name: str
-    train: Examples
-    held_out: Examples
+    train: ImageTable
+    held_out: ImageTable
     classes: int = 0
     workers: int = 2
 
@@ -85,7 +85,7 @@ class StreamedSource:
         """See `Source.reference`."""
         check_part(part, count)
         examples = self.train if part == "train" else self.held_out
-        rows = positions(seed, 0, min(count, len(examples)), len(examples))
+        rows = shuffled_positions(seed, 0, min(count, len(examples)), len(examples))
         labels = None if examples.labels is None else examples.labels[rows]
         return to_float(examples.read(rows)), labels
 
@@ -103,7 +103,7 @@ class _Order:
 
     def __iter__(self) -> Iterator[Tensor]:
         for i in count_from(self.start):
-            yield positions(self.seed, i * self.batch + self.offset, self.mine, self.size)
+            yield shuffled_positions(self.seed, i * self.batch + self.offset, self.mine, self.size)
 
 
 class _Reader(Dataset):
@@ -112,7 +112,7 @@ class _Reader(Dataset):
     An exception would reach the main process wrapped in the worker's traceback.
     """
 
-    def __init__(self, examples: Examples) -> None:
+    def __init__(self, examples: ImageTable) -> None:
         self.examples = examples
 
     def __getitem__(self, rows: Tensor) -> Tensor | str:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybridgen.data.decode import Form, form_of, open_image
+from hybridgen.data.decode import ImageFormat, image_format, open_image
 from hybridgen.data.images import split
 from hybridgen.data.source import DataSettings
 from hybridgen.errors import InputError
@@ -22,7 +22,7 @@ _CHUNK = 1_024
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Examples:
+class ImageTable:
     """One part of a set: images that are decoded when they are read.
 
     Args:
@@ -36,20 +36,20 @@ class Examples:
     table: Any
     rows: Tensor
     labels: Tensor | None
-    form: Form
+    form: ImageFormat
     name: str
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read(self, positions: Tensor) -> Tensor:
+    def read(self, shuffled_positions: Tensor) -> Tensor:
         """The images at these positions, `[b] -> uint8 [b c h w]`.
 
         Raises:
             InputError: an image is damaged or does not have the form; named by its path.
         """
-        images = np.empty((len(positions), *self.form.shape), dtype=np.uint8)
-        for slot, (cell, where) in enumerate(self._cells(positions)):
+        images = np.empty((len(shuffled_positions), *self.form.shape), dtype=np.uint8)
+        for slot, (cell, where) in enumerate(self._cells(shuffled_positions)):
             images[slot] = self.form.apply(open_image(cell, where), where)
         return torch.from_numpy(images)
 
@@ -65,13 +65,15 @@ class Examples:
                 pass  # asking for the results raises the first error
         return images
 
-    def _cells(self, positions: Tensor) -> Iterator[tuple[Any, str]]:
-        rows = self.rows[positions].tolist()
+    def _cells(self, shuffled_positions: Tensor) -> Iterator[tuple[Any, str]]:
+        rows = self.rows[shuffled_positions].tolist()
         for row, cell in zip(rows, self.table[rows]["image"], strict=True):
             yield cell, _where(cell, row, self.name)
 
 
-def parts(tables: datasets.DatasetDict, settings: DataSettings) -> tuple[Examples, Examples, int]:
+def parts(
+    tables: datasets.DatasetDict, settings: DataSettings
+) -> tuple[ImageTable, ImageTable, int]:
     """Training part, held-out part and number of classes (0 if the data has no labels).
 
     The data's own test or validation split is held out; else a fixed share of the rows.
@@ -96,9 +98,9 @@ def parts(tables: datasets.DatasetDict, settings: DataSettings) -> tuple[Example
     sides = [_undecoded(table, column, settings.path) for table in (train, held)]
     first = sides[0][[0]]["image"][0]
     where = _where(first, 0, names[0])
-    form = form_of(open_image(first, where), where, settings.resolution, settings.channels)
+    form = image_format(open_image(first, where), where, settings.resolution, settings.channels)
     both = [
-        Examples(
+        ImageTable(
             table=sides[i],
             rows=rows[i],
             labels=None if labels is None else labels[i][rows[i]],

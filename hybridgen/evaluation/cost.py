@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from hybridgen.evaluation.results import Expense
+from hybridgen.evaluation.results import SamplingCost
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.intervals import Estimate
 from hybridgen.protocols import Cost
@@ -114,7 +114,7 @@ def clock_for(device: torch.device, threads: int) -> Clock:
     return time.process_time if device.type == "cpu" and threads == 1 else wall
 
 
-def take_turns(
+def interleaved_timings(
     tasks: Mapping[str, Callable[[], object]],
     repeats: int | Mapping[str, int],
     clock: Clock,
@@ -205,7 +205,7 @@ def expenses(
     rounds: int = ROUNDS,
     limit: float = 5.0,
     clock: Clock | None = None,
-) -> dict[str, Expense]:
+) -> dict[str, SamplingCost]:
     """What one sample of each sampler costs, in batches of one size.
 
     Each makes one batch whose operations and bytes are counted, one that warms up, and then as many
@@ -243,7 +243,7 @@ def expenses(
         repeats[name] = max(FEWEST, min(rounds, int(limit / max(clock() - begun, 1e-9))))
     seconds = alternated(tasks, samples=batch, rounds=repeats, clock=clock)
     return {
-        name: Expense(
+        name: SamplingCost(
             calls=_told(sampler),
             flops=counted[name][0] / batch,
             seconds=seconds[name],
@@ -254,7 +254,7 @@ def expenses(
     }
 
 
-def expense_of(
+def sampling_cost(
     sampler: Sampling,
     noise: Tensor,
     label: Tensor | None = None,
@@ -262,7 +262,7 @@ def expense_of(
     rounds: int = ROUNDS,
     limit: float = 5.0,
     clock: Clock | None = None,
-) -> Expense:
+) -> SamplingCost:
     """What one sample of one sampler costs; see `expenses`."""
     name = "the sampler"
     given = ({name: sampler}, {name: noise}, {name: label})
@@ -292,7 +292,7 @@ def alternated(
 ) -> dict[str, Estimate]:
     """Seconds per sample of tasks that make `samples` each: the median over rounds, in turns."""
     found = {}
-    for name, seconds in take_turns(tasks, rounds, clock).items():
+    for name, seconds in interleaved_timings(tasks, rounds, clock).items():
         value, low, high = (s / samples for s in median_interval(seconds))
         found[name] = Estimate(value=value, low=low, high=high)
     return found

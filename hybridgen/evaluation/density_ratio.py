@@ -1,4 +1,6 @@
-"""A trained critic's logit made into a log density ratio of clean samples that can be relied on."""
+"""A trained discriminator's logit made into a log density ratio of clean samples that can be
+relied on.
+"""
 
 import math
 from dataclasses import asdict, dataclass
@@ -10,8 +12,8 @@ from torch import Tensor
 
 from hybridgen.data.images import to_float
 from hybridgen.evaluation.plots import to_bytes
-from hybridgen.losses.score_matching import Critic
-from hybridgen.training.validation import Exam
+from hybridgen.protocols import Discriminator
+from hybridgen.training.validation import HeldOutValidation
 
 BOUND = 0.95
 """The share of generated samples whose log ratio is below the bound.
@@ -27,8 +29,8 @@ class Calibration:
     """How a logit becomes a log ratio, as `guide.json` keeps it.
 
     Attributes:
-        sigma: the noise level that the critic is told.
-        slope: not negative, so that a critic which knows nothing gets 0 and changes nothing.
+        sigma: the noise level that the discriminator is told.
+        slope: not negative, so that a discriminator which knows nothing gets 0 and changes nothing.
         offset: added after the slope.
         log_bound: what 95 % of generated samples are below, for rejection.
         acceptance: the share of generated samples that rejection then accepts.
@@ -43,21 +45,23 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LogRatio:
-    """`slope * critic(x, sigma, label) + offset`, an estimate of `log p(x) - log q(x)`.
+    """`slope * discriminator(x, sigma, label) + offset`, an estimate of `log p(x) - log q(x)`.
 
-    Images are judged as they would be saved, in 256 values, as the critic has met them.
+    Images are judged as they would be saved, in 256 values, as the discriminator has met them.
     """
 
-    critic: Critic
+    discriminator: Discriminator
     calibration: Calibration
 
     def __call__(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """Clean samples `[b ...]`, `label [b]` -> log ratios `[b]`, float64."""
-        logit = told(self.critic, x, self.calibration.sigma, label)
+        logit = told(self.discriminator, x, self.calibration.sigma, label)
         return self.calibration.slope * logit + self.calibration.offset
 
 
-def calibrated(critic: Critic, exam: Exam) -> tuple[Calibration, dict[str, float]]:
+def calibrated(
+    discriminator: Discriminator, validation: HeldOutValidation
+) -> tuple[Calibration, dict[str, float]]:
     """The best calibration at any of the exam's levels, and what it is worth.
 
     Clean samples are shown as if they had the level's noise. Slope, offset and level are those of
@@ -66,8 +70,10 @@ def calibrated(critic: Critic, exam: Exam) -> tuple[Calibration, dict[str, float
     Source: Platt 1999, and Turner et al. 2019, arXiv:1811.11357, section 3.2.
     """
     tried = []
-    for sigma in exam.levels.tolist():
-        real, fake = (told(critic, x, sigma, label) for x, label in (exam.real, exam.fake))
+    for sigma in validation.levels.tolist():
+        real, fake = (
+            told(discriminator, x, sigma, label) for x, label in (validation.real, validation.fake)
+        )
         slope, offset = platt(real[::2], fake[::2])
         loss = cross_entropy(slope * real[::2] + offset, slope * fake[::2] + offset)
         tried.append((loss, sigma, slope, offset, real, fake))
@@ -90,12 +96,18 @@ def calibrated(critic: Critic, exam: Exam) -> tuple[Calibration, dict[str, float
 
 
 @torch.no_grad()
-def told(critic: Critic, x: Tensor, sigma: float, label: Tensor | None = None) -> Tensor:
-    """What a critic says of clean samples when told that they have noise sigma, `[b]`, float64."""
+def told(
+    discriminator: Discriminator, x: Tensor, sigma: float, label: Tensor | None = None
+) -> Tensor:
+    """What a discriminator says of clean samples when told that they have noise sigma, `[b]`,
+    float64.
+    """
     seen = to_float(to_bytes(x)).to(x) if x.ndim > 2 else x
     parts = [slice(i, i + _AT_ONCE) for i in range(0, len(x), _AT_ONCE)]
     logits = [
-        critic(seen[p], seen.new_full((len(seen[p]),), sigma), None if label is None else label[p])
+        discriminator(
+            seen[p], seen.new_full((len(seen[p]),), sigma), None if label is None else label[p]
+        )
         for p in parts
     ]
     return torch.cat(logits).double()

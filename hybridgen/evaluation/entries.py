@@ -12,10 +12,10 @@ from hybridgen.data.source import Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.methods import Budget, Method
 from hybridgen.evaluation.runs import (
-    FinishedGuide,
+    SavedGuide,
     config_of,
     fingerprint,
-    finished_guide,
+    load_guide,
     network_of,
 )
 from hybridgen.networks.build import load_network
@@ -29,7 +29,7 @@ Kind = Literal["gan", "diffusion", "hybrid"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Contender:
+class Entry:
     """A method at one budget, ready to sample.
 
     Attributes:
@@ -37,8 +37,8 @@ class Contender:
         like: a tensor of the type and on the device that the model computes with.
         key: all that its samples depend on beside the noise.
         details: the same for a reader.
-        caveat: a sentence if its guide or critic knows the errors of another sampler or other
-            steps than these; else empty.
+        caveat: a sentence if its guide or discriminator knows the errors of another sampler or
+            other steps than these; else empty.
     """
 
     method: Method
@@ -48,7 +48,7 @@ class Contender:
     like: Tensor
     key: Mapping[str, Any]
     details: Mapping[str, str]
-    caveat: str
+    warning: str
 
     @property
     def name(self) -> str:
@@ -74,27 +74,27 @@ def kind_of(folder: Path) -> Kind:
     )
 
 
-def contenders(
+def entries(
     methods: tuple[Method, ...],
     runs: Mapping[str, Path],
     source: Source,
     *,
     device: torch.device | str = "cpu",
-) -> list[Contender]:
+) -> list[Entry]:
     """Every method at each of its budgets.
 
     Args:
         methods: as settings name them.
-        runs: name -> folder of a finished run, critics included.
+        runs: name -> folder of a finished run, discriminators included.
         source: what all of them were trained on.
 
     Raises:
-        InputError: a run that nobody named, a critic of another model, a budget that a sampler
-            cannot meet, two rows of one name.
+        InputError: a run that nobody named, a discriminator of another model, a budget that a
+            sampler cannot meet, two rows of one name.
     """
     networks: dict[Path, Any] = {}
     found = [c for m in methods for c in _at_each_budget(m, runs, source, device, networks)]
-    names = [contender.name for contender in found]
+    names = [entry.name for entry in found]
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
         raise InputError(f"two rows are called {twice[0]!r}: give the methods different names")
@@ -107,7 +107,7 @@ def _at_each_budget(
     source: Source,
     device: torch.device | str,
     networks: dict[Path, Any],
-) -> Iterator[Contender]:
+) -> Iterator[Entry]:
     method.check_names(runs)
     run = runs[method.model]
     kind = kind_of(run)
@@ -116,8 +116,8 @@ def _at_each_budget(
     if weights not in networks:
         networks[weights] = load_network(weights)
     network = networks[weights].to(device).requires_grad_(False)
-    guide = _critic(method, method.guide, run, runs, device)
-    critic = _critic(method, method.critic, run, runs, device)
+    guide = _discriminator(method, method.guide, run, runs, device)
+    discriminator = _discriminator(method, method.discriminator, run, runs, device)
     for budget in method.budgets(guide.scale if guide is not None else 0.0):
         key: dict[str, Any] = {"model": fingerprint(run, weights.name)}
         if kind == "gan":
@@ -128,49 +128,54 @@ def _at_each_budget(
             if guide is not None:
                 scale, window = budget.scale or 0.0, guide.window
                 key |= {"guide": guide.fingerprint, "scale": scale, "window": window}
-                denoiser = discriminator_guidance(denoiser, guide.critic, scale, window=window)
+                denoiser = discriminator_guidance(
+                    denoiser, guide.discriminator, scale, window=window
+                )
             sampler = build_sampler(settings, denoiser, source.shape)
-        if critic is not None:
-            log_ratio = critic.log_ratio
+        if discriminator is not None:
+            log_ratio = discriminator.log_ratio
             calibration = asdict(log_ratio.calibration)
-            key |= {"critic": critic.fingerprint, "calibration": calibration}
+            key |= {"discriminator": discriminator.fingerprint, "calibration": calibration}
             key |= {"how": method.how, "rounds": budget.rounds}
             sampler = Refined(
                 sampler,
                 log_ratio,
                 method.how,
                 rounds=budget.rounds,
-                log_bound=critic.log_bound,
-                acceptance=critic.acceptance,
+                log_bound=discriminator.log_bound,
+                acceptance=discriminator.acceptance,
             )
-        yield Contender(
+        yield Entry(
             method=method,
             budget=budget,
-            kind=kind + ", guided" * (guide is not None) + ", refined" * (critic is not None),
+            kind=kind
+            + ", guided" * (guide is not None)
+            + ", refined" * (discriminator is not None),
             sampler=sampler,
             like=next(network.parameters()),
             key=key,
-            details=_details(run, key, guide, critic),
-            caveat=_caveat(method, budget, kind, guide, critic),
+            details=_details(run, key, guide, discriminator),
+            warning=_caveat(method, budget, kind, guide, discriminator),
         )
 
 
-def _critic(
+def _discriminator(
     method: Method,
     name: str | None,
     run: Path,
     runs: Mapping[str, Path],
     device: torch.device | str,
-) -> FinishedGuide | None:
+) -> SavedGuide | None:
     if name is None:
         return None
-    found = finished_guide(runs[name])
+    found = load_guide(runs[name])
     if found.run.resolve() != run.resolve():
         raise InputError(
-            f"{method.name}: {runs[name]} is a critic for {found.run} and not for {run}: a density "
-            "ratio belongs to one model; train one with experiments/critic.py"
+            f"{method.name}: {runs[name]} is a discriminator for {found.run} and not for {run}: "
+            f"a density "
+            "ratio belongs to one model; train one with experiments/guide.py"
         )
-    found.critic.to(device).requires_grad_(False)
+    found.discriminator.to(device).requires_grad_(False)
     return found
 
 
@@ -178,18 +183,19 @@ def _caveat(
     method: Method,
     budget: Budget,
     kind: Kind,
-    guide: FinishedGuide | None,
-    critic: FinishedGuide | None,
+    guide: SavedGuide | None,
+    discriminator: SavedGuide | None,
 ) -> str:
     if kind == "gan":
         return ""
     settings = method.sampler_settings(budget.calls)
-    for asked in (guide, critic):
+    for asked in (guide, discriminator):
         if asked is not None and (asked.sampler, asked.steps) != (settings.name, settings.steps):
             return (
-                f"{method.name} at {budget.calls} calls asks a critic that was trained on samples "
+                f"{method.name} at {budget.calls} calls asks a discriminator that was trained on "
+                f"samples "
                 f"of {asked.sampler} with {asked.steps} steps: it knows the errors of those, so "
-                "this is no test of what such a critic can do here."
+                "this is no test of what such a discriminator can do here."
             )
     return ""
 
@@ -197,19 +203,21 @@ def _caveat(
 def _details(
     run: Path,
     key: Mapping[str, Any],
-    guide: FinishedGuide | None,
-    critic: FinishedGuide | None,
+    guide: SavedGuide | None,
+    discriminator: SavedGuide | None,
 ) -> dict[str, str]:
     said = {"model": run.name}
     if "sampler" in key:
         said["sampler"] = ", ".join(f"{name} {value}" for name, value in key["sampler"].items())
-    for use, asked in (("guide", guide), ("critic", critic)):
+    for use, asked in (("guide", guide), ("discriminator", discriminator)):
         if asked is not None:
-            blessed = "blessed" if asked.blessed else "not blessed"
-            said[use] = f"{asked.folder.name}, {blessed}, for {asked.sampler}, {asked.steps} steps"
+            significant = "significant" if asked.significant else "not significant"
+            said[use] = (
+                f"{asked.folder.name}, {significant}, for {asked.sampler}, {asked.steps} steps"
+            )
     if guide is not None:
         low, high = guide.window
         said["guidance"] = f"scale {key['scale']:g}, asked at noise levels {low:.3g} to {high:.3g}"
-    if critic is not None:
+    if discriminator is not None:
         said["refinement"] = f"{key['how']}, {key['rounds']} rounds"
     return said

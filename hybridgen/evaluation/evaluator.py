@@ -1,4 +1,4 @@
-"""A ruler: prepared once for a data set, laid against the samples of any number of samplers."""
+"""A evaluator: prepared once for a data set, laid against the samples of any number of samplers."""
 
 import hashlib
 import math
@@ -271,7 +271,7 @@ class Eye:
 def examples(
     data: Source | tuple[Tensor, Tensor], samples: int, seed: int
 ) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
-    """What a ruler needs of the data.
+    """What a evaluator needs of the data.
 
     Returns:
         Held-out examples; their labels, if there are any; training examples; and, if those are
@@ -391,7 +391,7 @@ class Reference:
                 ]
         return found
 
-    def told_apart(self, seen: Seen, seed: int) -> dict[str, Estimate]:
+    def two_sample(self, seen: Seen, seed: int) -> dict[str, Estimate]:
         """The two-sample test; its own intervals, and none for its p-value."""
         test = two_sample_test(self.held_out, seen.features, seed=seed)
         return {
@@ -430,7 +430,7 @@ def floors(reference: Reference, draws: Sequence[Seen], seed: int) -> dict[str, 
     rows = []
     for seen in draws:
         whole = reference.figures(seen, [torch.arange(len(seen.features))])
-        told = reference.told_apart(seen, seed)
+        told = reference.two_sample(seen, seed)
         rows.append(
             {name: value for name, (value,) in whole.items()}
             | {name: estimate.value for name, estimate in told.items()}
@@ -439,7 +439,7 @@ def floors(reference: Reference, draws: Sequence[Seen], seed: int) -> dict[str, 
     return found | ({"memorisation": 0.5} if "memorisation" in found else {})
 
 
-def truths(mixture: GaussianMixture, real: int, samples: int) -> dict[str, float]:
+def ideal_values(mixture: GaussianMixture, real: int, samples: int) -> dict[str, float]:
     """What perfect samples of well separated modes get without chance.
 
     High-quality points are a Gaussian cut off at r = 3 standard deviations: `P(d/2, r^2/2)` of all,
@@ -463,8 +463,8 @@ def truths(mixture: GaussianMixture, real: int, samples: int) -> dict[str, float
     }
 
 
-def shortcomings(samples: int, held_out: Tensor, wanted: int | None) -> tuple[str, ...]:
-    """What a ruler of so many samples and these held-out features `[n d]` cannot tell."""
+def sample_size_warnings(samples: int, held_out: Tensor, wanted: int | None) -> tuple[str, ...]:
+    """What a evaluator of so many samples and these held-out features `[n d]` cannot tell."""
     count, width = held_out.shape
     said = []
     if wanted is not None and samples < wanted:
@@ -495,7 +495,7 @@ def shortcomings(samples: int, held_out: Tensor, wanted: int | None) -> tuple[st
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Ruler:
+class Evaluator:
     """Maps `samples` samples to figures with 95 % intervals, each beside its floor.
 
     Everything happens on the CPU and no random state changes: the same samples, the same figures.
@@ -508,7 +508,7 @@ class Ruler:
         features: what images are compared by, in a word.
         warnings: a sentence each.
         floors: figures of as many real samples; of memorisation, what new examples get.
-        truths: figures of perfect samples in the limit, where the density is known.
+        ideal_values: figures of perfect samples in the limit, where the density is known.
         eye: how it sees.
         reference: what it compares with.
         parts: of the samples, for the intervals.
@@ -521,7 +521,7 @@ class Ruler:
     features: str
     warnings: tuple[str, ...]
     floors: Mapping[str, float]
-    truths: Mapping[str, float]
+    ideal_values: Mapping[str, float]
     eye: Eye
     reference: Reference
     parts: int
@@ -535,7 +535,9 @@ class Ruler:
             RunError: a sample is not finite.
         """
         if len(x) != self.samples:
-            raise ValueError(f"this ruler's floors hold for {self.samples} samples, got {len(x)}")
+            raise ValueError(
+                f"this evaluator's floors hold for {self.samples} samples, got {len(x)}"
+            )
         seen = self.eye.see(x)
         parts = random_parts(len(x), parts=self.parts, seed=self.seed)
         found = self.reference.figures(seen, [torch.arange(len(x)), *parts])
@@ -543,9 +545,9 @@ class Ruler:
             name: self._estimate(name, value, spread(rest, len(x)))
             for name, (value, *rest) in found.items()
         }
-        estimates |= self.reference.told_apart(seen, self.seed)
+        estimates |= self.reference.two_sample(seen, self.seed)
         return {
-            name: replace(estimate, floor=self.floors.get(name), truth=self.truths.get(name))
+            name: replace(estimate, floor=self.floors.get(name), ideal=self.ideal_values.get(name))
             for name, estimate in estimates.items()
         }
 
@@ -587,15 +589,15 @@ class Ruler:
         return Estimate(value=value, low=low, high=high)
 
 
-def ruler_for(
+def build_evaluator(
     data: Source | tuple[Tensor, Tensor],
     *,
     samples: int | None = None,
     features: Features | None = None,
     seed: int = 0,
     parts: int = PARTS,
-) -> Ruler:
-    """Prepare a ruler.
+) -> Evaluator:
+    """Prepare a evaluator.
 
     Args:
         data: a source, or training and held-out examples: images `[n c h w]` in [-1, 1], or points
@@ -639,14 +641,14 @@ def ruler_for(
         rows = torch.randperm(len(training.features), generator=rng_for("floor", seed))[:count]
         perfect = [training.take(rows)]
     named = "coordinates" if len(shape) == 1 else "lenet"
-    return Ruler(
+    return Evaluator(
         samples=count,
         held_out=len(held_out),
         train=train,
         features=named if features is None else getattr(features, "__name__", "features"),
-        warnings=shortcomings(count, real.features, samples) + unseen(data),
+        warnings=sample_size_warnings(count, real.features, samples) + unseen(data),
         floors=floors(reference, perfect, seed),
-        truths={} if mixture is None else truths(mixture, len(held_out), count),
+        ideal_values={} if mixture is None else ideal_values(mixture, len(held_out), count),
         eye=eye,
         reference=reference,
         parts=parts,

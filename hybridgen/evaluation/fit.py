@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from hybridgen.errors import InputError
 from hybridgen.evaluation.evaluator import NEIGHBOURS
-from hybridgen.evaluation.monitor import Watch
+from hybridgen.evaluation.monitor import Monitor
 from hybridgen.training.run import Run
 from hybridgen.training.step import Step
 
@@ -18,13 +18,13 @@ class Rhythm(Protocol):
     @property
     def log_every(self) -> int: ...
     @property
-    def preview_every(self) -> int: ...
+    def sample_every(self) -> int: ...
     @property
-    def judge_every(self) -> int: ...
+    def eval_every(self) -> int: ...
     @property
     def save_every(self) -> int: ...
     @property
-    def judge_samples(self) -> int: ...
+    def eval_samples(self) -> int: ...
 
 
 def check_rhythm(settings: Rhythm) -> None:
@@ -33,19 +33,19 @@ def check_rhythm(settings: Rhythm) -> None:
     Raises:
         InputError: see above.
     """
-    for name in ("log_every", "preview_every", "judge_every", "save_every"):
+    for name in ("log_every", "sample_every", "eval_every", "save_every"):
         if getattr(settings, name) < 1:
             raise InputError(f"{name} must be at least 1, got {getattr(settings, name)}")
-    if settings.judge_samples <= NEIGHBOURS:
+    if settings.eval_samples <= NEIGHBOURS:
         raise InputError(
-            f"judge_samples must be more than {NEIGHBOURS}, got {settings.judge_samples}"
+            f"eval_samples must be more than {NEIGHBOURS}, got {settings.eval_samples}"
         )
 
 
 def conduct(
     run: Run,
     steps: Iterator[Step],
-    watch: Watch,
+    watch: Monitor,
     settings: Rhythm,
     conclude: Callable[[Step], None],
     *,
@@ -79,10 +79,10 @@ def conduct(
                     run.accelerator.log(step.losses, step=number)
                     values = {k: f"{step.losses[k]:.3f}" for k in show if k in step.losses}
                     bar.set_postfix(values, refresh=False)
-                if run.leads and number % settings.preview_every == 0:
+                if run.leads and number % settings.sample_every == 0:
                     watch.preview(step.average, number)
-                if run.leads and (last or number % settings.judge_every == 0):
-                    figures = watch.figures(step.average, settings.judge_samples)
+                if run.leads and (last or number % settings.eval_every == 0):
+                    figures = watch.figures(step.average, settings.eval_samples)
                     run.accelerator.log(figures, step=number)
                 if run.leads and last:  # in here, so that a signal need not wait for it
                     bar.close()

@@ -24,7 +24,7 @@ from hybridgen.protocols import Denoiser, Sampler
 from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.sampling.refinement import Refined
 from hybridgen.training.run import Run
-from hybridgen.training.validation import CHANCE, LOWEST, Exam, Verdict
+from hybridgen.training.validation import CHANCE, LOWEST, HeldOutValidation, ValidationResult
 
 
 class GuidanceEffect:
@@ -52,7 +52,7 @@ class GuidanceEffect:
 
     def samples(
         self,
-        critic: nn.Module | None,
+        discriminator: nn.Module | None,
         scale: float,
         count: int,
         purpose: str,
@@ -65,21 +65,21 @@ class GuidanceEffect:
         Classes come in turn unless labels `[count]` are given.
         """
         denoiser: Denoiser = self.denoiser
-        if critic is not None and scale != 0:
-            denoiser = discriminator_guidance(denoiser, critic, scale, window=self.window)
+        if discriminator is not None and scale != 0:
+            denoiser = discriminator_guidance(denoiser, discriminator, scale, window=self.window)
         like = next(self.denoiser.parameters())
         label = labels_of(self.source, count) if label is None else label
         label = None if label is None else label.to(like.device)
         key = (self.seed, purpose, draw)
         return samples_of(self.sampler(denoiser), count, key, like=like, label=label).cpu()
 
-    def draw(self, critic: nn.Module | None, scale: float, path: Path) -> None:
+    def draw(self, discriminator: nn.Module | None, scale: float, path: Path) -> None:
         """A hundred images in a grid, or a scatter of 2 500 points."""
         mixture = self.source.mixture
         if mixture is not None:
-            scatter(self.samples(critic, scale, 2_500, "preview"), mixture).save(path)
+            scatter(self.samples(discriminator, scale, 2_500, "preview"), mixture).save(path)
         else:
-            sample_grid(self.samples(critic, scale, 100, "preview"), 10).save(path)
+            sample_grid(self.samples(discriminator, scale, 100, "preview"), 10).save(path)
 
 
 def labels_of(source: Source, count: int) -> Tensor | None:
@@ -118,31 +118,33 @@ ROUNDS = 10
 """Of refinement, where its effect on a GAN is shown."""
 
 
-def examined(exam: Exam, critic: nn.Module, folder: Path) -> tuple[Verdict, dict[str, float]]:
+def evaluate_guide(
+    validation: HeldOutValidation, discriminator: nn.Module, folder: Path
+) -> tuple[ValidationResult, dict[str, float]]:
     """The verdict with its figures; draws `calibration.png`. All of it on the judging half."""
-    verdict = exam.verdict(critic)
-    real, fake = (logits[:, 1::2] for logits in exam.logits(critic))
-    draw_calibration(real, fake, exam.levels, folder / "calibration.png")
-    levels = calibration_figures(real, fake, exam.levels)
-    return verdict, {
-        "held_out_bce": verdict.bce,
+    outcome = validation.outcome(discriminator)
+    real, fake = (logits[:, 1::2] for logits in validation.logits(discriminator))
+    draw_calibration(real, fake, validation.levels, folder / "calibration.png")
+    levels = calibration_figures(real, fake, validation.levels)
+    return outcome, {
+        "held_out_bce": outcome.bce,
         "chance": CHANCE,
-        "gain": verdict.gain,
-        "gain_standard_error": verdict.standard_error,
-        "blessed": float(verdict.blessed),
+        "gain": outcome.gain,
+        "gain_standard_error": outcome.standard_error,
+        "significant": float(outcome.significant),
         "calibration_error": fmean(level["calibration_error"] for level in levels),
     }
 
 
-def trial(
-    effect: GuidanceEffect, critic: nn.Module, samples: int
+def scale_objective(
+    effect: GuidanceEffect, discriminator: nn.Module, samples: int
 ) -> tuple[str, Callable[[float, int], float]]:
     """The name of a distance, and `(scale, draw) -> distance` for `choose_scale`."""
     name, distance = distance_to(effect.source)
 
     def measure(scale: float, draw: int) -> float:
         try:
-            return distance(effect.samples(critic, scale, samples, "scale", draw=draw))
+            return distance(effect.samples(discriminator, scale, samples, "scale", draw=draw))
         except RunError:
             return math.inf
 
@@ -151,7 +153,7 @@ def trial(
 
 def tried_scales(
     effect: GuidanceEffect,
-    critic: nn.Module,
+    discriminator: nn.Module,
     folder: Path,
     *,
     scales: Sequence[float],
@@ -162,24 +164,26 @@ def tried_scales(
 
     Draws `scale.png`. A scale at which samples stop being finite counts as the worst.
     """
-    name, measure = trial(effect, critic, samples)
+    name, measure = scale_objective(effect, discriminator, samples)
     tried = choose_scale(measure, scales, range(draws))
     draw_scales(tried, folder / "scale.png", distance=name)
     return tried, {f"{name}_at_{scale:g}": tried.mean(scale) for scale in tried.distances}
 
 
-def on_held_out(
-    effect: GuidanceEffect, source: Source, critic: nn.Module, scale: float, *, samples: int
+def held_out_distance(
+    effect: GuidanceEffect, source: Source, discriminator: nn.Module, scale: float, *, samples: int
 ) -> dict[str, float]:
     """The distance to what `source` holds out, which nothing was chosen by, without and with."""
     name, distance = distance_to(source)
     unguided = distance(effect.samples(None, 0.0, samples, "judge"))
-    guided = distance(effect.samples(critic, scale, samples, "judge")) if scale else unguided
-    return {f"{name}_unguided": unguided, f"{name}_guided": guided}
+    guidance_results = (
+        distance(effect.samples(discriminator, scale, samples, "judge")) if scale else unguided
+    )
+    return {f"{name}_unguided": unguided, f"{name}_guided": guidance_results}
 
 
 class Trials(Protocol):
-    """How a guide is tried; part of the settings of `experiments/critic.py`."""
+    """How a guide is tried; part of the settings of `experiments/guide.py`."""
 
     @property
     def scales(self) -> Sequence[float]: ...
@@ -191,18 +195,18 @@ class Trials(Protocol):
     def final_samples(self) -> int: ...
 
 
-def guided(
+def guidance_results(
     effect: GuidanceEffect,
-    critic: nn.Module,
+    discriminator: nn.Module,
     source: Source,
     trials: Trials,
     run: Run,
     *,
-    blessed: bool,
+    significant: bool,
 ) -> dict[str, float]:
     """The `scale` that is chosen, the distance at each, and to what `source` holds out.
 
-    A guide that is not blessed gets scale 0, whatever the search says. Draws `scale.png`,
+    A guide that is not significant gets scale 0, whatever the search says. Draws `scale.png`,
     `samples-unguided.png` and `samples-guided.png`.
     """
     low, high = effect.window
@@ -210,23 +214,23 @@ def guided(
     run.say(f"trying guidance scales at noise levels {reach}")
     tried, distances = tried_scales(
         effect,
-        critic,
+        discriminator,
         run.folder,
         scales=trials.scales,
         samples=trials.scale_samples,
         draws=trials.scale_draws,
     )
-    scale = tried.scale if blessed else 0.0
+    scale = tried.scale if significant else 0.0
     effect.draw(None, 0.0, run.folder / "samples-unguided.png")
     try:
-        effect.draw(critic, scale or 1.0, run.folder / "samples-guided.png")
+        effect.draw(discriminator, scale or 1.0, run.folder / "samples-guided.png")
     except RunError as error:  # with scale 0 chosen there is a result all the same
         run.say(f"no picture of guided samples: {error}")
-    final = on_held_out(effect, source, critic, scale, samples=trials.final_samples)
+    final = held_out_distance(effect, source, discriminator, scale, samples=trials.final_samples)
     return {"scale": scale, **distances, **final}
 
 
-def refined(
+def refinement_results(
     effect: GuidanceEffect, ratio: LogRatio, source: Source, folder: Path, *, samples: int
 ) -> dict[str, float]:
     """The distance to what `source` holds out without refinement and after ten rounds of it.

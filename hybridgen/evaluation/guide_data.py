@@ -15,15 +15,15 @@ from hybridgen.data.source import Batch, Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.guide import GuidanceEffect
 from hybridgen.evaluation.plots import to_bytes
-from hybridgen.losses.score_matching import Critic
+from hybridgen.protocols import Denoiser
 from hybridgen.training.checkpoint import write_atomically
 from hybridgen.training.run import Run
-from hybridgen.training.validation import Exam
+from hybridgen.training.validation import HeldOutValidation
 
 _EXAMINED = 2_000
 
 
-def drawn_once(
+def cached_samples(
     effect: GuidanceEffect, count: int, path: Path, run: Run, model: str
 ) -> tuple[Tensor, Tensor | None]:
     """Samples of the unguided model `[count ...]` and their labels, kept in a file.
@@ -42,7 +42,7 @@ def drawn_once(
     points = len(effect.source.shape) == 1
     if run.leads and not path.exists():
         run.say(f"drawing {count} samples of the model")
-        x = effect.samples(None, 0.0, count, "fakes", label=label)
+        x = effect.samples(None, 0.0, count, "fake_batches", label=label)
         write_atomically(path, save({"x": x if points else to_bytes(x)}, {"model": model}))
     run.accelerator.wait_for_everyone()
     try:
@@ -69,8 +69,8 @@ def refuse_another_model(folder: Path, model: str) -> None:
         )
 
 
-class Material:
-    """What a critic learns from, and apart from it what it is examined on.
+class GuideData:
+    """What a discriminator learns from, and apart from it what it is examined on.
 
     Args:
         real: training examples, and as `held_out` those set apart.
@@ -107,24 +107,24 @@ class Material:
         }
         self._fake: tuple[Tensor, Tensor | None] = torch.empty(count), None
         # Whatever is wrong is said now, before anything is drawn.
-        self.reals(0)
-        self.fakes(0)
+        self.real_batches(0)
+        self.fake_batches(0)
 
     def draw(self, effect: GuidanceEffect, path: Path, run: Run, model: str) -> None:
-        """Draw the samples of the model, or read them back; see `drawn_once`."""
-        self._fake = drawn_once(effect, self.count, path, run, model)
+        """Draw the samples of the model, or read them back; see `cached_samples`."""
+        self._fake = cached_samples(effect, self.count, path, run, model)
 
-    def reals(self, start: int) -> Iterator[Batch]:
+    def real_batches(self, start: int) -> Iterator[Batch]:
         """Batches of training examples from number `start` on."""
         return self.real.batches(seed=self.seed, start=start, **self._ours)
 
-    def fakes(self, start: int) -> Iterator[Batch]:
+    def fake_batches(self, start: int) -> Iterator[Batch]:
         """The same of the samples that are not set apart."""
         x, label = self._fake
         label = None if label is None else label[self._held :]
         return shuffled(x[self._held :], label, seed=self.seed + 1, start=start, **self._ours)
 
-    def exam(self, levels: Tensor, denoiser: Critic | None) -> Exam:
+    def validation(self, levels: Tensor, denoiser: Denoiser | None) -> HeldOutValidation:
         """The exam on what is set apart, at most 2 000 samples of either kind.
 
         Args:
@@ -135,7 +135,7 @@ class Material:
         x, label = self.real.reference("held_out", _EXAMINED, self.seed)
         fake, fake_label = self._fake
         first = min(self._held, _EXAMINED)
-        return Exam(
+        return HeldOutValidation(
             x.to(device),
             fake[:first].to(device),
             levels,

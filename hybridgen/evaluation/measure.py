@@ -14,13 +14,13 @@ from torch import Tensor
 
 from hybridgen.data.source import Source
 from hybridgen.evaluation.cache import code, kept, machine, place, readable
-from hybridgen.evaluation.cost import expense_of, expenses
-from hybridgen.evaluation.entries import Contender
-from hybridgen.evaluation.evaluator import Ruler, ruler_for
+from hybridgen.evaluation.cost import expenses, sampling_cost
+from hybridgen.evaluation.entries import Entry
+from hybridgen.evaluation.evaluator import Evaluator, build_evaluator
 from hybridgen.evaluation.guide import labels_of
 from hybridgen.evaluation.monitor import samples_of
 from hybridgen.evaluation.plots import sample_grid, scatter
-from hybridgen.evaluation.results import Expense
+from hybridgen.evaluation.results import SamplingCost
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.intervals import PARTS, Estimate
 from hybridgen.protocols import Cost
@@ -34,32 +34,32 @@ class Measurement:
     """What was found out about a sampler.
 
     Attributes:
-        figures: metric -> estimate, beside its floor and, on mixtures, the truth.
+        figures: metric -> estimate, beside its floor and, on mixtures, the ideal.
         expense: of one sample.
         samples: `[n ...]` on the CPU, those that were measured.
         warnings: a sentence for each figure that so few samples cannot carry.
     """
 
     figures: Mapping[str, Estimate]
-    expense: Expense
+    cost: SamplingCost
     samples: Tensor
     warnings: tuple[str, ...]
 
     def __str__(self) -> str:
-        """A table: each figure with its interval, its floor and, where it is known, the truth."""
-        lines = [f"{'':18}{'measured':>12}{'95 % interval':>24}{'floor':>12}{'truth':>12}"]
+        """A table: each figure with its interval, its floor and, where it is known, the ideal."""
+        lines = [f"{'':18}{'measured':>12}{'95 % interval':>24}{'floor':>12}{'ideal':>12}"]
         for name, e in self.figures.items():
             ends = f"{e.low:.4g} to {e.high:.4g}"
-            floor, truth = ("" if x is None else f"{x:.4g}" for x in (e.floor, e.truth))
-            lines.append(f"{name:18}{e.value:12.4g}{ends:>24}{floor:>12}{truth:>12}")
-        spent = self.expense
+            floor, ideal = ("" if x is None else f"{x:.4g}" for x in (e.floor, e.ideal))
+            lines.append(f"{name:18}{e.value:12.4g}{ends:>24}{floor:>12}{ideal:>12}")
+        spent = self.cost
         lines.append(f"{1e3 * spent.seconds.value:.4g} ms a sample in batches of {spent.batch}")
         return "\n".join([*lines, *self.warnings])
 
 
 def measure(
     sampler: Callable[..., Tensor],
-    data: Data | Ruler,
+    data: Data | Evaluator,
     *,
     noise_shape: tuple[int, ...] | None = None,
     samples: int | None = None,
@@ -81,7 +81,7 @@ def measure(
             `hybridgen.protocols.Sampler` has, its network calls are told too.
         data: a data set, or the pair `(train [n ...], held_out [m ...])`: samples are compared with
             the second, the first gives floors and finds copies. To measure several samplers on
-            equal terms give `ruler_for(data)`, which is prepared once.
+            equal terms give `build_evaluator(data)`, which is prepared once.
         noise_shape: of one sample; the sampler's own, if it says it.
         samples: how many; as many as the data allows, at most 10 000, if not given.
         features: images `[b ...]` to `[b d]`; the shipped network that knows them if not given.
@@ -93,7 +93,7 @@ def measure(
 
     Raises:
         ValueError: no noise shape, labels of another number, samples of another shape or number,
-            or what a ruler has already.
+            or what a evaluator has already.
         InputError: too little data, or images that no shipped network knows and no `features`.
         RunError: samples that are not finite.
     """
@@ -102,24 +102,32 @@ def measure(
         raise ValueError("the sampler does not say what noise it takes: give noise_shape")
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
-    if isinstance(data, Ruler):
-        ruler = data
-        if samples not in (None, ruler.samples) or features or parts not in (PARTS, ruler.parts):
-            raise ValueError("a ruler has its samples, features and parts: give them to ruler_for")
+    if isinstance(data, Evaluator):
+        evaluator = data
+        if (
+            samples not in (None, evaluator.samples)
+            or features
+            or parts not in (PARTS, evaluator.parts)
+        ):
+            raise ValueError(
+                "a evaluator has its samples, features and parts: give them to build_evaluator"
+            )
     else:
-        ruler = ruler_for(data, samples=samples, features=features, seed=seed, parts=parts)
-    if label is not None and label.shape != (ruler.samples,):
-        raise ValueError(f"expected labels [{ruler.samples}], got {list(label.shape)}")
-    noise = torch.randn(ruler.samples, *shape, generator=rng_for(seed, "measure"))
+        evaluator = build_evaluator(
+            data, samples=samples, features=features, seed=seed, parts=parts
+        )
+    if label is not None and label.shape != (evaluator.samples,):
+        raise ValueError(f"expected labels [{evaluator.samples}], got {list(label.shape)}")
+    noise = torch.randn(evaluator.samples, *shape, generator=rng_for(seed, "measure"))
     given = [noise] if label is None else [noise, label]
     batches = zip(*(t.to(device).split(batch) for t in given), strict=True)
     with torch.no_grad():
         x = torch.cat([_samples(sampler(*each), each[0]).cpu() for each in batches])
     return Measurement(
-        figures=ruler(x),
-        expense=expense_of(sampler, *(t[:batch].to(device) for t in given)),
+        figures=evaluator(x),
+        cost=sampling_cost(sampler, *(t[:batch].to(device) for t in given)),
         samples=x,
-        warnings=ruler.warnings,
+        warnings=evaluator.warnings,
     )
 
 
@@ -137,8 +145,8 @@ SHOWN, NEIGHBOURS = 64, 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored:
-    """What a row shows of a contender's samples.
+class MeasuredEntry:
+    """What a row shows of a entry's samples.
 
     Attributes:
         figures: metric -> estimate.
@@ -154,35 +162,35 @@ class Scored:
     neighbours: bytes
 
 
-def scored(
-    contender: Contender, ruler: Ruler, source: Source, *, seed: int, folder: Path
-) -> Scored:
-    """Measure a contender, or read what was measured before.
+def measure_entry(
+    entry: Entry, evaluator: Evaluator, source: Source, *, seed: int, folder: Path
+) -> MeasuredEntry:
+    """Measure a entry, or read what was measured before.
 
     Args:
-        seed: names the noise, which is the same for all contenders whose noise has one shape.
-        folder: of everything that was measured, by content: a file is valid for one contender, one
-            ruler and one seed.
+        seed: names the noise, which is the same for all entries whose noise has one shape.
+        folder: of everything that was measured, by content: a file is valid for one entry, one
+            evaluator and one seed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    device = str(contender.like.device)
-    key = {**contender.key, "ruler": ruler.key, "seed": seed, "code": code(), "device": device}
+    device = str(entry.like.device)
+    key = {**entry.key, "evaluator": evaluator.key, "seed": seed, "code": code(), "device": device}
     figures = place(folder, key)
     picture = figures.with_suffix(".png")
     neighbours = figures.with_name(f"{figures.stem}-neighbours.png")
     said = readable(figures)
     if said is None or not (picture.exists() and neighbours.exists()):
-        label = labels_of(source, ruler.samples)
-        label = None if label is None else label.to(contender.like.device)
-        count, like = ruler.samples, contender.like
-        x = samples_of(contender.sampler, count, (seed, "compare"), like=like, label=label).cpu()
-        found = {name: asdict(estimate) for name, estimate in ruler(x).items()}
+        label = labels_of(source, evaluator.samples)
+        label = None if label is None else label.to(entry.like.device)
+        count, like = evaluator.samples, entry.like
+        x = samples_of(entry.sampler, count, (seed, "compare"), like=like, label=label).cpu()
+        found = {name: asdict(estimate) for name, estimate in evaluator(x).items()}
         write_atomically(picture, picture_of(x, source))
-        write_atomically(neighbours, _nearest(x, ruler, source))
-        said = {"name": contender.name, "figures": found, "histogram": ruler.histogram(x)}
+        write_atomically(neighbours, _nearest(x, evaluator, source))
+        said = {"name": entry.name, "figures": found, "histogram": evaluator.histogram(x)}
         write_atomically(figures, json.dumps(_written(said)))  # last: it says that all is there
         said = json.loads(figures.read_text())
-    return Scored(
+    return MeasuredEntry(
         figures={
             name: Estimate(**{k: _read(v) for k, v in estimate.items()})
             for name, estimate in said["figures"].items()
@@ -200,17 +208,17 @@ def picture_of(x: torch.Tensor, source: Source) -> bytes:
     return _png(sample_grid(x[:SHOWN], 8, side=32))
 
 
-def _nearest(x: torch.Tensor, ruler: Ruler, source: Source) -> bytes:
+def _nearest(x: torch.Tensor, evaluator: Evaluator, source: Source) -> bytes:
     """Samples above the training examples nearest to them, the most suspicious pairs first.
 
     Simple examples lie close to each other whoever made them, so what counts is how close a sample
     is to training data beside how close it is to held-out data.
     """
-    if source.mixture is not None or ruler.train is None:
+    if source.mixture is not None or evaluator.train is None:
         return b""
-    distance, example = ruler.nearest(x)
-    closest = (distance / ruler.distance_to_held_out(x)).argsort()[:NEIGHBOURS]
-    pairs = torch.cat([x[closest], ruler.train[example[closest]].to(x)])
+    distance, example = evaluator.nearest(x)
+    closest = (distance / evaluator.distance_to_held_out(x)).argsort()[:NEIGHBOURS]
+    pairs = torch.cat([x[closest], evaluator.train[example[closest]].to(x)])
     return _png(sample_grid(pairs, len(closest), side=32))
 
 
@@ -235,8 +243,8 @@ def _read(value: float | str | None) -> Any:
 
 
 def timed(
-    contenders: Sequence[Contender], source: Source, *, batch: int, rounds: int, folder: Path
-) -> dict[str, Expense]:
+    entries: Sequence[Entry], source: Source, *, batch: int, rounds: int, folder: Path
+) -> dict[str, SamplingCost]:
     """What a sample costs, name of the row -> expense.
 
     Times are comparable only if they were measured together, so a new row, another batch or
@@ -244,19 +252,19 @@ def timed(
 
     Args:
         batch: samples made together.
-        rounds: timed batches of each contender, at most.
+        rounds: timed batches of each entry, at most.
         folder: where measurements are kept.
     """
     label = labels_of(source, batch)
-    samplers = {c.name: c.sampler for c in contenders}
+    samplers = {c.name: c.sampler for c in entries}
     noise = {
         c.name: torch.randn(batch, *c.sampler.noise_shape, generator=rng_for("timing")).to(c.like)
-        for c in contenders
+        for c in entries
     }
-    device = contenders[0].like.device
-    labels = {c.name: None if label is None else label.to(device) for c in contenders}
+    device = entries[0].like.device
+    labels = {c.name: None if label is None else label.to(device) for c in entries}
     key = {
-        "timed": [[c.name, dict(c.key)] for c in contenders],
+        "timed": [[c.name, dict(c.key)] for c in entries],
         "batch": batch,
         "rounds": rounds,
         "machine": machine(),
@@ -266,11 +274,11 @@ def timed(
 
     def measured() -> Any:
         found = expenses(samplers, noise, labels, rounds=rounds)
-        return {name: asdict(expense) for name, expense in found.items()}
+        return {name: asdict(cost) for name, cost in found.items()}
 
     return {name: _read_timing(said) for name, said in kept(folder, key, measured).items()}
 
 
-def _read_timing(said: dict[str, Any]) -> Expense:
+def _read_timing(said: dict[str, Any]) -> SamplingCost:
     calls = None if said["calls"] is None else Cost(**said["calls"])
-    return Expense(**{**said, "calls": calls, "seconds": Estimate(**said["seconds"])})
+    return SamplingCost(**{**said, "calls": calls, "seconds": Estimate(**said["seconds"])})

@@ -21,9 +21,9 @@ class Method:
         calls: budgets of a diffusion model, denoiser calls a sample.
         low: the lowest noise level of `heun` and `edm_*`.
         high: the highest.
-        guide: the name of a run of `critic.py` that guides the sampling.
+        guide: the name of a run of `guide.py` that guides the sampling.
         scales: of guidance; the guide's own if none is given.
-        critic: the name of a run of `critic.py` that refines finished samples.
+        discriminator: the name of a run of `guide.py` that refines finished samples.
         how: they are refined.
         rounds: budgets of refinement, proposals beside the first.
         baseline: the name of the method that this one is a change of.
@@ -37,7 +37,7 @@ class Method:
     high: float = 80.0
     guide: str | None = None
     scales: tuple[float, ...] = ()
-    critic: str | None = None
+    discriminator: str | None = None
     how: How = "metropolis_hastings"
     rounds: tuple[int, ...] = ()
     baseline: str | None = None
@@ -48,9 +48,10 @@ class Method:
                 f"{self.name}: calls and rounds must be at least 1, got {list(self.calls)} and "
                 f"{list(self.rounds)}"
             )
-        if (self.critic is None) != (not self.rounds):
+        if (self.discriminator is None) != (not self.rounds):
             raise InputError(
-                f"{self.name}: refinement takes a critic and rounds, got critic {self.critic} and "
+                f"{self.name}: refinement takes a discriminator and rounds, got discriminator "
+                f"{self.discriminator} and "
                 f"rounds {list(self.rounds)}"
             )
         if self.scales and self.guide is None:
@@ -63,7 +64,7 @@ class Method:
     @property
     def models(self) -> tuple[str, ...]:
         """Names of the runs it takes, the one that is sampled first."""
-        return tuple(n for n in (self.model, self.guide, self.critic) if n is not None)
+        return tuple(n for n in (self.model, self.guide, self.discriminator) if n is not None)
 
     def check_kind(self, kind: str) -> None:
         """Refuse budgets that a model of this kind, `gan` or another, does not have.

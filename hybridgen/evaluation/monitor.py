@@ -20,7 +20,7 @@ _AT_ONCE = 500
 _FRAMES = 100
 
 
-class Watch:
+class Monitor:
     """Looks at one model from the same noise every time.
 
     Args:

@@ -125,13 +125,13 @@ def _drawn(figure: Figure) -> Image.Image:
 
 
 TOGETHER = {
-    "losses": ("critic", "game", "generator"),
+    "losses": ("discriminator", "adversarial", "generator"),
     "penalties": ("r1", "r2", "gp"),
     "logits": ("logit_real", "logit_fake"),
 }
 """Quantities that share a panel, by the part of their name after the last slash."""
 NOT_CURVES = {"step", "steps", "time", "timestamp", "epoch", "seconds", "images"}
-LINEAR = {"modes", "high_quality", "precision", "recall", "density", "coverage", "separation"}
+LINEAR = {"modes", "high_quality", "precision", "recall", "density", "coverage", "sign_accuracy"}
 """Fractions and counts, which never get a log scale."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's, which the colour-blind tell apart."""

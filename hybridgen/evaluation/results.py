@@ -9,7 +9,7 @@ from hybridgen.protocols import Cost
 
 
 @dataclass(frozen=True, kw_only=True)
-class Expense:
+class SamplingCost:
     """What one sample costs.
 
     Attributes:
@@ -53,7 +53,7 @@ class Row:
     models: tuple[str, ...]
     baseline: str | None = None
     figures: Mapping[str, Estimate]
-    expense: Expense
+    cost: SamplingCost
     details: Mapping[str, str] = field(default_factory=dict)
     picture: bytes = b""
     neighbours: bytes = b""

@@ -42,7 +42,7 @@ Network = Literal["denoiser", "generator"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Opponent:
+class SampledModel:
     """A diffusion model with its sampler, or a GAN, which takes one pass and cannot be guided.
 
     Attributes:
@@ -65,9 +65,9 @@ class Opponent:
         return self.network if self.name == "denoiser" else None
 
 
-def opponent_of(
+def load_sampled_model(
     run: Path, settings: SamplerSettings, shape: tuple[int, ...], device: torch.device | str
-) -> Opponent:
+) -> SampledModel:
     """The model of a finished run.
 
     Args:
@@ -90,7 +90,7 @@ def opponent_of(
     diffusion = name == "denoiser"
     if diffusion:
         steps(network)  # refuses settings that cannot work
-    return Opponent(
+    return SampledModel(
         name=name,
         network=network,
         fingerprint=fingerprint(run, name),
@@ -124,41 +124,41 @@ def data_of(run: Path) -> DataSettings:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FinishedGuide:
-    """What a run of `experiments/critic.py` left.
+class SavedGuide:
+    """What a run of `experiments/guide.py` left.
 
     Attributes:
         folder: of that run.
-        critic: the guide.
+        discriminator: the guide.
         run: folder of the model that it was trained for.
         sampler: the sampler (`single_pass` of a GAN) and
         steps: the number of steps whose errors it knows.
         scale: the one that was chosen for that sampler; 0 if none helped.
-        set_apart: share of the training examples that it was not trained on.
+        validation_fraction: share of the training examples that it was not trained on.
         window: noise levels `(low, high)` at which it knows anything.
-        blessed: whether held-out samples confirmed that it knows anything.
+        significant: whether held-out samples confirmed that it knows anything.
         calibration: of its log ratio; `None` for a guide from before it was kept.
     """
 
     folder: Path
-    critic: nn.Module
+    discriminator: nn.Module
     run: Path
     sampler: str
     steps: int
     scale: float
-    set_apart: float
+    validation_fraction: float
     window: tuple[float, float]
-    blessed: bool
+    significant: bool
     calibration: Calibration | None = None
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint(self.folder, "critic")
+        return fingerprint(self.folder, "discriminator")
 
     @property
     def log_ratio(self) -> LogRatio:
         """`(x, label) -> log p - log q` of clean samples, `[b]`, for `hybridgen.Refined`."""
-        return LogRatio(critic=self.critic, calibration=self._calibrated)
+        return LogRatio(discriminator=self.discriminator, calibration=self._calibrated)
 
     @property
     def log_bound(self) -> float:
@@ -180,7 +180,7 @@ class FinishedGuide:
         return self.calibration
 
 
-def finished_guide(folder: str | Path) -> FinishedGuide:
+def load_guide(folder: str | Path) -> SavedGuide:
     """Read a guide back.
 
     Raises:
@@ -188,8 +188,8 @@ def finished_guide(folder: str | Path) -> FinishedGuide:
     """
     folder = Path(folder)
     path = folder / "guide.json"
-    if not path.is_file() or not (folder / "critic").is_dir():
-        raise InputError(f"{folder} is not a finished run of critic.py: train a guide first")
+    if not path.is_file() or not (folder / "discriminator").is_dir():
+        raise InputError(f"{folder} is not a finished run of guide.py: train a guide first")
     run = Path(config_of(folder).get("run") or "")
     if not (run / network_of(run)).is_dir():
         raise InputError(
@@ -205,18 +205,18 @@ def finished_guide(folder: str | Path) -> FinishedGuide:
         raise InputError(f"{path} is damaged: train the guide again") from error
 
 
-def _guide(folder: Path, run: Path, said: Mapping[str, Any]) -> FinishedGuide:
+def _guide(folder: Path, run: Path, said: Mapping[str, Any]) -> SavedGuide:
     low, high = said["window"]
-    return FinishedGuide(
+    return SavedGuide(
         folder=folder,
-        critic=load_network(folder / "critic"),
+        discriminator=load_network(folder / "discriminator"),
         run=run,
         sampler=said["sampler"],
         steps=said["steps"],
         scale=said["scale"],
-        set_apart=said["set_apart"],
+        validation_fraction=said["validation_fraction"],
         window=(low, math.inf if high is None else high),
-        blessed=said["blessed"],
+        significant=said["significant"],
         calibration=Calibration(**said["log_ratio"]) if "log_ratio" in said else None,
     )
 
@@ -282,10 +282,10 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 DRAWN = (
-    "critic",
+    "discriminator",
     "generator",
     "denoising",
-    "separation",
+    "sign_accuracy",
     "held_out",
     "frechet_distance",
     "coverage",
@@ -295,7 +295,7 @@ DRAWN = (
 """Quantities of a log that a page shows, of those that there are."""
 POINTS = 120
 """Of a drawn curve."""
-PARTS = ("generator", "denoiser", "critic")
+PARTS = ("generator", "denoiser", "discriminator")
 
 Curves = Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
 

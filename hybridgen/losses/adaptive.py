@@ -17,8 +17,8 @@ def adaptive_weight(
     """`|d loss / d w| / (|d adversarial / d w| + 1e-4)` at a model's last layer, at most `limit`.
 
     Multiplied by it, the adversarial term pulls on the last layer as hard as the main loss does,
-    whatever the scale of the critic's logits. An untrained critic has tiny gradients, hence a
-    large weight: train the critic from the start and ramp the product up.
+    whatever the scale of the discriminator's logits. An untrained discriminator has tiny
+    gradients, hence a large weight: train the discriminator from the start and ramp the product up.
     Source: Esser et al. 2020, arXiv:2012.09841, equation 7.
 
     Args:

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from hybridgen.losses.discriminators import (
-    check_critic,
+    check_discriminator,
     check_finite_difference,
     check_logits,
     check_pair,
     check_weights,
 )
-from hybridgen.losses.precision import float32_island, twice_differentiable
+from hybridgen.losses.precision import full_precision, twice_differentiable
 from hybridgen.maths.objectives import Objective, relativistic
 from hybridgen.maths.penalties import (
     interpolates,
@@ -37,16 +37,17 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 class AdversarialLoss(nn.Module):
-    """A critic, the game it plays, and how smooth it is kept.
+    """A discriminator, the game it plays, and how smooth it is kept.
 
-    `forward` is the loss of this module's own parameters, the critic's: wrap the whole object
-    with `accelerator.prepare` and gradients are synchronised. `generator_loss` is what it lends
-    to another model: it trains nothing in here, and is called on the unwrapped object.
+    `forward` is the loss of this module's own parameters, the discriminator's: wrap the whole
+    object with `accelerator.prepare` and gradients are synchronised. `generator_loss` is what it
+    lends to another model: it trains nothing in here, and is called on the unwrapped object.
 
-    The critic here compares what `real` and `fake` are given to it. A critic that guides a
-    sampler has to be trained on that sampler's finished outputs at every noise level instead.
+    The discriminator here compares what `real` and `fake` are given to it. A discriminator that
+    guides a sampler has to be trained on that sampler's finished outputs at every noise level
+    instead.
 
-    Losses are computed in float32 whatever autocast says. In its own loss a critic that is
+    Losses are computed in float32 whatever autocast says. In its own loss a discriminator that is
     penalised runs in float32 too (a slope in bfloat16 has three digits, and its square fewer), and
     attends by plain products if its exact gradient is: fused kernels have no double backward.
 
@@ -58,14 +59,14 @@ class AdversarialLoss(nn.Module):
         gp: weight of the one-centred penalty between them (arXiv:1704.00028).
         finite_difference: the step e, in units of the data, by which R1 and R2 are estimated
             without a double backward; exact gradients if `None`.
-        augment: applied to real and fake alike before the critic sees them, in both players'
+        augment: applied to real and fake alike before the discriminator sees them, in both players'
             losses; penalties are taken with respect to the samples before it.
 
     The four numbers may be changed between steps, by a schedule for example.
 
     Raises:
-        ValueError: a negative weight, a critic that normalises across the batch or whose forward
-            does not take `(x, sigma, label)`, finite differences through an augmentation.
+        ValueError: a negative weight, a discriminator that normalises across the batch or whose
+            forward does not take `(x, sigma, label)`, finite differences through an augmentation.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class AdversarialLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_weights(r1=r1, r2=r2, gp=gp)
-        check_critic(discriminator)
+        check_discriminator(discriminator)
         check_finite_difference(finite_difference, augmented=augment is not None)
         self.discriminator = discriminator
         self.objective = objective
@@ -96,7 +97,7 @@ class AdversarialLoss(nn.Module):
 
     @property
     def twice_differentiated(self) -> bool:
-        """Whether the critic must admit a double backward."""
+        """Whether the discriminator must admit a double backward."""
         exact = self.finite_difference is None and max(self.r1, self.r2) > 0
         return exact or self.gp > 0
 
@@ -109,9 +110,10 @@ class AdversarialLoss(nn.Module):
         *,
         rng: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """The critic's loss on paired batches: `total`, which has gradients, and its parts.
+        """The discriminator's loss on paired batches: `total`, which has gradients, and its parts.
 
-        One call of the critic on real and fake stacked: the two halves see the same weights, one
+        One call of the discriminator on real and fake stacked: the two halves see the same
+            weights, one
         gradient call yields both penalties, and distributed training sees one forward pass.
 
         Args:
@@ -121,21 +123,22 @@ class AdversarialLoss(nn.Module):
             rng: draws the directions of finite differences and GP's interpolates.
 
         Returns:
-            Scalars: `total`, `game`, the unweighted penalties in use (`r1` and `r2` if either has
-            weight, `gp`), the mean logits `logit_real` and `logit_fake`, and `separation`, the
-            mean sign of real minus fake logits: 0 where the critic cannot tell them apart, 1 where
+            Scalars: `total`, `adversarial`, the unweighted penalties in use (`r1` and `r2` if either has
+            weight, `gp`), the mean logits `logit_real` and `logit_fake`, and `sign_accuracy`, the
+            mean sign of real minus fake logits: 0 where the discriminator cannot tell them apart,
+                1 where
             it always can. Unlike the sign of the real logits it means the same in games that know
             only differences.
         """
         check_pair(real, fake)
         with (
-            float32_island(real, inside=self.penalised),
+            full_precision(real, inside=self.penalised),
             twice_differentiable(self.twice_differentiated),
         ):
             x = torch.cat([real, fake.to(real.dtype)]).detach()
             x = _full(x) if self.penalised else x
             parts = self._parts(x, _twice(sigma), _twice(label), rng)
-        total = parts["game"]
+        total = parts["adversarial"]
         for name in ("r1", "r2"):
             if name in parts:
                 total = total + getattr(self, name) / 2 * parts[name]
@@ -165,7 +168,7 @@ class AdversarialLoss(nn.Module):
             if self.objective.relativistic and real is not None:
                 with torch.no_grad():
                     real_logits = self._logits(real, sigma, label)
-        return self.objective.player(fake_logits, real_logits).mean()
+        return self.objective.generator(fake_logits, real_logits).mean()
 
     def _parts(
         self, x: Tensor, sigma: Tensor | None, label: Tensor | None, rng: torch.Generator | None
@@ -182,7 +185,7 @@ class AdversarialLoss(nn.Module):
             logits = self._logits(x, sigma, label)
             norms = squared_gradient_norm(logits, x) if exact else None
         on_real, on_fake = logits.chunk(2)
-        parts = {"game": self.objective.critic(on_real, on_fake).mean()}
+        parts = {"adversarial": self.objective.discriminator(on_real, on_fake).mean()}
         if norms is not None:
             r1, r2 = norms.chunk(2)
             parts |= {"r1": r1.mean(), "r2": r2.mean()}
@@ -190,7 +193,7 @@ class AdversarialLoss(nn.Module):
             parts["gp"] = self._one_centred(x.detach(), sigma, label, rng)
         on_real, on_fake = on_real.detach(), on_fake.detach()
         parts |= {"logit_real": on_real.mean(), "logit_fake": on_fake.mean()}
-        parts["separation"] = (on_real - on_fake).sign().mean()
+        parts["sign_accuracy"] = (on_real - on_fake).sign().mean()
         return parts
 
     def _one_centred(

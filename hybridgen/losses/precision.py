@@ -1,4 +1,6 @@
-"""Where a critic's gradient is itself part of a loss, arithmetic must be exact enough for it."""
+"""Where a discriminator's gradient is itself part of a loss, arithmetic must be exact enough for
+it.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 @contextmanager
-def float32_island(x: Tensor, *, inside: bool = True) -> Iterator[None]:
+def full_precision(x: Tensor, *, inside: bool = True) -> Iterator[None]:
     """No autocast on x's device if `inside`; elsewhere autocast stays as the caller set it."""
     device = x.device.type
     with torch.autocast(device, enabled=torch.is_autocast_enabled(device) and not inside):

@@ -1,4 +1,5 @@
-"""What a guide minimises: objectives whose best critic is a log density ratio at every noise level.
+"""What a guide minimises: objectives whose best discriminator is a log density ratio at every
+noise level.
 
 Either leads to `d logit / d x = score_p - score_q`, which is what guidance adds to a model's score.
 Cross-entropy learns it from samples of both sides, and so knows the logit itself too. Score
@@ -6,24 +7,26 @@ matching learns it from real samples and the model's denoiser, without generated
 is right up to a number that depends on sigma (and the label) alone.
 """
 
-from collections.abc import Callable
-
 import torch
 from einops import reduce
 from torch import Tensor, nn
 
 from hybridgen.losses.denoising import noised
-from hybridgen.losses.discriminators import check_critic, check_logits, check_pair, check_weights
-from hybridgen.losses.precision import float32_island, twice_differentiable
+from hybridgen.losses.discriminators import (
+    check_discriminator,
+    check_logits,
+    check_pair,
+    check_weights,
+)
+from hybridgen.losses.precision import full_precision, twice_differentiable
 from hybridgen.maths.noise import like
 from hybridgen.maths.objectives import non_saturating
 from hybridgen.maths.penalties import input_gradient, squared_gradient_norm
-
-Critic = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+from hybridgen.protocols import Denoiser, Discriminator
 
 
 def cross_entropy(
-    critic: Critic,
+    discriminator: Discriminator,
     real: Tensor,
     fake: Tensor,
     sigma: Tensor,
@@ -38,7 +41,7 @@ def cross_entropy(
     Source: Kim et al. 2023, arXiv:2211.17091, equation 7.
 
     Args:
-        critic: called once, on real and fake stacked.
+        discriminator: called once, on real and fake stacked.
         real, fake: `[b ...]`, clean.
         sigma: `[b]`, shared by the pair.
         noise: `[b ...]`, shared by the pair: what differs is the samples alone.
@@ -46,14 +49,14 @@ def cross_entropy(
         fake_label: `[b]`, of the fake ones; `label` if not given.
     """
     x, levels, labels = _stacked(real, fake, sigma, noise, label, fake_label)
-    logits = critic(x, levels, labels)
+    logits = discriminator(x, levels, labels)
     check_logits(logits, len(x))
-    return non_saturating.critic(*logits.chunk(2))
+    return non_saturating.discriminator(*logits.chunk(2))
 
 
 def score_matching(
-    critic: Critic,
-    denoiser: Critic,
+    discriminator: Discriminator,
+    denoiser: Denoiser,
     real: Tensor,
     sigma: Tensor,
     noise: Tensor,
@@ -65,11 +68,11 @@ def score_matching(
     `(D(x_s, s) - x_s) / s^2`. At the minimum the gradient is `E[x - D(x_s) | x_s] / s^2`, the
     difference of the data's score and the model's. The weight s^2 keeps the target's noise at
     about 1 up to the scale of the data; one that kept it there above (EDM's) would ask for
-    gradients of a size that the critic's rescaled input does not offer, and trains worse.
+    gradients of a size that the discriminator's rescaled input does not offer, and trains worse.
     Source: Verine et al. 2025, arXiv:2503.16117.
 
     Args:
-        critic: smooth (`activation: silu`), differentiated twice.
+        discriminator: smooth (`activation: silu`), differentiated twice.
         denoiser: of the model to be guided, `(x, sigma, label) -> x0`; gets no gradient.
         real: `[b ...]`, clean.
         sigma: `[b]`, positive.
@@ -79,9 +82,9 @@ def score_matching(
     x = noised(real, sigma, noise).detach()
     with torch.no_grad():
         estimate = denoiser(x, sigma, label)
-    with torch.enable_grad(), float32_island(x), twice_differentiable():
+    with torch.enable_grad(), full_precision(x), twice_differentiable():
         x = x.to(torch.promote_types(x.dtype, torch.float32)).requires_grad_(True)
-        logits = critic(x, sigma, label)
+        logits = discriminator(x, sigma, label)
         check_logits(logits, len(x))
         slope = input_gradient(logits, x)
     error = (estimate - real) / like(sigma, x) + like(sigma, x) * slope
@@ -89,7 +92,7 @@ def score_matching(
 
 
 class CrossEntropy(nn.Module):
-    """`cross_entropy` as the loss of a critic: `forward` trains what is in here.
+    """`cross_entropy` as the loss of a discriminator: `forward` trains what is in here.
 
     Args:
         discriminator: see `hybridgen.protocols.Discriminator`; it must look at sigma.
@@ -100,7 +103,7 @@ class CrossEntropy(nn.Module):
     def __init__(self, discriminator: nn.Module, *, r1: float = 0.0, r2: float = 0.0) -> None:
         super().__init__()
         check_weights(r1=r1, r2=r2)
-        check_critic(discriminator)
+        check_discriminator(discriminator)
         self.discriminator = discriminator
         self.r1, self.r2 = r1, r2
 
@@ -115,12 +118,12 @@ class CrossEntropy(nn.Module):
     ) -> dict[str, Tensor]:
         """Scalars `total`, `cross_entropy`, and the penalties `r1` and `r2` if either counts."""
         penalised = max(self.r1, self.r2) > 0
-        with float32_island(real), twice_differentiable(penalised):
+        with full_precision(real), twice_differentiable(penalised):
             x, levels, labels = _stacked(real, fake, sigma, noise, label, fake_label)
             x = x.detach().requires_grad_(penalised)
             logits = self.discriminator(x, levels, labels)
             check_logits(logits, len(x))
-            total = non_saturating.critic(*logits.chunk(2)).mean()
+            total = non_saturating.discriminator(*logits.chunk(2)).mean()
             parts = {"cross_entropy": total.detach()}
             if penalised:
                 r1, r2 = (norm.mean() for norm in squared_gradient_norm(logits, x).chunk(2))
@@ -130,16 +133,16 @@ class CrossEntropy(nn.Module):
 
 
 class ScoreMatching(nn.Module):
-    """`score_matching` as the loss of a critic: `forward` trains what is in here.
+    """`score_matching` as the loss of a discriminator: `forward` trains what is in here.
 
     Args:
         discriminator: smooth, and it must look at sigma.
         denoiser: of the model to be guided; not a part of this module, so nothing trains it.
     """
 
-    def __init__(self, discriminator: nn.Module, denoiser: Critic) -> None:
+    def __init__(self, discriminator: nn.Module, denoiser: Denoiser) -> None:
         super().__init__()
-        check_critic(discriminator)
+        check_discriminator(discriminator)
         self.discriminator = discriminator
         self._denoiser = (denoiser,)  # in a tuple, where `parameters()` does not look
 

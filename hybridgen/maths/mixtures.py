@@ -1,7 +1,7 @@
 """Gaussian mixtures: the distributions whose every answer is known exactly.
 
 Noise of standard deviation sigma added to a mixture gives a mixture again, so density, score,
-best denoiser and best critic are closed forms at every noise level.
+best denoiser and best discriminator are closed forms at every noise level.
 """
 
 import math
@@ -72,7 +72,9 @@ class GaussianMixture:
         return x + _column(x, sigma) ** 2 * self.score(x, sigma)
 
     def log_ratio(self, other: "GaussianMixture", x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
-        """`log p_sigma(x) - log q_sigma(x)`: the best critic's logit for real p, fake q; `[b]`."""
+        """`log p_sigma(x) - log q_sigma(x)`: the best discriminator's logit for real p, fake q;
+        `[b]`.
+        """
         return self.log_density(x, sigma) - other.log_density(x, sigma)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -162,7 +164,7 @@ def reverse_kl(counts: Tensor) -> float:
 def jensen_shannon(p: Tensor, q: Tensor) -> float:
     """`JS(p, q) = KL(p | m)/2 + KL(q | m)/2`, `m = (p + q)/2`; between 0 and log 2.
 
-    The value of the minimax game at its best critic is `2 JS - log 4`
+    The value of the minimax game at its best discriminator is `2 JS - log 4`
     (Goodfellow et al. 2014, arXiv:1406.2661, theorem 1).
 
     Args:

@@ -1,6 +1,6 @@
 """What each player of the adversarial game minimises, as pure functions of logits.
 
-A logit is positive where the critic believes "real". Every loss is per sample, so the caller
+A logit is positive where the discriminator believes "real". Every loss is per sample, so the caller
 decides how to reduce it. To add a game, write one more `Objective` here: a module-level
 instance is found by its variable name, so there is nothing to register.
 """
@@ -17,18 +17,18 @@ class Objective:
     """Two per-sample losses that face each other.
 
     Attributes:
-        critic: `(real, fake) -> loss`, minimised by the discriminator; all `[b]`.
+        discriminator: `(real, fake) -> loss`, minimised by the discriminator; all `[b]`.
         player: `(fake, real) -> loss`, minimised by the generator; all `[b]`. `real` is `None`
             unless `relativistic`.
         relativistic: whether the generator's loss compares fake logits with real ones.
     """
 
-    critic: Callable[[Tensor, Tensor], Tensor]
-    player: Callable[[Tensor, Tensor | None], Tensor]
+    discriminator: Callable[[Tensor, Tensor], Tensor]
+    generator: Callable[[Tensor, Tensor | None], Tensor]
     relativistic: bool = False
 
 
-def _logistic_critic(real: Tensor, fake: Tensor) -> Tensor:
+def _logistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     """`softplus(-real) + softplus(fake)`; its least mean is `2 log 2 - 2 JS(p, q)`.
 
     Source: Goodfellow et al. 2014, arXiv:1406.2661, equation 1, negated and on logits.
@@ -37,29 +37,33 @@ def _logistic_critic(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def _minimax_player(fake: Tensor, real: Tensor | None) -> Tensor:
-    """`-softplus(fake)`: the critic's own value with the opposite sign; weak once it wins."""
+    """`-softplus(fake)`: the discriminator's own value with the opposite sign; weak once it
+    wins.
+    """
     return -F.softplus(fake)
 
 
-def _non_saturating_player(fake: Tensor, real: Tensor | None) -> Tensor:
-    """`softplus(-fake)`: strong gradients while the critic still wins.
+def _non_saturating_generator(fake: Tensor, real: Tensor | None) -> Tensor:
+    """`softplus(-fake)`: strong gradients while the discriminator still wins.
 
     Source: Goodfellow et al. 2014, arXiv:1406.2661, section 3.
     """
     return F.softplus(-fake)
 
 
-def _hinge_critic(real: Tensor, fake: Tensor) -> Tensor:
+def _hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     """`relu(1 - real) + relu(1 + fake)`. Source: Lim & Ye 2017, arXiv:1705.02894."""
     return F.relu(1 - real) + F.relu(1 + fake)
 
 
 def _linear_player(fake: Tensor, real: Tensor | None) -> Tensor:
-    """`-fake`: the generator climbs the critic. Shared by the hinge and Wasserstein games."""
+    """`-fake`: the generator climbs the discriminator. Shared by the hinge and Wasserstein
+    games.
+    """
     return -fake
 
 
-def _least_squares_critic(real: Tensor, fake: Tensor) -> Tensor:
+def _least_squares_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     """`(real - 1)^2 + fake^2`. Source: Mao et al. 2016, arXiv:1611.04076, equation 2."""
     return (real - 1).square() + fake.square()
 
@@ -69,15 +73,15 @@ def _least_squares_player(fake: Tensor, real: Tensor | None) -> Tensor:
     return (fake - 1).square()
 
 
-def _wasserstein_critic(real: Tensor, fake: Tensor) -> Tensor:
-    """`fake - real`; bounded only if the critic is kept Lipschitz (a gradient penalty).
+def _wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """`fake - real`; bounded only if the discriminator is kept Lipschitz (a gradient penalty).
 
     Source: Arjovsky et al. 2017, arXiv:1701.07875.
     """
     return fake - real
 
 
-def _relativistic_critic(real: Tensor, fake: Tensor) -> Tensor:
+def _relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     """`softplus(-(real - fake))`, real and fake paired by position.
 
     Source: Jolicoeur-Martineau 2018, arXiv:1807.00734; Huang et al. 2024, arXiv:2501.05441.
@@ -85,8 +89,8 @@ def _relativistic_critic(real: Tensor, fake: Tensor) -> Tensor:
     return F.softplus(fake - real)
 
 
-def _relativistic_player(fake: Tensor, real: Tensor | None) -> Tensor:
-    """The critic's loss with the roles exchanged."""
+def _relativistic_generator(fake: Tensor, real: Tensor | None) -> Tensor:
+    """The discriminator's loss with the roles exchanged."""
     if real is None:
         raise ValueError(
             "a relativistic game compares fake logits with real ones and got real=None: "
@@ -95,12 +99,12 @@ def _relativistic_player(fake: Tensor, real: Tensor | None) -> Tensor:
     return F.softplus(real - fake)
 
 
-minimax = Objective(_logistic_critic, _minimax_player)
-non_saturating = Objective(_logistic_critic, _non_saturating_player)
-hinge = Objective(_hinge_critic, _linear_player)
-least_squares = Objective(_least_squares_critic, _least_squares_player)
-wasserstein = Objective(_wasserstein_critic, _linear_player)
-relativistic = Objective(_relativistic_critic, _relativistic_player, relativistic=True)
+minimax = Objective(_logistic_discriminator, _minimax_player)
+non_saturating = Objective(_logistic_discriminator, _non_saturating_generator)
+hinge = Objective(_hinge_discriminator, _linear_player)
+least_squares = Objective(_least_squares_discriminator, _least_squares_player)
+wasserstein = Objective(_wasserstein_discriminator, _linear_player)
+relativistic = Objective(_relativistic_discriminator, _relativistic_generator, relativistic=True)
 
 
 def known() -> dict[str, Objective]:

@@ -1,4 +1,4 @@
-"""Gradient penalties: how steep the critic is where the samples are.
+"""Gradient penalties: how steep the discriminator is where the samples are.
 
 All return one number a sample, so a caller weighs and averages them; none depends on the size of
 the batch. The squared gradient is summed over all coordinates, so a weight that suits data of unit
@@ -13,8 +13,8 @@ from torch import Tensor
 def input_gradient(logits: Tensor, x: Tensor) -> Tensor:
     """`d logit_i / d x_i` of each sample, `[b ...]`, differentiable once more.
 
-    Summing the logits is exact only if sample i's logit depends on sample i alone, so the critic
-    must not normalise across the batch.
+    Summing the logits is exact only if sample i's logit depends on sample i alone, so the
+    discriminator must not normalise across the batch.
     """
     (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
     return gradient
@@ -39,7 +39,7 @@ def squared_slope(logits: Tensor, moved: Tensor, step: float) -> Tensor:
     """`(logit(x + e n) - logit(x))^2 / e^2`, n standard normal: R1 and R2 without double backward.
 
     Its mean over n is the squared gradient norm, up to terms of order e^2 in the curvature: for a
-    linear critic `E_n (w n)^2 = |w|^2` exactly.
+    linear discriminator `E_n (w n)^2 = |w|^2` exactly.
     Source: the approximated R1 of Lin et al. 2025, arXiv:2501.08316, divided by e^2.
 
     Args:
@@ -56,7 +56,7 @@ def one_centred(logits: Tensor, x: Tensor) -> Tensor:
     Source: Gulrajani et al. 2017, arXiv:1704.00028, equation 3.
     """
     # The root has an infinite slope at 0: without the tiny term one flat sample makes the
-    # whole critic's gradient NaN.
+    # whole discriminator's gradient NaN.
     norm = (squared_gradient_norm(logits, x) + 1e-12).sqrt()
     return (norm - 1).square()
 

@@ -1,4 +1,4 @@
-"""Whether a critic's probabilities mean what they say, at every noise level."""
+"""Whether a discriminator's probabilities mean what they say, at every noise level."""
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +26,8 @@ def reliability(real: Tensor, fake: Tensor, bins: int = BINS) -> tuple[Tensor, T
             f"need logits of both kinds and at least one bin, got {len(real)}, {len(fake)}, {bins}"
         )
     probability = torch.cat([real, fake]).double().sigmoid()
-    truth = torch.cat([torch.ones(len(real)), torch.zeros(len(fake))]).double()
-    weight = torch.where(truth > 0, 0.5 / len(real), 0.5 / len(fake)).double()
+    ideal = torch.cat([torch.ones(len(real)), torch.zeros(len(fake))]).double()
+    weight = torch.where(ideal > 0, 0.5 / len(real), 0.5 / len(fake)).double()
     distinct, place = probability.unique(return_inverse=True)
     mass = torch.zeros_like(distinct).index_add_(0, place, weight)
     # A value goes where its middle falls, so that equal values stay together.
@@ -35,7 +35,7 @@ def reliability(real: Tensor, fake: Tensor, bins: int = BINS) -> tuple[Tensor, T
     sums = torch.stack(
         [
             torch.zeros(bins, dtype=torch.float64).index_add_(0, group, weight * values)
-            for values in (probability, truth, torch.ones_like(truth))
+            for values in (probability, ideal, torch.ones_like(ideal))
         ]
     )
     predicted, observed, share = sums[:, sums[2] > 0]
@@ -45,7 +45,7 @@ def reliability(real: Tensor, fake: Tensor, bins: int = BINS) -> tuple[Tensor, T
 def expected_calibration_error(real: Tensor, fake: Tensor, bins: int = BINS) -> float:
     """`sum_b share_b |observed_b - predicted_b|` over the bins of `reliability`; 0 is perfect.
 
-    Of n + m samples even the exact critic's is about `0.4 sqrt(bins / (n + m))`.
+    Of n + m samples even the exact discriminator's is about `0.4 sqrt(bins / (n + m))`.
     Source: Naeini et al. 2015 (AAAI), equation 3, with bins of equal weight.
     """
     predicted, observed, share = reliability(real, fake, bins)

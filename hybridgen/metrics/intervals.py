@@ -26,7 +26,7 @@ class Estimate:
     low: float
     high: float
     floor: float | None = None
-    truth: float | None = None
+    ideal: float | None = None
 
 
 PARTS = 32

@@ -1,1 +1,1 @@
-"""Generators and critics, each saved and loaded as a diffusers model."""
+"""Generators and discriminators, each saved and loaded as a diffusers model."""

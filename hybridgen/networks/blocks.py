@@ -21,8 +21,8 @@ GAIN = math.sqrt(2 / (1 + SLOPE**2))
 """Of weights before a LeakyReLU, so that the pair keeps the second moment."""
 
 Activation = Literal["leaky_relu", "silu"]
-"""Between a critic's layers. SiLU is smooth: a loss on the critic's gradient, as score matching is,
-needs a second derivative, and that of a LeakyReLU is zero wherever it exists."""
+"""Between a discriminator's layers. SiLU is smooth: a loss on the discriminator's gradient, as
+score matching is, needs a second derivative, and that of a LeakyReLU is zero wherever it exists."""
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
@@ -123,7 +123,7 @@ _BASES = range(4, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ladder:
+class Resolutions:
     """Square resolutions with their numbers of channels, smallest picture first.
 
     The resolution is halved while the result is whole and at least 4 (28, 14, 7). Each halving
@@ -138,7 +138,7 @@ class Ladder:
     widths: tuple[int, ...]
 
 
-def ladder(*, resolution: int, channels: int, width: int) -> Ladder:
+def ladder(*, resolution: int, channels: int, width: int) -> Resolutions:
     """The ladder for images `[channels resolution resolution]` with `width` channels on top.
 
     Raises:
@@ -158,7 +158,7 @@ def ladder(*, resolution: int, channels: int, width: int) -> Ladder:
         )
     cap = max(width, min(8 * width, 512))
     widths = [min(width * 2**halvings, cap) for halvings in range(len(sizes))]
-    return Ladder(sizes=tuple(sizes), widths=tuple(reversed(widths)))
+    return Resolutions(sizes=tuple(sizes), widths=tuple(reversed(widths)))
 
 
 def _nearest(resolution: int) -> str:
@@ -172,7 +172,7 @@ def _nearest(resolution: int) -> str:
 
 
 @contextmanager
-def evaluating(*modules: nn.Module | None) -> Iterator[None]:
+def eval_mode(*modules: nn.Module | None) -> Iterator[None]:
     """No dropout inside; afterwards every part of `modules` is in the mode it was in."""
     parts = [part for module in modules if module is not None for part in module.modules()]
     modes = [part.training for part in parts]

@@ -10,23 +10,23 @@ from diffusers.models.modeling_utils import ModelMixin
 
 from hybridgen.errors import InputError
 from hybridgen.networks.blocks import Activation
-from hybridgen.networks.dcgan import DcganCritic, DcganGenerator
+from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
-from hybridgen.networks.mlp import MlpCritic, MlpGenerator, WavesCritic
-from hybridgen.networks.residual import ResidualCritic, ResidualGenerator
+from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator, WavesDiscriminator
+from hybridgen.networks.residual import ResidualDiscriminator, ResidualGenerator
 
 Architecture = Literal["mlp", "dcgan", "residual"]
-CriticArchitecture = Literal["mlp", "waves", "dcgan", "residual"]
+DiscriminatorArchitecture = Literal["mlp", "waves", "dcgan", "residual"]
 _GENERATORS: dict[str, type[Any]] = {
     "mlp": MlpGenerator,
     "dcgan": DcganGenerator,
     "residual": ResidualGenerator,
 }
-_CRITICS: dict[str, type[Any]] = {
-    "mlp": MlpCritic,
-    "waves": WavesCritic,
-    "dcgan": DcganCritic,
-    "residual": ResidualCritic,
+_DISCRIMINATORS: dict[str, type[Any]] = {
+    "mlp": MlpDiscriminator,
+    "waves": WavesDiscriminator,
+    "dcgan": DcganDiscriminator,
+    "residual": ResidualDiscriminator,
 }
 
 
@@ -49,8 +49,8 @@ class GeneratorSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CriticSettings:
-    """The critic.
+class DiscriminatorSettings:
+    """The discriminator.
 
     Attributes:
         architecture: `mlp` for points, or `waves`, which sees finer structure and is no player of a
@@ -59,10 +59,11 @@ class CriticSettings:
             half the image's).
         depth: hidden layers, or residual blocks per resolution; ignored by `dcgan`.
         noise_conditional: whether it looks at the noise level of its input.
-        activation: `leaky_relu`, or `silu` for a loss on the critic's gradient (score matching).
+        activation: `leaky_relu`, or `silu` for a loss on the discriminator's gradient (score
+            matching).
     """
 
-    architecture: CriticArchitecture = "dcgan"
+    architecture: DiscriminatorArchitecture = "dcgan"
     width: int = 64
     depth: int = 2
     noise_conditional: bool = False
@@ -149,17 +150,19 @@ def build_generator(
     return _GENERATORS[settings.architecture](latent=settings.latent, **sizes)
 
 
-def build_critic(settings: CriticSettings, shape: tuple[int, ...], classes: int = 0) -> ModelMixin:
-    """A new critic of samples of `shape`: `(d,)` for points, `(c, h, w)` for images.
+def build_discriminator(
+    settings: DiscriminatorSettings, shape: tuple[int, ...], classes: int = 0
+) -> ModelMixin:
+    """A new discriminator of samples of `shape`: `(d,)` for points, `(c, h, w)` for images.
 
     Raises:
         InputError: the architecture cannot judge that shape.
     """
-    sizes = _sizes(settings.architecture, shape, _CRITICS)
+    sizes = _sizes(settings.architecture, shape, _DISCRIMINATORS)
     sizes |= {"width": settings.width, "classes": classes}
     if settings.architecture != "dcgan":
         sizes["depth"] = settings.depth
-    return _CRITICS[settings.architecture](
+    return _DISCRIMINATORS[settings.architecture](
         noise_conditional=settings.noise_conditional, activation=settings.activation, **sizes
     )
 
@@ -171,7 +174,7 @@ def load_network(folder: str | Path) -> ModelMixin:
         InputError: there is no network of this package in the folder, or it is damaged.
     """
     path = Path(folder) / "config.json"
-    kinds = [*_GENERATORS.values(), *_CRITICS.values(), ImageDenoiser, PointDenoiser]
+    kinds = [*_GENERATORS.values(), *_DISCRIMINATORS.values(), ImageDenoiser, PointDenoiser]
     known = {kind.__name__: kind for kind in kinds}
     if not path.is_file():
         raise InputError(f"no network in {folder}: expected config.json there; name another folder")
@@ -208,26 +211,29 @@ def _sizes(architecture: str, shape: tuple[int, ...], known: Mapping[str, Any]) 
     return {"channels": shape[0], "resolution": shape[1]}
 
 
-def noise_conditional(critic: ModelMixin) -> ModelMixin:
-    """A critic that looks at the noise level and, without noise, says what `critic` says.
+def noise_conditional(discriminator: ModelMixin) -> ModelMixin:
+    """A discriminator that looks at the noise level and, without noise, says what `discriminator`
+    says.
 
     What it does about the level starts at zero, so at every level it sees its input rescaled to
-    unit variance and judges it as if it were clean. A critic that already looks is returned itself.
+    unit variance and judges it as if it were clean. A discriminator that already looks is returned
+    itself.
 
     Raises:
-        InputError: `critic` is not one of this package's.
+        InputError: `discriminator` is not one of this package's.
     """
-    config: Any = critic.config
+    config: Any = discriminator.config
     if "noise_conditional" not in config:
         raise InputError(
-            f"a guide can start from a critic of this package, and {type(critic).__name__} is none"
+            f"a guide can start from a discriminator of this package, and "
+            f"{type(discriminator).__name__} is none"
         )
     if config["noise_conditional"]:
-        return critic
+        return discriminator
     given = {key: value for key, value in config.items() if not key.startswith("_")}
-    adopted = type(critic)(**{**given, "noise_conditional": True})
-    missing, _ = adopted.load_state_dict(critic.state_dict(), strict=False)
+    adopted = type(discriminator)(**{**given, "noise_conditional": True})
+    missing, _ = adopted.load_state_dict(discriminator.state_dict(), strict=False)
     others = [name for name in missing if not name.startswith("noise.")]
     if others:
-        raise InputError(f"the critic to start from lacks {others[0]}; save it again")
+        raise InputError(f"the discriminator to start from lacks {others[0]}; save it again")
     return adopted

@@ -116,7 +116,7 @@ class ProjectionHead(nn.Module):
 
 
 def noise_features(sigma: Tensor) -> Tensor:
-    """Waves in the log-noise level `asinh(sigma / 0.002)`, finite at 0: `[b] -> [b 24]`.
+    """FourierFeatures in the log-noise level `asinh(sigma / 0.002)`, finite at 0: `[b] -> [b 24]`.
 
     The level is `log(sigma) + 6.9` wherever noise can be seen and 0 without noise. Wavelengths
     are half-octaves from 25 to 0.55, so that the range up to sigma 80 (11.3) is unambiguous.
@@ -128,9 +128,10 @@ def noise_features(sigma: Tensor) -> Tensor:
 
 
 class NoiseConditioning(nn.Module):
-    """What a critic does about a noise level: rescale its input and add a bias in every block.
+    """What a discriminator does about a noise level: rescale its input and add a bias in every
+    block.
 
-    The biases start at zero, so a new critic treats all levels alike.
+    The biases start at zero, so a new discriminator treats all levels alike.
 
     Args:
         sizes: channels of each block's bias.
@@ -152,7 +153,7 @@ class NoiseConditioning(nn.Module):
         if sigma is None or sigma.shape != (len(x),):
             got = None if sigma is None else list(sigma.shape)
             raise ValueError(
-                f"sigma has shape {got}, but a noise-conditional critic needs [{len(x)}]"
+                f"sigma has shape {got}, but a noise-conditional discriminator needs [{len(x)}]"
             )
         scale = torch.rsqrt(1 + sigma.float().square()).to(x.dtype)
         rescaled = x * rearrange(scale, "b -> b" + " 1" * (x.ndim - 1))

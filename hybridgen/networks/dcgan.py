@@ -1,7 +1,7 @@
 """Plain strided convolutions after DCGAN (Radford et al. 2015, arXiv:1511.06434).
 
 The generator is the recipe of 2015: batch normalisation, ReLU, tanh, weights `N(0, 0.02^2)`.
-The critic departs from it where a gradient penalty asks for it: no normalisation, and so
+The discriminator departs from it where a gradient penalty asks for it: no normalisation, and so
 weights that keep the second moment instead (He et al. 2015, arXiv:1502.01852). Both have one
 3x3 layer more at the base, or an 8x8 picture would pass a single convolution.
 """
@@ -55,8 +55,8 @@ class DcganGenerator(ModelMixin, ConfigMixin):
         classes: int = 0,
     ) -> None:
         super().__init__()
-        rungs = ladder(resolution=resolution, channels=channels, width=width)
-        widths, base = rungs.widths[1:], rungs.sizes[0]
+        resolutions = ladder(resolution=resolution, channels=channels, width=width)
+        widths, base = resolutions.widths[1:], resolutions.sizes[0]
         self.entry = LabelledNoise(latent=latent, classes=classes)
         first = nn.ConvTranspose2d(self.entry.size, widths[0], base, bias=False)
         mix = nn.Conv2d(widths[0], widths[0], 3, padding=1, bias=False)
@@ -78,7 +78,7 @@ class DcganGenerator(ModelMixin, ConfigMixin):
         return self.out(h).tanh().contiguous()
 
 
-class DcganCritic(ModelMixin, ConfigMixin):
+class DcganDiscriminator(ModelMixin, ConfigMixin):
     """`(x [b c h w], sigma [b], label [b] or None) -> logits [b]`.
 
     Args:
@@ -87,7 +87,7 @@ class DcganCritic(ModelMixin, ConfigMixin):
         width: channels at half the resolution, doubled as `hybridgen.networks.blocks` says.
         classes: labels it is told about; 0 for none.
         noise_conditional: whether it looks at `sigma`.
-        activation: `leaky_relu` or, for a loss on the critic's gradient, `silu`.
+        activation: `leaky_relu` or, for a loss on the discriminator's gradient, `silu`.
     """
 
     @register_to_config
@@ -103,8 +103,8 @@ class DcganCritic(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         check_activation(activation)
-        rungs = ladder(resolution=resolution, channels=channels, width=width)
-        widths, base = rungs.widths[:0:-1], rungs.sizes[0]
+        resolutions = ladder(resolution=resolution, channels=channels, width=width)
+        widths, base = resolutions.widths[:0:-1], resolutions.sizes[0]
         self.shape = (channels, resolution, resolution)
         self.activation: Activation = activation
         shrink = [_halving(a, b) for a, b in pairwise((channels, *widths))]

@@ -19,7 +19,7 @@ from hybridgen.networks.conditioning import (
     require_classes,
     require_positive,
 )
-from hybridgen.networks.mlp import Waves
+from hybridgen.networks.mlp import FourierFeatures
 
 _HEAD = 8
 """Channels of one attention head."""
@@ -173,7 +173,7 @@ class PointDenoiser(ModelMixin, ConfigMixin):
     """`(x [b d], sigma [b], label [b] or None) -> x0 [b d]`: an MLP on waves of x and sigma.
 
     A plain MLP is too smooth to see modes a hundredth as wide as the data; waves down to `finest`
-    are handed to it (see `hybridgen.networks.mlp.Waves`).
+    are handed to it (see `hybridgen.networks.mlp.FourierFeatures`).
 
     Args:
         dimension: entries of a point.
@@ -202,7 +202,7 @@ class PointDenoiser(ModelMixin, ConfigMixin):
         require_classes(classes)
         _check_std(data_std)
         self.shape, self.classes = (dimension,), classes
-        self.view = Waves(dimension=dimension, waves=waves, finest=finest)
+        self.view = FourierFeatures(dimension=dimension, waves=waves, finest=finest)
         self.entry = nn.Linear(self.view.size, width)
         self.level = nn.Linear(24, width * (depth + 1))
         self.embedding = nn.Embedding(classes + 1, width) if classes else None

@@ -58,7 +58,7 @@ class MlpGenerator(ModelMixin, ConfigMixin):
         return self.out(h)
 
 
-class MlpCritic(ModelMixin, ConfigMixin):
+class MlpDiscriminator(ModelMixin, ConfigMixin):
     """`(x [b dimension], sigma [b], label [b] or None) -> logits [b]`.
 
     Args:
@@ -67,7 +67,7 @@ class MlpCritic(ModelMixin, ConfigMixin):
         depth: hidden layers.
         classes: labels it is told about; 0 for none.
         noise_conditional: whether it looks at `sigma`; points should have about unit scale then.
-        activation: `leaky_relu` or, for a loss on the critic's gradient, `silu`.
+        activation: `leaky_relu` or, for a loss on the discriminator's gradient, `silu`.
     """
 
     @register_to_config
@@ -104,7 +104,7 @@ class MlpCritic(ModelMixin, ConfigMixin):
 _LONGEST = 8.0
 
 
-class Waves(nn.Module):
+class FourierFeatures(nn.Module):
     """`[x, sin(x w_1), ..., cos(x w_1), ...]`: `[b d] -> [b size]`.
 
     Source: Tancik et al. 2020, arXiv:2006.10739, with frequencies on a grid.
@@ -133,8 +133,9 @@ class Waves(nn.Module):
         return torch.cat([x, angles.sin(), angles.cos()], dim=1)
 
 
-class WavesCritic(ModelMixin, ConfigMixin):
-    """`(x [b dimension], sigma [b], label [b] or None) -> logits [b]`, finer than `MlpCritic`.
+class WavesDiscriminator(ModelMixin, ConfigMixin):
+    """`(x [b dimension], sigma [b], label [b] or None) -> logits [b]`, finer than
+    `MlpDiscriminator`.
 
     Too fine to play in a game, where it would lead the generator along its waves; made to know two
     finished sets of points apart.
@@ -143,11 +144,11 @@ class WavesCritic(ModelMixin, ConfigMixin):
         dimension: entries of a point.
         width: units of a hidden layer.
         depth: hidden layers.
-        waves: frequencies a coordinate, see `Waves`.
+        waves: frequencies a coordinate, see `FourierFeatures`.
         finest: the shortest wavelength; points should have about unit scale.
         classes: labels it is told about; 0 for none.
         noise_conditional: whether it looks at `sigma`.
-        activation: `leaky_relu` or, for a loss on the critic's gradient, `silu`.
+        activation: `leaky_relu` or, for a loss on the discriminator's gradient, `silu`.
     """
 
     @register_to_config
@@ -168,7 +169,7 @@ class WavesCritic(ModelMixin, ConfigMixin):
         check_activation(activation)
         self.shape = (dimension,)
         self.activation: Activation = activation
-        self.entry = Waves(dimension=dimension, waves=waves, finest=finest)
+        self.entry = FourierFeatures(dimension=dimension, waves=waves, finest=finest)
         sizes = [self.entry.size] + [width] * (depth - 1)
         self.hidden = nn.ModuleList(nn.Linear(size, width) for size in sizes)
         self.head = ProjectionHead(features=width, classes=classes)

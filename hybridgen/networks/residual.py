@@ -38,7 +38,7 @@ class ResidualGenerator(ModelMixin, ConfigMixin):
         latent: entries of a noise vector.
         resolution: rows of the square image.
         channels: 1 or 3.
-        width: channels at full resolution; see `hybridgen.networks.blocks.Ladder`.
+        width: channels at full resolution; see `hybridgen.networks.blocks.Resolutions`.
         depth: residual blocks at each resolution.
         classes: labels it is told about; 0 for none.
     """
@@ -56,8 +56,8 @@ class ResidualGenerator(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         require_positive(depth=depth)
-        rungs = ladder(resolution=resolution, channels=channels, width=width)
-        widths, base = rungs.widths, rungs.sizes[0]
+        resolutions = ladder(resolution=resolution, channels=channels, width=width)
+        widths, base = resolutions.widths, resolutions.sizes[0]
         self.entry = LabelledNoise(latent=latent, classes=classes)
         self.constant = nn.Parameter(torch.randn(widths[0], base, base))
         self.modulate = initialised(nn.Linear(self.entry.size, widths[0], bias=False))
@@ -77,7 +77,7 @@ class ResidualGenerator(ModelMixin, ConfigMixin):
         return self.out(h).contiguous()
 
 
-class ResidualCritic(ModelMixin, ConfigMixin):
+class ResidualDiscriminator(ModelMixin, ConfigMixin):
     """`(x [b c h w], sigma [b], label [b] or None) -> logits [b]`.
 
     At the base a depth-wise convolution as large as the picture leaves one number a channel: a
@@ -86,11 +86,11 @@ class ResidualCritic(ModelMixin, ConfigMixin):
     Args:
         resolution: rows of the square image.
         channels: 1 or 3.
-        width: channels at full resolution; see `hybridgen.networks.blocks.Ladder`.
+        width: channels at full resolution; see `hybridgen.networks.blocks.Resolutions`.
         depth: residual blocks at each resolution.
         classes: labels it is told about; 0 for none.
         noise_conditional: whether it looks at `sigma`.
-        activation: `leaky_relu` or, for a loss on the critic's gradient, `silu`.
+        activation: `leaky_relu` or, for a loss on the discriminator's gradient, `silu`.
     """
 
     @register_to_config
@@ -107,8 +107,8 @@ class ResidualCritic(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         require_positive(depth=depth)
-        rungs = ladder(resolution=resolution, channels=channels, width=width)
-        widths, base = rungs.widths[::-1], rungs.sizes[0]
+        resolutions = ladder(resolution=resolution, channels=channels, width=width)
+        widths, base = resolutions.widths[::-1], resolutions.sizes[0]
         self.shape = (channels, resolution, resolution)
         self.entry = initialised(nn.Conv2d(channels, width, 1, bias=False))
         self.depth = depth

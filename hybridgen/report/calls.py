@@ -16,7 +16,7 @@ from hybridgen.report.shapes import Chart, Point, Reference
 
 def calls_of(row: Row) -> float:
     """Denoiser calls a sample; 0 for a sampler that makes or counts none."""
-    return row.expense.calls.denoiser if row.expense.calls is not None else 0.0
+    return row.cost.calls.denoiser if row.cost.calls is not None else 0.0
 
 
 def calls_chart(rows: Sequence[Row], metric: str, looked: Mapping[str, Look]) -> Chart | None:

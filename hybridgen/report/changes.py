@@ -55,9 +55,9 @@ def _sides(own: Sequence[Pair]) -> tuple[str, str]:
     pair, names = own[0], list(dict.fromkeys(p.row.method for p in own))
     base = quoted(pair.base.method)
     if pair.change == "guidance":
-        return f"Guided by a critic, {base}", "unguided"
+        return f"Guided by a discriminator, {base}", "unguided"
     if pair.change == "refinement":
-        return f"Refined by a critic, {base}", "unrefined"
+        return f"Refined by a discriminator, {base}", "unrefined"
     trained = pair.row.kind.startswith("hybrid") and not pair.base.kind.startswith("hybrid")
     told = len(names) == 1 and (not trained or "discriminator" in names[0])
     opening = "" if told else "Trained with a discriminator, " if trained else "Sampled otherwise, "
@@ -88,5 +88,5 @@ def _where(rows: Sequence[Row], those: Sequence[Row]) -> str:
 def _shown(own: Sequence[Pair], metric: str) -> Pair:
     """Of changes in training the one at the fewest calls, else the one with the best figure."""
     if own[0].change == "training":
-        return min(own, key=lambda p: p.row.expense.calls.calls if p.row.expense.calls else 0.0)
+        return min(own, key=lambda p: p.row.cost.calls.calls if p.row.cost.calls else 0.0)
     return min(own, key=lambda p: badness(p.row.figures[metric], metric).value)

@@ -19,18 +19,18 @@ HEIGHT = 380.0
 
 def facts_of(row: Row, metric: str) -> tuple[str, ...]:
     """What hovering over a row tells."""
-    expense = row.expense
+    cost = row.cost
     said = [
         row.name,
         f"{metric_of(metric).label} {words.with_interval(row.figures[metric])}",
-        f"{_seconds(expense.seconds)} a sample",
+        f"{_seconds(cost.seconds)} a sample",
     ]
-    if expense.calls is not None:
+    if cost.calls is not None:
         counted = (
-            (expense.calls.generator, "generator"),
-            (expense.calls.denoiser, "denoiser"),
-            (expense.calls.critic_forward, "critic forward"),
-            (expense.calls.critic_backward, "critic backward"),
+            (cost.calls.generator, "generator"),
+            (cost.calls.denoiser, "denoiser"),
+            (cost.calls.discriminator_forward, "discriminator forward"),
+            (cost.calls.discriminator_backward, "discriminator backward"),
         )
         calls = [f"{words.number(n)} {name}" for n, name in counted if n]
         said.append("calls: " + (", ".join(calls) or "none"))
@@ -63,11 +63,11 @@ def floors(rows: Sequence[Row], metric: str, y: Axis) -> list[Reference]:
     found = [row.figures[metric] for row in rows if metric in row.figures]
     levels = {
         "floor": next((e.floor for e in found if _finite(e.floor)), None),
-        "truth": next((e.truth for e in found if _finite(e.truth)), None),
+        "ideal": next((e.ideal for e in found if _finite(e.ideal)), None),
     }
-    if levels["truth"] is None:
-        levels["truth"] = NEAREST_IS_BEST.get(metric)
-    texts = {"floor": "real samples (floor)", "truth": "perfect samples"}
+    if levels["ideal"] is None:
+        levels["ideal"] = NEAREST_IS_BEST.get(metric)
+    texts = {"floor": "real samples (floor)", "ideal": "perfect samples"}
     return [
         Reference(
             y=y.at(level),
@@ -90,7 +90,7 @@ def heights(rows: Sequence[Row], metric: str) -> Axis:
     values = [e.value for e in found]
     log = direction(metric).startswith("lower") and 0 < 8 * min(values) < max(values)
     ends = [end for e in found for end in (e.low, e.high)]
-    levels = [level for e in found for level in (e.floor, e.truth) if level is not None]
+    levels = [level for e in found for level in (e.floor, e.ideal) if level is not None]
     if metric in NEAREST_IS_BEST:
         levels.append(NEAREST_IS_BEST[metric])
     if log:

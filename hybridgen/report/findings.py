@@ -130,13 +130,17 @@ def _intervals(comparison: Comparison) -> str:
 
 
 def _two_sides(comparison: Comparison, rows: Sequence[Row]) -> tuple[Row, Row] | None:
-    """The best row that is a single pass without a critic, and the best that is guided."""
+    """The best row that is a single pass without a discriminator, and the best that is guided."""
     single, guided = [], []
     for row in ranked(rows, comparison.quality):
-        calls = row.expense.calls
-        if calls is not None and calls.denoiser > 0 and calls.critic_backward > 0:
+        calls = row.cost.calls
+        if calls is not None and calls.denoiser > 0 and calls.discriminator_backward > 0:
             guided.append(row)
-        elif calls is not None and calls.calls == calls.generator == 1 and not calls.critic_forward:
+        elif (
+            calls is not None
+            and calls.calls == calls.generator == 1
+            and not calls.discriminator_forward
+        ):
             single.append(row)
     return (single[0], guided[0]) if single and guided else None
 
@@ -147,4 +151,4 @@ def _floor(row: Row, metric: str) -> str:
 
 
 def _faster(row: Row, other: Row) -> bool:
-    return verdict(row.expense.seconds, other.expense.seconds, "seconds") == "better"
+    return verdict(row.cost.seconds, other.cost.seconds, "seconds") == "better"

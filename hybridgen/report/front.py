@@ -20,15 +20,15 @@ def front_chart(rows: Sequence[Row], metric: str, looked: Mapping[str, Look]) ->
     if not shown:
         return None
     faded = dict(zip(map(id, rows), dominated(rows, metric), strict=True))
-    times = [row.expense.seconds for row in shown]
+    times = [row.cost.seconds for row in shown]
     ends = [end for time in times for end in (time.low, time.value, time.high) if end > 0]
     x = axis(ends, partial(words.seconds, padded=False), log=True)
     y = heights(shown, metric)
     points = {
-        id(row): point(row, metric, x, y, row.expense.seconds, looked[row.kind], faded[id(row)])
+        id(row): point(row, metric, x, y, row.cost.seconds, looked[row.kind], faded[id(row)])
         for row in shown
     }
-    in_order = sorted(shown, key=lambda row: row.expense.seconds.value)
+    in_order = sorted(shown, key=lambda row: row.cost.seconds.value)
     methods = {row.method: [r for r in in_order if r.method == row.method] for row in shown}
     lines = [line([points[id(r)] for r in own]) for own in methods.values() if len(own) > 1]
     references = floors(rows, metric, y)
@@ -88,7 +88,7 @@ def _stairs(front: Sequence[Point]) -> str:
 
 
 def _batches(rows: Sequence[Row]) -> str:
-    sizes = sorted({row.expense.batch for row in rows})
+    sizes = sorted({row.cost.batch for row in rows})
     return f"batch{'es of' * (len(sizes) > 1)} {words.listed([words.count(n) for n in sizes])}"
 
 

@@ -53,9 +53,9 @@ def named(metric: str, features: str) -> str:
 def _plot(axes: Axes, rows: Sequence[Row], comparison: Comparison) -> None:
     metric, kinds = comparison.quality, [row.kind for row in comparison.rows]
     for number, method in enumerate(dict.fromkeys(row.method for row in rows)):
-        own = sorted((r for r in rows if r.method == method), key=lambda r: r.expense.seconds.value)
+        own = sorted((r for r in rows if r.method == method), key=lambda r: r.cost.seconds.value)
         axes.errorbar(
-            [1e3 * row.expense.seconds.value for row in own],
+            [1e3 * row.cost.seconds.value for row in own],
             [row.figures[metric].value for row in own],
             yerr=_reach(own, metric),
             color=colour_of(own[0].kind, kinds),
@@ -114,5 +114,5 @@ def _reach(rows: Sequence[Row], metric: str) -> list[list[float]]:
 
 
 def _batch(rows: Sequence[Row]) -> str:
-    sizes = sorted({row.expense.batch for row in rows})
+    sizes = sorted({row.cost.batch for row in rows})
     return "batches of " + ", ".join(map(str, sizes))

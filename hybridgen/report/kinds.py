@@ -5,11 +5,13 @@ MODELS = {
     "diffusion": "diffusion",
     "hybrid": "diffusion trained with a discriminator",
 }
-CHANGES = {"guided": "guided", "refined": "refined by a critic"}
+CHANGES = {"guided": "guided", "refined": "refined by a discriminator"}
 
 
 def kind_name(kind: str) -> str:
-    """Such as "GAN, refined by a critic" of "gan, refined"; a kind that is not known stays."""
+    """Such as "GAN, refined by a discriminator" of "gan, refined"; a kind that is not known
+    stays.
+    """
     model, *changes = kind.split(", ")
     if model not in MODELS or any(change not in CHANGES for change in changes):
         return kind

@@ -26,11 +26,11 @@ MAIN = (
 COSTS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("denoiser calls", lambda row: _calls(row, "denoiser")),
     ("generator calls", lambda row: _calls(row, "generator")),
-    ("critic forward", lambda row: _calls(row, "critic_forward")),
-    ("critic backward", lambda row: _calls(row, "critic_backward")),
-    ("FLOPs", lambda row: words.scaled(row.expense.flops)),
-    ("seconds", lambda row: words.seconds(row.expense.seconds.value)),
-    ("peak memory", lambda row: f"{words.memory(row.expense.peak_bytes)} / {row.expense.batch}"),
+    ("discriminator forward", lambda row: _calls(row, "discriminator_forward")),
+    ("discriminator backward", lambda row: _calls(row, "discriminator_backward")),
+    ("FLOPs", lambda row: words.scaled(row.cost.flops)),
+    ("seconds", lambda row: words.seconds(row.cost.seconds.value)),
+    ("peak memory", lambda row: f"{words.memory(row.cost.peak_bytes)} / {row.cost.batch}"),
 )
 
 
@@ -45,7 +45,7 @@ def markdown(comparison: Comparison) -> str:
     best = {name: best_apart(comparison.rows, name) for name in names if name not in UNRANKED}
     head = ["method", *(metric_of(name).label for name in names), *(title for title, _ in COSTS)]
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
-    for which, title in (("floor", "real samples (floor)"), ("truth", "perfect samples")):
+    for which, title in (("floor", "real samples (floor)"), ("ideal", "perfect samples")):
         levels = [_level(comparison.rows, name, which) for name in names]
         if any(levels):
             lines.append([title, *levels, *[""] * len(COSTS)])
@@ -74,7 +74,7 @@ def _level(rows: Sequence[Row], name: str, which: str) -> str:
 
 
 def _calls(row: Row, name: str) -> str:
-    calls = row.expense.calls
+    calls = row.cost.calls
     return "?" if calls is None else words.number(getattr(calls, name))
 
 

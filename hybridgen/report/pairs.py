@@ -16,8 +16,8 @@ class Pair:
     """A row and its baseline.
 
     Attributes:
-        change: `guidance` asks a critic for gradients while sampling, `refinement` asks it which
-            samples to keep, `training` costs nothing when sampling.
+        change: `guidance` asks a discriminator for gradients while sampling, `refinement` asks it
+            which samples to keep, `training` costs nothing when sampling.
     """
 
     row: Row
@@ -41,12 +41,12 @@ def pairs(rows: Sequence[Row]) -> list[Pair]:
 
 
 def _base(row: Row, others: Sequence[Row]) -> Row | None:
-    calls = row.expense.calls
+    calls = row.cost.calls
     if calls is None:
         return None
-    known = [(other, other.expense.calls) for other in others if other.expense.calls is not None]
+    known = [(other, other.cost.calls) for other in others if other.cost.calls is not None]
     equal = [other for other, cost in known if _equal(calls, cost)]
-    if not equal and calls.critic_forward > 0:
+    if not equal and calls.discriminator_forward > 0:
         equal = [other for other, cost in known if _cheaper(cost, calls) and _within(other, row)]
     if len(equal) > 1:
         equal = [other for other in equal if _within(other, row)]
@@ -59,7 +59,9 @@ def _equal(a: Cost, b: Cost) -> bool:
 
 def _cheaper(base: Cost, refined: Cost) -> bool:
     """Whether `refined` may be the outcome of drawing more than once from `base`."""
-    return base.calls <= refined.calls and base.critic_forward < refined.critic_forward
+    return (
+        base.calls <= refined.calls and base.discriminator_forward < refined.discriminator_forward
+    )
 
 
 def _within(base: Row, row: Row) -> bool:
@@ -67,9 +69,9 @@ def _within(base: Row, row: Row) -> bool:
 
 
 def _change(row: Row, base: Row) -> Change:
-    mine, its = row.expense.calls, base.expense.calls
+    mine, its = row.cost.calls, base.cost.calls
     if mine is None or its is None:
         return "training"
-    if mine.critic_backward > its.critic_backward:
+    if mine.discriminator_backward > its.discriminator_backward:
         return "guidance"
-    return "refinement" if mine.critic_forward > its.critic_forward else "training"
+    return "refinement" if mine.discriminator_forward > its.discriminator_forward else "training"

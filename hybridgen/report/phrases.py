@@ -35,7 +35,7 @@ def against(row: Row, base: Row, metric: str) -> str:
 
 def seconds(row: Row) -> float:
     """A sample's."""
-    return row.expense.seconds.value
+    return row.cost.seconds.value
 
 
 def time(row: Row) -> str:
@@ -45,7 +45,7 @@ def time(row: Row) -> str:
 
 def times(row: Row, base: Row) -> str:
     """How the seconds of two rows compare, as far as their timing can tell."""
-    if verdict(row.expense.seconds, base.expense.seconds, "seconds") in ("tie", None):
+    if verdict(row.cost.seconds, base.cost.seconds, "seconds") in ("tie", None):
         return "about as long"
     return f"{words.ratio(seconds(row) / seconds(base))} as long"
 

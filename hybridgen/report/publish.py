@@ -39,14 +39,19 @@ def flat(comparison: Comparison) -> dict[str, float | None]:
             figures[f"{row.name}/{metric}_high"] = estimate.high
             if estimate.floor is not None:
                 figures[f"floor_{metric}"] = estimate.floor
-        spent = row.expense
+        spent = row.cost
         figures[f"{row.name}/seconds"] = spent.seconds.value
         figures[f"{row.name}/seconds_low"] = spent.seconds.low
         figures[f"{row.name}/seconds_high"] = spent.seconds.high
         figures[f"{row.name}/flops"] = spent.flops
         figures[f"{row.name}/peak_bytes"] = spent.peak_bytes
         if spent.calls is not None:
-            for network in ("denoiser", "generator", "critic_forward", "critic_backward"):
+            for network in (
+                "denoiser",
+                "generator",
+                "discriminator_forward",
+                "discriminator_backward",
+            ):
                 figures[f"{row.name}/{network}_calls"] = getattr(spent.calls, network)
     for model in comparison.models:
         figures |= {f"training/{model.name}/{name}": fact for name, fact in model.facts.items()}

@@ -9,7 +9,7 @@ from hybridgen.evaluation.results import Row
 from hybridgen.metrics.intervals import Estimate
 from hybridgen.metrics.registry import HIGHER_IS_BETTER, NEAREST_IS_BEST
 
-Verdict = Literal["better", "worse", "tie"]
+ValidationResult = Literal["better", "worse", "tie"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def badness(estimate: Estimate, metric: str) -> Badness:
     return Badness(value=value, below=value - low, above=high - value)
 
 
-def verdict(a: Estimate, b: Estimate, metric: str) -> Verdict | None:
+def verdict(a: Estimate, b: Estimate, metric: str) -> ValidationResult | None:
     """What `a` is beside `b`; `None` unless both are finite.
 
     They are told apart if `|a - b| > sqrt(h_a^2 + h_b^2)`, where h is the half of each interval
@@ -67,8 +67,8 @@ def finite_rows(rows: Sequence[Row], metric: str) -> list[Row]:
         for row in rows
         if metric in row.figures
         and math.isfinite(row.figures[metric].value)
-        and math.isfinite(row.expense.seconds.value)
-        and row.expense.seconds.value > 0
+        and math.isfinite(row.cost.seconds.value)
+        and row.cost.seconds.value > 0
     ]
 
 
@@ -80,7 +80,7 @@ def dominated(rows: Sequence[Row], metric: str) -> tuple[bool, ...]:
     """
     there = {id(row) for row in finite_rows(rows, metric)}
     places = {
-        id(row): (badness(row.figures[metric], metric).value, row.expense.seconds.value)
+        id(row): (badness(row.figures[metric], metric).value, row.cost.seconds.value)
         for row in rows
         if id(row) in there
     }

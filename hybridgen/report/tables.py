@@ -63,7 +63,7 @@ def _figures(comparison: Comparison, looked: Mapping[str, Look], names: Sequence
     best = {name: best_apart(rows, name) for name in ranked}
     fixed = [
         (Cell(text=title), *(_level(rows, name, which) for name in names))
-        for which, title in (("floor", "real samples (floor)"), ("truth", "perfect samples"))
+        for which, title in (("floor", "real samples (floor)"), ("ideal", "perfect samples"))
     ]
     return Table(
         columns=(
@@ -86,15 +86,15 @@ def _figures(comparison: Comparison, looked: Mapping[str, Look], names: Sequence
 
 def cost_table(rows: Sequence[Row], looked: Mapping[str, Look]) -> Table:
     """What one sample costs."""
-    times = [row.expense.seconds.value for row in rows]
+    times = [row.cost.seconds.value for row in rows]
     least = min((t for t in times if math.isfinite(t) and t > 0), default=math.nan)
     return Table(
         columns=(
             ("method", ""),
             ("denoiser calls", ""),
             ("generator calls", ""),
-            ("critic forward", ""),
-            ("critic backward", ""),
+            ("discriminator forward", ""),
+            ("discriminator backward", ""),
             ("FLOPs", ""),
             ("seconds", ""),
             ("times the cheapest", ""),
@@ -141,23 +141,23 @@ def _level(rows: Sequence[Row], name: str, which: str) -> Cell:
 
 
 def _cost(row: Row, look: Look, least: float) -> tuple[Cell, ...]:
-    expense, calls = row.expense, row.expense.calls
-    named = ("denoiser", "generator", "critic_forward", "critic_backward")
+    cost, calls = row.cost, row.cost.calls
+    named = ("denoiser", "generator", "discriminator_forward", "discriminator_backward")
     counted = [_number(getattr(calls, name)) if calls else Cell(text="?") for name in named]
-    time = expense.seconds
+    time = cost.seconds
     ends = (
         "" if time.low == time.high else f"{words.seconds(time.low)} to {words.seconds(time.high)}"
     )
     return (
         Cell(text=row.method, small=row.setting, key=row.name, look=look),
         *counted,
-        Cell(text=words.scaled(expense.flops), key=f"{expense.flops:.9g}"),
+        Cell(text=words.scaled(cost.flops), key=f"{cost.flops:.9g}"),
         Cell(text=words.seconds(time.value), small=ends, key=f"{time.value:.9g}"),
         Cell(text=words.number(time.value / least, 2 if time.value < 99.5 * least else 3)),
         Cell(
-            text=words.memory(expense.peak_bytes),
-            small=f"batch of {expense.batch}",
-            key=str(expense.peak_bytes),
+            text=words.memory(cost.peak_bytes),
+            small=f"batch of {cost.batch}",
+            key=str(cost.peak_bytes),
         ),
     )
 

@@ -1,8 +1,9 @@
 """Refinement: finished samples of a model q turned into samples of the data p by `log p - log q`.
 
-The log ratio of a sample is the logit that a calibrated critic, trained on finished samples of the
-same sampler, gives it at sigma 0. Samples are chosen, never changed, so what q never makes stays
-missing. Any sampler will do: compute the log ratios of its outputs, choose, and index the outputs.
+The log ratio of a sample is the logit that a calibrated discriminator, trained on finished samples
+of the same sampler, gives it at sigma 0. Samples are chosen, never changed, so what q never makes
+stays missing. Any sampler will do: compute the log ratios of its outputs, choose, and index the
+outputs.
 """
 
 import math
@@ -156,7 +157,7 @@ def _check_ratios(log_ratio: Tensor, *, dimensions: int) -> None:
     if wrong:
         raise ValueError(
             f"{wrong} of {log_ratio.numel()} log ratios are nan or infinite; "
-            "take the critic's raw logits of finite samples"
+            "take the discriminator's raw logits of finite samples"
         )
 
 

@@ -23,7 +23,7 @@ from hybridgen.maths.predictions import (
 
 
 @dataclass(frozen=True)
-class Level:
+class NoiseLevel:
     """A noisy sample `alpha x0 + s n`."""
 
     alpha: float
@@ -36,7 +36,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Language:
+class PredictionType:
     """How a network that goes with a scheduler says its clean estimate.
 
     Attributes:
@@ -47,7 +47,7 @@ class Language:
     kind: Prediction = "sample"
     edm: tuple[float, EdmSign] | None = None
 
-    def from_clean(self, x0: Tensor, x: Tensor, level: Level) -> Tensor:
+    def from_clean(self, x0: Tensor, x: Tensor, level: NoiseLevel) -> Tensor:
         """The clean estimate `x0 [b ...]` of `x [b ...]` at `level`, in this language."""
         alpha, s = x.new_full((len(x),), level.alpha), x.new_full((len(x),), level.s)
         if self.edm is not None:
@@ -76,7 +76,7 @@ def scheduler_name(scheduler: Any) -> str:
     )
 
 
-def language(scheduler: Any) -> Language:
+def prediction_type(scheduler: Any) -> PredictionType:
     """What `scheduler.step` expects to be given.
 
     Raises:
@@ -84,18 +84,18 @@ def language(scheduler: Any) -> Language:
     """
     name, config = scheduler_name(scheduler), scheduler.config
     if name == "FlowMatchEulerDiscreteScheduler":
-        return Language("flow")
-    spoken = config.get("prediction_type")
+        return PredictionType("flow")
+    prediction = config.get("prediction_type")
     if name.startswith("EDM"):
-        _among(name, spoken, ("epsilon", "v_prediction"))
-        return Language(edm=(float(config["sigma_data"]), spoken))
+        _among(name, prediction, ("epsilon", "v_prediction"))
+        return PredictionType(edm=(float(config["sigma_data"]), prediction))
     if in_flow_scale(scheduler):
-        _among(name + " with use_flow_sigmas", spoken, ("flow_prediction", "epsilon", "sample"))
-        return Language("flow" if spoken == "flow_prediction" else spoken)
-    if spoken == "flow_prediction":
-        raise ValueError(f"{name} needs use_flow_sigmas=True for prediction_type={spoken!r}")
-    _among(name, spoken, ("epsilon", "v_prediction", "sample"))
-    return Language(cast(Prediction, spoken))
+        _among(name + " with use_flow_sigmas", prediction, ("flow_prediction", "epsilon", "sample"))
+        return PredictionType("flow" if prediction == "flow_prediction" else prediction)
+    if prediction == "flow_prediction":
+        raise ValueError(f"{name} needs use_flow_sigmas=True for prediction_type={prediction!r}")
+    _among(name, prediction, ("epsilon", "v_prediction", "sample"))
+    return PredictionType(cast(Prediction, prediction))
 
 
 def check_variance(scheduler: Any) -> None:
@@ -113,7 +113,7 @@ def check_variance(scheduler: Any) -> None:
         )
 
 
-def levels(scheduler: Any) -> list[Level]:
+def levels(scheduler: Any) -> list[NoiseLevel]:
     """The level before each step, once `set_timesteps` has been called, highest first.
 
     Raises:
@@ -141,23 +141,23 @@ def in_flow_scale(scheduler: Any) -> bool:
     return flow or bool(config.get("use_flow_sigmas"))
 
 
-def _cumulative(scheduler: Any) -> list[Level]:
+def _cumulative(scheduler: Any) -> list[NoiseLevel]:
     table = scheduler.alphas_cumprod.double()[scheduler.timesteps.long().cpu()]
-    return [Level(math.sqrt(a), math.sqrt(1 - a)) for a in table.tolist()]
+    return [NoiseLevel(math.sqrt(a), math.sqrt(1 - a)) for a in table.tolist()]
 
 
-def _preserving(scheduler: Any) -> list[Level]:
+def _preserving(scheduler: Any) -> list[NoiseLevel]:
     if in_flow_scale(scheduler):
         return _flow(scheduler)
-    return [Level(1 / math.hypot(1, s), s / math.hypot(1, s)) for s in _sigmas(scheduler)]
+    return [NoiseLevel(1 / math.hypot(1, s), s / math.hypot(1, s)) for s in _sigmas(scheduler)]
 
 
-def _exploding(scheduler: Any) -> list[Level]:
-    return [Level(1.0, s) for s in _sigmas(scheduler)]
+def _exploding(scheduler: Any) -> list[NoiseLevel]:
+    return [NoiseLevel(1.0, s) for s in _sigmas(scheduler)]
 
 
-def _flow(scheduler: Any) -> list[Level]:
-    return [Level(1 - t, t) for t in _sigmas(scheduler)]
+def _flow(scheduler: Any) -> list[NoiseLevel]:
+    return [NoiseLevel(1 - t, t) for t in _sigmas(scheduler)]
 
 
 def _sigmas(scheduler: Any) -> list[float]:
@@ -166,7 +166,7 @@ def _sigmas(scheduler: Any) -> list[float]:
     return sigmas[: len(scheduler.timesteps)]
 
 
-_LEVELS: dict[str, Callable[[Any], list[Level]]] = {
+_LEVELS: dict[str, Callable[[Any], list[NoiseLevel]]] = {
     "DDPMScheduler": _cumulative,
     "DDIMScheduler": _cumulative,
     "DPMSolverMultistepScheduler": _preserving,
@@ -179,10 +179,10 @@ _LEVELS: dict[str, Callable[[Any], list[Level]]] = {
 }
 
 
-def _among(name: str, spoken: Any, known: Sequence[str]) -> None:
-    if spoken not in known:
+def _among(name: str, prediction: Any, known: Sequence[str]) -> None:
+    if prediction not in known:
         raise ValueError(
-            f"{name} has prediction_type={spoken!r}, expected one of {', '.join(known)}"
+            f"{name} has prediction_type={prediction!r}, expected one of {', '.join(known)}"
         )
 
 

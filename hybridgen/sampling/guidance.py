@@ -28,8 +28,8 @@ def check_scale(scale: Any) -> None:
         )
 
 
-def check_guide(denoiser: Any, critic: Any) -> None:
-    """Refuse a critic that does not know the noise level, or another kind of data or labels.
+def check_guide(denoiser: Any, discriminator: Any) -> None:
+    """Refuse a discriminator that does not know the noise level, or another kind of data or labels.
 
     Looks at what networks of this package say of themselves (`shape`, `classes` and their config);
     of other callables nothing is known, and they are believed.
@@ -37,35 +37,43 @@ def check_guide(denoiser: Any, critic: Any) -> None:
     Raises:
         ValueError: see above.
     """
-    blind = isinstance(critic, Unconditional) or _configured(critic, "noise_conditional") is False
+    blind = (
+        isinstance(discriminator, Unconditional)
+        or _configured(discriminator, "noise_conditional") is False
+    )
     if blind:
         raise ValueError(
-            f"a guide must know the noise level and this {type(critic).__name__} ignores it: "
-            "train one with experiments/critic.py, or build it with noise_conditional=True"
+            f"a guide must know the noise level and this {type(discriminator).__name__} ignores "
+            f"it: "
+            "train one with experiments/guide.py, or build it with noise_conditional=True"
         )
-    weights = _weights(critic)
+    weights = _weights(discriminator)
     if weights in (torch.bfloat16, torch.float16):
         raise ValueError(
-            f"a guide's gradients are taken in full precision and this critic is in {weights}: "
-            "call critic.float()"
+            f"a guide's gradients are taken in full precision and this discriminator is in "
+            f"{weights}: "
+            "call discriminator.float()"
         )
     for what, advice in (("shape", "samples of shape"), ("classes", "a number of classes of")):
-        expected, got = _said(denoiser, what), _said(critic, what)
+        expected, got = _said(denoiser, what), _said(discriminator, what)
         if expected is not None and got is not None and expected != got:
             raise ValueError(
-                f"the critic was made for {advice} {got} and the denoiser for {expected}: train a "
-                "guide on samples of this denoiser (experiments/critic.py)"
+                f"the discriminator was made for {advice} {got} and the denoiser for {expected}: "
+                f"train a "
+                "guide on samples of this denoiser (experiments/guide.py)"
             )
 
 
-def precision(critic: Any, x: Tensor) -> torch.dtype:
-    """The type in which a critic is differentiated: its weights', else x's, at least float32."""
-    return _weights(critic) or torch.promote_types(x.dtype, torch.float32)
+def precision(discriminator: Any, x: Tensor) -> torch.dtype:
+    """The type in which a discriminator is differentiated: its weights', else x's, at least
+    float32.
+    """
+    return _weights(discriminator) or torch.promote_types(x.dtype, torch.float32)
 
 
-def _weights(critic: Any) -> torch.dtype | None:
+def _weights(discriminator: Any) -> torch.dtype | None:
     """The type of a module's weights; `None` for a function."""
-    weights = critic.parameters() if isinstance(critic, nn.Module) else iter(())
+    weights = discriminator.parameters() if isinstance(discriminator, nn.Module) else iter(())
     return next((w.dtype for w in weights if w.is_floating_point()), None)
 
 
@@ -104,33 +112,33 @@ def discriminator_guidance(
     window: tuple[float, float] = (0.0447, math.inf),
     clip: float | None = None,
 ) -> Denoiser:
-    """Move each clean estimate along the critic's gradient.
+    """Move each clean estimate along the discriminator's gradient.
 
-    A critic trained to the optimum has logit `log p(x; sigma) - log q(x; sigma)`, so with scale 1
-    the score of q becomes that of p: `x0' = x0 + scale * sigma^2 * d logit / d x`.
+    A discriminator trained to the optimum has logit `log p(x; sigma) - log q(x; sigma)`, so with
+    scale 1 the score of q becomes that of p: `x0' = x0 + scale * sigma^2 * d logit / d x`.
     Source: Kim et al. 2023, arXiv:2211.17091, equation 8, on a denoiser instead of a score.
 
-    The critic has to be trained on finished samples of this denoiser (by the sampler that is to be
-    guided) against data, both noised, at every level: `experiments/critic.py`. The critic of a
-    hybrid loss or of a GAN knows something else.
+    The discriminator has to be trained on finished samples of this denoiser (by the sampler that
+    is to be guided) against data, both noised, at every level: `experiments/guide.py`. The
+    discriminator of a hybrid loss or of a GAN knows something else.
 
     Args:
-        denoiser: what is guided; classifier-free guidance belongs inside if the critic knows
+        denoiser: what is guided; classifier-free guidance belongs inside if the discriminator knows
             labels, because it needs one in every call.
         discriminator: noise-conditional; raw logits are used, because a clipped probability has no
             gradient beyond logit 11.5.
         scale: a number, or a function of `sigma [b]`; 0 gives back the denoiser's answers.
-        window: the noise levels, low included and high excluded, where the critic is asked. At
-            large sigma guidance mends the weights of modes, at small sigma their shape.
+        window: the noise levels, low included and high excluded, where the discriminator is asked.
+            At large sigma guidance mends the weights of modes, at small sigma their shape.
         clip: the largest norm, in units of the data, of what is added to one sample's estimate.
 
     Returns:
-        A denoiser with `.cost(sigma)`. The critic runs in float32, also inside `torch.no_grad()`,
-        `torch.inference_mode()` and autocast.
+        A denoiser with `.cost(sigma)`. The discriminator runs in float32, also inside
+        `torch.no_grad()`, `torch.inference_mode()` and autocast.
 
     Raises:
-        ValueError: a critic that ignores the noise level or fits another shape or label set, a
-            scale that is not finite, an empty window, a clip that is not positive.
+        ValueError: a discriminator that ignores the noise level or fits another shape or label
+            set, a scale that is not finite, an empty window, a clip that is not positive.
     """
     check_scale(scale)
     check_guide(denoiser, discriminator)
@@ -158,7 +166,7 @@ def classifier_free_guidance(denoiser: Denoiser, scale: Scale) -> Denoiser:
 
 @dataclass(frozen=True, eq=False)
 class Guided:
-    """A denoiser with a critic's gradient added; made by `discriminator_guidance`."""
+    """A denoiser with a discriminator's gradient added; made by `discriminator_guidance`."""
 
     denoiser: Denoiser
     discriminator: Discriminator
@@ -180,10 +188,12 @@ class Guided:
         return (estimate + push).to(x.dtype)
 
     def cost(self, sigma: float) -> Cost:
-        """Calls at one level: the denoiser's own, and one pass through the critic and back."""
+        """Calls at one level: the denoiser's own, and one pass through the discriminator and
+        back.
+        """
         inner = cost_of(self.denoiser, sigma)
         asked = bool((self._strength(torch.tensor([sigma])) != 0).any())
-        return inner + Cost(critic_forward=1, critic_backward=1) if asked else inner
+        return inner + Cost(discriminator_forward=1, discriminator_backward=1) if asked else inner
 
     def _strength(self, sigma: Tensor) -> Tensor:
         """The scale at each level, 0 outside the window: `[b]`, at least float32."""

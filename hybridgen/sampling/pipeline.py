@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 # diffusers finds the class of a saved network only in modules that have been imported.
 import hybridgen.networks.build  # noqa: F401
-from hybridgen.networks.blocks import evaluating
+from hybridgen.networks.blocks import eval_mode
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.sampling.guidance import (
     Scale,
@@ -33,7 +33,7 @@ from hybridgen.sampling.pipeline_inputs import (
     labels_of,
     present,
     starting_noise,
-    warn_of_another_use,
+    warn_if_mismatched,
 )
 from hybridgen.sampling.pretrained import DiffusersDenoiser
 from hybridgen.sampling.schedulers import Scheduled
@@ -101,10 +101,12 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         """The unguided model as `(x, sigma, label) -> x0`, whatever language it was trained in."""
         if hasattr(self.unet, "shape"):
             return self.unet
-        spoken = dict(self.config["trained_with"])
-        kind = getattr(diffusers, spoken["_class_name"])
-        language = kind.from_config({k: v for k, v in spoken.items() if not k.startswith("_")})
-        network = DiffusersDenoiser(self.unet, language, null=self.config["null_label"])
+        prediction = dict(self.config["trained_with"])
+        kind = getattr(diffusers, prediction["_class_name"])
+        prediction_type = kind.from_config(
+            {k: v for k, v in prediction.items() if not k.startswith("_")}
+        )
+        network = DiffusersDenoiser(self.unet, prediction_type, null=self.config["null_label"])
         if network.shape is None:
             name = type(self.unet).__name__
             raise ValueError(f"a {name} needs in_channels and sample_size in its config")
@@ -154,7 +156,7 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
                 raise ValueError("classifier_free_scale needs class_labels, got None; give both")
             denoiser = classifier_free_guidance(denoiser, classifier_free_scale)
         if self.discriminator is not None and guidance_scale != 0:
-            warn_of_another_use(self.config["trained_for"], self.scheduler, num_inference_steps)
+            warn_if_mismatched(self.config["trained_for"], self.scheduler, num_inference_steps)
             low, high = self.config["window"]
             window = low, math.inf if high is None else high
             guide = self.discriminator
@@ -164,7 +166,7 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         sampler = Scheduled(
             denoiser, self.scheduler, shape, num_inference_steps, highest=highest, progress=bar
         )
-        with evaluating(self.unet, self.discriminator):
+        with eval_mode(self.unet, self.discriminator):
             samples = sampler(noise, labels, generator=generator)
         images = present(samples, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)

@@ -137,7 +137,7 @@ def check_trained_for(trained_for: Mapping[str, Any] | None) -> None:
         )
 
 
-def warn_of_another_use(trained_for: Mapping[str, Any] | None, scheduler: Any, steps: int) -> None:
+def warn_if_mismatched(trained_for: Mapping[str, Any] | None, scheduler: Any, steps: int) -> None:
     """Warn, naming both, where a guide meets another scheduler or number of steps than its own.
 
     A guide learned the errors of one sampler; those of another may be others, or none.

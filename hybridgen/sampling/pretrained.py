@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hybridgen.errors import InputError
 from hybridgen.maths.noise import clamp_level, like, scalings
 from hybridgen.networks.conditioning import check_input, check_label
-from hybridgen.sampling.conversions import in_flow_scale, language, scheduler_name
+from hybridgen.sampling.conversions import in_flow_scale, prediction_type, scheduler_name
 
 _LEAST = 2.0**-24
 
@@ -54,7 +54,7 @@ class DiffusersDenoiser(nn.Module):
         self.network = network
         self.shape = shape if shape is not None else _shape(network)
         self.classes, self.null = _labels(network, null)
-        self._language = language(scheduler)
+        self._prediction_type = prediction_type(scheduler)
         self._flow = in_flow_scale(scheduler)
         self._timesteps = int(scheduler.config["num_train_timesteps"])
         config = scheduler.config
@@ -72,10 +72,12 @@ class DiffusersDenoiser(nn.Module):
         if self.shape is not None:
             check_input(x, self.shape, "x")
         label = self._label(x, label)
-        if self._language.edm is not None:
-            c = scalings(clamp_level(sigma), self._language.edm[0])
+        if self._prediction_type.edm is not None:
+            c = scalings(clamp_level(sigma), self._prediction_type.edm[0])
             answer = self._ask(like(c.inner, x) * x, c.noise, label)
-            return self._language.to_clean(answer, x, torch.ones_like(sigma), clamp_level(sigma))
+            return self._prediction_type.to_clean(
+                answer, x, torch.ones_like(sigma), clamp_level(sigma)
+            )
         if self._flow:
             alpha, timestep = 1 / (1 + sigma), self._timesteps * sigma / (1 + sigma)
         else:
@@ -85,7 +87,7 @@ class DiffusersDenoiser(nn.Module):
             alpha, timestep = torch.rsqrt(1 + sigma.square()), self._timestep(sigma)
         scaled = like(alpha, x) * x
         answer = self._ask(scaled, timestep, label)
-        return self._language.to_clean(answer, scaled, alpha, alpha * sigma)
+        return self._prediction_type.to_clean(answer, scaled, alpha, alpha * sigma)
 
     def _timestep(self, sigma: Tensor) -> Tensor:
         """The table's position of `sigma [b]`, in float64."""

@@ -44,7 +44,7 @@ class Refined:
     Attributes:
         sampler: draws from q.
         log_ratio: `(x [b ...], label [b] or None) -> log p(x) - log q(x)`, `[b]`, such as
-            `hybridgen.evaluation.runs.finished_guide(folder).log_ratio`.
+            `hybridgen.evaluation.runs.load_guide(folder).log_ratio`.
         how: `rejection` proposes until one is accepted; after the last round the last proposal is
             kept, so a share of samples (see `refine`) still follows q. `metropolis_hastings` moves
             along a chain of proposals. `importance` draws one of them by its weight. The latter two
@@ -101,8 +101,10 @@ class Refined:
 
     @property
     def cost(self) -> Cost:
-        """Network calls, expected for rejection: each proposal is made, and judged by a critic."""
-        return (self.sampler.cost + Cost(critic_forward=1)) * self.proposals
+        """Network calls, expected for rejection: each proposal is made, and judged by a
+        discriminator.
+        """
+        return (self.sampler.cost + Cost(discriminator_forward=1)) * self.proposals
 
     def __call__(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
         """`noise [b *noise_shape]`, `label [b]` -> samples `[b ...]`."""

@@ -51,7 +51,7 @@ class Heun:
 
     @property
     def cost(self) -> Cost:
-        """Network calls of one sample, those of every critic that guides included."""
+        """Network calls of one sample, those of every discriminator that guides included."""
         total = Cost()
         for now, after in pairwise(self.sigmas.tolist()):
             total += cost_of(self.denoiser, self._raised(now))

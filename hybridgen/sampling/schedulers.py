@@ -13,11 +13,11 @@ from tqdm import tqdm
 from hybridgen.maths.rng import rng_from
 from hybridgen.protocols import Cost, Denoiser
 from hybridgen.sampling.conversions import (
-    Language,
-    Level,
+    NoiseLevel,
+    PredictionType,
     check_variance,
-    language,
     levels,
+    prediction_type,
     scheduler_name,
 )
 from hybridgen.sampling.guidance import cost_of
@@ -52,23 +52,23 @@ class Scheduled:
     highest: float = field(default=1e3, kw_only=True)
     progress: bool = field(default=False, kw_only=True)
     _prepared: Any = field(init=False, repr=False)
-    _levels: list[Level] = field(init=False, repr=False)
-    _language: Language = field(init=False, repr=False)
+    _levels: list[NoiseLevel] = field(init=False, repr=False)
+    _prediction_type: PredictionType = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.highest < math.inf:
             raise ValueError(f"highest must be positive and finite, got {self.highest}")
         prepared = _prepared(self.scheduler, self.steps)
         check_variance(prepared)
-        found, spoken = levels(prepared), language(prepared)
-        if found[0].alpha == 0 and spoken.kind == "epsilon":
+        found, prediction = levels(prepared), prediction_type(prepared)
+        if found[0].alpha == 0 and prediction.kind == "epsilon":
             raise ValueError(
                 f"{scheduler_name(prepared)} starts at pure noise, where prediction_type='epsilon' "
                 "says nothing of the data: build it with prediction_type='v_prediction'"
             )
         object.__setattr__(self, "_prepared", prepared)
         object.__setattr__(self, "_levels", found)
-        object.__setattr__(self, "_language", spoken)
+        object.__setattr__(self, "_prediction_type", prediction)
 
     @property
     def calls(self) -> float:
@@ -77,7 +77,7 @@ class Scheduled:
 
     @property
     def cost(self) -> Cost:
-        """Network calls of one sample, those of every critic that guides included."""
+        """Network calls of one sample, those of every discriminator that guides included."""
         return sum((cost_of(self.denoiser, self._shown(x)) for x in self._levels), Cost())
 
     @torch.no_grad()
@@ -116,15 +116,15 @@ class Scheduled:
         bar = tqdm(path, total=len(self._levels), disable=not self.progress, unit="step")
         for number, (t, level) in enumerate(bar, start=1):
             x0 = self._clean(x, level, label)
-            answer = self._language.from_clean(x0, x, level)
+            answer = self._prediction_type.from_clean(x0, x, level)
             x = scheduler.step(answer, t, x, return_dict=False, **drawn)[0]
             check_samples(x, number, len(self._levels), level.sigma)
         return x
 
-    def _shown(self, level: Level) -> float:
+    def _shown(self, level: NoiseLevel) -> float:
         return min(level.sigma, self.highest)
 
-    def _clean(self, x: Tensor, level: Level, label: Tensor | None) -> Tensor:
+    def _clean(self, x: Tensor, level: NoiseLevel, label: Tensor | None) -> Tensor:
         sigma = self._shown(level)
         # x / alpha below `highest`; above, alpha may be 0.
         seen = x * (sigma / level.s)

@@ -14,7 +14,7 @@ from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.losses.denoising import noised
 from hybridgen.maths.noise import karras_sigmas, like
 from hybridgen.maths.objectives import objective
-from hybridgen.networks.blocks import evaluating
+from hybridgen.networks.blocks import eval_mode
 from hybridgen.protocols import Denoiser
 from hybridgen.training.optim import Cosine
 
@@ -36,7 +36,7 @@ class AdversarialTerm:
             gradient through its last step.
         weight: of the term beside the denoising loss, once warm-up and ramp are over.
         adaptive: multiply the weight so that both losses pull equally on the last layer.
-        warm_up: steps in which the critic trains and the denoiser does not hear of it.
+        warm_up: steps in which the discriminator trains and the denoiser does not hear of it.
         ramp: steps in which the weight then rises to its full value.
         share: samples of the term as a fraction of the batch.
         highest: the largest level of `clean`; the smallest is `lowest`.
@@ -44,7 +44,7 @@ class AdversarialTerm:
         calls: lengths of a `chain`, in denoiser calls, one drawn in each step.
         high: the first level of a `chain`.
         objective: a name in `hybridgen/maths/objectives.py`.
-        learning_rate: of the critic.
+        learning_rate: of the discriminator.
         r1: weight of the squared gradient on real samples.
         r2: weight of the squared gradient on generated samples.
         finite_difference: estimate r1 and r2 with steps of this size, without double backward.
@@ -89,7 +89,7 @@ class AdversarialTerm:
         if not self.calls or min(self.calls) < 2:
             raise InputError(f"adversarial.calls must each be at least 2, got {self.calls}")
 
-    def refuse_high_noise(self, finest: float) -> None:
+    def validate_noise_range(self, finest: float) -> None:
         """Refuse clean estimates at levels where even a perfect denoiser's give themselves away.
 
         Args:
@@ -103,7 +103,8 @@ class AdversarialTerm:
         if self.source == "clean" and self.highest > limit and not self.force:
             raise InputError(
                 f"clean estimates at noise up to {self.highest} would be compared with data, but "
-                f"above {limit:g} even a perfect denoiser's are posterior means that a critic can "
+                f"above {limit:g} even a perfect denoiser's are posterior means that a "
+                f"discriminator can "
                 "tell from data, so the term would fight the score: lower adversarial.highest, "
                 "choose adversarial.source chain, or set adversarial.force true"
             )
@@ -114,7 +115,7 @@ class AdversarialTerm:
         return self.weight * min(max(risen, 0.0), 1.0)
 
 
-class Draws(NamedTuple):
+class TermNoise(NamedTuple):
     """The random numbers of one step for the term: `[k ...]`, `[k ...]`, `[k]`, `[k]`."""
 
     noise: Tensor
@@ -123,20 +124,20 @@ class Draws(NamedTuple):
     uniform: Tensor
 
 
-class Comparison(NamedTuple):
-    """What the critic compares: `[k ...]`, `[k ...]` and the noise level `[k]` of both."""
+class DiscriminatorPair(NamedTuple):
+    """What the discriminator compares: `[k ...]`, `[k ...]` and the noise level `[k]` of both."""
 
     fake: Tensor
     real: Tensor
     level: Tensor
 
 
-def question(
+def fake_inputs(
     term: AdversarialTerm,
     denoiser: Denoiser,
     x0: Tensor,
     label: Tensor | None,
-    draws: Draws,
+    draws: TermNoise,
     levels: Callable[[Tensor], Tensor],
     calls: int,
 ) -> tuple[Tensor, Tensor]:
@@ -151,7 +152,7 @@ def question(
     if term.source == "chain":
         sigmas = karras_sigmas(calls, term.lowest, term.high)[:-1].tolist()
         x = sigmas[0] * draws.noise
-        with torch.no_grad(), evaluating(denoiser if isinstance(denoiser, nn.Module) else None):
+        with torch.no_grad(), eval_mode(denoiser if isinstance(denoiser, nn.Module) else None):
             for now, after in pairwise(sigmas):
                 estimate = denoiser(x, draws.uniform.new_full((len(x),), now), label)
                 x = estimate + after / now * (x - estimate)  # Euler down the flow, which is DDIM
@@ -163,33 +164,33 @@ def question(
     return noised(x0, sigma, draws.noise), sigma
 
 
-def comparison(
-    term: AdversarialTerm, estimate: Tensor, x0: Tensor, sigma: Tensor, draws: Draws
-) -> Comparison:
+def discriminator_pair(
+    term: AdversarialTerm, estimate: Tensor, x0: Tensor, sigma: Tensor, draws: TermNoise
+) -> DiscriminatorPair:
     """The denoiser's answer to `question` beside data, both at the same level.
 
     Renoised, that level is uniform between 0 and `sigma`; the noise is the same on both sides, so
-    that all the critic can see is the estimate (the form of DMD2, arXiv:2405.14867, and LADD,
-    arXiv:2403.12015). Far below `sigma` the noise hides little: of a perfect denoiser's estimates
-    at sigma 5 on the mixture of `tests/oracles.py`, noised to half a unit, the Kolmogorov distance
-    to data is .37.
+    that all the discriminator can see is the estimate (the form of DMD2, arXiv:2405.14867, and
+    LADD, arXiv:2403.12015). Far below `sigma` the noise hides little: of a perfect denoiser's
+    estimates at sigma 5 on the mixture of `tests/oracles.py`, noised to half a unit, the
+    Kolmogorov distance to data is .37.
     """
     if term.source != "renoised":
-        return Comparison(estimate, x0, torch.zeros_like(sigma))
+        return DiscriminatorPair(estimate, x0, torch.zeros_like(sigma))
     level = draws.uniform * sigma
     again = like(level, x0) * draws.second
-    return Comparison(estimate + again, x0 + again, level)
+    return DiscriminatorPair(estimate + again, x0 + again, level)
 
 
-def build_term(critic: nn.Module, term: AdversarialTerm) -> AdversarialLoss:
-    """The critic with the term's game.
+def build_term(discriminator: nn.Module, term: AdversarialTerm) -> AdversarialLoss:
+    """The discriminator with the term's game.
 
     Raises:
-        InputError: the settings contradict each other, or the critic cannot play.
+        InputError: the settings contradict each other, or the discriminator cannot play.
     """
     try:
         return AdversarialLoss(
-            critic,
+            discriminator,
             objective(term.objective),
             r1=term.r1.greatest,
             r2=term.r2.greatest,

@@ -16,9 +16,9 @@ from hybridgen.maths.noise import LogNormal
 from hybridgen.maths.rng import rng_for
 from hybridgen.training.adversarial_term import AdversarialTerm
 from hybridgen.training.hybrid_loss import Denoising, Hybrid
-from hybridgen.training.optim import Average, Cosine
-from hybridgen.training.setup import check_finite, check_ranks_agree, refuse_what_cannot_work
-from hybridgen.training.step import Batches, Step, accumulate, shares
+from hybridgen.training.optim import EMA, Cosine
+from hybridgen.training.setup import check_finite, check_ranks_agree, validate_setup
+from hybridgen.training.step import Batches, Step, accumulate, micro_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +79,8 @@ def train_diffusion(
     of processes and of accumulated parts changes nothing beyond rounding (an adaptive weight is
     averaged over processes, but read off each part).
 
-    With a term, the denoiser is asked for a few more estimates in the same call; then critic and
-    denoiser are both updated, each by its own loss, on the same estimates.
+    With a term, the denoiser is asked for a few more estimates in the same call; then
+    discriminator and denoiser are both updated, each by its own loss, on the same estimates.
 
     Args:
         denoiser: `(x [b ...], sigma [b], label) -> x0 [b ...]`; `classes` and, for an adaptive
@@ -88,9 +88,10 @@ def train_diffusion(
         batches: gives this process's share of the batches from batch number n on.
         data_std: of the data, for the weight of each level.
         finest: the smallest deviation that the data has, if it is known; see
-            `AdversarialTerm.refuse_high_noise`.
-        adversarial: the critic of the term and its game; r1 and r2 are overwritten by the term's.
-        term: where the critic's fakes come from and what the term weighs.
+            `AdversarialTerm.validate_noise_range`.
+        adversarial: the discriminator of the term and its game; r1 and r2 are overwritten by the
+            term's.
+        term: where the discriminator's fakes come from and what the term weighs.
         seed: names every random draw of the loop.
         resume: fills the state from a checkpoint and returns the number of its step.
 
@@ -99,17 +100,19 @@ def train_diffusion(
         RunError: a loss is not finite; nothing was updated by it.
     """
     if (adversarial is None) != (term is None):
-        raise ValueError("an adversarial term needs both its critic and its settings, got one")
+        raise ValueError(
+            "an adversarial term needs both its discriminator and its settings, got one"
+        )
     if adversarial is not None and term is not None:
         if term.source is None:
             raise ValueError("a term needs a source of fakes: clean, renoised or chain, got None")
         adversarial.r1, adversarial.r2 = term.r1.greatest, term.r2.greatest
-        term.refuse_high_noise(data_std if finest is None else finest)
-    refuse_what_cannot_work(accelerator, adversarial, config.batch, config.accumulation)
+        term.validate_noise_range(data_std if finest is None else finest)
+    validate_setup(accelerator, adversarial, config.batch, config.accumulation)
     parts = accelerator.num_processes * config.accumulation
     # Copied on its device and before `prepare`, which would make the copy compute in bf16 too.
     plain = denoiser.to(accelerator.device)
-    average = Average(plain, config.ema_half_life, config.ema_ramp)
+    average = EMA(plain, config.ema_half_life, config.ema_ramp)
     models: dict[str, nn.Module] = {"denoiser": accelerator.prepare(plain)}
     state: dict[str, Any] = {"denoiser": plain, "average": average.module}
     loss = denoising = Denoising(
@@ -123,10 +126,12 @@ def train_diffusion(
                 f"adversarial.share takes {extra} of {config.batch} samples, which cannot be cut "
                 f"over {parts} parts: choose a share that takes a multiple of {parts}"
             )
-        state["critic"] = adversarial.discriminator
-        models["critic"] = accelerator.prepare(adversarial)
-        lender = accelerator.unwrap_model(models["critic"])
-        loss = Hybrid(denoising, plain, term, models["critic"], lender, accelerator)
+        state["discriminator"] = adversarial.discriminator
+        models["discriminator"] = accelerator.prepare(adversarial)
+        adversarial_loss = accelerator.unwrap_model(models["discriminator"])
+        loss = Hybrid(
+            denoising, plain, term, models["discriminator"], adversarial_loss, accelerator
+        )
     # Not prepared, see `train_gan`; rates and betas are set at every step.
     optimizers = {
         name: torch.optim.Adam(model.parameters(), fused=True) for name, model in models.items()
@@ -143,8 +148,11 @@ def train_diffusion(
         _schedule(optimizers["denoiser"], config.learning_rate(progress), 0.9)
         at_this_step = loss
         if isinstance(loss, Hybrid):
-            _schedule(optimizers["critic"], loss.term.learning_rate(progress), 0.0)
-            loss.lender.r1, loss.lender.r2 = loss.term.r1(progress), loss.term.r2(progress)
+            _schedule(optimizers["discriminator"], loss.term.learning_rate(progress), 0.0)
+            loss.adversarial_loss.r1, loss.adversarial_loss.r2 = (
+                loss.term.r1(progress),
+                loss.term.r2(progress),
+            )
             at_this_step = partial(
                 loss,
                 loss.term.weight_at(number),
@@ -155,12 +163,12 @@ def train_diffusion(
         drawn = _draw(x0, config.batch, extra, rng_for(seed, "noise", number, device=device))
         noise, normal, uniform, *others = [t.chunk(world)[rank] for t in drawn]
         dropped = uniform < config.label_drop
-        own = shares(config.accumulation, x0, label, noise, normal, dropped, *others)
+        own = micro_batches(config.accumulation, x0, label, noise, normal, dropped, *others)
         for optimizer in optimizers.values():
             optimizer.zero_grad()
         losses = accumulate(at_this_step, own, list(models.values()), accelerator)
         healthy = math.isfinite(losses["total"])
-        check_finite(losses, "critic" if healthy else "denoiser", number)
+        check_finite(losses, "discriminator" if healthy else "denoiser", number)
         for name, model in models.items():
             if config.check_ranks:
                 check_ranks_agree(accelerator, model, name, number)

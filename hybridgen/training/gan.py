@@ -1,4 +1,4 @@
-"""Minimax training: the critic moves, then the generator."""
+"""Minimax training: the discriminator moves, then the generator."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ from hybridgen.errors import InputError
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.maths.objectives import objective
 from hybridgen.maths.rng import rng_for
-from hybridgen.training.optim import Average, Cosine
-from hybridgen.training.setup import check_finite, check_ranks_agree, refuse_what_cannot_work
-from hybridgen.training.step import Batches, Step, accumulate, shares
+from hybridgen.training.optim import EMA, Cosine
+from hybridgen.training.setup import check_finite, check_ranks_agree, validate_setup
+from hybridgen.training.step import Batches, Step, accumulate, micro_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class GanTraining:
     """How a GAN is trained, whatever its networks and data.
 
     Attributes:
-        steps: critic and generator move once in each.
+        steps: discriminator and generator move once in each.
         batch: samples a step, over all processes and accumulated parts.
         accumulation: the parts a batch is cut into to save memory. With exact penalties the
             result changes by rounding only; finite differences, GP and augmentation draw per part.
@@ -76,7 +76,7 @@ def train_gan(
 
     Args:
         generator: `(noise [b latent], label) -> samples [b ...]`.
-        adversarial: the critic and its game; its r1 and r2 are overwritten by `config`'s.
+        adversarial: the discriminator and its game; its r1 and r2 are overwritten by `config`'s.
         batches: gives this process's share of the real batches from batch number n on, on the
             accelerator's device: `(samples, labels or None)`; twice `config.steps` are taken.
         latent: the dimension of the generator's noise, standard normal.
@@ -89,11 +89,15 @@ def train_gan(
     """
     # What is refused depends on the heaviest penalties that the schedules will reach.
     adversarial.r1, adversarial.r2 = config.r1.greatest, config.r2.greatest
-    refuse_what_cannot_work(accelerator, adversarial, config.batch, config.accumulation)
+    validate_setup(accelerator, adversarial, config.batch, config.accumulation)
     # Copied on its device and before `prepare`, which would make the copy compute in bf16 too.
     generator = generator.to(accelerator.device)
-    average = Average(generator, config.ema_half_life, config.ema_ramp)
-    state = {"generator": generator, "critic": adversarial.discriminator, "average": average.module}
+    average = EMA(generator, config.ema_half_life, config.ema_ramp)
+    state = {
+        "generator": generator,
+        "discriminator": adversarial.discriminator,
+        "average": average.module,
+    }
     generator, adversarial = accelerator.prepare(generator, adversarial)
     # Not prepared: Accelerate's wrapper serves what is refused above (fp16, its own accumulation)
     # and searches sys.path twice in every step.
@@ -101,19 +105,22 @@ def train_gan(
         torch.optim.Adam(player.parameters(), fused=True)  # rate and betas are set at every step
         for player in (generator, adversarial)
     )
-    # What the critic lends to the generator must not touch DDP's bookkeeping of its gradients.
-    lender = accelerator.unwrap_model(adversarial)
+    # What the discriminator lends to the generator must not touch DDP's bookkeeping of its
+    # gradients.
+    adversarial_loss = accelerator.unwrap_model(adversarial)
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
-    state |= {"generator_optimizer": g_opt, "critic_optimizer": c_opt}
-    if isinstance(lender.augment, nn.Module):
-        state["augment"] = lender.augment
-    adapt = getattr(lender.augment, "update", None)  # adaptive augmentation watches the game
+    state |= {"generator_optimizer": g_opt, "discriminator_optimizer": c_opt}
+    if isinstance(adversarial_loss.augment, nn.Module):
+        state["augment"] = adversarial_loss.augment
+    adapt = getattr(
+        adversarial_loss.augment, "update", None
+    )  # adaptive augmentation watches the game
     done = resume(state) if resume is not None else 0
     stream = batches(2 * done)
     if done == config.steps:
         yield Step(done, {}, average.module, state)  # nothing is left to do but look at it
 
-    def critic_loss(
+    def discriminator_loss(
         rng: torch.Generator, real: Tensor, noise: Tensor, label: Tensor | None
     ) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -122,7 +129,9 @@ def train_gan(
 
     def generator_loss(real: Tensor, noise: Tensor, label: Tensor | None) -> dict[str, Tensor]:
         with accelerator.autocast():
-            return {"total": lender.generator_loss(generator(noise, label), real, label=label)}
+            return {
+                "total": adversarial_loss.generator_loss(generator(noise, label), real, label=label)
+            }
 
     for number in range(done + 1, config.steps + 1):
         progress = (number - 1) / config.steps
@@ -131,17 +140,17 @@ def train_gan(
                 config.learning_rate(progress),
                 (0.0, config.beta2(progress)),
             )
-        lender.r1, lender.r2 = config.r1(progress), config.r2(progress)
+        adversarial_loss.r1, adversarial_loss.r2 = config.r1(progress), config.r2(progress)
         penalty_rng = rng_for(seed, "penalty", number, rank, device=device)
         latent_rng = rng_for(seed, "latents", number, device=device)
         losses: dict[str, float] = {}
         for player, loss, model, optimizer in (
-            ("critic", partial(critic_loss, penalty_rng), adversarial, c_opt),
+            ("discriminator", partial(discriminator_loss, penalty_rng), adversarial, c_opt),
             ("generator", generator_loss, generator, g_opt),
         ):
             real, label = next(stream)
             noise = torch.randn(config.batch, latent, generator=latent_rng, device=device)
-            own = shares(config.accumulation, real, noise.chunk(world)[rank], label)
+            own = micro_batches(config.accumulation, real, noise.chunk(world)[rank], label)
             optimizer.zero_grad()
             parts = accumulate(loss, own, [model], accelerator)
             losses |= {player if name == "total" else name: part for name, part in parts.items()}
@@ -150,13 +159,13 @@ def train_gan(
                 check_ranks_agree(accelerator, model, player, number)
             optimizer.step()
         if adapt is not None:
-            adapt(losses["separation"], config.batch)
+            adapt(losses["sign_accuracy"], config.batch)
         average.update(seen=number * config.batch, images=config.batch)
         yield Step(number, losses, average.module, state)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Game:
+class AdversarialSettings:
     """What the players play for; the weights of r1 and r2 are scheduled in `training`.
 
     Attributes:
@@ -173,17 +182,20 @@ class Game:
 
 
 def build_loss(
-    critic: nn.Module, game: Game, training: GanTraining, augment: AugmentSettings
+    discriminator: nn.Module,
+    game: AdversarialSettings,
+    training: GanTraining,
+    augment: AugmentSettings,
 ) -> AdversarialLoss:
-    """The critic with its game, and the heaviest r1 and r2 that the schedules will reach.
+    """The discriminator with its game, and the heaviest r1 and r2 that the schedules will reach.
 
     Raises:
-        InputError: the settings contradict each other, or the critic cannot play.
+        InputError: the settings contradict each other, or the discriminator cannot play.
     """
     augmented = augment.adaptive or augment.strength > 0
     try:
         return AdversarialLoss(
-            critic,
+            discriminator,
             objective(game.objective),
             r1=training.r1.greatest,
             r2=training.r2.greatest,

@@ -1,7 +1,8 @@
-"""Training a guide: a critic that knows a finished sampler's outputs from data at any noise level.
+"""Training a guide: a discriminator that knows a finished sampler's outputs from data at any noise
+level.
 
-Nobody plays against it: the samples are drawn once, and the critic goes to its optimum, as far as
-held-out samples confirm what it learns.
+Nobody plays against it: the samples are drawn once, and the discriminator goes to its optimum, as
+far as held-out samples confirm what it learns.
 """
 
 import math
@@ -14,14 +15,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hybridgen.errors import InputError
-from hybridgen.losses.score_matching import Critic, CrossEntropy, ScoreMatching
+from hybridgen.losses.score_matching import CrossEntropy, ScoreMatching
 from hybridgen.maths.noise import LogUniform, stratified
 from hybridgen.maths.rng import rng_for
+from hybridgen.protocols import Denoiser
 from hybridgen.sampling.guidance import check_guide
-from hybridgen.training.optim import Average, Cosine
-from hybridgen.training.setup import check_finite, check_ranks_agree, refuse_what_cannot_work
-from hybridgen.training.step import Batches, Step, accumulate, shares
-from hybridgen.training.validation import Choice, Exam
+from hybridgen.training.optim import EMA, Cosine
+from hybridgen.training.setup import check_finite, check_ranks_agree, validate_setup
+from hybridgen.training.step import Batches, Step, accumulate, micro_batches
+from hybridgen.training.validation import BestCheckpoint, HeldOutValidation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +32,16 @@ class GuideTraining:
 
     Attributes:
         objective: `cross_entropy` between real and generated samples, or `score_matching` against
-            the denoiser, which needs a smooth critic (`critic.activation silu`).
+            the denoiser, which needs a smooth discriminator (`discriminator.activation silu`).
         steps: at most.
         batch: real samples a step, and as many generated ones, over all processes and accumulated
             parts.
         accumulation: the parts a batch is cut into to save memory.
         learning_rate: Adam's; a schedule, set `.start` and `.end`.
-        noise: the levels at which the critic is trained and examined.
+        noise: the levels at which the discriminator is trained and examined.
         r1: weight of the squared gradient at real samples; cross-entropy only.
         r2: weight of the squared gradient at generated samples; cross-entropy only.
-        ema_half_life: of the averaged critic, in images.
+        ema_half_life: of the averaged discriminator, in images.
         ema_ramp: bounds the half-life by this fraction of the images seen.
         check_every: steps between two looks at the held-out samples.
         patience: looks without a better result after which the training ends.
@@ -78,15 +80,15 @@ class GuideTraining:
             )
 
 
-def train_critic(
-    critic: nn.Module,
+def train_guide(
+    discriminator: nn.Module,
     batches: Batches,
-    fakes: Batches,
-    exam: Exam,
+    fake_batches: Batches,
+    validation: HeldOutValidation,
     config: GuideTraining,
     accelerator: Accelerator,
     *,
-    denoiser: Critic | None = None,
+    denoiser: Denoiser | None = None,
     augment: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
     resume: Callable[[Mapping[str, Any]], int] | None = None,
@@ -95,10 +97,10 @@ def train_critic(
 
     Noise and levels are drawn for the whole batch and each process keeps its share. A step at which
     the held-out samples were looked at has `held_out` among its losses. `state["best"]` is the
-    critic to keep; `state["choice"]` says how good it is, and whether a step is the last.
+    discriminator to keep; `state["choice"]` says how good it is, and whether a step is the last.
 
     Args:
-        critic: noise-conditional; see `hybridgen.protocols.Discriminator`.
+        discriminator: noise-conditional; see `hybridgen.protocols.Discriminator`.
         batches: gives this process's share of the real batches from batch number n on.
         fakes: the same of generated ones; not asked for by score matching.
         exam: on samples that are in neither; made with `denoiser` too for score matching.
@@ -111,32 +113,32 @@ def train_critic(
         InputError: the set-up cannot work.
         RunError: the loss is not finite; nothing was updated by it.
     """
-    refuse_what_cannot_work(accelerator, None, config.batch, config.accumulation)
-    refuse_unfit(critic, config, denoiser, augmented=augment is not None)
-    critic = critic.to(accelerator.device)
-    average = Average(critic, config.ema_half_life, config.ema_ramp)
-    choice = Choice(average.module)
+    validate_setup(accelerator, None, config.batch, config.accumulation)
+    validate_guide(discriminator, config, denoiser, augmented=augment is not None)
+    discriminator = discriminator.to(accelerator.device)
+    average = EMA(discriminator, config.ema_half_life, config.ema_ramp)
+    best_checkpoint = BestCheckpoint(average.module)
     loss = (
-        CrossEntropy(critic, r1=config.r1, r2=config.r2)
+        CrossEntropy(discriminator, r1=config.r1, r2=config.r2)
         if config.objective == "cross_entropy" or denoiser is None
-        else ScoreMatching(critic, denoiser)
+        else ScoreMatching(discriminator, denoiser)
     )
     needs_fakes = isinstance(loss, CrossEntropy)
     loss = accelerator.prepare(loss)
-    optimizer = torch.optim.Adam(critic.parameters(), fused=True)
+    optimizer = torch.optim.Adam(discriminator.parameters(), fused=True)
     state: dict[str, Any] = {
-        "critic": critic,
+        "discriminator": discriminator,
         "average": average.module,
-        "best": choice.module,
-        "choice": choice,
+        "best": best_checkpoint.module,
+        "best_checkpoint": best_checkpoint,
         "optimizer": optimizer,
     }
     if isinstance(augment, nn.Module):
         state["augment"] = augment
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     done = resume(state) if resume is not None else 0
-    real_stream, fake_stream = batches(done), fakes(done) if needs_fakes else None
-    if choice.over(done, config.steps, config.patience):
+    real_stream, fake_stream = batches(done), fake_batches(done) if needs_fakes else None
+    if best_checkpoint.stop(done, config.steps, config.patience):
         yield Step(done, {}, average.module, state)  # nothing is left to do but look at it
         return
 
@@ -156,29 +158,33 @@ def train_critic(
                 real, fake = augment(real), augment(fake)
             given = (real, fake, sigma, noise, label, fake_label)
         optimizer.zero_grad()
-        losses = accumulate(loss, shares(config.accumulation, *given), [loss], accelerator)
-        check_finite(losses, "critic", number)
+        losses = accumulate(loss, micro_batches(config.accumulation, *given), [loss], accelerator)
+        check_finite(losses, "discriminator", number)
         if config.check_ranks:
-            check_ranks_agree(accelerator, loss, "critic", number)
+            check_ranks_agree(accelerator, loss, "discriminator", number)
         optimizer.step()
         average.update(seen=number * config.batch, images=config.batch)
         if number % config.check_every == 0 or number == config.steps:
-            held_out = torch.tensor(exam.loss(average.module), device=device)
+            held_out = torch.tensor(validation.loss(average.module), device=device)
             if world > 1:  # all processes must come to the same decision
                 held_out = accelerator.reduce(held_out, reduction="mean")
             losses["held_out"] = float(torch.as_tensor(held_out))
-            choice.offer(average.module, losses["held_out"], number)
+            best_checkpoint.update(average.module, losses["held_out"], number)
         yield Step(number, losses, average.module, state)
-        if choice.over(number, config.steps, config.patience):
+        if best_checkpoint.stop(number, config.steps, config.patience):
             return
 
 
-def refuse_unfit(
-    critic: nn.Module, config: GuideTraining, denoiser: Critic | None, *, augmented: bool
+def validate_guide(
+    discriminator: nn.Module,
+    config: GuideTraining,
+    denoiser: Denoiser | None,
+    *,
+    augmented: bool,
 ) -> None:
-    """Raise `InputError` for a critic that cannot become a guide in this way."""
+    """Raise `InputError` for a discriminator that cannot become a guide in this way."""
     try:
-        check_guide(denoiser, critic)
+        check_guide(denoiser, discriminator)
     except ValueError as error:
         raise InputError(str(error)) from error
     if config.objective == "cross_entropy":
@@ -188,10 +194,11 @@ def refuse_unfit(
             "score matching compares with a denoiser and got none: pass the model's; a GAN has "
             "none, so set training.objective cross_entropy for it"
         )
-    if getattr(critic, "config", {}).get("activation") == "leaky_relu":
+    if getattr(discriminator, "config", {}).get("activation") == "leaky_relu":
         raise InputError(
-            "score matching differentiates the critic's gradient, which a LeakyReLU's kinks do not "
-            "allow: set critic.activation silu, or training.objective cross_entropy"
+            "score matching differentiates the discriminator's gradient, which a LeakyReLU's "
+            "kinks do not "
+            "allow: set discriminator.activation silu, or training.objective cross_entropy"
         )
     if augmented:
         raise InputError(

@@ -11,7 +11,12 @@ from hybridgen.losses.adaptive import adaptive_weight
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.losses.denoising import denoising_loss, noised
 from hybridgen.maths.noise import LogNormal
-from hybridgen.training.adversarial_term import AdversarialTerm, Draws, comparison, question
+from hybridgen.training.adversarial_term import (
+    AdversarialTerm,
+    TermNoise,
+    discriminator_pair,
+    fake_inputs,
+)
 
 Losses = dict[str, Tensor]
 
@@ -61,20 +66,21 @@ class Denoising:
 
 @dataclass(frozen=True, eq=False)
 class Hybrid:
-    """The denoising loss of one share, the game that is added to it, and the critic's own loss.
+    """The denoising loss of one share, the game that is added to it, and the discriminator's own
+    loss.
 
     Attributes:
         plain: what is prepared as `denoising.denoiser`, for what needs no gradient.
         term: the settings of the game.
-        adversarial: the critic's loss, as prepared for training.
-        lender: what is prepared there; lends its critic to the denoiser.
+        adversarial: the discriminator's loss, as prepared for training.
+        lender: what is prepared there; lends its discriminator to the denoiser.
     """
 
     denoising: Denoising
     plain: Any
     term: AdversarialTerm
     adversarial: nn.Module
-    lender: AdversarialLoss
+    adversarial_loss: AdversarialLoss
     accelerator: Accelerator
 
     def __call__(
@@ -89,7 +95,8 @@ class Hybrid:
         dropped: Tensor,
         *draws: Tensor,
     ) -> Losses:
-        """`total` for the denoiser, `critic` for the critic, on one set of estimates; and parts.
+        """`total` for the denoiser, `discriminator` for the discriminator, on one set of
+        estimates; and parts.
 
         Args:
             weight: of the game at this step; with 0 the denoiser does not hear of it.
@@ -97,33 +104,33 @@ class Hybrid:
             rng: draws what the penalties need.
         """
         x, sigma, known = self.denoising.inputs(x0, label, noise, normal, dropped)
-        numbers = Draws(*draws)
+        numbers = TermNoise(*draws)
         # Evenly spaced, so that the parts of a batch together take what the whole batch would.
         few = len(numbers.uniform)
         places = torch.arange(few, device=x0.device) * len(x0) // few
         real, wanted = x0[places], None if label is None else label[places]
         with self.accelerator.autocast():
-            asked, level = question(
+            asked, level = fake_inputs(
                 self.term, self.plain, real, wanted, numbers, self.denoising.noise, calls
             )
         # One call for both: distributed training sees one forward for its one backward.
         labels = None if known is None or wanted is None else torch.cat([known, wanted])
         answer = self.denoising.denoiser(torch.cat([x, asked]), torch.cat([sigma, level]), labels)
         error = self.denoising.error(answer[: len(x0)], x0, sigma)
-        fake, real, level = comparison(self.term, answer[len(x0) :], real, level, numbers)
-        critic = self.adversarial(real, fake, level, wanted, rng=rng)
+        fake, real, level = discriminator_pair(self.term, answer[len(x0) :], real, level, numbers)
+        discriminator = self.adversarial(real, fake, level, wanted, rng=rng)
         losses = {"total": error, "denoising": error.detach()}
         if weight > 0:
             with self.accelerator.autocast():
-                game = self.lender.generator_loss(fake, real, level, wanted)
+                game = self.adversarial_loss.generator_loss(fake, real, level, wanted)
             pull = error.new_tensor(weight)
             if self.term.adaptive:
                 pull = pull * adaptive_weight(
                     error, game, self.plain.last_layer, mean=self._over_processes
                 )
-            losses |= {"total": error + pull * game, "player": game.detach(), "weight": pull}
-        own = critic.pop("total")  # after its parts, which name better what went wrong
-        return losses | critic | {"critic": own}
+            losses |= {"total": error + pull * game, "generator": game.detach(), "weight": pull}
+        own = discriminator.pop("total")  # after its parts, which name better what went wrong
+        return losses | discriminator | {"discriminator": own}
 
     def _over_processes(self, gradient: Tensor) -> Tensor:
         if self.accelerator.num_processes == 1:

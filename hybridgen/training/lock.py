@@ -15,7 +15,7 @@ from hybridgen.training.checkpoint import write_atomically
 _LEFTOVERS = {".lock", ".tmp-config.yaml"}
 
 
-def claim(folder: Path, config: Mapping[str, Any], *, changing: bool = False) -> IO[str]:
+def lock_run_folder(folder: Path, config: Mapping[str, Any], *, changing: bool = False) -> IO[str]:
     """Create `folder` with its `config.yaml`, or check that it holds a run of this `config`.
 
     Args:

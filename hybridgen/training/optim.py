@@ -10,7 +10,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from hybridgen.errors import InputError
 
 
-class Average:
+class EMA:
     """An average of a model's weights and buffers in which the past fades with images seen.
 
     After `half_life` images the weights of then count half. Early in training the half-life is at

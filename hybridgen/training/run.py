@@ -19,7 +19,7 @@ from accelerate.tracking import GeneralTracker
 from hybridgen.errors import FailedElsewhere, InputError, Interrupted, RunError
 from hybridgen.training import checkpoint
 from hybridgen.training.checkpoint import RandomState, write_atomically
-from hybridgen.training.lock import claim
+from hybridgen.training.lock import lock_run_folder
 from hybridgen.training.signals import Signals
 
 
@@ -176,10 +176,10 @@ class Run:
         A signal during the step waits for it to end; one during the body of this `with` ends the
         body at once. Either way the step is saved, and `Interrupted` leaves the loop.
         """
-        if number := self.signals.agreed():
+        if number := self.signals.received():
             self._leave(step, number)
         try:
-            with self.signals.at_once():
+            with self.signals.interruptible():
                 yield
         except Interrupted as stop:
             self._leave(step, stop.signal)
@@ -223,7 +223,7 @@ class Run:
             raise error or FailedElsewhere("the first process could not go on")
 
     def _claim(self) -> None:
-        self._lock = claim(self.folder, self.config)
+        self._lock = lock_run_folder(self.folder, self.config)
 
     def _write(self, step: TrainingStep) -> None:
         checkpoint.write(

@@ -108,7 +108,7 @@ _ENGINES = {
 }
 
 
-def refuse_what_cannot_work(
+def validate_setup(
     accelerator: Accelerator,
     adversarial: AdversarialLoss | None,
     batch: int,
@@ -130,8 +130,9 @@ def refuse_what_cannot_work(
     twice = adversarial is not None and adversarial.twice_differentiated
     if backend != DynamoBackend.NO and twice:
         raise InputError(
-            f"the launcher's dynamo backend {backend.value!r} compiles the critic, and a compiled "
-            "critic has no double backward: launch with --dynamo_backend no, or use "
+            f"the launcher's dynamo backend {backend.value!r} compiles the discriminator, and a "
+            f"compiled "
+            "discriminator has no double backward: launch with --dynamo_backend no, or use "
             "finite-difference penalties"
         )
     if accelerator.gradient_accumulation_steps != 1:

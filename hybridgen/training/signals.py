@@ -22,7 +22,7 @@ class Signals:
         self._received = 0
         self._at_once = False
 
-    def agreed(self) -> int:
+    def received(self) -> int:
         """The largest signal that any process has received, 0 for none; a collective call."""
         if self._accelerator.num_processes > 1:
             mine = torch.tensor([self._received], device=self._accelerator.device)
@@ -30,7 +30,7 @@ class Signals:
         return self._received
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
+    def interruptible(self) -> Iterator[None]:
         """Inside, a signal raises `Interrupted` where it arrives.
 
         Of several processes, one must not leave alone: there it goes on being remembered.

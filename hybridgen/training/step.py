@@ -54,7 +54,7 @@ class Step:
     state: Mapping[str, Any]
 
 
-def shares(parts: int, *tensors: Tensor | None) -> list[tuple[Any, ...]]:
+def micro_batches(parts: int, *tensors: Tensor | None) -> list[tuple[Any, ...]]:
     """Tensors `[b ...]` cut into `parts` equal shares; `None` stays `None` in each."""
     columns = [[None] * parts if t is None else t.chunk(parts) for t in tensors]
     return list(zip(*columns, strict=True))

@@ -1,7 +1,8 @@
 """What a guide is asked about samples it has not seen: always the same question.
 
-One half of the samples chooses among the critics that a training passes through, the other half
-judges the one chosen: the best of many looks good on the samples that chose it, whatever it knows.
+One half of the samples chooses among the discriminators that a training passes through, the other
+half judges the one chosen: the best of many looks good on the samples that chose it, whatever it
+knows.
 """
 
 import copy
@@ -17,23 +18,25 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from hybridgen.losses.denoising import noised
-from hybridgen.losses.score_matching import Critic, score_matching
+from hybridgen.losses.score_matching import score_matching
 from hybridgen.maths.rng import rng_for
+from hybridgen.protocols import Denoiser, Discriminator
 
 CHANCE = 2 * math.log(2)
-"""The cross-entropy of a critic that knows nothing, on real and on fake summed, in nats."""
+"""The cross-entropy of a discriminator that knows nothing, on real and on fake summed, in nats."""
 LOWEST = 0.0447
 """The noise level below which a guide is not asked: gradients there are the least certain."""
 _AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """A critic's held-out result, a mean over the noise levels.
+class ValidationResult:
+    """A discriminator's held-out result, a mean over the noise levels.
 
     Attributes:
         bce: cross-entropy in nats, of real and generated samples summed; `CHANCE` is chance.
-        gain: how far the loss that was trained is below that of a critic which knows nothing.
+        gain: how far the loss that was trained is below that of a discriminator which knows
+            nothing.
         standard_error: of the gain, over samples.
     """
 
@@ -42,16 +45,16 @@ class Verdict:
     standard_error: float
 
     @property
-    def blessed(self) -> bool:
+    def significant(self) -> bool:
         """Whether the gain is more than two of its standard errors."""
         return self.gain > 2 * self.standard_error
 
     @property
     def sentence(self) -> str:
         """What a person should take from it."""
-        word = "is blessed" if self.blessed else "is not blessed"
+        word = "significant" if self.significant else "not significant"
         gain = f"{self.gain:.4f} +- {self.standard_error:.4f}"
-        return f"the guide {word}: on held-out samples it gains {gain} over knowing nothing"
+        return f"the guide's gain is {word}: {gain} over knowing nothing, on held-out samples"
 
 
 class _Question(NamedTuple):
@@ -61,7 +64,7 @@ class _Question(NamedTuple):
     label: Tensor | None
 
 
-class Exam:
+class HeldOutValidation:
     """Held-out samples, noised in the same way whenever they are shown, at a few levels.
 
     With a denoiser the loss examined is `score_matching`, else `cross_entropy`. Score matching
@@ -88,25 +91,28 @@ class Exam:
         *,
         label: Tensor | None = None,
         fake_label: Tensor | None = None,
-        denoiser: Critic | None = None,
+        denoiser: Denoiser | None = None,
         seed: int = 0,
     ) -> None:
         if min(len(real), len(fake)) < 4:
             raise ValueError(
-                f"an exam needs at least four samples of each kind, got {len(real)} real and "
+                f"a validation needs at least four samples of each kind, got {len(real)} real and "
                 f"{len(fake)} generated ones"
             )
         self.levels, self._denoiser, self._seed = levels, denoiser, seed
         self.real, self.fake = (real, label), (fake, fake_label)
 
     @torch.no_grad()
-    def logits(self, critic: Critic) -> tuple[Tensor, Tensor]:
+    def logits(self, discriminator: Discriminator) -> tuple[Tensor, Tensor]:
         """What it says of real `[l n]` and generated `[l m]` samples, on the CPU."""
         real, fake = (
             torch.stack(
                 [
                     torch.cat(
-                        [critic(noised(q.clean, q.sigma, q.noise), q.sigma, q.label) for q in level]
+                        [
+                            discriminator(noised(q.clean, q.sigma, q.noise), q.sigma, q.label)
+                            for q in level
+                        ]
                     )
                     for level in self._questions(side)
                 ]
@@ -120,25 +126,25 @@ class Exam:
         offset = rearrange(_offsets(real[:, ::2], fake[:, ::2]), "l -> l 1")
         return real + offset, fake + offset
 
-    def loss(self, critic: Critic) -> float:
+    def loss(self, discriminator: Discriminator) -> float:
         """The loss that is trained, less that of knowing nothing, on the choosing half."""
-        return -self._gain(critic, 0)[0]
+        return -self._gain(discriminator, 0)[0]
 
-    def verdict(self, critic: Critic) -> Verdict:
+    def outcome(self, discriminator: Discriminator) -> ValidationResult:
         """The result on the judging half."""
-        gain, error = self._gain(critic, 1)
-        real, fake = (logits[:, 1::2] for logits in self.logits(critic))
+        gain, error = self._gain(discriminator, 1)
+        real, fake = (logits[:, 1::2] for logits in self.logits(discriminator))
         bce = float(F.softplus(-real).mean() + F.softplus(fake).mean())
-        return Verdict(bce=bce, gain=gain, standard_error=error)
+        return ValidationResult(bce=bce, gain=gain, standard_error=error)
 
-    def window(self, critic: Critic) -> tuple[float, float]:
+    def window(self, discriminator: Discriminator) -> tuple[float, float]:
         """The noise levels `(low, high)` between which it knows anything, by the choosing half.
 
         From the lowest to the highest level whose gain is more than two standard errors, and half
         the way (in the logarithm) to the next ones; never below `LOWEST`. All levels from there on
         if there is no such level.
         """
-        gains = self._gains(critic)
+        gains = self._gains(discriminator)
         known = []
         for number in range(len(self.levels)):
             mean, error = _summed([gain[number, ::2] for gain in gains])
@@ -151,24 +157,26 @@ class Exam:
         high = math.sqrt(levels[last] * levels[last + 1]) if last + 1 < len(levels) else math.inf
         return max(low, LOWEST), max(high, 2 * LOWEST)
 
-    def _gain(self, critic: Critic, half: int) -> tuple[float, float]:
+    def _gain(self, discriminator: Discriminator, half: int) -> tuple[float, float]:
         """The mean gain over knowing nothing, and its standard error over samples."""
         # The levels of a sample are not apart.
-        return _summed([gain.mean(0)[half::2] for gain in self._gains(critic)])
+        return _summed([gain.mean(0)[half::2] for gain in self._gains(discriminator)])
 
-    def _gains(self, critic: Critic) -> list[Tensor]:
+    def _gains(self, discriminator: Discriminator) -> list[Tensor]:
         """How much less it loses than knowing nothing, `[l n]` for each kind of samples."""
         if self._denoiser is not None:
-            return [self._of_nothing - self._matched(critic)]
-        real, fake = self.logits(critic)
+            return [self._of_nothing - self._matched(discriminator)]
+        real, fake = self.logits(discriminator)
         return [math.log(2) - F.softplus(-real), math.log(2) - F.softplus(fake)]
 
-    def _matched(self, critic: Critic) -> Tensor:
+    def _matched(self, discriminator: Discriminator) -> Tensor:
         """Score matching's loss of each real sample at each level, `[l n]`."""
         rows = []
         for level, estimates in zip(self._questions("real"), self._estimates, strict=True):
             losses = [
-                score_matching(critic, lambda *_, e=estimate: e, q.clean, q.sigma, q.noise, q.label)
+                score_matching(
+                    discriminator, lambda *_, e=estimate: e, q.clean, q.sigma, q.noise, q.label
+                )
                 for q, estimate in zip(level, estimates, strict=True)
             ]
             rows.append(torch.cat(losses).detach().double().cpu())
@@ -176,7 +184,7 @@ class Exam:
 
     @cached_property
     def _of_nothing(self) -> Tensor:
-        return self._matched(lambda x, sigma, label: 0 * x.flatten(1).sum(1))
+        return self._matched(lambda x, sigma, label=None: 0 * x.flatten(1).sum(1))
 
     @cached_property
     @torch.no_grad()
@@ -193,7 +201,7 @@ class Exam:
         """For each level the noised samples of one side, in parts that fit into memory."""
         clean, label = self.real if side == "real" else self.fake
         for number, sigma in enumerate(self.levels.tolist()):
-            rng = rng_for(self._seed, "exam", side, number)
+            rng = rng_for(self._seed, "validation", side, number)
             noise = torch.randn(clean.shape, generator=rng).to(clean)
             yield [
                 _Question(
@@ -227,8 +235,8 @@ def _offsets(real: Tensor, fake: Tensor) -> Tensor:
     return rearrange((low + high) / 2, "l 1 -> l")
 
 
-class Choice:
-    """The best critic so far by the held-out samples, and how long ago it was.
+class BestCheckpoint:
+    """The best discriminator so far by the held-out samples, and how long ago it was.
 
     Attributes:
         module: a copy of it, in eval mode.
@@ -239,23 +247,23 @@ class Choice:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = copy.deepcopy(module)
-        self.loss, self.step, self.waited = math.inf, 0, 0
+        self.loss, self.step, self.patience_used = math.inf, 0, 0
 
-    def offer(self, module: nn.Module, loss: float, step: int) -> None:
+    def update(self, module: nn.Module, loss: float, step: int) -> None:
         """Keep a copy of `module` if it is better than all before."""
-        self.waited += 1
+        self.patience_used += 1
         if loss < self.loss:
             self.module.load_state_dict(module.state_dict())
-            self.loss, self.step, self.waited = loss, step, 0
+            self.loss, self.step, self.patience_used = loss, step, 0
 
     def state_dict(self) -> dict[str, float]:
         """The numbers; the module is saved by itself."""
-        return {"loss": self.loss, "step": self.step, "waited": self.waited}
+        return {"loss": self.loss, "step": self.step, "waited": self.patience_used}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
-        self.loss, self.step, self.waited = state["loss"], state["step"], state["waited"]
+        self.loss, self.step, self.patience_used = state["loss"], state["step"], state["waited"]
 
-    def over(self, step: int, steps: int, patience: int) -> bool:
+    def stop(self, step: int, steps: int, patience: int) -> bool:
         """Whether a training of `steps` with this patience ends with `step`."""
-        return step == steps or self.waited >= patience
+        return step == steps or self.patience_used >= patience

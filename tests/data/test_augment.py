@@ -1,4 +1,4 @@
-"""Augmentation of what the critic sees."""
+"""Augmentation of what the discriminator sees."""
 
 import sys
 
@@ -111,16 +111,16 @@ def test_it_can_be_differentiated_twice() -> None:
     assert (second != 0).flatten(1).any(1).all()
 
 
-def test_a_penalty_through_it_trains_the_critic() -> None:
-    critic = torch.nn.Sequential(
+def test_a_penalty_through_it_trains_the_discriminator() -> None:
+    discriminator = torch.nn.Sequential(
         torch.nn.Conv2d(1, 4, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(144, 1)
     )
     x = images().requires_grad_()
-    logits = rearrange(critic(Augment(AugmentSettings(strength=0.7))(x)), "b 1 -> b")
+    logits = rearrange(discriminator(Augment(AugmentSettings(strength=0.7))(x)), "b 1 -> b")
     (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
     gradient.square().sum().backward()
-    assert all(p.grad is not None for p in critic[0].parameters())
-    assert critic[0].weight.grad.abs().sum() > 0
+    assert all(p.grad is not None for p in discriminator[0].parameters())
+    assert discriminator[0].weight.grad.abs().sum() > 0
 
 
 def test_values_beyond_the_range_keep_their_gradient() -> None:
@@ -166,7 +166,7 @@ def test_an_adaptive_strength_is_saved_and_restored() -> None:
 
 @pytest.mark.parametrize(("sign", "count"), [(1.5, 1), (float("nan"), 1), (0.0, -1)])
 def test_impossible_observations_are_refused(sign: float, count: int) -> None:
-    with pytest.raises(ValueError, match="separation in"):
+    with pytest.raises(ValueError, match="sign_accuracy in"):
         Augment(AugmentSettings(adaptive=True)).update(sign, count)
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hybridgen.data.decode import Form, form_of, open_image
+from hybridgen.data.decode import ImageFormat, image_format, open_image
 from hybridgen.errors import InputError
 
-grey = Form(side=4, channels=1, resize=True, convert=True)
-colour = Form(side=4, channels=3, resize=True, convert=True)
+grey = ImageFormat(side=4, channels=1, resize=True, convert=True)
+colour = ImageFormat(side=4, channels=3, resize=True, convert=True)
 Picture = Callable[..., Image.Image]
 
 
@@ -111,22 +111,22 @@ def test_floating_point_pixels_are_refused() -> None:
 
 
 def test_the_form_is_that_of_the_first_image_unless_given(picture: Picture) -> None:
-    assert form_of(picture(0), "a", None, None) == Form(
+    assert image_format(picture(0), "a", None, None) == ImageFormat(
         side=8, channels=1, resize=False, convert=False
     )
-    assert form_of(picture(0, (9, 5)), "a", 16, 3) == Form(
+    assert image_format(picture(0, (9, 5)), "a", 16, 3) == ImageFormat(
         side=16, channels=3, resize=True, convert=True
     )
-    assert form_of(picture(0, mode="RGBA"), "a", None, None).shape == (3, 8, 8)
+    assert image_format(picture(0, mode="RGBA"), "a", None, None).shape == (3, 8, 8)
     with pytest.raises(InputError, match=r"a is 9x5 pixels, expected a square .*resolution"):
-        form_of(picture(0, (9, 5)), "a", None, None)
+        image_format(picture(0, (9, 5)), "a", None, None)
 
 
 def test_another_size_or_kind_is_refused_unless_it_may_be_changed(picture: Picture) -> None:
-    strict = form_of(picture(0), "first", None, None)
+    strict = image_format(picture(0), "first", None, None)
     with pytest.raises(InputError, match=r"odd is 9x8 pixels .* 8x8; set data\.resolution"):
         strict.apply(picture(0, (9, 8)), "odd")
     with pytest.raises(InputError, match=r"odd is colour while .* grey; set data\.channels"):
         strict.apply(picture(0, mode="RGB"), "odd")
     with pytest.raises(InputError, match="odd is grey while the first image is colour"):
-        form_of(picture(0, mode="RGB"), "first", None, None).apply(picture(0), "odd")
+        image_format(picture(0, mode="RGB"), "first", None, None).apply(picture(0), "odd")

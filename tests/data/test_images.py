@@ -8,9 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from hybridgen.data.images import ImageSource, digits, set_apart, shuffled, split, to_float
+from hybridgen.data.images import (
+    ImageSource,
+    digits,
+    shuffled,
+    split,
+    split_validation,
+    to_float,
+)
 from hybridgen.data.points import MixturePoints
-from hybridgen.data.source import Source, positions
+from hybridgen.data.source import Source, shuffled_positions
 from hybridgen.errors import InputError
 from hybridgen.maths.mixtures import ring
 
@@ -38,7 +45,7 @@ def test_bytes_become_floats_between_minus_one_and_one() -> None:
 
 def test_batches_follow_the_stateless_order_across_epochs() -> None:
     seen = [n for x, _ in islice(tiny.batches(batch=4, seed=9), 8) for n in numbers(x)]
-    assert seen == positions(9, 0, 32, COUNT).tolist()
+    assert seen == shuffled_positions(9, 0, 32, COUNT).tolist()
     assert sorted(seen[:COUNT]) == list(range(COUNT))
 
 
@@ -166,7 +173,7 @@ def test_a_batch_larger_than_all_there_is_is_refused():
 
 def test_what_is_set_apart_is_a_part_of_the_training_examples_and_not_of_the_rest():
     source = digits(labelled=True)
-    chosen = set_apart(source, 0.2)
+    chosen = split_validation(source, 0.2)
     assert (len(chosen.train), len(chosen.held_out)) == (1_200, 300)
 
     def known(images):
@@ -176,9 +183,9 @@ def test_what_is_set_apart_is_a_part_of_the_training_examples_and_not_of_the_res
     assert both == known(source.train)
     assert not known(chosen.held_out) & known(chosen.train)
     assert len(chosen.held_out_labels) == 300 and chosen.classes == 10
-    assert torch.equal(set_apart(source, 0.2).held_out, chosen.held_out)
+    assert torch.equal(split_validation(source, 0.2).held_out, chosen.held_out)
 
 
 def test_points_are_drawn_afresh_and_need_no_part():
     source = MixturePoints(mixture=ring(), name="ring")
-    assert set_apart(source, 0.2) is source
+    assert split_validation(source, 0.2) is source

@@ -14,15 +14,15 @@ from hybridgen.evaluation.cost import (
     alternated,
     clock_for,
     counts,
-    expense_of,
     expenses,
+    interleaved_timings,
     median_interval,
     peak_bytes,
     ratio_of_medians,
-    take_turns,
+    sampling_cost,
 )
-from hybridgen.networks.build import CriticSettings, build_critic
-from hybridgen.networks.mlp import MlpCritic
+from hybridgen.networks.build import DiscriminatorSettings, build_discriminator
+from hybridgen.networks.mlp import MlpDiscriminator
 from hybridgen.sampling.build import SamplerName, SamplerSettings, build_sampler
 
 BATCH = 6
@@ -40,7 +40,7 @@ def flops(task):
 
 def test_operations_of_a_matrix_product_are_two_for_each_weight_and_sample():
     network = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3))
-    found = expense_of(network, torch.zeros(BATCH, 5), clock=ticks())
+    found = sampling_cost(network, torch.zeros(BATCH, 5), clock=ticks())
     assert found.flops == 2 * (5 * 7 + 7 * 3)
     assert (found.calls, found.batch) == (None, BATCH)
 
@@ -68,13 +68,13 @@ def test_operations_of_a_convolution_are_two_for_each_weight_and_place(stride, g
     assert flops(lambda: torch.autograd.grad(network(inputs).sum(), inputs)) == 2 * BATCH * forward
 
 
-def test_a_critics_pass_back_to_its_input_costs_as_much_as_the_pass_forward():
-    critic, width = MlpCritic(width=16, depth=3, noise_conditional=True), 16
+def test_a_discriminators_pass_back_to_its_input_costs_as_much_as_the_pass_forward():
+    discriminator, width = MlpDiscriminator(width=16, depth=3, noise_conditional=True), 16
     x, sigma = torch.zeros(BATCH, 2, requires_grad=True), torch.ones(BATCH)
     layers = 2 * width + width * width * 2 + width
     noise = 24 * 3 * width  # what it does about the level does not depend on x
-    assert flops(lambda: critic(x.detach(), sigma)) == 2 * BATCH * (layers + noise)
-    back = flops(lambda: torch.autograd.grad(critic(x, sigma).sum(), x))
+    assert flops(lambda: discriminator(x.detach(), sigma)) == 2 * BATCH * (layers + noise)
+    back = flops(lambda: torch.autograd.grad(discriminator(x, sigma).sum(), x))
     assert back == 2 * BATCH * (2 * layers + noise)
 
 
@@ -94,31 +94,33 @@ class Network(nn.Module):
 def test_operations_of_guided_sampling_are_its_calls_times_those_of_one(name):
     torch.manual_seed(0)
     denoiser = Network()
-    critic = build_critic(CriticSettings(width=4, noise_conditional=True), (1, 8, 8))
+    discriminator = build_discriminator(
+        DiscriminatorSettings(width=4, noise_conditional=True), (1, 8, 8)
+    )
     x, sigma = torch.zeros(2, 1, 8, 8), torch.ones(2)
     inputs = x.clone().requires_grad_(True)
     once = flops(lambda: denoiser(x, sigma))
-    forward = flops(lambda: critic(x, sigma))
-    both = flops(lambda: torch.autograd.grad(critic(inputs, sigma).sum(), inputs))
-    guided = discriminator_guidance(denoiser, critic, 0.1, window=(0.3, 20.0))
+    forward = flops(lambda: discriminator(x, sigma))
+    both = flops(lambda: torch.autograd.grad(discriminator(inputs, sigma).sum(), inputs))
+    guided = discriminator_guidance(denoiser, discriminator, 0.1, window=(0.3, 20.0))
     sampler = build_sampler(SamplerSettings(name=name, steps=5), guided, (1, 8, 8))
     denoiser.calls = 0
-    found = expense_of(sampler, torch.randn(2, 1, 8, 8), rounds=3, clock=ticks())
+    found = sampling_cost(sampler, torch.randn(2, 1, 8, 8), rounds=3, clock=ticks())
     cost = sampler.cost
-    assert found.calls == cost and 0 < cost.critic_backward < cost.denoiser
-    expected = cost.denoiser * once + cost.critic_forward * forward
-    expected += cost.critic_backward * (both - forward)
+    assert found.calls == cost and 0 < cost.discriminator_backward < cost.denoiser
+    expected = cost.denoiser * once + cost.discriminator_forward * forward
+    expected += cost.discriminator_backward * (both - forward)
     assert found.flops == expected / 2
     assert denoiser.calls == (1 + 1 + 3) * cost.denoiser  # counted, warmed up, timed
 
 
 def test_operations_of_a_refined_sampler_are_those_of_every_proposal_and_judgement():
-    generator, critic = nn.Linear(4, 2, bias=False), nn.Linear(2, 1, bias=False)
+    generator, discriminator = nn.Linear(4, 2, bias=False), nn.Linear(2, 1, bias=False)
     once = SinglePass(lambda noise, label: generator(noise), (4,))
-    chain = Refined(once, lambda x, y: critic(x)[:, 0], "importance", 3)
-    found = expense_of(chain, torch.randn(BATCH, 4), clock=ticks())
+    chain = Refined(once, lambda x, y: discriminator(x)[:, 0], "importance", 3)
+    found = sampling_cost(chain, torch.randn(BATCH, 4), clock=ticks())
     assert found.flops == 4 * (2 * 8 + 2 * 2)
-    assert (found.calls.generator, found.calls.critic_forward) == (4, 4)
+    assert (found.calls.generator, found.calls.discriminator_forward) == (4, 4)
 
 
 def generator(noise, label=None):
@@ -126,7 +128,7 @@ def generator(noise, label=None):
 
 
 def test_memory_is_what_the_sampler_makes():
-    found = expense_of(lambda noise: noise + 1, torch.zeros(BATCH, 10), clock=ticks())
+    found = sampling_cost(lambda noise: noise + 1, torch.zeros(BATCH, 10), clock=ticks())
     assert found.peak_bytes == BATCH * 10 * 4
 
 
@@ -316,7 +318,7 @@ def test_everything_has_its_turn_in_every_round_and_the_first_round_does_not_cou
 
     costs = {"a": 1.0, "b": 2.0, "c": 3.0}
     tasks = {name: lambda n=name, c=cost: task(n, c) for name, cost in costs.items()}
-    rounds = take_turns(tasks, 3, lambda: now[0], lambda: order.append("|"))
+    rounds = interleaved_timings(tasks, 3, lambda: now[0], lambda: order.append("|"))
     assert "".join(order) == "abc|bca|cab|abc|"
     assert rounds == {"a": [1.0] * 3, "b": [2.0] * 3, "c": [3.0] * 3}
 
@@ -324,7 +326,9 @@ def test_everything_has_its_turn_in_every_round_and_the_first_round_does_not_cou
 def test_tasks_with_fewer_turns_sit_rounds_out_evenly():
     order = []
     tasks = {name: lambda n=name: order.append(n) for name in "abc"}
-    rounds = take_turns(tasks, {"a": 6, "b": 2, "c": 3}, lambda: 0.0, lambda: order.append("|"))
+    rounds = interleaved_timings(
+        tasks, {"a": 6, "b": 2, "c": 3}, lambda: 0.0, lambda: order.append("|")
+    )
     assert {name: len(seconds) for name, seconds in rounds.items()} == {"a": 6, "b": 2, "c": 3}
     assert "".join(order) == "abc|a|ca|ab|ca|a|abc|"
 

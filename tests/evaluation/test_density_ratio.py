@@ -22,9 +22,9 @@ from hybridgen.evaluation.density_ratio import (
     told,
 )
 from hybridgen.evaluation.plots import to_bytes
-from hybridgen.evaluation.runs import fingerprint, finished_guide
-from hybridgen.networks.mlp import MlpCritic, MlpGenerator
-from hybridgen.training.validation import Exam
+from hybridgen.evaluation.runs import fingerprint, load_guide
+from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
+from hybridgen.training.validation import HeldOutValidation
 
 N = 20_000
 REAL, FAKE = draws(P, N, seed=11), draws(Q, N, seed=12)
@@ -36,8 +36,8 @@ def exact(x, sigma=0.0, label=None):
     return P.log_ratio(Q, x)
 
 
-def exam(count=N):
-    return Exam(REAL[:count], FAKE[:count], torch.tensor([0.02, 0.5, 3.0]).double())
+def validation(count=N):
+    return HeldOutValidation(REAL[:count], FAKE[:count], torch.tensor([0.02, 0.5, 3.0]).double())
 
 
 @pytest.mark.parametrize(("factor", "shift"), [(1.0, 0.0), (0.02, -3.0), (40.0, 7.0)])
@@ -75,11 +75,11 @@ def distorted(x, sigma, label=None):
 
 
 def test_the_level_the_line_and_the_bound_are_chosen():
-    found, figures = calibrated(distorted, exam())
+    found, figures = calibrated(distorted, validation())
     assert found.sigma == pytest.approx(0.5)
     assert found.slope == pytest.approx(0.2, rel=0.05)
     assert found.offset == pytest.approx(0.4, abs=0.05)
-    ratios = LogRatio(critic=distorted, calibration=found)(FAKE)
+    ratios = LogRatio(discriminator=distorted, calibration=found)(FAKE)
     assert float((ratios <= found.log_bound).double().mean()) == pytest.approx(BOUND, abs=1e-3)
     expected = (ratios - found.log_bound).exp().clamp(max=1).mean()
     assert found.acceptance == pytest.approx(float(expected))
@@ -92,7 +92,7 @@ def test_figures_are_of_the_half_that_chose_nothing():
     real, fake = REAL[:400].clone(), FAKE[:400].clone()
     real[1::2], fake[1::2] = FAKE[:200], REAL[:200]  # the judging half is the wrong way round
     level = torch.tensor([0.5]).double()
-    found, figures = calibrated(distorted, Exam(real, fake, level))
+    found, figures = calibrated(distorted, HeldOutValidation(real, fake, level))
     assert found.slope == pytest.approx(0.2, rel=0.3)
     assert figures["log_ratio_bce"] > 2 * math.log(2)
     raw = (told(distorted, x[1::2], 0.5) for x in (real, fake))
@@ -100,8 +100,8 @@ def test_figures_are_of_the_half_that_chose_nothing():
 
 
 def test_the_ratio_refines_samples_once_it_is_calibrated():
-    found, _ = calibrated(distorted, exam(2_000))
-    ratio = LogRatio(critic=distorted, calibration=found)
+    found, _ = calibrated(distorted, validation(2_000))
+    ratio = LogRatio(discriminator=distorted, calibration=found)
     noise = torch.randn(N, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     made = SinglePass(
         lambda z, label: Q.sample(len(z), torch.Generator().manual_seed(len(z)))[0], (1,)
@@ -115,8 +115,8 @@ def test_the_ratio_refines_samples_once_it_is_calibrated():
     assert w1(x) < 0.09 and ks(x) < 0.05
 
 
-def test_a_critic_that_knows_nothing_changes_nothing():
-    found, _ = calibrated(lambda x, sigma, label: -exact(x), exam(500))
+def test_a_discriminator_that_knows_nothing_changes_nothing():
+    found, _ = calibrated(lambda x, sigma, label: -exact(x), validation(500))
     assert found.slope == 0
     assert (found.log_bound, found.acceptance) == (found.offset, 1)
 
@@ -124,12 +124,12 @@ def test_a_critic_that_knows_nothing_changes_nothing():
 def test_images_are_judged_as_they_are_saved():
     seen = []
 
-    def critic(x, sigma, label):
+    def discriminator(x, sigma, label):
         seen.append((x, sigma))
         return x.flatten(1).sum(1)
 
     x = torch.rand(3, 1, 4, 4) * 3 - 1.5
-    told(critic, x, 0.25)
+    told(discriminator, x, 0.25)
     torch.testing.assert_close(seen[0][0], to_float(to_bytes(x)), rtol=0, atol=0)
     assert seen[0][1].tolist() == [0.25] * 3
 
@@ -140,17 +140,19 @@ def test_cross_entropy_of_the_exact_ratio_is_the_least_there_is():
 
 @pytest.fixture
 def guide(tmp_path):
-    """A critic of a GAN, as experiments/critic.py leaves it."""
+    """A discriminator of a GAN, as experiments/guide.py leaves it."""
     MlpGenerator(width=8, depth=1).save_pretrained(tmp_path / "gan" / "generator")
-    MlpCritic(width=8, depth=1, noise_conditional=True).save_pretrained(tmp_path / "g" / "critic")
+    MlpDiscriminator(width=8, depth=1, noise_conditional=True).save_pretrained(
+        tmp_path / "g" / "discriminator"
+    )
     (tmp_path / "g" / "config.yaml").write_text(yaml.safe_dump({"run": f"{tmp_path}/gan"}))
     said = {"sampler": "single_pass", "steps": 1, "scale": 0.0, "window": [0.05, None]}
-    said |= {"set_apart": 0.2, "blessed": True}
+    said |= {"validation_fraction": 0.2, "significant": True}
     said["model"] = fingerprint(tmp_path / "gan", "generator")
 
     def write(**more):
         (tmp_path / "g" / "guide.json").write_text(json.dumps({**said, **more}))
-        return finished_guide(tmp_path / "g")
+        return load_guide(tmp_path / "g")
 
     return write
 
@@ -159,7 +161,7 @@ def test_a_finished_guide_of_a_gan_has_its_log_ratio(guide):
     kept = {"sigma": 0.1, "slope": 2.0, "offset": -1.0, "log_bound": 1.5, "acceptance": 0.4}
     found = guide(log_ratio=kept)
     x = torch.randn(5, 2)
-    expected = 2 * found.critic(x, torch.full((5,), 0.1)) - 1
+    expected = 2 * found.discriminator(x, torch.full((5,), 0.1)) - 1
     torch.testing.assert_close(found.log_ratio(x), expected.double())
     assert found.calibration == Calibration(**kept)
     assert (found.log_bound, found.acceptance, found.sampler) == (1.5, 0.4, "single_pass")

@@ -1,4 +1,4 @@
-"""What a ruler measures, says and refuses."""
+"""What a evaluator measures, says and refuses."""
 
 import math
 
@@ -9,7 +9,7 @@ from einops import rearrange
 from hybridgen.data.images import ImageSource, digits, to_float
 from hybridgen.data.points import MixturePoints
 from hybridgen.errors import InputError, RunError
-from hybridgen.evaluation.evaluator import judge_for, ruler_for
+from hybridgen.evaluation.evaluator import build_evaluator, judge_for
 from hybridgen.evaluation.plots import to_bytes
 from hybridgen.maths.mixtures import ring
 from hybridgen.maths.rng import rng_for
@@ -32,12 +32,12 @@ IMAGES = {
 
 @pytest.fixture(scope="module")
 def on_ring():
-    return ruler_for(MixturePoints(mixture=RING, name="ring"), samples=500)
+    return build_evaluator(MixturePoints(mixture=RING, name="ring"), samples=500)
 
 
 @pytest.fixture(scope="module")
 def on_digits():
-    return ruler_for(digits(), samples=300)
+    return build_evaluator(digits(), samples=300)
 
 
 def noisy_digits(noise, count, seed):
@@ -70,14 +70,14 @@ def test_values_are_those_of_the_metrics_by_themselves(on_ring):
 def test_truths_are_those_of_the_density(on_ring):
     row = on_ring(RING.sample(500, rng_for("exact", 2))[0])
     assert row.keys() == POINTS
-    assert row["high_quality"].truth == pytest.approx(1 - math.exp(-4.5))
-    assert row["mode_std"].truth == pytest.approx(0.974, abs=5e-4)
-    assert row["modes"].truth == 8
-    assert row["c2st_accuracy"].truth == 0.5
-    assert row["frechet_distance"].truth == row["kid"].truth == row["jsd_bound"].truth == 0
+    assert row["high_quality"].ideal == pytest.approx(1 - math.exp(-4.5))
+    assert row["mode_std"].ideal == pytest.approx(0.974, abs=5e-4)
+    assert row["modes"].ideal == 8
+    assert row["c2st_accuracy"].ideal == 0.5
+    assert row["frechet_distance"].ideal == row["kid"].ideal == row["jsd_bound"].ideal == 0
     for name in ("high_quality", "mode_std", "modes", "density", "coverage", "c2st_accuracy"):
-        assert row[name].low <= row[name].truth <= row[name].high, name
-    assert row["precision"].truth is None
+        assert row[name].low <= row[name].ideal <= row[name].high, name
+    assert row["precision"].ideal is None
 
 
 def test_digits_are_measured_beside_real_ones(on_digits):
@@ -88,7 +88,7 @@ def test_digits_are_measured_beside_real_ones(on_digits):
     assert noisy["memorisation"].value < 0.5
     assert all(row["memorisation"].floor == 0.5 for row in (real, noisy))
     for name in ("frechet_distance", "kid", "c2st_accuracy", "jsd_bound"):
-        assert noisy[name].value > real[name].value and noisy[name].truth is None, name
+        assert noisy[name].value > real[name].value and noisy[name].ideal is None, name
     for name in ("precision", "density", "coverage"):
         assert noisy[name].value < real[name].value, name
     assert noisy["frechet_distance"].low > noisy["frechet_distance"].floor
@@ -109,10 +109,10 @@ def test_a_ruler_says_what_it_cannot_tell(on_digits, on_ring):
     assert "298 examples to test on" in said and "accuracy of 0.585 or more" in said
     assert "297 held-out examples" in said
     assert "more than its" not in said
-    asked = ruler_for(digits(), samples=9_999)
+    asked = build_evaluator(digits(), samples=9_999)
     assert asked.samples == 1_500
     assert any("9999 samples were asked for" in warning for warning in asked.warnings)
-    few = ruler_for(digits(), samples=60)
+    few = build_evaluator(digits(), samples=60)
     assert any("more examples than its 64 features" in warning for warning in few.warnings)
     assert [w for w in on_ring.warnings if "held-out" in w] == [
         w for w in on_ring.warnings if w.startswith("There are 500 held-out")
@@ -122,13 +122,13 @@ def test_a_ruler_says_what_it_cannot_tell(on_digits, on_ring):
 def test_measuring_repeats_itself_and_leaves_random_numbers_alone(on_ring):
     x = RING.sample(500, rng_for("again"))[0]
     before = torch.random.get_rng_state()
-    again = ruler_for(MixturePoints(mixture=RING, name="ring"), samples=500)
-    other = ruler_for(MixturePoints(mixture=RING, name="ring"), samples=500, seed=1)
+    again = build_evaluator(MixturePoints(mixture=RING, name="ring"), samples=500)
+    other = build_evaluator(MixturePoints(mixture=RING, name="ring"), samples=500, seed=1)
     assert again(x) == on_ring(x)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert again.key == on_ring.key != other.key
     first, second, third = x.split(100)[:3]
-    assert ruler_for((first, second)).key != ruler_for((first, third)).key
+    assert build_evaluator((first, second)).key != build_evaluator((first, third)).key
 
 
 def test_ones_own_data_and_features_take_tensors():
@@ -138,15 +138,15 @@ def test_ones_own_data_and_features_take_tensors():
     def bright(part):
         return rearrange(part, "b c h w -> b (c h w)")[:, :5]
 
-    ruler = ruler_for((train, held_out), features=bright)
-    assert (ruler.samples, ruler.held_out, ruler.features) == (60, 60, "bright")
-    row = ruler(x)
+    evaluator = build_evaluator((train, held_out), features=bright)
+    assert (evaluator.samples, evaluator.held_out, evaluator.features) == (60, 60, "bright")
+    row = evaluator(x)
     assert row.keys() == IMAGES - {"class_reverse_kl"}
-    assert ruler.histogram(x) == ()
+    assert evaluator.histogram(x) == ()
     # As they would be saved: a change within rounding to 256 levels changes nothing.
     saved = to_float(to_bytes(x))
-    assert ruler(saved) == ruler(saved + 1e-3) == row
-    points = ruler_for((train[:, 0, 0, :2], held_out[:, 0, 0, :2]))
+    assert evaluator(saved) == evaluator(saved + 1e-3) == row
+    points = build_evaluator((train[:, 0, 0, :2], held_out[:, 0, 0, :2]))
     assert points.features == "coordinates"
     assert "memorisation" in points(x[:, 0, 0, :2])
 
@@ -164,18 +164,18 @@ def test_misuse_gets_a_sentence(on_ring, on_digits):
         on_ring.nearest(torch.zeros(3, 2))
     x = torch.linspace(-1, 1, 4_800).reshape(100, 3, 4, 4)
     with pytest.raises(InputError, match=r"no network is shipped for examples \[3, 4, 4\]: pass"):
-        ruler_for((x, x))
+        build_evaluator((x, x))
     with pytest.raises(InputError, match=r"must be \[100 d\], got \[100, 3, 4, 4\]"):
-        ruler_for((x, x), features=lambda part: part)
+        build_evaluator((x, x), features=lambda part: part)
     with pytest.raises(InputError, match="30 samples beside 297 held-out examples are too few"):
-        ruler_for(digits(), samples=30)
+        build_evaluator(digits(), samples=30)
     with pytest.raises(InputError, match="one shape"):
-        ruler_for((x, x[:, :1]))
+        build_evaluator((x, x[:, :1]))
 
 
 def test_a_ruler_says_when_it_looks_at_a_part_of_the_training_data(monkeypatch):
     monkeypatch.setattr("hybridgen.evaluation.evaluator.TRAINING", 200)
-    found = ruler_for(digits(), samples=100, parts=4)
+    found = build_evaluator(digits(), samples=100, parts=4)
     assert found.train is not None
     assert len(found.train) == 200
     assert "among 200 of 1500" in found.warnings[-1]

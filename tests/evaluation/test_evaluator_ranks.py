@@ -1,4 +1,4 @@
-"""The ruler on samplers whose rank is known, and how often its intervals hold the mean."""
+"""The evaluator on samplers whose rank is known, and how often its intervals hold the mean."""
 
 import math
 from statistics import fmean
@@ -8,7 +8,7 @@ import torch
 
 from hybridgen.data.images import digits
 from hybridgen.data.points import MixturePoints
-from hybridgen.evaluation.evaluator import ruler_for
+from hybridgen.evaluation.evaluator import build_evaluator
 from hybridgen.maths.mixtures import GaussianMixture, ring
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.registry import HIGHER_IS_BETTER, NEAREST_IS_BEST
@@ -18,12 +18,12 @@ RING = ring().standardised()
 
 @pytest.fixture(scope="module")
 def on_ring():
-    return ruler_for(MixturePoints(mixture=RING, name="ring"), samples=500)
+    return build_evaluator(MixturePoints(mixture=RING, name="ring"), samples=500)
 
 
 @pytest.fixture(scope="module")
 def on_digits():
-    return ruler_for(digits(), samples=300)
+    return build_evaluator(digits(), samples=300)
 
 
 def first(modes, std=1.0):
@@ -56,8 +56,8 @@ def badness(name, estimate):
     return -estimate.value if name in HIGHER_IS_BETTER else estimate.value
 
 
-def assert_intervals_cover(ruler, sampler):
-    rows = [ruler(sampler(ruler.samples, seed)) for seed in range(20)]
+def assert_intervals_cover(evaluator, sampler):
+    rows = [evaluator(sampler(evaluator.samples, seed)) for seed in range(20)]
     covered = {}
     for name in rows[0].keys() - {"c2st_p"}:
         mean = fmean(row[name].value for row in rows)

@@ -10,7 +10,7 @@ from hybridgen.data.images import ImageSource
 from hybridgen.data.load import DataSettings, load_data
 from hybridgen.errors import InputError
 from hybridgen.evaluation.guide import GuidanceEffect
-from hybridgen.evaluation.guide_data import drawn_once, refuse_another_model
+from hybridgen.evaluation.guide_data import cached_samples, refuse_another_model
 from hybridgen.networks.build import DenoiserSettings, build_denoiser
 from hybridgen.sampling.build import SamplerSettings, build_sampler
 
@@ -43,18 +43,18 @@ def test_samples_have_labels_as_frequent_as_the_datas(run, tmp_path):
         held_out_labels=labels,
         classes=2,
     )
-    _, label = drawn_once(effect(source), 200, tmp_path / "fakes.safetensors", run, "model")
+    _, label = cached_samples(effect(source), 200, tmp_path / "generated.safetensors", run, "model")
     assert label.float().mean() == pytest.approx(0.1)
 
 
 def test_samples_are_drawn_once_and_belong_to_one_model(run, tmp_path):
-    path = tmp_path / "fakes.safetensors"
+    path = tmp_path / "generated.safetensors"
     ring = effect(load_data(DataSettings(path="ring")))
-    x, label = drawn_once(ring, 5, path, run, "first")
+    x, label = cached_samples(ring, 5, path, run, "first")
     assert label is None
-    assert torch.equal(drawn_once(ring, 5, path, run, "first")[0], x)
+    assert torch.equal(cached_samples(ring, 5, path, run, "first")[0], x)
     with pytest.raises(InputError, match="samples of another model: choose another --out"):
-        drawn_once(ring, 5, path, run, "second")
+        cached_samples(ring, 5, path, run, "second")
 
 
 def test_a_finished_guide_belongs_to_one_model(tmp_path):

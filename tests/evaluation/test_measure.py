@@ -5,7 +5,7 @@ import torch
 
 from hybridgen import SinglePass
 from hybridgen.data.points import MixturePoints
-from hybridgen.evaluation.evaluator import ruler_for
+from hybridgen.evaluation.evaluator import build_evaluator
 from hybridgen.evaluation.measure import measure
 from hybridgen.maths.mixtures import ring
 from hybridgen.protocols import Cost
@@ -17,8 +17,8 @@ def mixture():
 
 
 @pytest.fixture(scope="module")
-def ruler(mixture):
-    return ruler_for(MixturePoints(name="ring", mixture=mixture), samples=500, parts=8)
+def evaluator(mixture):
+    return build_evaluator(MixturePoints(name="ring", mixture=mixture), samples=500, parts=8)
 
 
 def exact(mixture):
@@ -32,27 +32,27 @@ def exact(mixture):
     return sample
 
 
-def test_an_exact_sampler_is_measured_at_the_truth(mixture, ruler):
-    found = measure(exact(mixture), ruler, noise_shape=(3,))
+def test_an_exact_sampler_is_measured_at_the_truth(mixture, evaluator):
+    found = measure(exact(mixture), evaluator, noise_shape=(3,))
     assert found.samples.shape == (500, 2)
-    assert found.figures["modes"].value == found.figures["modes"].truth == 8
+    assert found.figures["modes"].value == found.figures["modes"].ideal == 8
     quality = found.figures["high_quality"]
-    assert quality.low <= quality.truth <= quality.high
+    assert quality.low <= quality.ideal <= quality.high
     accuracy = found.figures["c2st_accuracy"]
     assert accuracy.low <= 0.5 <= accuracy.high
-    assert found.expense.calls is None
-    assert found.expense.batch == 256
-    assert found.expense.seconds.value > 0
+    assert found.cost.calls is None
+    assert found.cost.batch == 256
+    assert found.cost.seconds.value > 0
 
 
-def test_a_sampler_of_ours_tells_its_calls_and_a_module_its_operations(mixture, ruler):
+def test_a_sampler_of_ours_tells_its_calls_and_a_module_its_operations(mixture, evaluator):
     torch.manual_seed(0)
     network = torch.nn.Linear(3, 2)
-    found = measure(SinglePass(network_of(network), (3,)), ruler, batch=100)
-    assert found.expense.calls == Cost(generator=1)
-    assert found.expense.flops == 2 * 3 * 2
+    found = measure(SinglePass(network_of(network), (3,)), evaluator, batch=100)
+    assert found.cost.calls == Cost(generator=1)
+    assert found.cost.flops == 2 * 3 * 2
     assert not found.samples.requires_grad
-    plain = measure(network, ruler, noise_shape=(3,), batch=100)
+    plain = measure(network, evaluator, noise_shape=(3,), batch=100)
     torch.testing.assert_close(plain.samples, found.samples)
     assert plain.figures == found.figures
 
@@ -61,7 +61,7 @@ def network_of(network):
     return lambda noise, label=None: network(noise)
 
 
-def test_labels_reach_the_sampler_in_the_batches_of_their_noise(ruler):
+def test_labels_reach_the_sampler_in_the_batches_of_their_noise(evaluator):
     label = torch.arange(500) % 4
     seen = []
 
@@ -69,7 +69,7 @@ def test_labels_reach_the_sampler_in_the_batches_of_their_noise(ruler):
         seen.append(given)
         return torch.stack([given, noise[:, 0]], dim=1).float()
 
-    found = measure(sampler, ruler, noise_shape=(1,), label=label, batch=200)
+    found = measure(sampler, evaluator, noise_shape=(1,), label=label, batch=200)
     torch.testing.assert_close(found.samples[:, 0], label.float())
     assert [len(part) for part in seen[:3]] == [200, 200, 100]
 
@@ -95,21 +95,21 @@ def test_data_of_ones_own_are_two_tensors_and_features():
     assert any("two-sample test" in sentence for sentence in found.warnings)
 
 
-def test_what_cannot_be_measured_is_refused(ruler):
+def test_what_cannot_be_measured_is_refused(evaluator):
     with pytest.raises(ValueError, match="give noise_shape"):
-        measure(lambda noise: noise, ruler)
+        measure(lambda noise: noise, evaluator)
     with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
-        measure(lambda noise: noise, ruler, noise_shape=(2,), batch=0)
+        measure(lambda noise: noise, evaluator, noise_shape=(2,), batch=0)
     with pytest.raises(ValueError, match=r"expected labels \[500\], got \[3\]"):
-        measure(lambda noise, label: noise, ruler, noise_shape=(2,), label=torch.zeros(3))
+        measure(lambda noise, label: noise, evaluator, noise_shape=(2,), label=torch.zeros(3))
     with pytest.raises(ValueError, match="expected examples"):
-        measure(lambda noise: noise, ruler, noise_shape=(5,))
+        measure(lambda noise: noise, evaluator, noise_shape=(5,))
     with pytest.raises(ValueError, match=r"as many samples, a tensor; got 3 samples"):
-        measure(lambda noise: noise[:3], ruler, noise_shape=(2,))
+        measure(lambda noise: noise[:3], evaluator, noise_shape=(2,))
     with pytest.raises(ValueError, match="got a dict"):
-        measure(lambda noise: {"images": noise}, ruler, noise_shape=(2,))
-    with pytest.raises(ValueError, match="give them to ruler_for"):
-        measure(lambda noise: noise, ruler, noise_shape=(2,), samples=100)
+        measure(lambda noise: {"images": noise}, evaluator, noise_shape=(2,))
+    with pytest.raises(ValueError, match="give them to build_evaluator"):
+        measure(lambda noise: noise, evaluator, noise_shape=(2,), samples=100)
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,9 @@ def test_images_that_are_not_between_minus_one_and_one_are_refused(images, sente
         measure(lambda noise: noise, (images, images), noise_shape=(1, 8, 8))
 
 
-def test_a_measurement_is_printed_as_a_table(mixture, ruler):
-    found = measure(exact(mixture), ruler, noise_shape=(3,))
+def test_a_measurement_is_printed_as_a_table(mixture, evaluator):
+    found = measure(exact(mixture), evaluator, noise_shape=(3,))
     lines = str(found).splitlines()
-    assert lines[0].split() == ["measured", "95", "%", "interval", "floor", "truth"]
+    assert lines[0].split() == ["measured", "95", "%", "interval", "floor", "ideal"]
     assert any(line.startswith("modes") and line.split()[1] == "8" for line in lines)
     assert any("ms a sample in batches of 256" in line for line in lines)

@@ -8,7 +8,13 @@ from hybridgen.evaluation.methods import Budget, Method
 
 def test_a_method_has_every_combination_of_its_budgets():
     method = Method(
-        name="m", model="d", guide="g", critic="c", calls=(4, 6), scales=(1.0, 2.0), rounds=(3,)
+        name="m",
+        model="d",
+        guide="g",
+        discriminator="c",
+        calls=(4, 6),
+        scales=(1.0, 2.0),
+        rounds=(3,),
     )
     assert [(b.calls, b.scale, b.rounds) for b in method.budgets(9.0)] == [
         (4, 1.0, 3),
@@ -53,8 +59,11 @@ def test_a_sampler_of_second_order_makes_no_even_number_of_calls():
     ("wrong", "sentence"),
     [
         ({"calls": (0,)}, "at least 1, got \\[0\\]"),
-        ({"rounds": (2,)}, "takes a critic and rounds, got critic None"),
-        ({"critic": "c"}, "takes a critic and rounds, got critic c and rounds \\[\\]"),
+        ({"rounds": (2,)}, "takes a discriminator and rounds, got discriminator None"),
+        (
+            {"discriminator": "c"},
+            "takes a discriminator and rounds, got discriminator c and rounds \\[\\]",
+        ),
         ({"scales": (1.0,)}, "need a guide"),
         ({"guide": "g", "scales": (float("nan"),)}, "finite numbers"),
     ],

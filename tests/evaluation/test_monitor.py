@@ -6,13 +6,13 @@ from PIL import Image
 
 from hybridgen.data.images import digits
 from hybridgen.data.points import MixturePoints
-from hybridgen.evaluation.monitor import Watch, table
+from hybridgen.evaluation.monitor import Monitor, table
 from hybridgen.maths.mixtures import ring
 from hybridgen.networks.dcgan import DcganGenerator
 from hybridgen.networks.mlp import MlpGenerator
 from hybridgen.sampling.samplers import SinglePass
 
-ROWS = [{"step": 1, "critic": 0.7}, {"step": 2, "critic": 0.6}]
+ROWS = [{"step": 1, "discriminator": 0.7}, {"step": 2, "discriminator": 0.6}]
 
 
 @pytest.fixture
@@ -22,61 +22,61 @@ def generator():
 
 
 @pytest.fixture
-def watch(tmp_path):
-    return Watch(tmp_path, digits(), sampler=lambda g: SinglePass(g, (4,)), seed=0, columns=2)
+def monitor(tmp_path):
+    return Monitor(tmp_path, digits(), sampler=lambda g: SinglePass(g, (4,)), seed=0, columns=2)
 
 
-def test_a_preview_shows_the_same_latents_every_time(watch, generator):
-    one, two = watch.preview(generator, 1), watch.preview(generator, 2)
+def test_a_preview_shows_the_same_latents_every_time(monitor, generator):
+    one, two = monitor.preview(generator, 1), monitor.preview(generator, 2)
     assert one.read_bytes() == two.read_bytes()
     assert one.name == "step-00000001.png"
 
 
-def test_the_end_is_a_grid_an_animation_of_all_previews_and_curves(watch, generator):
+def test_the_end_is_a_grid_an_animation_of_all_previews_and_curves(monitor, generator):
     for step in (1, 2, 3):
         generator.out.bias.data.add_(0.3)
-        watch.preview(generator, step)
-    watch.finish(generator, ROWS)
-    assert Image.open(watch.folder / "samples.webp").n_frames == 3
-    assert (watch.folder / "samples.png").exists()
-    assert (watch.folder / "curves.png").exists()
+        monitor.preview(generator, step)
+    monitor.finish(generator, ROWS)
+    assert Image.open(monitor.folder / "samples.webp").n_frames == 3
+    assert (monitor.folder / "samples.png").exists()
+    assert (monitor.folder / "curves.png").exists()
 
 
-def test_a_preview_cut_short_is_left_out_of_the_animation(watch, generator):
-    path = watch.preview(generator, 1)
+def test_a_preview_cut_short_is_left_out_of_the_animation(monitor, generator):
+    path = monitor.preview(generator, 1)
     generator.out.bias.data.add_(0.3)
-    watch.preview(generator, 2)
+    monitor.preview(generator, 2)
     generator.out.bias.data.add_(0.3)
-    watch.preview(generator, 3)
+    monitor.preview(generator, 3)
     path.write_bytes(path.read_bytes()[:100])
-    watch.finish(generator, ROWS)
-    assert Image.open(watch.folder / "samples.webp").n_frames == 2
+    monitor.finish(generator, ROWS)
+    assert Image.open(monitor.folder / "samples.webp").n_frames == 2
 
 
-def test_many_previews_are_thinned_to_a_hundred_frames(watch, generator, monkeypatch):
+def test_many_previews_are_thinned_to_a_hundred_frames(monitor, generator, monkeypatch):
     shown = []
     monkeypatch.setattr(
         "hybridgen.evaluation.monitor.save_animation",
         lambda frames, path: shown.append(len(frames)),
     )
-    content = watch.preview(generator, 1).read_bytes()
+    content = monitor.preview(generator, 1).read_bytes()
     for step in range(2, 251):
-        (watch.folder / "samples" / f"step-{step:08d}.png").write_bytes(content)
-    watch.finish(generator, ROWS)
+        (monitor.folder / "samples" / f"step-{step:08d}.png").write_bytes(content)
+    monitor.finish(generator, ROWS)
     assert shown == [84]
 
 
-def test_a_run_that_logged_nothing_ends_without_curves(watch, generator):
-    watch.finish(generator, [])
-    assert not (watch.folder / "curves.png").exists()
+def test_a_run_that_logged_nothing_ends_without_curves(monitor, generator):
+    monitor.finish(generator, [])
+    assert not (monitor.folder / "curves.png").exists()
 
 
 def test_figures_come_with_their_floors_and_do_not_change_on_asking_again(tmp_path):
     source = MixturePoints(mixture=ring(), name="ring")
-    watch = Watch(tmp_path, source, sampler=lambda g: SinglePass(g, (2,)), seed=0)
+    monitor = Monitor(tmp_path, source, sampler=lambda g: SinglePass(g, (2,)), seed=0)
     generator = MlpGenerator(width=8, depth=1).eval()
-    figures = watch.figures(generator, 500)
-    assert figures == watch.figures(generator, 500)
+    figures = monitor.figures(generator, 500)
+    assert figures == monitor.figures(generator, 500)
     assert {"modes", "high_quality", "floor_modes"} <= figures.keys()
 
 

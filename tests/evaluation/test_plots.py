@@ -93,7 +93,7 @@ def rows(count=40):
     return [
         {
             "step": s,
-            "critic": 1 / s,
+            "discriminator": 1 / s,
             "generator": 2.0,
             "coverage": s / 50,
             "note": "text",
@@ -106,7 +106,7 @@ def rows(count=40):
 
 def test_losses_share_a_panel_and_metrics_have_their_own():
     assert curve_panels(rows()) == {
-        "losses": ["critic", "generator"],
+        "losses": ["discriminator", "generator"],
         "coverage": ["coverage"],
         "kid": ["kid"],
     }

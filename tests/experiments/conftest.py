@@ -15,9 +15,9 @@ from hybridgen.cli import command
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 TINY = (
     *("--generator.architecture", "dcgan", "--generator.width", "8", "--generator.latent", "8"),
-    *("--critic.architecture", "dcgan", "--critic.width", "8"),
+    *("--discriminator.architecture", "dcgan", "--discriminator.width", "8"),
     *("--training.batch", "16", "--training.steps", "6", "--save_every", "2", "--log_every", "2"),
-    *("--preview_every", "3", "--threads", "1"),
+    *("--sample_every", "3", "--threads", "1"),
 )
 
 
@@ -59,4 +59,4 @@ def call(gan, capsys, monkeypatch, tmp_path_factory):
 def blind(gan, monkeypatch):
     """Nobody looks: judging and drawing take longer than such a training and move no weight."""
     for name in ("figures", "finish"):
-        monkeypatch.setattr(gan.Watch, name, lambda *_: {})
+        monkeypatch.setattr(gan.Monitor, name, lambda *_: {})

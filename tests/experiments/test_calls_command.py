@@ -11,7 +11,7 @@ from PIL import Image
 from hybridgen.cli import command
 from hybridgen.evaluation.runs import fingerprint
 from hybridgen.networks.build import DenoiserSettings, build_denoiser
-from hybridgen.networks.mlp import MlpCritic
+from hybridgen.networks.mlp import MlpDiscriminator
 
 TINY = ("--samples", "200", "--search_samples", "100", "--scales", "[1.0]", "--budgets", "[3, 5]")
 
@@ -36,8 +36,8 @@ def runs(tmp_path):
         denoiser = build_denoiser(DenoiserSettings(width=8, depth=1), (2,))
         denoiser.save_pretrained(folder / "denoiser")
         (folder / "config.yaml").write_text(yaml.safe_dump({"data": {"path": data}}))
-    critic = MlpCritic(width=8, depth=1, noise_conditional=True)
-    critic.save_pretrained(tmp_path / "guide" / "critic")
+    discriminator = MlpDiscriminator(width=8, depth=1, noise_conditional=True)
+    discriminator.save_pretrained(tmp_path / "guide" / "discriminator")
     (tmp_path / "guide" / "config.yaml").write_text(yaml.safe_dump({"run": f"{tmp_path}/ring0"}))
     bless(tmp_path)
     return tmp_path
@@ -48,8 +48,8 @@ def bless(folder, **changes):
         "sampler": "heun",
         "steps": 18,
         "scale": 1.0,
-        "set_apart": 0.2,
-        "blessed": True,
+        "validation_fraction": 0.2,
+        "significant": True,
         "window": [0.05, None],
     }
     said |= {"model": fingerprint(folder / "ring0"), **changes}
@@ -57,10 +57,10 @@ def bless(folder, **changes):
 
 
 def test_a_guide_that_is_not_blessed_is_not_asked(call, runs):
-    bless(runs, blessed=False)
+    bless(runs, significant=False)
     answer = call("--guides", json.dumps({"guided": f"{runs}/guide"}), "--out", runs / "out")
     assert answer.status == 0
-    assert "guided is not blessed" in answer.err
+    assert "guided is not significant" in answer.err
     assert "guided/scale@3: 0" in answer.out
 
 
@@ -87,10 +87,10 @@ def test_runs_and_guides_are_judged_at_every_budget(call, runs):
     assert answer.status == 0, answer.err
     result = json.loads((runs / "out" / "result.json").read_text())
     assert "guided was trained on samples of heun, 18 steps, and is used with" in answer.err
-    assert result["plain/critic_calls@5"] == 0
+    assert result["plain/discriminator_calls@5"] == 0
     for budget in (3, 5):  # of the levels, all but the last are in the window
         asked = result[f"guided/scale@{budget}"] != 0
-        assert result[f"guided/critic_calls@{budget}"] == 2 * (budget - 1) * asked
+        assert result[f"guided/discriminator_calls@{budget}"] == 2 * (budget - 1) * asked
     assert result["plain/sliced_wasserstein@3_se"] > 0
     assert "| sliced wasserstein | 3 calls | 5 calls |" in answer.out
     assert (runs / "out" / "table.md").read_text() in answer.out
@@ -109,7 +109,7 @@ def test_one_run_at_one_budget_is_what_the_sampler_makes(call, runs):
         ((), "there is nothing to sample: name runs or guides"),
         (("--runs", '{"a": "nowhere*"}'), "no finished run of diffusion.py matches"),
         (("--runs", '{"a": "HERE/ring0", "b": "HERE/grid0"}'), "was trained on other data than"),
-        (("--guides", '{"g": "HERE/ring0"}'), "is not a finished run of critic.py"),
+        (("--guides", '{"g": "HERE/ring0"}'), "is not a finished run of guide.py"),
         (
             ("--runs", '{"a": "HERE/ring0"}', "--sampler.name", "heun", "--budgets", "[4]"),
             "heun makes an odd number of calls, so 4 is not one of its budgets",

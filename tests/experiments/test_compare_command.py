@@ -12,11 +12,17 @@ from PIL import Image
 from hybridgen.cli import command
 from hybridgen.evaluation.runs import fingerprint
 from hybridgen.networks.build import DenoiserSettings, build_denoiser
-from hybridgen.networks.dcgan import DcganCritic, DcganGenerator
+from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 
 METHODS = [
     {"name": "GAN", "model": "gan"},
-    {"name": "GAN refined", "model": "gan", "critic": "judge", "rounds": [1], "baseline": "GAN"},
+    {
+        "name": "GAN refined",
+        "model": "gan",
+        "discriminator": "judge",
+        "rounds": [1],
+        "baseline": "GAN",
+    },
     {"name": "diffusion", "model": "diffusion", "calls": [3]},
     {"name": "guided", "model": "diffusion", "guide": "guide", "scales": [1.0], "calls": [3]},
 ]
@@ -46,11 +52,13 @@ def run_folder(folder, data, **more):
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
-    """Untrained models of the digits, each with a critic that knows nothing, and one of a ring."""
+    """Untrained models of the digits, each with a discriminator that knows nothing, and one of a
+    ring.
+    """
     home = tmp_path_factory.mktemp("runs")
     torch.manual_seed(0)
     DcganGenerator(resolution=8, latent=8, width=8).save_pretrained(home / "gan" / "generator")
-    DcganCritic(resolution=8, width=8).save_pretrained(home / "gan" / "critic")
+    DcganDiscriminator(resolution=8, width=8).save_pretrained(home / "gan" / "discriminator")
     settings = DenoiserSettings(widths=(8, 8), layers=1)
     build_denoiser(settings, (1, 8, 8)).save_pretrained(home / "diffusion" / "denoiser")
     build_denoiser(DenoiserSettings(width=8, depth=1), (2,)).save_pretrained(
@@ -59,11 +67,17 @@ def runs(tmp_path_factory):
     for name, data in (("gan", "digits"), ("diffusion", "digits"), ("ring", "ring")):
         run_folder(home / name, data)
     for name, of, part in (("judge", "gan", "generator"), ("guide", "diffusion", "denoiser")):
-        critic = DcganCritic(resolution=8, width=8, noise_conditional=True)
-        critic.save_pretrained(home / name / "critic")
+        discriminator = DcganDiscriminator(resolution=8, width=8, noise_conditional=True)
+        discriminator.save_pretrained(home / name / "discriminator")
         run_folder(home / name, "digits", run=str(home / of))
         said = {
-            **{"sampler": "heun", "steps": 18, "scale": 1.0, "set_apart": 0.2, "blessed": True},
+            **{
+                "sampler": "heun",
+                "steps": 18,
+                "scale": 1.0,
+                "validation_fraction": 0.2,
+                "significant": True,
+            },
             **{"window": [0.05, None], "model": fingerprint(home / of, part)},
             "log_ratio": {
                 **{"sigma": 0.05, "slope": 1.0, "offset": 0.0},
@@ -96,7 +110,7 @@ def test_a_comparison_leaves_figures_a_table_pictures_and_a_page(call, runs, tmp
         assert figures[f"{row}/peak_bytes"] > 0
     assert figures["GAN/generator_calls"] == 1
     assert figures["GAN refined, 1 round/generator_calls"] == 2
-    assert figures["GAN refined, 1 round/critic_forward_calls"] == 2
+    assert figures["GAN refined, 1 round/discriminator_forward_calls"] == 2
     assert figures["guided, 3 calls, scale 1/denoiser_calls"] == 3
     assert figures["training/gan/images"] == 16
     assert (out / "report.html").read_text().startswith("<!doctype html>")
@@ -153,7 +167,10 @@ def test_what_is_measured_is_not_measured_again_and_a_row_can_be_added(call, run
         (
             lambda r: (
                 *given(r, "gan", "guide"),
-                *("--methods", '[{"name": "a", "model": "gan", "critic": "guide", "rounds": [1]}]'),
+                *(
+                    "--methods",
+                    '[{"name": "a", "model": "gan", "discriminator": "guide", "rounds": [1]}]',
+                ),
             ),
             "a density ratio belongs to one model",
         ),

@@ -19,7 +19,7 @@ def own():
 def models(own):
     return (
         own.Model(name="gan", script="gan", config="gan/digits", arguments={"seeds": 3}),
-        own.Model(name="critic", script="critic", config="critic/digits", of="gan"),
+        own.Model(name="discriminator", script="guide", config="guide/digits", of="gan"),
     )
 
 
@@ -34,33 +34,33 @@ def test_a_folder_that_was_given_replaces_the_one_of_its_name(own, models, tmp_p
     elsewhere = finished(tmp_path / "elsewhere")
     given = {"gan": str(elsewhere)}
     places = own.folders(models, given, tmp_path / "home")
-    assert places == {"gan": elsewhere, "critic": tmp_path / "home" / "critic"}
-    assert [m.name for m in own.missing(models, given, places)] == ["critic"]
+    assert places == {"gan": elsewhere, "discriminator": tmp_path / "home" / "discriminator"}
+    assert [m.name for m in own.missing(models, given, places)] == ["discriminator"]
 
 
 def test_models_are_missing_in_the_order_in_which_they_can_be_trained(own, models, tmp_path):
     places = own.folders(models, {}, tmp_path)
-    assert [m.name for m in own.missing(models, {}, places)] == ["gan", "critic"]
+    assert [m.name for m in own.missing(models, {}, places)] == ["gan", "discriminator"]
     finished(tmp_path / "gan")
-    assert [m.name for m in own.missing(models, {}, places)] == ["critic"]
+    assert [m.name for m in own.missing(models, {}, places)] == ["discriminator"]
 
 
-def test_only_what_methods_use_is_trained_and_what_their_critics_judge(own, models):
+def test_only_what_methods_use_is_trained_and_what_their_discriminators_judge(own, models):
     other = own.Model(name="other", script="gan", config="gan/ring")
-    asked = own.needed((*models, other), {"critic"})
-    assert [model.name for model in asked] == ["gan", "critic"]
+    asked = own.needed((*models, other), {"discriminator"})
+    assert [model.name for model in asked] == ["gan", "discriminator"]
 
 
 def test_the_command_names_settings_data_seed_and_folder(own, models, tmp_path):
     places = own.folders(models, {}, tmp_path)
-    gan, critic = (own.command_of(m, places, seed=3, data="my/photos") for m in models)
+    gan, discriminator = (own.command_of(m, places, seed=3, data="my/photos") for m in models)
     assert gan[0] == "gan.py"
     assert gan[3:] == [
         *("--seeds", "3", "--data.path", "my/photos", "--seed", "3"),
         *("--out", str(tmp_path / "gan")),
     ]
-    assert critic[3:] == [
-        *("--run", str(tmp_path / "gan"), "--seed", "3", "--out", str(tmp_path / "critic")),
+    assert discriminator[3:] == [
+        *("--run", str(tmp_path / "gan"), "--seed", "3", "--out", str(tmp_path / "discriminator")),
     ]
 
 
@@ -74,11 +74,11 @@ def test_a_folder_that_is_no_finished_run_is_refused(own, models, tmp_path):
 def test_models_that_cannot_be_are_refused(own, models, tmp_path):
     with pytest.raises(InputError, match="different names"):
         own.folders((models[0], models[0]), {}, tmp_path)
-    with pytest.raises(InputError, match="critic of 'gan', which nobody named"):
+    with pytest.raises(InputError, match="discriminator of 'gan', which nobody named"):
         own.folders((models[1],), {}, tmp_path)
     with pytest.raises(InputError, match="no settings 'gan/nowhere'"):
         own.Model(name="gan", script="gan", config="gan/nowhere")
-    with pytest.raises(InputError, match="a critic, and nothing else, is `of` a model"):
+    with pytest.raises(InputError, match="a discriminator, and nothing else, is `of` a model"):
         own.Model(name="gan", script="gan", config="gan/digits", of="gan")
 
 

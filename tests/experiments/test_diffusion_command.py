@@ -21,9 +21,16 @@ from hybridgen.errors import InputError
 from hybridgen.networks.build import load_network
 
 TINY = (
-    *("--denoiser.widths", "[8, 16]", "--critic.architecture", "dcgan", "--critic.width", "8"),
+    *(
+        "--denoiser.widths",
+        "[8, 16]",
+        "--discriminator.architecture",
+        "dcgan",
+        "--discriminator.width",
+        "8",
+    ),
     *("--training.batch", "16", "--training.steps", "6", "--save_every", "2", "--log_every", "2"),
-    *("--preview_every", "3", "--threads", "1", "--sampler.steps", "3"),
+    *("--sample_every", "3", "--threads", "1", "--sampler.steps", "3"),
 )
 PLAIN = ()
 HYBRID = (
@@ -89,14 +96,14 @@ def test_a_run_leaves_settings_log_result_pictures_and_weights(finished, kind):
     assert {path.name for path in folder.iterdir()} - {".lock"} == {
         *("config.yaml", "log.jsonl", "result.json", "samples", "samples.png", "samples.webp"),
         *("curves.png", "denoiser", "checkpoints"),
-        *(("critic",) if kind == "hybrid" else ()),
+        *(("discriminator",) if kind == "hybrid" else ()),
     }
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["training"]["steps"] == 6 and "out" not in config
     assert config["adversarial"]["source"] == ("chain" if kind == "hybrid" else None)
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4, 6, 6]
-    parts = {"player", "weight", "critic", "game", "r1", "r2"}
+    parts = {"generator", "weight", "discriminator", "adversarial", "r1", "r2"}
     for row in rows[:3]:
         assert {"total", "denoising"} <= row.keys()
         assert parts & row.keys() == (parts if kind == "hybrid" else set())
@@ -121,7 +128,7 @@ def test_the_weights_of_a_run_can_be_loaded_and_used(finished, kind):
     result = json.loads((finished / kind / "result.json").read_text())
     assert result["parameters"] == sum(p.numel() for p in denoiser.parameters())
     if kind == "hybrid":
-        assert load_network(finished / kind / "critic")(x, sigma, None).shape == (3,)
+        assert load_network(finished / kind / "discriminator")(x, sigma, None).shape == (3,)
 
 
 @BOTH
@@ -142,13 +149,13 @@ def test_an_interrupted_run_goes_on_and_ends_bit_equal(
 ):
     """Nobody looks: judging and drawing move no weight."""
     for name in ("figures", "finish"):
-        monkeypatch.setattr(diffusion.Watch, name, lambda *_: {})
+        monkeypatch.setattr(diffusion.Monitor, name, lambda *_: {})
     stop = lambda *_: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
-    monkeypatch.setattr(diffusion.Watch, "preview", stop)
+    monkeypatch.setattr(diffusion.Monitor, "preview", stop)
     status, _, err = call(*TERM[kind], "--out", tmp_path / "run")
     assert status == 128 + signal.SIGTERM
     assert "stopped and saved at step 3" in err.splitlines()[-1]
-    monkeypatch.setattr(diffusion.Watch, "preview", lambda *_: None)
+    monkeypatch.setattr(diffusion.Monitor, "preview", lambda *_: None)
     status, _, err = call(*TERM[kind], "--out", tmp_path / "run")
     assert status == 0 and "going on from step 3" in err
     assert same(weights(tmp_path / "run"), weights(finished / kind))
@@ -159,14 +166,14 @@ def test_an_interrupted_run_goes_on_and_ends_bit_equal(
 
 def ignored(folder, names):
     """What is not there of a run that was killed after its last checkpoint."""
-    return {"result.json", "denoiser", "critic"} & set(names) if "log.jsonl" in names else ()
+    return {"result.json", "denoiser", "discriminator"} & set(names) if "log.jsonl" in names else ()
 
 
 @pytest.mark.parametrize("source", ["clean", "renoised"])
 def test_points_are_trained_on_with_labels(call, diffusion, tmp_path, source, monkeypatch):
     for name in ("figures", "finish"):
-        monkeypatch.setattr(diffusion.Watch, name, lambda *_: {})
-    points = ("--data.path", "ring", "--data.labels", "true", "--critic.architecture", "mlp")
+        monkeypatch.setattr(diffusion.Monitor, name, lambda *_: {})
+    points = ("--data.path", "ring", "--data.labels", "true", "--discriminator.architecture", "mlp")
     term = ("--adversarial.source", source, "--adversarial.warm_up", 0, "--adversarial.ramp", 0)
     forced = ("--adversarial.force", "true")  # the ring's modes are far narrower than the noise
     answer = call(
@@ -174,7 +181,7 @@ def test_points_are_trained_on_with_labels(call, diffusion, tmp_path, source, mo
     )
     assert answer.status == 0, answer.err
     assert load_network(tmp_path / "run" / "denoiser").classes == 8
-    assert load_network(tmp_path / "run" / "critic").config.noise_conditional
+    assert load_network(tmp_path / "run" / "discriminator").config.noise_conditional
 
 
 @pytest.mark.parametrize(
@@ -182,8 +189,8 @@ def test_points_are_trained_on_with_labels(call, diffusion, tmp_path, source, mo
     [
         (["--adversarial.source", "clean", "--adversarial.highest", "0.2"], "above 0.125 even a p"),
         (
-            ["--adversarial.source", "chain", "--critic.noise_conditional", "false"],
-            "set critic.noise_conditional true",
+            ["--adversarial.source", "chain", "--discriminator.noise_conditional", "false"],
+            "set discriminator.noise_conditional true",
         ),
         (
             [
@@ -191,7 +198,7 @@ def test_points_are_trained_on_with_labels(call, diffusion, tmp_path, source, mo
                 "clean",
                 "--data.path",
                 "ring",
-                "--critic.architecture",
+                "--discriminator.architecture",
                 "mlp",
             ],
             "above 0.00353518 even a p",  # a quarter of a mode's deviation
@@ -202,7 +209,7 @@ def test_points_are_trained_on_with_labels(call, diffusion, tmp_path, source, mo
         (["--adversarial.calls", "[1]"], "adversarial.calls must each be at least 2"),
         (["--adversarial.lowest", "90"], "adversarial.lowest must be positive and below high"),
         ([*HYBRID, "--adversarial.objective", "wgan"], "no objective 'wgan'"),
-        ([*HYBRID, "--critic.architecture", "mlp"], "architecture mlp is for points"),
+        ([*HYBRID, "--discriminator.architecture", "mlp"], "architecture mlp is for points"),
         (["--denoiser.widths", "[8, 8, 8, 8, 8]"], "does not divide 8: give fewer widths"),
         (["--denoiser.widths", "[0]"], "width 0 is 0"),
         (["--denoiser.widths", "[]"], "widths is empty"),
@@ -221,7 +228,7 @@ def test_points_are_trained_on_with_labels(call, diffusion, tmp_path, source, mo
         (["--training.batch", "1501"], "batch of 1501 is larger than the training data of 1500"),
         (["--mixed_precision", "fp16"], "mixed_precision"),
         (["--save_every", "0"], "save_every must be at least 1"),
-        (["--judge_samples", "3"], "judge_samples must be more than 5"),
+        (["--eval_samples", "3"], "eval_samples must be more than 5"),
         (["--data.path", "./nowhere"], "no folder './nowhere'"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--seed", "-1"], "a seed is a whole number from 0"),
@@ -238,7 +245,7 @@ def test_a_setting_that_cannot_work_is_one_sentence_and_leaves_no_folder(
 
 def test_clean_estimates_at_high_noise_can_be_forced(call, diffusion, tmp_path, monkeypatch):
     for name in ("figures", "finish"):
-        monkeypatch.setattr(diffusion.Watch, name, lambda *_: {})
+        monkeypatch.setattr(diffusion.Monitor, name, lambda *_: {})
     high = ("--adversarial.source", "clean", "--adversarial.highest", 2, "--adversarial.force")
     assert call(*high, "true", "--out", tmp_path / "run").status == 0
 

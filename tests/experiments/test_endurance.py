@@ -24,7 +24,7 @@ def endurance():
 
 
 def weights(folder):
-    files = [next((folder / name).glob("*.safetensors")) for name in ("generator", "critic")]
+    files = [next((folder / name).glob("*.safetensors")) for name in ("generator", "discriminator")]
     return [tensor for file in files for _, tensor in sorted(load_file(file).items())]
 
 
@@ -66,11 +66,11 @@ def test_a_training_killed_at_three_random_moments_ends_the_same(endurance, tmp_
 
 def test_a_difference_of_one_bit_is_counted_and_fails(endurance, runs, tmp_path, capsys):
     other = tmp_path / "other"
-    for name in ("generator", "critic"):
+    for name in ("generator", "discriminator"):
         (other / name).mkdir(parents=True)
         for file in (runs / "straight" / name).glob("*.safetensors"):
             content = bytearray(file.read_bytes())
-            content[-1] ^= name == "critic"
+            content[-1] ^= name == "discriminator"
             (other / name / file.name).write_bytes(content)
     assert endurance.differences(runs / "straight", other) == 1
     assert endurance.differences(runs / "straight", runs / "straight") == 0

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from hybridgen.cli import command
 from hybridgen.networks.build import load_network
 
-ADVERSARIAL = ("--game.objective", "non_saturating")
+ADVERSARIAL = ("--adversarial.objective", "non_saturating")
 
 
 def sentence(answer, status):
@@ -38,7 +38,7 @@ def sentence(answer, status):
 
 def weights(folder):
     found = {}
-    for name in ("generator", "critic"):
+    for name in ("generator", "discriminator"):
         (file,) = (folder / name).glob("*.safetensors")
         found |= {f"{name}.{key}": tensor for key, tensor in load_file(file).items()}
     return found
@@ -69,14 +69,14 @@ def test_a_run_leaves_settings_log_result_pictures_and_weights(finished):
     names = {path.name for path in finished.iterdir()} - {".lock"}
     assert names == {
         *("config.yaml", "log.jsonl", "result.json", "samples", "samples.png", "samples.webp"),
-        *("curves.png", "generator", "critic", "checkpoints"),
+        *("curves.png", "generator", "discriminator", "checkpoints"),
     }
     config = yaml.safe_load((finished / "config.yaml").read_text())
     assert config["training"]["steps"] == 6 and config["data"]["path"] == "digits"
     assert "out" not in config
     rows = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4, 6, 6]
-    assert {"critic", "game", "r1", "r2", "generator"} <= rows[0].keys()
+    assert {"discriminator", "adversarial", "r1", "r2", "generator"} <= rows[0].keys()
     assert "frechet_distance" in rows[-1]
     result = json.loads((finished / "result.json").read_text())
     assert {type(value) for value in result.values()} <= {int, float}
@@ -91,10 +91,13 @@ def test_a_run_leaves_settings_log_result_pictures_and_weights(finished):
 
 
 def test_the_weights_of_a_run_can_be_loaded_and_used(finished):
-    generator, critic = load_network(finished / "generator"), load_network(finished / "critic")
+    generator, discriminator = (
+        load_network(finished / "generator"),
+        load_network(finished / "discriminator"),
+    )
     x = generator(torch.randn(3, generator.config.latent))
     assert x.shape == (3, 1, 8, 8)
-    assert critic(x, torch.zeros(3), None).shape == (3,)
+    assert discriminator(x, torch.zeros(3), None).shape == (3,)
 
 
 def test_a_finished_run_is_answered_with_its_table(call, finished):
@@ -119,10 +122,10 @@ def test_a_finished_run_is_answered_with_its_table(call, finished):
         (["--generator.architecture", "transformer"], "generator.architecture"),
         (["--generator.architecture", "mlp"], "architecture mlp is for points"),
         (["--generator.width", "0"], "width"),
-        (["--game.objective", "wgan"], "no objective 'wgan'; there are hinge"),
-        (["--game.gp", "-1"], "gp must be finite and >= 0, got -1.0"),
-        (["--game.finite_difference", "0"], "finite_difference is a step > 0"),
-        (["--game.finite_difference", "0.1", "--augment.strength", "0.5"], "augment"),
+        (["--adversarial.objective", "wgan"], "no objective 'wgan'; there are hinge"),
+        (["--adversarial.gp", "-1"], "gp must be finite and >= 0, got -1.0"),
+        (["--adversarial.finite_difference", "0"], "finite_difference is a step > 0"),
+        (["--adversarial.finite_difference", "0.1", "--augment.strength", "0.5"], "augment"),
         (["--augment.strength", "2"], r"augment.strength must lie in \[0, 1\], got 2.0"),
         (["--training.accumulation", "3"], "batch of 16 cannot be cut evenly"),
         (["--training.batch", "1501"], "batch of 1501 is larger than the training data of 1500"),
@@ -135,7 +138,7 @@ def test_a_finished_run_is_answered_with_its_table(call, finished):
         (["--threads", "0"], "threads"),
         (["--seed", "x"], "seed"),
         (["--seed", "-1"], "a seed is a whole number from 0"),
-        (["--judge_samples", "3"], "judge_samples must be more than 5"),
+        (["--eval_samples", "3"], "eval_samples must be more than 5"),
         (["--training.beta2.start", "1.0"], "beta2 must stay below 1"),
     ],
 )
@@ -223,7 +226,9 @@ def test_a_folder_that_cannot_be_written_or_is_something_else_is_refused(call, t
 def test_other_settings_in_the_folder_of_a_run_are_refused(call, finished):
     before = weights(finished)
     line = sentence(call("--out", finished, "--seed", 4, *ADVERSARIAL), 2)
-    assert "game.objective was relativistic and is non_saturating; seed was 0 and is 4" in line
+    assert (
+        "adversarial.objective was relativistic and is non_saturating; seed was 0 and is 4" in line
+    )
     assert same(before, weights(finished))
 
 
@@ -233,7 +238,7 @@ def killed(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     (folder / "result.json").unlink()
-    for name in ("generator", "critic"):
+    for name in ("generator", "discriminator"):
         shutil.rmtree(folder / name)
     return folder
 
@@ -242,7 +247,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_outcome_is_the_same(
     call, blind, finished, killed
 ):
     newest = killed / "checkpoints" / "step-00000006"
-    os.truncate(newest / "critic" / "config.json", 5)
+    os.truncate(newest / "discriminator" / "config.json", 5)
     status, _, err = call("--out", killed)
     assert status == 0
     assert "step-00000006 is damaged" in err and "going on from step 4" in err
@@ -289,15 +294,15 @@ def test_a_signal_while_training_saves_and_leaves_within_a_second_and_the_run_go
         sent.append(time.monotonic())
         os.kill(os.getpid(), number)
 
-    preview = gan.Watch.preview
-    monkeypatch.setattr(gan.Watch, "preview", lambda *_: (send(), time.sleep(20)))
+    preview = gan.Monitor.preview
+    monkeypatch.setattr(gan.Monitor, "preview", lambda *_: (send(), time.sleep(20)))
     status, _, err = call("--out", tmp_path / "run")
     assert time.monotonic() - sent[0] < 1
     assert status == 128 + number
     assert (
         err.splitlines()[-1] == "stopped and saved at step 3; the same command goes on from there"
     )
-    monkeypatch.setattr(gan.Watch, "preview", preview)
+    monkeypatch.setattr(gan.Monitor, "preview", preview)
     status, _, err = call("--out", tmp_path / "run")
     assert status == 0 and "going on from step 3" in err
     assert same(weights(tmp_path / "run"), weights(finished))
@@ -306,18 +311,18 @@ def test_a_signal_while_training_saves_and_leaves_within_a_second_and_the_run_go
 def test_a_signal_at_the_final_judgement_leaves_at_once_and_the_run_goes_on(
     call, blind, finished, tmp_path, gan, monkeypatch
 ):
-    figures = gan.Watch.figures
+    figures = gan.Monitor.figures
 
     def hang(*_):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(20)
 
-    monkeypatch.setattr(gan.Watch, "figures", hang)
+    monkeypatch.setattr(gan.Monitor, "figures", hang)
     started = time.monotonic()
     assert call("--out", tmp_path / "run").status == 128 + signal.SIGTERM
     assert time.monotonic() - started < 15
     assert not (tmp_path / "run" / "result.json").exists()
-    monkeypatch.setattr(gan.Watch, "figures", figures)
+    monkeypatch.setattr(gan.Monitor, "figures", figures)
     assert call("--out", tmp_path / "run").status == 0
     assert same(weights(tmp_path / "run"), weights(finished))
 

@@ -11,29 +11,38 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hybridgen.cli import command
-from hybridgen.evaluation.runs import finished_guide
+from hybridgen.evaluation.runs import load_guide
 from hybridgen.networks.build import (
-    CriticSettings,
     DenoiserSettings,
+    DiscriminatorSettings,
     GeneratorSettings,
-    build_critic,
     build_denoiser,
+    build_discriminator,
     build_generator,
     load_network,
 )
 
 TINY = (
-    *("--critic.width", "8", "--critic.depth", "1", "--sampler.steps", "3", "--threads", "1"),
+    *(
+        "--discriminator.width",
+        "8",
+        "--discriminator.depth",
+        "1",
+        "--sampler.steps",
+        "3",
+        "--threads",
+        "1",
+    ),
     *("--training.steps", "6", "--training.batch", "8", "--training.check_every", "2"),
-    *("--training.levels", "3", "--fakes", "40", "--scales", "[0.0, 1.0]"),
+    *("--training.levels", "3", "--num_samples", "40", "--scales", "[0.0, 1.0]"),
     *("--scale_samples", "8", "--scale_draws", "2", "--final_samples", "10"),
     *("--log_every", "2", "--save_every", "4"),
 )
 
 
 @pytest.fixture(scope="module")
-def critic():
-    return load("critic")
+def discriminator():
+    return load("guide")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +65,9 @@ def models(tmp_path_factory):
         folder = made[name] = tmp_path_factory.mktemp(name)
         settings = GeneratorSettings(width=8, latent=4)
         build_generator(settings, shape, classes).save_pretrained(folder / "generator")
-        build_critic(CriticSettings(width=8), shape, classes).save_pretrained(folder / "critic")
+        build_discriminator(DiscriminatorSettings(width=8), shape, classes).save_pretrained(
+            folder / "discriminator"
+        )
         data = {"path": "digits", "labels": classes > 0}
         (folder / "config.yaml").write_text(yaml.safe_dump({"data": data, "seed": 0}))
         (folder / "result.json").write_text("{}")
@@ -64,29 +75,31 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture
-def call(critic, capsys):
+def call(discriminator, capsys):
     def run(*argv):
         torch.manual_seed(len(argv))  # nothing may depend on what ran in this process before
-        status = command(critic.main, critic.Guide, [*TINY, *map(str, argv)])
+        status = command(
+            discriminator.main, discriminator.GuideExperiment, [*TINY, *map(str, argv)]
+        )
         return Answer(status, *capsys.readouterr())
 
     return run
 
 
 @pytest.fixture(scope="module")
-def trained(critic, models, tmp_path_factory):
+def trained(discriminator, models, tmp_path_factory):
     """A guide that nothing disturbed; nobody may write into it."""
     folder = tmp_path_factory.mktemp("guide") / "run"
     given = [*TINY, "--run", str(models["digits"]), "--out", str(folder)]
-    assert command(critic.main, critic.Guide, given) == 0
+    assert command(discriminator.main, discriminator.GuideExperiment, given) == 0
     return folder
 
 
 def test_a_guide_leaves_its_weights_what_it_is_for_and_pictures(trained):
     names = {path.name for path in trained.iterdir()} - {".lock"}
     assert names == {
-        *("config.yaml", "log.jsonl", "result.json", "guide.json", "critic", "checkpoints"),
-        *("fakes.safetensors", "calibration.png", "scale.png", "curves.png"),
+        *("config.yaml", "log.jsonl", "result.json", "guide.json", "discriminator", "checkpoints"),
+        *("generated.safetensors", "calibration.png", "scale.png", "curves.png"),
         *("samples-guided.png", "samples-unguided.png"),
     }
     for path in trained.glob("*.png"):
@@ -94,24 +107,35 @@ def test_a_guide_leaves_its_weights_what_it_is_for_and_pictures(trained):
             image.load()
     guide = json.loads((trained / "guide.json").read_text())
     assert guide.keys() == {
-        *("sampler", "steps", "objective", "scale", "blessed", "set_apart", "model", "window"),
+        *(
+            "sampler",
+            "steps",
+            "objective",
+            "scale",
+            "significant",
+            "validation_fraction",
+            "model",
+            "window",
+        ),
         "log_ratio",
     }
     assert (guide["sampler"], guide["steps"]) == ("heun", 3)
     result = json.loads((trained / "result.json").read_text())
     assert result["chance"] == pytest.approx(2 * math.log(2))
-    assert {"held_out_bce", "blessed", "scale", "seconds", "calibration_error"} <= result.keys()
+    assert {"held_out_bce", "significant", "scale", "seconds", "calibration_error"} <= result.keys()
     assert {"frechet_distance_at_0", "frechet_distance_at_1"} <= result.keys()
     assert {"frechet_distance_unguided", "frechet_distance_guided"} <= result.keys()
-    assert result["blessed"] == float(guide["blessed"]) and result["scale"] == guide["scale"]
+    assert (
+        result["significant"] == float(guide["significant"]) and result["scale"] == guide["scale"]
+    )
     rows = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "held_out" in row] == [2, 4, 6]
-    network = load_network(trained / "critic")
+    network = load_network(trained / "discriminator")
     assert network(torch.zeros(3, 1, 8, 8), torch.ones(3), None).shape == (3,)
 
 
 def test_generated_images_have_the_256_values_of_the_data(trained):
-    fakes = load_file(trained / "fakes.safetensors")["x"]
+    fakes = load_file(trained / "generated.safetensors")["x"]
     assert fakes.dtype == torch.uint8 and fakes.shape == (40, 1, 8, 8)
 
 
@@ -130,7 +154,7 @@ def test_points_and_labelled_images_can_be_guided_by_either_objective(
     architecture = "mlp" if name == "ring" else "residual"
     status, out, err = call(
         *("--run", models[name], "--out", tmp_path / "g", "--training.objective", objective),
-        *("--critic.architecture", architecture, "--critic.activation", "silu"),
+        *("--discriminator.architecture", architecture, "--discriminator.activation", "silu"),
     )
     assert status == 0, err
     what = "mode_distance" if name == "ring" else "frechet_distance"
@@ -143,9 +167,9 @@ def test_a_guide_that_learns_nothing_is_not_blessed_and_not_applied(call, models
         *("--training.learning_rate.start", "0", "--training.learning_rate.end", "0"),
     )
     assert status == 0
-    assert "the guide is not blessed" in out and "scale 0 is chosen" in out
+    assert "the guide's gain is not significant" in out and "scale 0 is chosen" in out
     guide = json.loads((tmp_path / "g" / "guide.json").read_text())
-    assert (guide["blessed"], guide["scale"]) == (False, 0.0)
+    assert (guide["significant"], guide["scale"]) == (False, 0.0)
 
 
 def test_a_training_whose_patience_is_over_ends_early(call, models, tmp_path):
@@ -161,49 +185,49 @@ def test_a_training_whose_patience_is_over_ends_early(call, models, tmp_path):
 
 
 def test_a_stopped_training_goes_on_with_the_samples_it_began_with(
-    call, critic, models, tmp_path, trained, monkeypatch
+    call, discriminator, models, tmp_path, trained, monkeypatch
 ):
-    concluded = critic.conclude
+    concluded = discriminator.conclude
 
     def unplugged(*_):
         raise KeyboardInterrupt
 
     given = ("--run", models["digits"], "--out", tmp_path / "g")
-    monkeypatch.setattr(critic, "conclude", unplugged)
+    monkeypatch.setattr(discriminator, "conclude", unplugged)
     assert call(*given).status == 130
-    drawn = (tmp_path / "g" / "fakes.safetensors").stat().st_mtime_ns
-    monkeypatch.setattr(critic, "conclude", concluded)
+    drawn = (tmp_path / "g" / "generated.safetensors").stat().st_mtime_ns
+    monkeypatch.setattr(discriminator, "conclude", concluded)
     status, _, err = call(*given)
     assert status == 0 and "going on from step 6" in err
-    assert (tmp_path / "g" / "fakes.safetensors").stat().st_mtime_ns == drawn
-    for part in ("critic/diffusion_pytorch_model.safetensors", "fakes.safetensors"):
+    assert (tmp_path / "g" / "generated.safetensors").stat().st_mtime_ns == drawn
+    for part in ("discriminator/diffusion_pytorch_model.safetensors", "generated.safetensors"):
         mine, theirs = load_file(tmp_path / "g" / part), load_file(trained / part)
         assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
-def test_a_guide_can_start_as_the_critic_of_a_gan(call, models, tmp_path):
+def test_a_guide_can_start_as_the_discriminator_of_a_gan(call, models, tmp_path):
     torch.manual_seed(0)
-    gan = build_critic(CriticSettings(width=8), (1, 8, 8))
-    gan.save_pretrained(tmp_path / "gan" / "critic")
+    gan = build_discriminator(DiscriminatorSettings(width=8), (1, 8, 8))
+    gan.save_pretrained(tmp_path / "gan" / "discriminator")
     status, _, err = call(
         *("--run", models["digits"], "--out", tmp_path / "g", "--start", tmp_path / "gan"),
         *("--training.learning_rate.start", "0", "--training.learning_rate.end", "0"),
     )
     assert status == 0, err
     x = torch.randn(3, 1, 8, 8)
-    guide = load_network(tmp_path / "g" / "critic")
+    guide = load_network(tmp_path / "g" / "discriminator")
     torch.testing.assert_close(guide(x, torch.zeros(3), None), gan(x, None, None))
 
 
 @pytest.mark.parametrize(("name", "start"), [("gan", True), ("gan-labels", False)])
-def test_a_gan_gets_a_critic_that_refines_it(call, models, tmp_path, name, start):
+def test_a_gan_gets_a_discriminator_that_refines_it(call, models, tmp_path, name, start):
     begun = ("--start", models[name]) if start else ()
     status, out, err = call("--run", models[name], "--out", tmp_path / "g", *begun)
     assert status == 0, err
     names = {path.name for path in (tmp_path / "g").iterdir()} - {".lock"}
     assert names == {
-        *("config.yaml", "log.jsonl", "result.json", "guide.json", "critic", "checkpoints"),
-        *("fakes.safetensors", "calibration.png", "curves.png"),
+        *("config.yaml", "log.jsonl", "result.json", "guide.json", "discriminator", "checkpoints"),
+        *("generated.safetensors", "calibration.png", "curves.png"),
         *("samples-unrefined.png", "samples-refined.png"),
     }
     guide = json.loads((tmp_path / "g" / "guide.json").read_text())
@@ -212,7 +236,7 @@ def test_a_gan_gets_a_critic_that_refines_it(call, models, tmp_path, name, start
     assert "frechet_distance_refined" in out and "scale" not in out
     result = json.loads((tmp_path / "g" / "result.json").read_text())
     assert result["log_ratio_slope"] == guide["log_ratio"]["slope"] >= 0
-    found = finished_guide(tmp_path / "g")
+    found = load_guide(tmp_path / "g")
     generator = load_network(models[name] / "generator")
     label = torch.arange(20) % 10 if name == "gan-labels" else None
     x = generator(torch.randn(20, 4), label)
@@ -225,21 +249,23 @@ def test_guides_of_a_gan_and_of_a_diffusion_model_have_folders_of_their_own(
 ):
     monkeypatch.chdir(tmp_path)
     assert call("--run", models["gan"]).status == 0
-    assert [path.name for path in (tmp_path / "runs" / "critic").iterdir()] == [
+    assert [path.name for path in (tmp_path / "runs" / "discriminator").iterdir()] == [
         "gan-digits-cross_entropy-seed0"
     ]
 
 
 def test_a_gan_has_no_score_to_match(call, models, tmp_path):
-    argv = ("--training.objective", "score_matching", "--critic.activation", "silu")
+    argv = ("--training.objective", "score_matching", "--discriminator.activation", "silu")
     status, _, err = call("--run", models["gan"], "--out", tmp_path / "g", *argv)
     assert status == 2
     assert "a GAN has none, so set training.objective cross_entropy" in err
     assert not (tmp_path / "g").exists()
 
 
-def test_a_critic_of_other_samples_is_no_start(call, models, tmp_path):
-    build_critic(CriticSettings(architecture="mlp"), (2,)).save_pretrained(tmp_path / "c/critic")
+def test_a_discriminator_of_other_samples_is_no_start(call, models, tmp_path):
+    build_discriminator(DiscriminatorSettings(architecture="mlp"), (2,)).save_pretrained(
+        tmp_path / "c/discriminator"
+    )
     argv = ("--run", models["gan"], "--start", tmp_path / "c", "--out", tmp_path / "g")
     status, _, err = call(*argv)
     assert status == 2
@@ -250,13 +276,13 @@ def test_a_critic_of_other_samples_is_no_start(call, models, tmp_path):
     ("argv", "expected"),
     [
         (["--run", "nowhere"], "nowhere is not a finished run of experiments/diffusion.py or gan"),
-        (["--critic.noise_conditional", "false"], "build it with noise_conditional=True"),
-        (["--training.objective", "score_matching"], "set critic.activation silu"),
+        (["--discriminator.noise_conditional", "false"], "build it with noise_conditional=True"),
+        (["--training.objective", "score_matching"], "set discriminator.activation silu"),
         (["--scales", "[0.5, 1.0]"], "have 0 among them, got [0.5, 1.0]"),
-        (["--set_apart", "1"], "set_apart must lie between 0 and 1, got 1.0"),
+        (["--validation_fraction", "1"], "validation_fraction must lie between 0 and 1, got 1.0"),
         (["--scale_draws", "1"], "at least 2 samples and 2 draws"),
         (["--augment.adaptive", "true"], "nobody plays against a guide"),
-        (["--critic.architecture", "mlp"], "architecture mlp is for points"),
+        (["--discriminator.architecture", "mlp"], "architecture mlp is for points"),
         (["--training.batch", "33"], "batch of 33 is larger than the training data of 32"),
         (["--start", "nowhere"], "no network in nowhere"),
         (["--sampler.steps", "1"], "at least 2 steps, got 1"),

@@ -14,7 +14,7 @@ W = torch.tensor([3.0, -4.0])
 
 
 class Linear(nn.Module):
-    """A critic with a closed form: `logit = w x + v sigma + u[label]`."""
+    """A discriminator with a closed form: `logit = w x + v sigma + u[label]`."""
 
     def __init__(self, w=W, dtype=torch.float32):
         super().__init__()
@@ -41,12 +41,12 @@ def grads(module):
     return [None if p.grad is None else p.grad.clone() for p in module.parameters()]
 
 
-def test_the_parts_are_the_closed_forms_of_a_linear_critic():
+def test_the_parts_are_the_closed_forms_of_a_linear_discriminator():
     real, fake = torch.randn(64, 2), torch.randn(64, 2) + 1
     adversarial = AdversarialLoss(Linear(), objectives.non_saturating, r1=0.2, r2=0.6, gp=10.0)
     parts = adversarial(real, fake)
-    game = objectives.non_saturating.critic(real @ W, fake @ W).mean()
-    torch.testing.assert_close(parts["game"], game.detach())
+    game = objectives.non_saturating.discriminator(real @ W, fake @ W).mean()
+    torch.testing.assert_close(parts["adversarial"], game.detach())
     torch.testing.assert_close(parts["r1"], torch.tensor(25.0))
     torch.testing.assert_close(parts["r2"], torch.tensor(25.0))
     torch.testing.assert_close(parts["gp"], torch.tensor(16.0))
@@ -54,16 +54,16 @@ def test_the_parts_are_the_closed_forms_of_a_linear_critic():
         parts["total"].detach(), game.detach() + 0.1 * 25 + 0.3 * 25 + 10 * 16
     )
     torch.testing.assert_close(parts["logit_real"], (real @ W).mean())
-    torch.testing.assert_close(parts["separation"], (real @ W - fake @ W).sign().mean())
+    torch.testing.assert_close(parts["sign_accuracy"], (real @ W - fake @ W).sign().mean())
 
 
 @pytest.mark.parametrize("shift", [-5.0, 5.0])
 def test_the_separation_does_not_change_when_all_logits_move_together(shift):
-    critic = Linear()
+    discriminator = Linear()
     real, fake = torch.randn(64, 2), torch.randn(64, 2)
-    before = AdversarialLoss(critic)(real, fake)["separation"]
-    critic.layer.bias.data.add_(shift)
-    torch.testing.assert_close(AdversarialLoss(critic)(real, fake)["separation"], before)
+    before = AdversarialLoss(discriminator)(real, fake)["sign_accuracy"]
+    discriminator.layer.bias.data.add_(shift)
+    torch.testing.assert_close(AdversarialLoss(discriminator)(real, fake)["sign_accuracy"], before)
 
 
 def test_r1_is_measured_on_real_and_r2_on_fake_samples():
@@ -89,14 +89,14 @@ def test_finite_differences_estimate_the_same_penalties():
     generator = torch.Generator().manual_seed(0)
     real = torch.randn(50_000, 2, generator=generator)
     torch.manual_seed(0)
-    critic = Mlp()
-    exact = AdversarialLoss(critic, r1=1.0, r2=1.0)(real, real + 1)
-    estimate = AdversarialLoss(critic, r1=1.0, r2=1.0, finite_difference=0.01)(
+    discriminator = Mlp()
+    exact = AdversarialLoss(discriminator, r1=1.0, r2=1.0)(real, real + 1)
+    estimate = AdversarialLoss(discriminator, r1=1.0, r2=1.0, finite_difference=0.01)(
         real, real + 1, rng=generator
     )
     for name in ("r1", "r2"):
         assert float(estimate[name]) == pytest.approx(float(exact[name]), rel=0.05)
-    assert float(estimate["game"]) == pytest.approx(float(exact["game"]), rel=1e-5)
+    assert float(estimate["adversarial"]) == pytest.approx(float(exact["adversarial"]), rel=1e-5)
 
 
 def test_equal_generators_draw_equal_finite_differences():
@@ -111,28 +111,28 @@ def test_equal_generators_draw_equal_finite_differences():
 
 @pytest.mark.parametrize("name", objectives.known())
 def test_each_player_trains_itself_only(name):
-    player, critic = nn.Linear(2, 2), Mlp()
-    adversarial = AdversarialLoss(critic, objectives.objective(name), r1=0.1, r2=0.1, gp=0.1)
+    generator, discriminator = nn.Linear(2, 2), Mlp()
+    adversarial = AdversarialLoss(discriminator, objectives.objective(name), r1=0.1, r2=0.1, gp=0.1)
     real = torch.randn(8, 2)
-    adversarial.generator_loss(player(real), real).backward()
-    assert all(g is None for g in grads(critic))
-    assert all(g is not None and g.abs().sum() > 0 for g in grads(player))
-    player.zero_grad()
-    adversarial(real, player(real))["total"].backward()
-    assert all(g is None for g in grads(player))
-    assert sum(float(g.abs().sum()) for g in grads(critic) if g is not None) > 0
+    adversarial.generator_loss(generator(real), real).backward()
+    assert all(g is None for g in grads(discriminator))
+    assert all(g is not None and g.abs().sum() > 0 for g in grads(generator))
+    generator.zero_grad()
+    adversarial(real, generator(real))["total"].backward()
+    assert all(g is None for g in grads(generator))
+    assert sum(float(g.abs().sum()) for g in grads(discriminator) if g is not None) > 0
 
 
-def test_the_critic_is_trainable_again_after_lending_its_loss_even_if_that_fails():
-    critic = Mlp()
-    critic.net[0].bias.requires_grad_(False)
-    before = [p.requires_grad for p in critic.parameters()]
-    adversarial = AdversarialLoss(critic)
+def test_the_discriminator_is_trainable_again_after_lending_its_loss_even_if_that_fails():
+    discriminator = Mlp()
+    discriminator.net[0].bias.requires_grad_(False)
+    before = [p.requires_grad for p in discriminator.parameters()]
+    adversarial = AdversarialLoss(discriminator)
     with pytest.raises(ValueError, match="one shape"):
         adversarial.generator_loss(torch.zeros(3, 2), torch.zeros(4, 2))
-    with pytest.raises(RuntimeError, match="x"), frozen(critic):
+    with pytest.raises(RuntimeError, match="x"), frozen(discriminator):
         raise RuntimeError("x")
-    assert [p.requires_grad for p in critic.parameters()] == before
+    assert [p.requires_grad for p in discriminator.parameters()] == before
 
 
 def test_the_real_batch_gets_no_gradient_from_the_generators_loss():
@@ -142,10 +142,10 @@ def test_the_real_batch_gets_no_gradient_from_the_generators_loss():
     assert fake.grad is not None
 
 
-def test_noise_level_and_label_reach_the_critic_in_both_losses():
-    critic = Linear()
-    critic.labels.weight.data.copy_(torch.tensor([[0.0], [5.0], [-5.0]]))
-    adversarial = AdversarialLoss(critic, objectives.wasserstein)
+def test_noise_level_and_label_reach_the_discriminator_in_both_losses():
+    discriminator = Linear()
+    discriminator.labels.weight.data.copy_(torch.tensor([[0.0], [5.0], [-5.0]]))
+    adversarial = AdversarialLoss(discriminator, objectives.wasserstein)
     x, sigma, label = torch.zeros(2, 2), torch.tensor([0.0, 3.0]), torch.tensor([1, 2])
     assert float(adversarial(x, x, sigma, label)["logit_real"]) == pytest.approx((5 + 6 - 5) / 2)
     assert adversarial.generator_loss(x, None, sigma, label).item() == pytest.approx(-3)
@@ -153,7 +153,7 @@ def test_noise_level_and_label_reach_the_critic_in_both_losses():
 
 
 @pytest.mark.parametrize("extra", [{}, {"finite_difference": 0.01}])
-def test_under_bf16_autocast_a_penalised_critic_computes_in_float32(extra):
+def test_under_bf16_autocast_a_penalised_discriminator_computes_in_float32(extra):
     real, fake = torch.randn(16, 2), torch.randn(16, 2)
     adversarial = AdversarialLoss(Mlp(), r1=0.1, r2=0.1, **extra)
 
@@ -187,13 +187,13 @@ def test_without_penalties_autocast_stays_on_and_the_loss_is_float32():
 @pytest.mark.parametrize("logit", [13.0, -13.0, 40.0, -40.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_gradient_of_the_log_ratio_is_one_at_any_confidence(logit, dtype):
-    """Raw logits: no sigmoid stands between a sample and the critic's opinion of it."""
-    critic = Linear(torch.tensor([1.0]), dtype=dtype)
+    """Raw logits: no sigmoid stands between a sample and the discriminator's opinion of it."""
+    discriminator = Linear(torch.tensor([1.0]), dtype=dtype)
     x = torch.full((1, 1), logit, dtype=dtype, requires_grad=True)
-    AdversarialLoss(critic, objectives.wasserstein).generator_loss(x).backward()
+    AdversarialLoss(discriminator, objectives.wasserstein).generator_loss(x).backward()
     assert float(x.grad) == -1
     x.grad = None
-    AdversarialLoss(critic, objectives.non_saturating).generator_loss(x).backward()
+    AdversarialLoss(discriminator, objectives.non_saturating).generator_loss(x).backward()
     assert float(x.grad) == pytest.approx(-1 / (1 + math.exp(logit)), rel=1e-2)
 
 
@@ -209,7 +209,7 @@ def test_accumulating_four_quarters_gives_the_gradient_of_the_whole():
         torch.testing.assert_close(a, b)
 
 
-def test_augmentation_is_seen_by_the_critic_and_passed_through_by_the_penalty():
+def test_augmentation_is_seen_by_the_discriminator_and_passed_through_by_the_penalty():
     adversarial = AdversarialLoss(Linear(), r1=1.0, augment=lambda x: 2 * x)
     x = torch.ones(4, 2)
     parts = adversarial(x, x)
@@ -228,20 +228,20 @@ class Patches(nn.Module):
         return self.net(x)
 
 
-def test_a_critic_that_knows_neither_sigma_nor_label_is_told_how_to_join():
-    with pytest.raises(ValueError, match=r"wrap .* hybridgen\.Unconditional\(critic\)"):
+def test_a_discriminator_that_knows_neither_sigma_nor_label_is_told_how_to_join():
+    with pytest.raises(ValueError, match=r"wrap .* hybridgen\.Unconditional\(discriminator\)"):
         AdversarialLoss(Patches())
 
 
 def test_the_adapter_averages_patch_logits():
-    critic, x = Patches(), torch.randn(5, 1, 8, 8)
-    logits = Unconditional(critic)(x, torch.zeros(5), None)
-    torch.testing.assert_close(logits, critic(x).mean(dim=(1, 2, 3)))
-    AdversarialLoss(Unconditional(critic), r1=0.1)(x, x)["total"].backward()
-    assert critic.net.weight.grad is not None
+    discriminator, x = Patches(), torch.randn(5, 1, 8, 8)
+    logits = Unconditional(discriminator)(x, torch.zeros(5), None)
+    torch.testing.assert_close(logits, discriminator(x).mean(dim=(1, 2, 3)))
+    AdversarialLoss(Unconditional(discriminator), r1=0.1)(x, x)["total"].backward()
+    assert discriminator.net.weight.grad is not None
 
 
-def test_the_adapter_refuses_a_critic_that_reduces_over_the_batch():
+def test_the_adapter_refuses_a_discriminator_that_reduces_over_the_batch():
     with pytest.raises(ValueError, match="do not reduce over the batch"):
         Unconditional(nn.Sequential(nn.Flatten(0)))(torch.zeros(3, 2), torch.zeros(3))
 
@@ -273,7 +273,7 @@ class Column(Mlp):
         ),
         (
             lambda: AdversarialLoss(Unconditional(nn.Sequential(nn.BatchNorm1d(2)))),
-            r"'critic\.0' is a BatchNorm1d.*GroupNorm",
+            r"'discriminator\.0' is a BatchNorm1d.*GroupNorm",
         ),
     ],
 )
@@ -283,7 +283,7 @@ def test_misuse_gets_a_sentence(misuse, sentence):
 
 
 class Attentive(nn.Module):
-    """A critic whose pixels attend to one another through torch's fused kernel."""
+    """A discriminator whose pixels attend to one another through torch's fused kernel."""
 
     def __init__(self):
         super().__init__()
@@ -297,9 +297,9 @@ class Attentive(nn.Module):
 
 
 @pytest.mark.parametrize("penalty", [{"r1": 0.1}, {"r2": 0.1}, {"gp": 1.0}])
-def test_a_critic_with_fused_attention_can_be_penalised(penalty):
+def test_a_discriminator_with_fused_attention_can_be_penalised(penalty):
     torch.manual_seed(0)
-    critic, real, fake = Attentive(), torch.randn(4, 1, 4, 4), torch.randn(4, 1, 4, 4)
-    AdversarialLoss(critic, **penalty)(real, fake)["total"].backward()
-    assert all(bool(torch.isfinite(grad).all()) for grad in grads(critic))
-    assert float(critic.entry.weight.grad.norm()) > 0
+    discriminator, real, fake = Attentive(), torch.randn(4, 1, 4, 4), torch.randn(4, 1, 4, 4)
+    AdversarialLoss(discriminator, **penalty)(real, fake)["total"].backward()
+    assert all(bool(torch.isfinite(grad).all()) for grad in grads(discriminator))
+    assert float(discriminator.entry.weight.grad.norm()) > 0

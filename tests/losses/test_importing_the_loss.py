@@ -7,7 +7,7 @@ from torch import nn
 from hybridgen import AdversarialLoss, Unconditional, adaptive_weight, objectives
 
 
-def patch_critic(channels=1):
+def patch_discriminator(channels=1):
     return Unconditional(
         nn.Sequential(
             nn.Conv2d(channels, 16, 3, stride=2, padding=1),
@@ -28,9 +28,9 @@ def test_a_plain_autoencoder_takes_the_loss_in_three_lines():
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 64), nn.Unflatten(1, (1, 8, 8))
     )
-    adversarial = AdversarialLoss(patch_critic(), objectives.hinge, r1=0.1)
+    adversarial = AdversarialLoss(patch_discriminator(), objectives.hinge, r1=0.1)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    critic_optimizer = torch.optim.Adam(adversarial.parameters(), 1e-3)
+    discriminator_optimizer = torch.optim.Adam(adversarial.parameters(), 1e-3)
     target, errors = images(), []
     for _ in range(100):
         output = model(target)
@@ -39,9 +39,9 @@ def test_a_plain_autoencoder_takes_the_loss_in_three_lines():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        critic_optimizer.zero_grad()
+        discriminator_optimizer.zero_grad()
         adversarial(real=target, fake=output)["total"].backward()
-        critic_optimizer.step()
+        discriminator_optimizer.step()
         errors.append(float(error.detach()))
     assert errors[-1] < errors[0] / 3
 
@@ -59,27 +59,27 @@ def test_autoencoder_kl_trains_under_accelerate_with_an_adaptive_weight():
         up_block_types=("UpDecoderBlock2D",) * 2,
         norm_num_groups=4,
     )
-    adversarial = AdversarialLoss(patch_critic(), r1=0.1, r2=0.1)
+    adversarial = AdversarialLoss(patch_discriminator(), r1=0.1, r2=0.1)
     optimizer = torch.optim.Adam(vae.parameters(), 2e-3)
-    critic_optimizer = torch.optim.Adam(adversarial.parameters(), 1e-3)
-    vae, adversarial, optimizer, critic_optimizer = accelerator.prepare(
-        vae, adversarial, optimizer, critic_optimizer
+    discriminator_optimizer = torch.optim.Adam(adversarial.parameters(), 1e-3)
+    vae, adversarial, optimizer, discriminator_optimizer = accelerator.prepare(
+        vae, adversarial, optimizer, discriminator_optimizer
     )
-    lender = accelerator.unwrap_model(adversarial)
+    adversarial_loss = accelerator.unwrap_model(adversarial)
     last_layer = accelerator.unwrap_model(vae).decoder.conv_out.weight
     target, errors, weights = images(16), [], []
     for step in range(30):
         output = vae(target).sample
         error = (output - target).square().mean()
-        game = lender.generator_loss(output, real=target)
+        game = adversarial_loss.generator_loss(output, real=target)
         weight = adaptive_weight(error, game, last_layer) * min(1.0, step / 10) * 0.1
         optimizer.zero_grad()
         accelerator.backward(error + weight * game)
         assert all(p.grad is None or not p.grad.any() for p in adversarial.parameters())
         optimizer.step()
         accelerator.backward(adversarial(real=target, fake=output)["total"])
-        critic_optimizer.step()
-        critic_optimizer.zero_grad()
+        discriminator_optimizer.step()
+        discriminator_optimizer.zero_grad()
         errors.append(float(error.detach()))
         weights.append(float(weight))
     assert errors[-1] < errors[0]

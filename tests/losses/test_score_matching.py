@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from einops import reduce
-from oracles import P, Q, draws, exact_critic, exact_denoiser
+from oracles import P, Q, draws, exact_denoiser, exact_discriminator
 from torch import nn
 
 from hybridgen.losses.score_matching import (
@@ -27,7 +27,9 @@ def at(sigma, count=N, seed=0):
 
 
 class Weighted(nn.Module):
-    """The exact critic of fixture A times a learned factor, plus a tilt: the best is (1, 0)."""
+    """The exact discriminator of fixture A times a learned factor, plus a tilt: the best is (1,
+    0).
+    """
 
     def __init__(self, factor=1.0, tilt=0.0):
         super().__init__()
@@ -35,11 +37,11 @@ class Weighted(nn.Module):
         self.tilt = nn.Parameter(torch.tensor(tilt, dtype=torch.float64))
 
     def forward(self, x, sigma, label=None):
-        return self.factor * exact_critic()(x, sigma) + self.tilt * x[:, 0]
+        return self.factor * exact_discriminator()(x, sigma) + self.tilt * x[:, 0]
 
 
 class Smooth(nn.Module):
-    """An untrained critic that knows sigma and labels."""
+    """An untrained discriminator that knows sigma and labels."""
 
     def __init__(self):
         super().__init__()
@@ -57,27 +59,27 @@ class Smooth(nn.Module):
     ("sigma", "best"),
     [(0.0447, 1.1359), (0.5, 1.2401), (1.0, 1.2999), (2.0, 1.3501), (5.0, 1.3785), (80.0, 1.3863)],
 )
-def test_the_exact_critic_reaches_the_least_cross_entropy_at_every_level(sigma, best):
-    losses = cross_entropy(exact_critic(), draws(P, N), draws(Q, N, seed=1), *at(sigma))
+def test_the_exact_discriminator_reaches_the_least_cross_entropy_at_every_level(sigma, best):
+    losses = cross_entropy(exact_discriminator(), draws(P, N), draws(Q, N, seed=1), *at(sigma))
     assert losses.shape == (N,)
     chance = 4 * float(losses.std()) / math.sqrt(N) + 5e-5  # the last digit of `best`
     assert float(losses.mean()) == pytest.approx(best, abs=chance)
 
 
-def test_a_critic_that_knows_nothing_has_a_cross_entropy_of_twice_log_two():
+def test_a_discriminator_that_knows_nothing_has_a_cross_entropy_of_twice_log_two():
     losses = cross_entropy(lambda x, *_: 0 * x[:, 0], draws(P, 8), draws(Q, 8), *at(1.0, 8))
     torch.testing.assert_close(losses, torch.full_like(losses, 2 * math.log(2)))
 
 
 @pytest.mark.parametrize("sigma", [0.3, 2.0])
 @pytest.mark.parametrize("objective", ["cross_entropy", "score_matching"])
-def test_the_exact_critic_is_a_minimum_of_either_objective(objective, sigma):
-    critic, (level, noise) = Weighted(), at(sigma)
+def test_the_exact_discriminator_is_a_minimum_of_either_objective(objective, sigma):
+    discriminator, (level, noise) = Weighted(), at(sigma)
     if objective == "cross_entropy":
-        losses = cross_entropy(critic, draws(P, N), draws(Q, N, seed=1), level, noise)
+        losses = cross_entropy(discriminator, draws(P, N), draws(Q, N, seed=1), level, noise)
     else:
-        losses = score_matching(critic, exact_denoiser(), draws(P, N), level, noise)
-    for number, parameter in enumerate(critic.parameters()):
+        losses = score_matching(discriminator, exact_denoiser(), draws(P, N), level, noise)
+    for number, parameter in enumerate(discriminator.parameters()):
         slope = torch.autograd.grad(losses.mean(), parameter, retain_graph=True)[0]
         # How far the slope of a mean over these samples is from 0 by chance.
         parts = [
@@ -89,15 +91,15 @@ def test_the_exact_critic_is_a_minimum_of_either_objective(objective, sigma):
 
 
 def moved(objective, sigma, factor, tilt):
-    critic, (level, noise) = Weighted(factor, tilt), at(sigma)
+    discriminator, (level, noise) = Weighted(factor, tilt), at(sigma)
     if objective == "cross_entropy":
-        return cross_entropy(critic, draws(P, N), draws(Q, N, seed=1), level, noise).detach()
-    return score_matching(critic, exact_denoiser(), draws(P, N), level, noise).detach()
+        return cross_entropy(discriminator, draws(P, N), draws(Q, N, seed=1), level, noise).detach()
+    return score_matching(discriminator, exact_denoiser(), draws(P, N), level, noise).detach()
 
 
 @pytest.mark.parametrize("sigma", [0.3, 2.0])
 @pytest.mark.parametrize("objective", ["cross_entropy", "score_matching"])
-def test_every_way_from_the_exact_critic_leads_up(objective, sigma):
+def test_every_way_from_the_exact_discriminator_leads_up(objective, sigma):
     best = moved(objective, sigma, 1.0, 0.0)
     for step in ((0.4, 0.0), (-0.4, 0.0), (-2.0, 0.0), (0.0, 0.3), (0.0, -0.3)):
         rise = moved(objective, sigma, 1 + step[0], step[1]) - best
@@ -106,14 +108,14 @@ def test_every_way_from_the_exact_critic_leads_up(objective, sigma):
 
 @pytest.mark.parametrize("sigma", [0.1, 1.0, 5.0])
 def test_score_matching_exceeds_its_least_by_the_squared_error_of_the_score(sigma):
-    """`E s^2 |grad f - (score_p - score_q)|^2` over `p_s`, for any critic f."""
+    """`E s^2 |grad f - (score_p - score_q)|^2` over `p_s`, for any discriminator f."""
     level, noise = at(sigma)
-    real, critic = draws(P, N), Smooth()
-    gained = score_matching(critic, exact_denoiser(), real, level, noise) - score_matching(
-        exact_critic(), exact_denoiser(), real, level, noise
+    real, discriminator = draws(P, N), Smooth()
+    gained = score_matching(discriminator, exact_denoiser(), real, level, noise) - score_matching(
+        exact_discriminator(), exact_denoiser(), real, level, noise
     )
     x = (real + sigma * noise).requires_grad_(True)
-    slope = input_gradient(critic(x, level), x).detach()
+    slope = input_gradient(discriminator(x, level), x).detach()
     wanted = P.score(x.detach(), sigma) - Q.score(x.detach(), sigma)
     expected = sigma**2 * reduce((slope - wanted).square(), "b d -> b", "mean")
     difference = (gained - expected).detach()
@@ -122,29 +124,29 @@ def test_score_matching_exceeds_its_least_by_the_squared_error_of_the_score(sigm
 
 
 def test_the_mean_over_coordinates_leaves_the_loss_alone_when_a_sample_is_repeated():
-    critic, level, noise = Smooth(), *at(0.5, 6)
+    discriminator, level, noise = Smooth(), *at(0.5, 6)
     real = draws(P, 6)
 
     def denoiser(x, sigma, label):
         return 0.5 * x
 
     def summed(x, sigma, label):
-        return critic(x[:, :1], sigma) + critic(x[:, 1:], sigma)
+        return discriminator(x[:, :1], sigma) + discriminator(x[:, 1:], sigma)
 
-    once = score_matching(critic, denoiser, real, level, noise)
+    once = score_matching(discriminator, denoiser, real, level, noise)
     twice = score_matching(summed, denoiser, real.repeat(1, 2), level, noise.repeat(1, 2))
     torch.testing.assert_close(twice, once)
 
 
-@pytest.mark.parametrize("critic", [Smooth(), Weighted()])
-def test_the_gradients_of_score_matching_are_those_that_differences_show(critic):
+@pytest.mark.parametrize("discriminator", [Smooth(), Weighted()])
+def test_the_gradients_of_score_matching_are_those_that_differences_show(discriminator):
     real, (sigma, noise) = draws(P, 64), at(0.7, 64)
 
     def loss():
-        return ScoreMatching(critic, exact_denoiser())(real, sigma, noise)["total"]
+        return ScoreMatching(discriminator, exact_denoiser())(real, sigma, noise)["total"]
 
     loss().backward()
-    parameter = next(critic.parameters())
+    parameter = next(discriminator.parameters())
     step = 1e-5
     with torch.no_grad():
         place = parameter.view(-1)[:1]
@@ -157,35 +159,37 @@ def test_the_gradients_of_score_matching_are_those_that_differences_show(critic)
     assert float(parameter.grad.flatten()[0]) == pytest.approx(slope, rel=1e-4)
 
 
-def test_score_matching_trains_the_critic_alone_and_reaches_every_parameter():
+def test_score_matching_trains_the_discriminator_alone_and_reaches_every_parameter():
     class Denoiser(nn.Linear):
         def forward(self, x, sigma, label):
             return super().forward(x)
 
-    denoiser, critic = Denoiser(1, 1).double(), Smooth()
-    loss = ScoreMatching(critic, denoiser)
-    assert {id(p) for p in loss.parameters()} == {id(p) for p in critic.parameters()}
+    denoiser, discriminator = Denoiser(1, 1).double(), Smooth()
+    loss = ScoreMatching(discriminator, denoiser)
+    assert {id(p) for p in loss.parameters()} == {id(p) for p in discriminator.parameters()}
     loss(draws(P, 8), *at(1.0, 8), torch.zeros(8, dtype=torch.int64))["total"].backward()
     assert all(p.grad is None for p in denoiser.parameters())
     # Biases and labels move no slope; distributed training waits for their gradients all the same.
-    assert all(p.grad is not None for p in critic.parameters())
+    assert all(p.grad is not None for p in discriminator.parameters())
 
 
 def test_each_half_is_shown_with_its_own_labels():
-    critic = Smooth()
+    discriminator = Smooth()
     real, fake, (sigma, noise) = draws(P, 4), draws(Q, 4), at(1.0, 4)
     mine, theirs = torch.tensor([0, 1, 2, 0]), torch.tensor([2, 2, 1, 1])
-    got = cross_entropy(critic, real, fake, sigma, noise, mine, theirs)
+    got = cross_entropy(discriminator, real, fake, sigma, noise, mine, theirs)
     noisy = real + noise, fake + noise
-    expected = nn.functional.softplus(-critic(noisy[0], sigma, mine)) + nn.functional.softplus(
-        critic(noisy[1], sigma, theirs)
-    )
+    expected = nn.functional.softplus(
+        -discriminator(noisy[0], sigma, mine)
+    ) + nn.functional.softplus(discriminator(noisy[1], sigma, theirs))
     torch.testing.assert_close(got, expected)
-    shared = cross_entropy(critic, real, fake, sigma, noise, mine)
-    torch.testing.assert_close(shared, cross_entropy(critic, real, fake, sigma, noise, mine, mine))
+    shared = cross_entropy(discriminator, real, fake, sigma, noise, mine)
+    torch.testing.assert_close(
+        shared, cross_entropy(discriminator, real, fake, sigma, noise, mine, mine)
+    )
 
 
-def test_penalties_are_taken_where_the_critic_looks():
+def test_penalties_are_taken_where_the_discriminator_looks():
     class Quadratic(nn.Module):
         def forward(self, x, sigma, label=None):
             return x.square().sum(1)
@@ -210,7 +214,7 @@ class Attentive(nn.Module):
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(Attentive(), r1=0.1), "score_matching"])
-def test_a_critic_with_fused_attention_can_be_differentiated_twice(loss):
+def test_a_discriminator_with_fused_attention_can_be_differentiated_twice(loss):
     x, sigma, noise = torch.randn(4, 6), torch.ones(4), torch.randn(4, 6)
     if loss == "score_matching":
         loss = ScoreMatching(Attentive(), lambda x, sigma, label: x)
@@ -220,7 +224,7 @@ def test_a_critic_with_fused_attention_can_be_differentiated_twice(loss):
     assert float(loss.discriminator.entry.weight.grad.norm()) > 0
 
 
-def test_under_autocast_the_critic_computes_in_float32():
+def test_under_autocast_the_discriminator_computes_in_float32():
     seen = set()
 
     class Noting(nn.Linear):

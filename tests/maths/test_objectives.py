@@ -8,7 +8,7 @@ from hybridgen.maths.mixtures import jensen_shannon
 
 GAMES = objectives.known()
 
-# Written out by hand from METHODS' table, on plain numbers: (critic, player).
+# Written out by hand from METHODS' table, on plain numbers: (discriminator, player).
 BY_HAND = {
     "minimax": (lambda r, f: sp(-r) + sp(f), lambda f, r: -sp(f)),
     "non_saturating": (lambda r, f: sp(-r) + sp(f), lambda f, r: sp(-f)),
@@ -31,35 +31,39 @@ def test_all_six_games_are_there():
 def test_every_game_is_the_published_formula(name):
     real = torch.tensor([-2.5, 0.3, 1.7, 0.0], dtype=torch.float64)
     fake = torch.tensor([0.4, -1.2, 3.0, -0.5], dtype=torch.float64)
-    critic, player = BY_HAND[name]
+    discriminator, generator = BY_HAND[name]
     game = objectives.objective(name)
-    on_critic = [critic(r, f) for r, f in zip(real.tolist(), fake.tolist(), strict=True)]
-    on_player = [player(f, r) for r, f in zip(real.tolist(), fake.tolist(), strict=True)]
-    torch.testing.assert_close(game.critic(real, fake).tolist(), on_critic)
-    torch.testing.assert_close(game.player(fake, real).tolist(), on_player)
+    on_discriminator = [
+        discriminator(r, f) for r, f in zip(real.tolist(), fake.tolist(), strict=True)
+    ]
+    on_player = [generator(f, r) for r, f in zip(real.tolist(), fake.tolist(), strict=True)]
+    torch.testing.assert_close(game.discriminator(real, fake).tolist(), on_discriminator)
+    torch.testing.assert_close(game.generator(fake, real).tolist(), on_player)
 
 
 @pytest.mark.parametrize("name", BY_HAND)
-def test_the_critic_wants_real_up_and_fake_down_and_the_player_wants_fake_up(name):
+def test_the_discriminator_wants_real_up_and_fake_down_and_the_player_wants_fake_up(name):
     real, fake = torch.zeros(3, requires_grad=True), torch.zeros(3, requires_grad=True)
     game = GAMES[name]
-    up, down = torch.autograd.grad(game.critic(real, fake).sum(), (real, fake), allow_unused=True)
+    up, down = torch.autograd.grad(
+        game.discriminator(real, fake).sum(), (real, fake), allow_unused=True
+    )
     assert (up < 0).all()
     # The least-squares game asks for fake logits of 0, where they are.
     assert (down >= 0).all()
-    (player,) = torch.autograd.grad(game.player(fake, real).sum(), fake)
-    assert (player < 0).all()
+    (generator,) = torch.autograd.grad(game.generator(fake, real).sum(), fake)
+    assert (generator < 0).all()
 
 
 @pytest.mark.parametrize("name", ["minimax", "non_saturating"])
-def test_the_best_critic_reaches_the_jensen_shannon_divergence(name):
+def test_the_best_discriminator_reaches_the_jensen_shannon_divergence(name):
     p, q = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.1, 0.1, 0.8]).double()
     logits = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     game, zero = GAMES[name], torch.zeros(3, dtype=torch.float64)
 
     def value(logits):
-        on_real = game.critic(logits, zero) - math.log(2)
-        on_fake = game.critic(zero, logits) - math.log(2)
+        on_real = game.discriminator(logits, zero) - math.log(2)
+        on_fake = game.discriminator(zero, logits) - math.log(2)
         return (p * on_real).sum() + (q * on_fake).sum()
 
     best = (p / q).log().requires_grad_()
@@ -71,15 +75,17 @@ def test_the_best_critic_reaches_the_jensen_shannon_divergence(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_gradients_of_the_game_survive_sure_critics(dtype):
-    """The non-saturating player's slope is -1 where the critic is sure of a fake, never 0."""
+def test_gradients_of_the_game_survive_sure_discriminators(dtype):
+    """The non-saturating player's slope is -1 where the discriminator is sure of a fake, never
+    0.
+    """
     logit = torch.tensor([-13.0, -40.0], dtype=dtype, requires_grad=True)
-    (gradient,) = torch.autograd.grad(GAMES["non_saturating"].player(logit, None).sum(), logit)
+    (gradient,) = torch.autograd.grad(GAMES["non_saturating"].generator(logit, None).sum(), logit)
     torch.testing.assert_close(gradient.float(), torch.tensor([-1.0, -1.0]), atol=1e-2, rtol=0)
     for sign in (1, -1):
         x = torch.tensor([sign * 40.0], dtype=dtype, requires_grad=True)
         for game in GAMES.values():
-            losses = game.critic(x, -x).sum() + game.player(x, -x).sum()
+            losses = game.discriminator(x, -x).sum() + game.generator(x, -x).sum()
             (slope,) = torch.autograd.grad(losses, x)
             assert torch.isfinite(losses).all()
             assert torch.isfinite(slope).all()
@@ -87,7 +93,7 @@ def test_gradients_of_the_game_survive_sure_critics(dtype):
 
 def test_a_relativistic_game_without_real_samples_says_so():
     with pytest.raises(ValueError, match="pass a batch of real samples"):
-        objectives.relativistic.player(torch.zeros(2), None)
+        objectives.relativistic.generator(torch.zeros(2), None)
 
 
 def test_an_unknown_game_is_answered_with_those_there_are():

@@ -12,7 +12,7 @@ W = torch.tensor([3.0, -4.0])
 
 
 @pytest.mark.parametrize("batch", [1, 16, 256])
-def test_the_penalty_of_a_linear_critic_is_its_squared_weight_at_any_batch_size(batch):
+def test_the_penalty_of_a_linear_discriminator_is_its_squared_weight_at_any_batch_size(batch):
     x = torch.randn(batch, 2, requires_grad=True)
     torch.testing.assert_close(squared_gradient_norm(x @ W, x), torch.full((batch,), 25.0))
 
@@ -32,7 +32,7 @@ def test_the_penalty_can_be_differentiated_once_more():
     torch.testing.assert_close(w.grad, 2 * w.detach())
 
 
-def test_the_mean_squared_slope_of_a_linear_critic_is_its_squared_weight():
+def test_the_mean_squared_slope_of_a_linear_discriminator_is_its_squared_weight():
     generator = torch.Generator().manual_seed(0)
     n = torch.randn(200_000, 2, generator=generator, dtype=torch.float64)
     w, x, step = W.double(), torch.zeros(1, 2, dtype=torch.float64), 0.1
@@ -45,16 +45,16 @@ def test_the_squared_slope_approaches_the_directional_derivative():
     x = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
     n = torch.randn(6, 3, dtype=torch.float64)
 
-    def critic(x):
+    def discriminator(x):
         return x.sin().sum(1)
 
     exact = ((x.cos() * n).sum(1)).square()
-    estimate = squared_slope(critic(x), critic(x + 1e-6 * n), 1e-6)
+    estimate = squared_slope(discriminator(x), discriminator(x + 1e-6 * n), 1e-6)
     torch.testing.assert_close(estimate, exact, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 2.0])
-def test_the_one_centred_penalty_of_a_linear_critic(scale):
+def test_the_one_centred_penalty_of_a_linear_discriminator(scale):
     w = torch.tensor([0.6, -0.8]) * scale
     w.requires_grad_(True)
     x = torch.randn(4, 2, requires_grad=True)

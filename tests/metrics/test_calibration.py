@@ -1,10 +1,10 @@
-"""Calibration of critics whose probabilities are known."""
+"""Calibration of discriminators whose probabilities are known."""
 
 import math
 
 import pytest
 import torch
-from oracles import P, Q, draws, exact_critic
+from oracles import P, Q, draws, exact_discriminator
 from PIL import Image
 
 from hybridgen.evaluation.plots import draw_calibration
@@ -18,14 +18,16 @@ N = 20_000
 
 
 def logits(factor=1.0, sigma=0.5, count=N):
-    """Of the exact critic, made bolder by a factor, on real and generated samples at a level."""
+    """Of the exact discriminator, made bolder by a factor, on real and generated samples at a
+    level.
+    """
     noise = torch.randn(2, count, 1, generator=torch.Generator().manual_seed(0)).double()
     real = draws(P, count) + sigma * noise[0]
     fake = draws(Q, count, seed=1) + sigma * noise[1]
-    return factor * exact_critic()(real, sigma), factor * exact_critic()(fake, sigma)
+    return factor * exact_discriminator()(real, sigma), factor * exact_discriminator()(fake, sigma)
 
 
-def test_the_exact_critic_is_right_as_often_as_it_says():
+def test_the_exact_discriminator_is_right_as_often_as_it_says():
     predicted, observed, share = reliability(*logits())
     torch.testing.assert_close(share, torch.full((10,), 0.1).double(), rtol=0, atol=1e-3)
     torch.testing.assert_close(predicted, observed, rtol=0, atol=0.03)
@@ -41,7 +43,7 @@ def test_boldness_and_timidity_are_errors():
         assert expected_calibration_error(*logits(factor)) > 10 * exact
 
 
-def test_the_error_of_a_constant_critic_is_its_distance_from_one_half():
+def test_the_error_of_a_constant_discriminator_is_its_distance_from_one_half():
     same = torch.full((7,), math.log(3.0))
     assert expected_calibration_error(same, same) == pytest.approx(0.25)
 

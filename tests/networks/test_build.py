@@ -5,9 +5,9 @@ import torch
 
 from hybridgen.errors import InputError
 from hybridgen.networks.build import (
-    CriticSettings,
+    DiscriminatorSettings,
     GeneratorSettings,
-    build_critic,
+    build_discriminator,
     build_generator,
     load_network,
     noise_conditional,
@@ -32,11 +32,11 @@ def generator(architecture, shape, width, classes=0):
     return build_generator(settings, shape, classes)
 
 
-def critic(architecture, shape, width, classes=0, noise=False):
-    settings = CriticSettings(
+def discriminator(architecture, shape, width, classes=0, noise=False):
+    settings = DiscriminatorSettings(
         architecture=architecture, width=width, depth=1, noise_conditional=noise
     )
-    return build_critic(settings, shape, classes)
+    return build_discriminator(settings, shape, classes)
 
 
 def stir(network):
@@ -61,14 +61,16 @@ def test_samples_have_the_shape_of_the_data_and_every_sample_one_logit(
     assert samples.shape == (2, *shape)
     assert samples.dtype == torch.float32
     for noise in (False, True):
-        logits = critic(architecture, shape, width, classes, noise)(samples, torch.ones(2), label)
+        logits = discriminator(architecture, shape, width, classes, noise)(
+            samples, torch.ones(2), label
+        )
         assert logits.shape == (2,)
 
 
 @pytest.mark.parametrize("noise", [False, True])
 @pytest.mark.parametrize(("architecture", "shape", "width"), SMALL)
 def test_a_logit_depends_on_its_own_sample_alone(architecture, shape, width, noise):
-    network = stir(critic(architecture, shape, width, 3, noise)).double()
+    network = stir(discriminator(architecture, shape, width, 3, noise)).double()
     x, sigma, label = torch.randn(5, *shape).double(), torch.rand(5).double(), labels(3, 5)
     alone = torch.cat([network(x[i : i + 1], sigma[i : i + 1], label[i : i + 1]) for i in range(5)])
     torch.testing.assert_close(network(x, sigma, label), alone)
@@ -76,9 +78,11 @@ def test_a_logit_depends_on_its_own_sample_alone(architecture, shape, width, noi
 
 
 @pytest.mark.parametrize(("architecture", "shape", "width"), SMALL)
-def test_the_penalty_of_a_critic_has_the_gradient_that_differences_show(architecture, shape, width):
+def test_the_penalty_of_a_discriminator_has_the_gradient_that_differences_show(
+    architecture, shape, width
+):
     torch.manual_seed(0)  # the penalty jumps where a LeakyReLU bends, rarely within a step
-    network = stir(critic(architecture, shape, width, 3, noise=True)).double()
+    network = stir(discriminator(architecture, shape, width, 3, noise=True)).double()
     x = torch.randn(3, *shape, dtype=torch.float64, requires_grad=True)
     sigma, label = torch.rand(3, dtype=torch.float64), labels(3, 3)
 
@@ -103,10 +107,13 @@ def test_the_penalty_of_a_critic_has_the_gradient_that_differences_show(architec
 
 
 @pytest.mark.parametrize(("architecture", "shape", "width"), SMALL)
-def test_a_projection_critic_is_the_unconditional_one_and_an_embedding_term(
+def test_a_projection_discriminator_is_the_unconditional_one_and_an_embedding_term(
     architecture, shape, width
 ):
-    labelled, plain = critic(architecture, shape, width, 3), critic(architecture, shape, width)
+    labelled, plain = (
+        discriminator(architecture, shape, width, 3),
+        discriminator(architecture, shape, width),
+    )
     stir(labelled)
     plain.load_state_dict(labelled.state_dict(), strict=False)
     x, sigma, label = torch.randn(4, *shape), torch.zeros(4), torch.tensor([0, 2, 1, 2])
@@ -119,13 +126,13 @@ def test_a_projection_critic_is_the_unconditional_one_and_an_embedding_term(
 
 
 @pytest.mark.parametrize(("architecture", "shape", "width"), SMALL)
-def test_a_new_noise_conditional_critic_is_the_plain_one_on_rescaled_input(
+def test_a_new_noise_conditional_discriminator_is_the_plain_one_on_rescaled_input(
     architecture, shape, width
 ):
     torch.manual_seed(0)
-    plain = critic(architecture, shape, width)
+    plain = discriminator(architecture, shape, width)
     torch.manual_seed(0)
-    conditional = critic(architecture, shape, width, noise=True)
+    conditional = discriminator(architecture, shape, width, noise=True)
     x, sigma = torch.randn(4, *shape), torch.tensor([0.0, 0.5, 3.0, 80.0])
     silent = torch.zeros(4)
     torch.testing.assert_close(conditional(x, silent), plain(x, silent), rtol=0, atol=0)
@@ -137,8 +144,8 @@ def test_a_new_noise_conditional_critic_is_the_plain_one_on_rescaled_input(
 
 
 @pytest.mark.parametrize(("architecture", "shape", "width"), SMALL)
-def test_every_parameter_of_a_critic_is_used(architecture, shape, width):
-    network = stir(critic(architecture, shape, width, 3, noise=True))
+def test_every_parameter_of_a_discriminator_is_used(architecture, shape, width):
+    network = stir(discriminator(architecture, shape, width, 3, noise=True))
     network(torch.randn(3, *shape), torch.rand(3), labels(3, 3)).square().sum().backward()
     idle = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum()]
     assert not idle
@@ -168,9 +175,9 @@ def test_a_saved_network_comes_back_bit_for_bit(architecture, shape, width, clas
     assert dict(loaded.config)["latent"] == LATENT
     assert torch.equal(loaded(noise, label), made(noise, label))
 
-    judge = stir(critic(architecture, shape, width, classes, noise=True)).eval()
-    judge.save_pretrained(tmp_path / "critic")
-    again = load_network(tmp_path / "critic")
+    judge = stir(discriminator(architecture, shape, width, classes, noise=True)).eval()
+    judge.save_pretrained(tmp_path / "discriminator")
+    again = load_network(tmp_path / "discriminator")
     x, sigma = torch.randn(4, *shape), torch.rand(4)
     assert torch.equal(again(x, sigma, label), judge(x, sigma, label))
     for name, value in judge.state_dict().items():
@@ -183,8 +190,8 @@ def test_depth_and_width_of_the_settings_reach_the_networks():
             made = build_generator(
                 GeneratorSettings(architecture=architecture, depth=depth, width=width), shape
             )
-            judge = build_critic(
-                CriticSettings(architecture=architecture, depth=depth, width=width), shape
+            judge = build_discriminator(
+                DiscriminatorSettings(architecture=architecture, depth=depth, width=width), shape
             )
             for network in (made, judge):
                 assert (network.config.depth, network.config.width) == (depth, width)
@@ -208,7 +215,7 @@ def test_data_that_an_architecture_cannot_take_is_an_input_error(architecture, s
     with pytest.raises(InputError, match=message):
         generator(architecture, shape, 8)
     with pytest.raises(InputError, match=message):
-        critic(architecture, shape, 8)
+        discriminator(architecture, shape, 8)
 
 
 @pytest.mark.parametrize("setting", ["latent", "width", "depth"])
@@ -247,19 +254,21 @@ def test_missing_or_damaged_weights_are_an_input_error(tmp_path):
     ("architecture", "shape"),
     [("mlp", (2,)), ("dcgan", (1, 8, 8)), ("residual", (1, 8, 8))],
 )
-def test_without_noise_it_says_what_the_critic_said_and_with_noise_it_can_learn(
+def test_without_noise_it_says_what_the_discriminator_said_and_with_noise_it_can_learn(
     architecture, shape, classes
 ):
     torch.manual_seed(0)
-    critic = build_critic(CriticSettings(architecture=architecture, width=8), shape, classes)
+    discriminator = build_discriminator(
+        DiscriminatorSettings(architecture=architecture, width=8), shape, classes
+    )
     with torch.no_grad():
-        for parameter in critic.parameters():
+        for parameter in discriminator.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    adopted = noise_conditional(critic)
+    adopted = noise_conditional(discriminator)
     x, label = torch.randn(4, *shape), torch.arange(4) % classes if classes else None
-    torch.testing.assert_close(adopted(x, torch.zeros(4), label), critic(x, None, label))
+    torch.testing.assert_close(adopted(x, torch.zeros(4), label), discriminator(x, None, label))
     scaled = adopted(2 * x, torch.full((4,), 3**0.5), label)
-    torch.testing.assert_close(scaled, critic(x, None, label))
+    torch.testing.assert_close(scaled, discriminator(x, None, label))
     scaled.sum().backward()
     assert float(adopted.noise.linear.weight.grad.norm()) > 0
     assert noise_conditional(adopted) is adopted

@@ -10,7 +10,7 @@ from hybridgen.networks.conditioning import (
     ProjectionHead,
     noise_features,
 )
-from hybridgen.networks.mlp import MlpCritic, MlpGenerator
+from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 
 
 def test_without_classes_the_noise_passes_unchanged():
@@ -81,24 +81,26 @@ def test_a_missing_an_unwanted_and_an_odd_label_get_a_sentence(label, classes, m
     with pytest.raises(ValueError, match=message):
         MlpGenerator(width=4, depth=1, classes=classes)(torch.randn(2, 2), label)
     with pytest.raises(ValueError, match=message):
-        MlpCritic(width=4, depth=1, classes=classes)(torch.randn(2, 2), torch.zeros(2), label)
+        MlpDiscriminator(width=4, depth=1, classes=classes)(
+            torch.randn(2, 2), torch.zeros(2), label
+        )
 
 
 def test_inputs_of_another_shape_get_a_sentence():
     with pytest.raises(ValueError, match=r"noise has shape \[2, 3\].*\[b 2\]"):
         MlpGenerator(width=4, depth=1)(torch.randn(2, 3))
     with pytest.raises(ValueError, match=r"x has shape \[2, 1, 3\].*\[b 2\]"):
-        MlpCritic(width=4, depth=1)(torch.randn(2, 1, 3), torch.zeros(2))
+        MlpDiscriminator(width=4, depth=1)(torch.randn(2, 1, 3), torch.zeros(2))
 
 
 @pytest.mark.parametrize("sigma", [None, torch.tensor(0.5), torch.zeros(3), torch.zeros(2, 1)])
-def test_a_noise_conditional_critic_asks_for_one_sigma_a_sample(sigma):
-    with pytest.raises(ValueError, match=r"noise-conditional critic needs \[2\]"):
-        MlpCritic(width=4, depth=1, noise_conditional=True)(torch.randn(2, 2), sigma)
+def test_a_noise_conditional_discriminator_asks_for_one_sigma_a_sample(sigma):
+    with pytest.raises(ValueError, match=r"noise-conditional discriminator needs \[2\]"):
+        MlpDiscriminator(width=4, depth=1, noise_conditional=True)(torch.randn(2, 2), sigma)
 
 
 def test_a_negative_number_of_classes_is_an_input_error():
     with pytest.raises(InputError, match="classes is -1"):
         MlpGenerator(classes=-1)
     with pytest.raises(InputError, match="classes is -1"):
-        MlpCritic(classes=-1)
+        MlpDiscriminator(classes=-1)

@@ -6,13 +6,18 @@ from torch import nn
 
 from hybridgen.errors import InputError
 from hybridgen.networks.build import (
-    CriticSettings,
+    DiscriminatorSettings,
     GeneratorSettings,
-    build_critic,
+    build_discriminator,
     build_generator,
     load_network,
 )
-from hybridgen.networks.mlp import MlpCritic, MlpGenerator, Waves, WavesCritic
+from hybridgen.networks.mlp import (
+    FourierFeatures,
+    MlpDiscriminator,
+    MlpGenerator,
+    WavesDiscriminator,
+)
 
 
 def by_hand(layers, last, x):
@@ -28,25 +33,29 @@ def test_a_generator_is_linear_maps_with_leaky_relus_between():
     torch.testing.assert_close(generator(noise), by_hand(generator.hidden, generator.out, noise))
 
 
-def test_a_critic_is_linear_maps_with_leaky_relus_between():
-    critic, x = MlpCritic(width=16, depth=3), torch.randn(5, 2)
-    expected = by_hand(critic.hidden, critic.head.linear, x).squeeze(1)
-    torch.testing.assert_close(critic(x, torch.zeros(5)), expected)
+def test_a_discriminator_is_linear_maps_with_leaky_relus_between():
+    discriminator, x = MlpDiscriminator(width=16, depth=3), torch.randn(5, 2)
+    expected = by_hand(discriminator.hidden, discriminator.head.linear, x).squeeze(1)
+    torch.testing.assert_close(discriminator(x, torch.zeros(5)), expected)
 
 
-def test_each_layer_of_a_critic_has_its_own_noise_bias():
-    critic, x, sigma = MlpCritic(width=8, depth=3, noise_conditional=True), torch.randn(5, 2), 0.5
-    nn.init.normal_(critic.noise.linear.weight)
+def test_each_layer_of_a_discriminator_has_its_own_noise_bias():
+    discriminator, x, sigma = (
+        MlpDiscriminator(width=8, depth=3, noise_conditional=True),
+        torch.randn(5, 2),
+        0.5,
+    )
+    nn.init.normal_(discriminator.noise.linear.weight)
     level = torch.full((5,), sigma)
-    h, biases = critic.noise(x, level)
-    for layer, bias in zip(critic.hidden, biases, strict=True):
+    h, biases = discriminator.noise(x, level)
+    for layer, bias in zip(discriminator.hidden, biases, strict=True):
         h = layer(h) + bias
         h = torch.where(h > 0, h, 0.2 * h)
-    torch.testing.assert_close(critic(x, level), critic.head.linear(h).squeeze(1))
+    torch.testing.assert_close(discriminator(x, level), discriminator.head.linear(h).squeeze(1))
 
 
 def test_waves_are_sines_and_cosines_of_each_coordinate():
-    view = Waves(dimension=2, waves=3, finest=0.5)
+    view = FourierFeatures(dimension=2, waves=3, finest=0.5)
     x = torch.tensor([[0.3, -1.1]])
     expected = [0.3, -1.1]
     for function in (math.sin, math.cos):
@@ -57,16 +66,16 @@ def test_waves_are_sines_and_cosines_of_each_coordinate():
     assert view.size == len(expected)
 
 
-def test_the_critic_is_an_mlp_on_waves_with_a_bias_of_the_level():
-    critic = WavesCritic(width=8, depth=3, noise_conditional=True, classes=2)
-    nn.init.normal_(critic.noise.linear.weight)
+def test_the_discriminator_is_an_mlp_on_waves_with_a_bias_of_the_level():
+    discriminator = WavesDiscriminator(width=8, depth=3, noise_conditional=True, classes=2)
+    nn.init.normal_(discriminator.noise.linear.weight)
     x, level, label = torch.randn(5, 2), torch.full((5,), 0.5), torch.tensor([0, 1, 1, 0, 1])
-    h, biases = critic.noise(x, level)
-    h = critic.entry(h)
-    for layer, bias in zip(critic.hidden, biases, strict=True):
+    h, biases = discriminator.noise(x, level)
+    h = discriminator.entry(h)
+    for layer, bias in zip(discriminator.hidden, biases, strict=True):
         h = layer(h) + bias
         h = torch.where(h > 0, h, 0.2 * h)
-    torch.testing.assert_close(critic(x, level, label), critic.head(h, label))
+    torch.testing.assert_close(discriminator(x, level, label), discriminator.head(h, label))
 
 
 def test_it_learns_the_width_of_narrow_points_which_an_mlp_does_not():
@@ -94,24 +103,28 @@ def test_it_learns_the_width_of_narrow_points_which_an_mlp_does_not():
 
     torch.manual_seed(0)
     settings = {"width": 64, "depth": 2, "activation": "silu"}
-    mlp = build_critic(CriticSettings(architecture="mlp", **settings), (1,))
-    waves = build_critic(CriticSettings(architecture="waves", **settings), (1,))
+    mlp = build_discriminator(DiscriminatorSettings(architecture="mlp", **settings), (1,))
+    waves = build_discriminator(DiscriminatorSettings(architecture="waves", **settings), (1,))
     assert learned(mlp) < 0.005 < 0.05 < learned(waves)
 
 
 def test_it_is_built_by_name_and_read_back(tmp_path):
-    critic = build_critic(CriticSettings(architecture="waves", noise_conditional=True), (3,), 4)
-    critic.save_pretrained(tmp_path)
+    discriminator = build_discriminator(
+        DiscriminatorSettings(architecture="waves", noise_conditional=True), (3,), 4
+    )
+    discriminator.save_pretrained(tmp_path)
     x, level, label = torch.randn(5, 3), torch.rand(5), torch.tensor([0, 3, 1, 2, 2])
-    torch.testing.assert_close(load_network(tmp_path)(x, level, label), critic(x, level, label))
-    assert critic.shape == (3,)
+    torch.testing.assert_close(
+        load_network(tmp_path)(x, level, label), discriminator(x, level, label)
+    )
+    assert discriminator.shape == (3,)
 
 
 def test_what_waves_are_not_for_is_said():
     with pytest.raises(InputError, match="architecture waves is for points"):
-        build_critic(CriticSettings(architecture="waves"), (1, 8, 8))
+        build_discriminator(DiscriminatorSettings(architecture="waves"), (1, 8, 8))
     settings = GeneratorSettings(architecture="waves")  # pyright: ignore
     with pytest.raises(InputError, match="no architecture 'waves'; there are"):
         build_generator(settings, (2,))
     with pytest.raises(InputError, match="finest is a wavelength and must be positive"):
-        Waves(dimension=2, waves=3, finest=0.0)
+        FourierFeatures(dimension=2, waves=3, finest=0.0)

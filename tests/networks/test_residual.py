@@ -3,14 +3,16 @@ import math
 import pytest
 import torch
 
-from hybridgen.networks.residual import ResidualCritic, ResidualGenerator
+from hybridgen.networks.residual import ResidualDiscriminator, ResidualGenerator
 
 
 def test_the_blocks_of_a_network_know_how_many_they_are():
     torch.manual_seed(0)
-    critic = ResidualCritic(resolution=32, width=32, depth=4)
+    discriminator = ResidualDiscriminator(resolution=32, width=32, depth=4)
     variance = 2 / 1.04 / math.sqrt(16)
-    assert critic.blocks[0].mix.weight.var().item() == pytest.approx(variance / (16 * 9), rel=0.05)
+    assert discriminator.blocks[0].mix.weight.var().item() == pytest.approx(
+        variance / (16 * 9), rel=0.05
+    )
 
 
 @pytest.mark.parametrize("classes", [0, 10])
@@ -26,33 +28,33 @@ def test_a_new_generator_starts_from_unit_variance(classes):
 def test_layers_outside_the_blocks_start_with_gain_one():
     torch.manual_seed(0)
     generator = ResidualGenerator(resolution=8, channels=3, width=256, depth=1)
-    critic = ResidualCritic(resolution=8, channels=3, width=256, depth=1)
+    discriminator = ResidualDiscriminator(resolution=8, channels=3, width=256, depth=1)
     variances = {
         generator.narrow[0]: 1 / 512,
         generator.out: 1 / 256,
-        critic.entry: 1 / 3,
-        critic.widen[0]: 1 / 256,
-        critic.head.linear: 1 / 512,
+        discriminator.entry: 1 / 3,
+        discriminator.widen[0]: 1 / 256,
+        discriminator.head.linear: 1 / 512,
     }
     for layer, variance in variances.items():
         assert layer.weight.var().item() == pytest.approx(variance, rel=0.2)
         assert layer.bias is None
-    assert critic.collect.var().item() == pytest.approx(1 / 16, rel=0.1)
+    assert discriminator.collect.var().item() == pytest.approx(1 / 16, rel=0.1)
 
 
-def test_a_critic_sees_the_pixels_at_the_border():
-    critic = ResidualCritic(resolution=12, width=8, depth=1)
+def test_a_discriminator_sees_the_pixels_at_the_border():
+    discriminator = ResidualDiscriminator(resolution=12, width=8, depth=1)
     x = torch.randn(2, 1, 12, 12, requires_grad=True)
-    (gradient,) = torch.autograd.grad(critic(x).sum(), x)
+    (gradient,) = torch.autograd.grad(discriminator(x).sum(), x)
     assert gradient.ne(0).all()
 
 
-def test_a_critic_ends_in_a_depthwise_convolution_as_large_as_the_base():
-    critic, seen = ResidualCritic(resolution=28, width=32, depth=1), []
-    critic.blocks[-1].register_forward_hook(lambda module, args, out: seen.append(out))
-    critic.head.linear.register_forward_hook(lambda module, args, out: seen.append(args[0]))
-    critic(torch.randn(2, 1, 28, 28))
-    kernel = critic.collect.unsqueeze(1)
+def test_a_discriminator_ends_in_a_depthwise_convolution_as_large_as_the_base():
+    discriminator, seen = ResidualDiscriminator(resolution=28, width=32, depth=1), []
+    discriminator.blocks[-1].register_forward_hook(lambda module, args, out: seen.append(out))
+    discriminator.head.linear.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    discriminator(torch.randn(2, 1, 28, 28))
+    kernel = discriminator.collect.unsqueeze(1)
     expected = torch.nn.functional.conv2d(seen[0], kernel, groups=len(kernel)).flatten(1)
     torch.testing.assert_close(seen[1], expected, rtol=1e-4, atol=1e-5)
-    assert critic.collect.std().item() == pytest.approx(1 / 7, rel=0.1)
+    assert discriminator.collect.std().item() == pytest.approx(1 / 7, rel=0.1)

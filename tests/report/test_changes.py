@@ -26,14 +26,14 @@ def about(sentences, beginning):
         (
             lambda q: guided(8, quality=q),
             diffusion(8, quality=20.0),
-            f"{GUIDANCE} a critic, \u201cdiffusion\u201d",
+            f"{GUIDANCE} a discriminator, \u201cdiffusion\u201d",
             "unguided",
             "8 calls, scale 1",
         ),
         (
             lambda q: refined(5, quality=q),
             gan(quality=20.0),
-            f"{REFINEMENT} a critic, \u201cGAN\u201d",
+            f"{REFINEMENT} a discriminator, \u201cGAN\u201d",
             "unrefined",
             "5 rounds",
         ),
@@ -79,7 +79,8 @@ def test_what_varied_is_named_and_one_pair_is_shown():
     )
     steered = [guided(n, quality=q) for n, q in ((4, 50.0), (8, 30.0), (16, 15.0))]
     assert about(said(*base, *steered), GUIDANCE).startswith(
-        "Guided by a critic, \u201cdiffusion\u201d is better than unguided at 4, 8 and 16 calls, "
+        "Guided by a discriminator, \u201cdiffusion\u201d is better than unguided at 4, 8 and 16 "
+        "calls, "
         "scale 1. At its best, \u201cguided, 16 calls, scale 1\u201d has"
     )
 
@@ -109,11 +110,12 @@ def test_budgets_are_put_together(settings, text):
 def test_several_methods_of_one_kind_are_named():
     first = refined(5, quality=20.0, kind="k")
     second = row("rejected", "2 rounds", quality=30.5, kind="k", baseline="GAN",
-                 calls=first.expense.calls)  # fmt: skip
+                 calls=first.cost.calls)  # fmt: skip
     third = row("weighed", "9 rounds", quality=31.0, kind="k", baseline="GAN",
-                calls=first.expense.calls)  # fmt: skip
+                calls=first.cost.calls)  # fmt: skip
     assert about(said(gan(), first, second, third), REFINEMENT).startswith(
-        "Refined by a critic, \u201cGAN\u201d is better than unrefined as \u201cGAN, refined\u201d "
+        "Refined by a discriminator, \u201cGAN\u201d is better than unrefined as \u201cGAN, "
+        "refined\u201d "
         "at 5 rounds and cannot be told apart from unrefined as \u201crejected\u201d at 2 rounds "
         "and \u201cweighed\u201d at 9 rounds. At its best, \u201cGAN, refined, 5 rounds\u201d"
     )
@@ -128,10 +130,10 @@ def test_without_equal_calls_nothing_is_said_of_a_change():
 def test_refinement_of_two_kinds_is_spoken_of_twice():
     one = refined(5, quality=20.0, kind="gan, refined")
     other = row(
-        "walked", "8 calls, 5 rounds", calls=one.expense.calls, baseline="diffusion", quality=5.0
+        "walked", "8 calls, 5 rounds", calls=one.cost.calls, baseline="diffusion", quality=5.0
     )
     assert spoken(said(gan(), one, diffusion(1, quality=20.0), other)) == ["GAN"]
-    other = row("walked", "1 calls, 5 rounds", calls=one.expense.calls * 2, baseline="diffusion")
+    other = row("walked", "1 calls, 5 rounds", calls=one.cost.calls * 2, baseline="diffusion")
     found = spoken(said(gan(), one, diffusion(1, quality=20.0), other))
     assert found == ["GAN", "diffusion"]
 
@@ -146,7 +148,8 @@ def test_a_range_never_spans_a_budget_with_another_outcome():
     found = ((10, 1, 10.0), (10, 2, 20.0), (10, 4, 10.0), (18, 1, 10.0), (18, 2, 20.0))
     steered = [guided(n, scale, quality=q) for n, scale, q in found]
     assert about(said(*base, *steered), GUIDANCE).startswith(
-        "Guided by a critic, \u201cdiffusion\u201d is better than unguided at 10 calls, scale 1; "
+        "Guided by a discriminator, \u201cdiffusion\u201d is better than unguided at 10 calls, "
+        "scale 1; "
         "10 calls, scale 4; 18 calls, scale 1 and cannot be told apart from unguided at 10 and 18 "
         "calls, scale 2."
     )

@@ -37,10 +37,10 @@ def test_better_and_faster_is_lower_and_further_left():
     ],
 )
 def test_small_distances_are_told_apart_beside_large_ones(metric, values, log):
-    figures = [estimate(value, 0.5, floor=value / 2, truth=0.0) for value in values]
+    figures = [estimate(value, 0.5, floor=value / 2, ideal=0.0) for value in values]
     chart = chart_of(*(row(str(f), figures={metric: f}) for f in figures), metric=metric)
     levels = {reference.style for reference in chart.references}
-    assert levels == ({"floor"} if log else {"floor", "truth"})
+    assert levels == ({"floor"} if log else {"floor", "ideal"})
     assert all(0 <= end <= 100 for point in chart.points for end in (*point.y_ends, *point.x_ends))
 
 
@@ -50,7 +50,7 @@ def test_a_mark_tells_name_figure_interval_seconds_and_calls():
         "guided, 8 calls, scale 1",
         "Fr\u00e9chet distance 12.0 (11.0 to 13.0)",
         "1.00 ms (990 \u00b5s to 1.01 ms) a sample",
-        "calls: 8 denoiser, 8 critic forward, 8 critic backward",
+        "calls: 8 denoiser, 8 discriminator forward, 8 discriminator backward",
     )
 
 

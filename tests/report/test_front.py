@@ -9,10 +9,10 @@ import yaml
 from PIL import Image
 
 from hybridgen.errors import InputError
-from hybridgen.evaluation.results import Comparison, Expense, Row, Trained
+from hybridgen.evaluation.results import Comparison, Row, SamplingCost, Trained
 from hybridgen.evaluation.runs import biography, drawn_curves
 from hybridgen.metrics.intervals import Estimate
-from hybridgen.networks.mlp import MlpCritic, MlpGenerator
+from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.protocols import Cost
 from hybridgen.report.front_picture import draw_front, named
 from hybridgen.report.publish import flat
@@ -20,7 +20,7 @@ from hybridgen.report.publish import flat
 
 def row(method, value, seconds, calls):
     figure = Estimate(value=value, low=value - 1, high=value + 1, floor=0.5)
-    spent = Expense(
+    spent = SamplingCost(
         calls=calls,
         flops=12.0,
         seconds=Estimate(value=seconds, low=seconds / 2, high=2 * seconds),
@@ -28,7 +28,7 @@ def row(method, value, seconds, calls):
         batch=4,
     )
     figures = {"frechet_distance": figure}
-    return Row(method=method, setting="", kind="gan", models=("m",), figures=figures, expense=spent)
+    return Row(method=method, setting="", kind="gan", models=("m",), figures=figures, cost=spent)
 
 
 @pytest.fixture
@@ -71,14 +71,17 @@ def test_a_frechet_distance_is_called_by_its_features():
 
 
 def test_a_biography_tells_steps_images_and_parameters(tmp_path):
-    generator, critic = MlpGenerator(latent=2, width=8, depth=1), MlpCritic(width=8, depth=1)
+    generator, discriminator = (
+        MlpGenerator(latent=2, width=8, depth=1),
+        MlpDiscriminator(width=8, depth=1),
+    )
     generator.save_pretrained(tmp_path / "generator")
-    critic.save_pretrained(tmp_path / "critic")
+    discriminator.save_pretrained(tmp_path / "discriminator")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"training": {"batch": 32}}))
     with pytest.raises(InputError, match="is not finished"):
         biography("gan", tmp_path, "python")
     (tmp_path / "result.json").write_text(json.dumps({"steps": 10, "seconds": 1.5}))
-    lines = [{"step": step, "critic": step / 2, "images": 3} for step in range(1, 401)]
+    lines = [{"step": step, "discriminator": step / 2, "images": 3} for step in range(1, 401)]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = biography("gan", tmp_path, "python x")
     assert found.facts == {
@@ -87,9 +90,9 @@ def test_a_biography_tells_steps_images_and_parameters(tmp_path):
         "images": 320,
         "seconds": 1.5,
         "generator_parameters": sum(p.numel() for p in generator.parameters()),
-        "critic_parameters": sum(p.numel() for p in critic.parameters()),
+        "discriminator_parameters": sum(p.numel() for p in discriminator.parameters()),
     }
-    steps, values = found.curves["critic"]
+    steps, values = found.curves["discriminator"]
     assert len(steps) == 100
     assert steps[0] == 2.5
     torch.testing.assert_close(torch.tensor(values), torch.tensor(steps) / 2)

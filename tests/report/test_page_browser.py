@@ -138,7 +138,7 @@ def test_pointing_at_a_mark_shows_its_figures(driver, address, width):
         "guided, 8 calls, scale 1",
         "Fr\u00e9chet distance 12.0 (11.0 to 13.0)",
         "2.00 ms (1.98 ms to 2.02 ms) a sample",
-        "calls: 8 denoiser, 8 critic forward, 8 critic backward",
+        "calls: 8 denoiser, 8 discriminator forward, 8 discriminator backward",
     ]
     box = driver.execute_script(
         "return document.querySelector('#tip').getBoundingClientRect().toJSON()"

@@ -106,7 +106,7 @@ def test_guidance_and_training_stand_beside_their_baseline_at_equal_calls():
 
 
 def test_refinement_stands_beside_the_budget_that_it_refines():
-    cost = Cost(denoiser=48, critic_forward=6)
+    cost = Cost(denoiser=48, discriminator_forward=6)
     walked = row("walked", "8 calls, 5 rounds", calls=cost, baseline="diffusion")
     rows = [gan(), refined(5), diffusion(8), diffusion(18), walked]
     assert found(*rows) == [
@@ -123,7 +123,7 @@ def test_no_baseline_is_better_than_a_wrong_one():
     assert found(*twins, guided(8)) == []
     assert found(row("self", calls=Cost(denoiser=1), baseline="self")) == []
     costly = row("GAN", calls=Cost(generator=9))
-    critical = row("GAN", calls=Cost(generator=2, critic_forward=9))
+    critical = row("GAN", calls=Cost(generator=2, discriminator_forward=9))
     for base in (costly, critical):
         assert found(base, refined(5)) == []
     assert found(gan(), row("x", calls=Cost(generator=2), baseline="GAN")) == []

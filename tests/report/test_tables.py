@@ -26,7 +26,7 @@ def test_the_quality_table_is_bold_only_where_intervals_are_apart():
 
 
 def test_floor_and_truth_stand_above_the_rows():
-    one = row("a", figures={"frechet_distance": estimate(12, floor=10.0, truth=0.0)})
+    one = row("a", figures={"frechet_distance": estimate(12, floor=10.0, ideal=0.0)})
     found = cells(quality_table(comparison(one), looks("a")), "Fr\u00e9chet distance")
     assert [cell.text for cell in found.values()] == ["10", "0", "12.0"]
 

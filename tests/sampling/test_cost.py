@@ -30,7 +30,7 @@ def total(x, sigma, label=None):
 
 
 class CountedBackwards:
-    """A critic that counts both its calls and the gradients taken through it."""
+    """A discriminator that counts both its calls and the gradients taken through it."""
 
     def __init__(self):
         self.forward, self.backward = 0, 0
@@ -46,24 +46,28 @@ class CountedBackwards:
 
 
 def cost(denoiser=0, forward=0, backward=0):
-    return Cost(denoiser=denoiser, critic_forward=forward, critic_backward=backward)
+    return Cost(denoiser=denoiser, discriminator_forward=forward, discriminator_backward=backward)
 
 
-def in_window(denoiser, critic):
-    return discriminator_guidance(denoiser, critic, window=(0.3, 5.0))
+def in_window(denoiser, discriminator):
+    return discriminator_guidance(denoiser, discriminator, window=(0.3, 5.0))
 
 
 GUIDANCE = {
     "no guidance": lambda d, c: d,
-    "a critic": lambda d, c: discriminator_guidance(d, c),
-    "a critic at scale zero": lambda d, c: discriminator_guidance(d, c, 0.0),
-    "a critic behind a closed window": lambda d, c: discriminator_guidance(d, c, window=(90, 99)),
-    "a critic in a window": lambda d, c: in_window(d, c),
-    "a critic at some scales": lambda d, c: discriminator_guidance(d, c, lambda s: (s > 1) * 2.0),
-    "two critics": lambda d, c: discriminator_guidance(discriminator_guidance(d, c), c, 0.5),
+    "a discriminator": lambda d, c: discriminator_guidance(d, c),
+    "a discriminator at scale zero": lambda d, c: discriminator_guidance(d, c, 0.0),
+    "a discriminator behind a closed window": lambda d, c: discriminator_guidance(
+        d, c, window=(90, 99)
+    ),
+    "a discriminator in a window": lambda d, c: in_window(d, c),
+    "a discriminator at some scales": lambda d, c: discriminator_guidance(
+        d, c, lambda s: (s > 1) * 2.0
+    ),
+    "two discriminators": lambda d, c: discriminator_guidance(discriminator_guidance(d, c), c, 0.5),
     "labels": lambda d, c: classifier_free_guidance(d, 2.0),
-    "labels inside a critic": lambda d, c: in_window(classifier_free_guidance(d, 2.0), c),
-    "a critic inside labels": lambda d, c: classifier_free_guidance(in_window(d, c), 2.0),
+    "labels inside a discriminator": lambda d, c: in_window(classifier_free_guidance(d, 2.0), c),
+    "a discriminator inside labels": lambda d, c: classifier_free_guidance(in_window(d, c), 2.0),
 }
 
 
@@ -71,26 +75,26 @@ GUIDANCE = {
 @pytest.mark.parametrize("churn", [0.0, 3.0])
 @pytest.mark.parametrize("name", GUIDANCE)
 def test_the_cost_that_is_told_is_the_cost_that_is_counted(name, churn, dtype):
-    denoiser, critic = Counted(halved), CountedBackwards()
-    sampler = Heun(GUIDANCE[name](denoiser, critic), (2,), karras_sigmas(7), churn=churn)
+    denoiser, discriminator = Counted(halved), CountedBackwards()
+    sampler = Heun(GUIDANCE[name](denoiser, discriminator), (2,), karras_sigmas(7), churn=churn)
     sampler(torch.randn(3, 2, dtype=dtype), LABEL)
-    assert sampler.cost == cost(denoiser.calls, critic.forward, critic.backward)
+    assert sampler.cost == cost(denoiser.calls, discriminator.forward, discriminator.backward)
     assert sampler.calls == denoiser.calls
 
 
 @pytest.mark.parametrize("guidance", GUIDANCE)
 @pytest.mark.parametrize("name", get_args(SamplerName))
 def test_the_cost_that_is_told_is_the_cost_that_is_counted_under_every_scheduler(name, guidance):
-    denoiser, critic = Counted(halved), CountedBackwards()
+    denoiser, discriminator = Counted(halved), CountedBackwards()
     settings = SamplerSettings(name=name, steps=6)
-    sampler = build_sampler(settings, GUIDANCE[guidance](denoiser, critic), (2,))
+    sampler = build_sampler(settings, GUIDANCE[guidance](denoiser, discriminator), (2,))
     sampler(torch.randn(3, 2), LABEL)
-    assert sampler.cost == cost(denoiser.calls, critic.forward, critic.backward)
+    assert sampler.cost == cost(denoiser.calls, discriminator.forward, discriminator.backward)
     a_step = 2 if "labels" in guidance else 1
     steps = 11 if name in ("heun", "heun_discrete") else 6
     assert sampler.calls == denoiser.calls == a_step * steps
-    if guidance == "two critics":  # their window is open but for the lowest levels
-        assert 2 * (steps - 2) <= critic.forward == critic.backward <= 2 * steps
+    if guidance == "two discriminators":  # their window is open but for the lowest levels
+        assert 2 * (steps - 2) <= discriminator.forward == discriminator.backward <= 2 * steps
 
 
 def test_a_single_pass_costs_one_call_of_its_generator():
@@ -103,12 +107,12 @@ def test_a_single_pass_costs_one_call_of_its_generator():
 def test_costs_of_compositions_are_what_a_hand_counts():
     made = {name: make(halved, total) for name, make in GUIDANCE.items()}
     assert cost_of(made["no guidance"], 1.0) == cost(1, 0, 0)
-    assert cost_of(made["a critic"], 1.0) == cost(1, 1, 1)
-    assert cost_of(made["a critic"], 0.04) == cost(1, 0, 0)
-    assert cost_of(made["a critic at scale zero"], 1.0) == cost(1, 0, 0)
-    assert cost_of(made["two critics"], 1.0) == cost(1, 2, 2)
-    assert cost_of(made["labels inside a critic"], 1.0) == cost(2, 1, 1)
-    assert cost_of(made["a critic inside labels"], 1.0) == cost(2, 2, 2)
+    assert cost_of(made["a discriminator"], 1.0) == cost(1, 1, 1)
+    assert cost_of(made["a discriminator"], 0.04) == cost(1, 0, 0)
+    assert cost_of(made["a discriminator at scale zero"], 1.0) == cost(1, 0, 0)
+    assert cost_of(made["two discriminators"], 1.0) == cost(1, 2, 2)
+    assert cost_of(made["labels inside a discriminator"], 1.0) == cost(2, 1, 1)
+    assert cost_of(made["a discriminator inside labels"], 1.0) == cost(2, 2, 2)
 
 
 def test_every_kind_of_call_is_added_and_multiplied():
@@ -120,10 +124,10 @@ def test_every_kind_of_call_is_added_and_multiplied():
 
 
 def test_levels_that_churn_raises_into_the_window_are_counted():
-    critic, sigmas = CountedBackwards(), torch.tensor([4.0, 2.0, 1.0, 0.0])
-    guided = discriminator_guidance(halved, critic, window=(4.5, 5.0))
+    discriminator, sigmas = CountedBackwards(), torch.tensor([4.0, 2.0, 1.0, 0.0])
+    guided = discriminator_guidance(halved, discriminator, window=(4.5, 5.0))
     assert Heun(guided, (2,), sigmas).cost == cost(5, 0, 0)
     sampler = Heun(guided, (2,), sigmas, churn=0.6)
     assert sampler.cost == cost(5, 1, 1)
     sampler(torch.randn(3, 2))
-    assert (critic.forward, critic.backward) == (1, 1)
+    assert (discriminator.forward, discriminator.backward) == (1, 1)

@@ -19,8 +19,8 @@ from oracles import (
     Q,
     cumulative,
     draws,
-    exact_critic,
     exact_denoiser,
+    exact_discriminator,
     ks,
     mass_right_of_zero,
     unit_noise,
@@ -41,9 +41,9 @@ from hybridgen.sampling.samplers import Heun
 EVERYWHERE = (0.0, math.inf)
 
 
-def guided(scale=1.0, critic=None, window=EVERYWHERE):
+def guided(scale=1.0, discriminator=None, window=EVERYWHERE):
     return discriminator_guidance(
-        exact_denoiser(Q), critic or exact_critic(P, Q), scale, window=window
+        exact_denoiser(Q), discriminator or exact_discriminator(P, Q), scale, window=window
     )
 
 
@@ -53,7 +53,7 @@ def sampled(denoiser, steps=40, churn=0.0):
 
 @cache
 def first_row():
-    """The exact critic at both of Heun's slopes, 40 steps."""
+    """The exact discriminator at both of Heun's slopes, 40 steps."""
     return sampled(guided())
 
 
@@ -82,9 +82,9 @@ def shrink(sigma):
     return 1 / (1 + sigma**2).sqrt()
 
 
-def vp_critic(x_vp, sigma, label=None):
-    """The same best critic, for one that was trained on `x_vp`."""
-    return exact_critic(P, Q)(x_vp / like(shrink(sigma), x_vp), sigma)
+def vp_discriminator(x_vp, sigma, label=None):
+    """The same best discriminator, for one that was trained on `x_vp`."""
+    return exact_discriminator(P, Q)(x_vp / like(shrink(sigma), x_vp), sigma)
 
 
 def guided_by_hand(power):
@@ -93,13 +93,13 @@ def guided_by_hand(power):
     def denoiser(x, sigma, label=None):
         with torch.enable_grad():
             x_vp = (x * like(shrink(sigma), x)).requires_grad_(True)
-            (gradient,) = torch.autograd.grad(vp_critic(x_vp, sigma).sum(), x_vp)
+            (gradient,) = torch.autograd.grad(vp_discriminator(x_vp, sigma).sum(), x_vp)
         return Q.denoise(x, sigma) + like(sigma**2 * shrink(sigma) ** power, x) * gradient
 
     return denoiser
 
 
-def test_the_exact_critic_turns_the_wrong_model_into_the_data():
+def test_the_exact_discriminator_turns_the_wrong_model_into_the_data():
     assert w1(first_row()) < 0.05  # .024
     assert ks(first_row()) < 0.02  # .009
     assert inside_the_first_gate(first_row())
@@ -139,16 +139,18 @@ MUTANTS = {
     "the wrong sign": (lambda: guided(scale=-1.0), 1.40),
     "the gradient for x_vp without a": (lambda: guided_by_hand(0), 2.61),
     "the gradient for x_vp times a squared": (lambda: guided_by_hand(2), 0.68),
-    "a critic told 0.9 sigma": (lambda: at_another_level(0.9), 0.17),
-    "a critic told 1.1 sigma": (lambda: at_another_level(1.1), 0.19),
+    "a discriminator told 0.9 sigma": (lambda: at_another_level(0.9), 0.17),
+    "a discriminator told 1.1 sigma": (lambda: at_another_level(1.1), 0.19),
     "twice the scale": (lambda: PerSlope(2, 2), 0.70),
     "the first slope only": (lambda: PerSlope(1, 0), 0.58),
 }
 
 
 def at_another_level(factor):
-    critic = exact_critic(P, Q)
-    return guided(critic=lambda x, sigma, label=None: critic(x, factor * sigma, label))
+    discriminator = exact_discriminator(P, Q)
+    return guided(
+        discriminator=lambda x, sigma, label=None: discriminator(x, factor * sigma, label)
+    )
 
 
 @pytest.mark.parametrize("name", MUTANTS)
@@ -159,19 +161,21 @@ def test_every_mistake_misses_the_first_gate(name):
     assert w1(x) == pytest.approx(table, rel=0.1, abs=0.03)
 
 
-def test_a_critic_in_vp_scale_guides_exactly_once_the_chain_rule_is_obeyed():
+def test_a_discriminator_in_vp_scale_guides_exactly_once_the_chain_rule_is_obeyed():
     def adapted(x, sigma, label=None):
-        return vp_critic(x * like(shrink(sigma), x), sigma, label)
+        return vp_discriminator(x * like(shrink(sigma), x), sigma, label)
 
     torch.testing.assert_close(sampled(guided_by_hand(1)), first_row(), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(sampled(guided(critic=adapted)), first_row(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        sampled(guided(discriminator=adapted)), first_row(), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_closing_the_window_at_low_noise_costs_nothing():
-    critic = Counted(exact_critic(P, Q))
-    distance = w1(sampled(guided(critic=critic, window=(0.0447, math.inf))))  # .022
+    discriminator = Counted(exact_discriminator(P, Q))
+    distance = w1(sampled(guided(discriminator=discriminator, window=(0.0447, math.inf))))  # .022
     assert distance == pytest.approx(w1(first_row()), abs=0.01)
-    assert critic.calls < 2 * 40 - 1
+    assert discriminator.calls < 2 * 40 - 1
 
 
 @pytest.mark.parametrize("churn", [10.0, 40.0])
@@ -226,14 +230,21 @@ def test_importance_resampling_keeps_its_share_of_independent_samples():
         (80.0, 1.3863, 7e-5),
     ],
 )
-def test_on_noised_draws_the_best_critic_scores_the_least_cross_entropy(sigma, bce, kl):
-    """By draws, as a trained critic is measured; test_mixtures integrates the same numbers."""
+def test_on_noised_draws_the_best_discriminator_scores_the_least_cross_entropy(sigma, bce, kl):
+    """By draws, as a trained discriminator is measured; test_mixtures integrates the same
+    numbers.
+    """
     noise = unit_noise(REFERENCE, seed=4)
     real = draws(P, REFERENCE, seed=5) + sigma * noise
     fake = draws(Q, REFERENCE, seed=6) + sigma * noise.flip(0)
-    critic, level = exact_critic(P, Q), torch.full((REFERENCE,), sigma, dtype=torch.float64)
-    on_real, on_fake = critic(real, level), critic(fake, level)
-    assert float(non_saturating.critic(on_real, on_fake).mean()) == pytest.approx(bce, abs=0.01)
+    discriminator, level = (
+        exact_discriminator(P, Q),
+        torch.full((REFERENCE,), sigma, dtype=torch.float64),
+    )
+    on_real, on_fake = discriminator(real, level), discriminator(fake, level)
+    assert float(non_saturating.discriminator(on_real, on_fake).mean()) == pytest.approx(
+        bce, abs=0.01
+    )
     assert float(on_real.mean()) == pytest.approx(kl, abs=0.02)
 
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import Counted, exact_critic, exact_denoiser
+from oracles import Counted, exact_denoiser, exact_discriminator
 from torch import nn
 
 from hybridgen.losses.discriminators import Unconditional
 from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.maths.noise import karras_sigmas, like
-from hybridgen.networks.dcgan import DcganCritic
+from hybridgen.networks.dcgan import DcganDiscriminator
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
-from hybridgen.networks.mlp import MlpCritic
+from hybridgen.networks.mlp import MlpDiscriminator
 from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
 from hybridgen.sampling.samplers import Heun
 
@@ -34,7 +34,7 @@ def zero(x, sigma, label=None):
     return torch.zeros_like(x)
 
 
-def linear_critic(x, sigma, label=None):
+def linear_discriminator(x, sigma, label=None):
     return x @ W.to(x)
 
 
@@ -43,7 +43,7 @@ def shifted(x, sigma, label=None):
     return x / 2 + (0 if label is None else like(10.0 * (label + 1), x).to(x))
 
 
-class LearnedCritic(nn.Module):
+class LearnedDiscriminator(nn.Module):
     def __init__(self):
         super().__init__()
         self.net = nn.Sequential(nn.Linear(3, 16), nn.SiLU(), nn.Linear(16, 1))
@@ -59,9 +59,11 @@ class LearnedCritic(nn.Module):
 @given(
     st.floats(1e-3, 80.0), st.floats(0.2, 3.0), st.floats(0.2, 3.0), st.sampled_from([(2,), (1,)])
 )
-def test_the_best_critic_guides_the_wrong_denoiser_to_the_right_one(level, real, model, shape):
+def test_the_best_discriminator_guides_the_wrong_denoiser_to_the_right_one(
+    level, real, model, shape
+):
     p, q = gaussian(real, *shape), gaussian(model, *shape)
-    guided = discriminator_guidance(exact_denoiser(q), exact_critic(p, q), window=EVERYWHERE)
+    guided = discriminator_guidance(exact_denoiser(q), exact_discriminator(p, q), window=EVERYWHERE)
     sigma = torch.full((7,), level, dtype=torch.float64)
     noise = torch.randn(7, *shape, generator=torch.Generator().manual_seed(0)).double()
     x = (model**2 + level**2) ** 0.5 * noise
@@ -71,7 +73,7 @@ def test_the_best_critic_guides_the_wrong_denoiser_to_the_right_one(level, real,
 
 
 def test_what_is_added_is_scale_times_variance_times_slope_for_every_sample_alone():
-    guided = discriminator_guidance(exact_denoiser(gaussian(1.0)), linear_critic, 0.5)
+    guided = discriminator_guidance(exact_denoiser(gaussian(1.0)), linear_discriminator, 0.5)
     added = guided(X, SIGMA) - exact_denoiser(gaussian(1.0))(X, SIGMA)
     torch.testing.assert_close(added, 0.5 * SIGMA[:, None] ** 2 * W)
 
@@ -84,13 +86,13 @@ def test_images_are_guided_as_points_are():
 
 
 def test_the_scale_may_be_a_function_of_sigma():
-    guided = discriminator_guidance(zero, linear_critic, lambda sigma: 1 / (1 + sigma))
+    guided = discriminator_guidance(zero, linear_discriminator, lambda sigma: 1 / (1 + sigma))
     scale = (1 / (1 + SIGMA))[:, None]
     torch.testing.assert_close(guided(X, SIGMA), scale * SIGMA[:, None] ** 2 * W)
 
 
 def test_outside_the_window_nothing_is_added_low_belongs_to_it_and_high_does_not():
-    guided = discriminator_guidance(zero, linear_critic, window=(0.1, 2.0))
+    guided = discriminator_guidance(zero, linear_discriminator, window=(0.1, 2.0))
     sigma = torch.tensor([0.0999, 0.1, 1.0, 2.0, 2.1])
     added = guided(torch.ones(5, 2), sigma).norm(dim=1)
     assert added[[0, 3, 4]].tolist() == [0, 0, 0]
@@ -106,16 +108,16 @@ def test_outside_the_window_a_gradient_that_is_not_finite_does_no_harm():
     assert torch.isfinite(guided(X, SIGMA)).all()
 
 
-def test_scale_zero_and_a_closed_window_ask_no_critic():
+def test_scale_zero_and_a_closed_window_ask_no_discriminator():
     for scale, window in [(0.0, EVERYWHERE), (1.0, (5.0, 6.0)), (lambda s: 0 * s, EVERYWHERE)]:
-        critic = Counted(linear_critic)
-        guided = discriminator_guidance(shifted, critic, scale, window=window)
+        discriminator = Counted(linear_discriminator)
+        guided = discriminator_guidance(shifted, discriminator, scale, window=window)
         torch.testing.assert_close(guided(X, SIGMA), X / 2, rtol=0, atol=0)
-        assert critic.calls == 0
+        assert discriminator.calls == 0
 
 
 def test_the_clip_bounds_what_is_added_to_each_sample_and_keeps_its_direction():
-    guided = discriminator_guidance(zero, linear_critic, 1.0, clip=3.0)
+    guided = discriminator_guidance(zero, linear_discriminator, 1.0, clip=3.0)
     added = guided(X, SIGMA)
     # The closed form: |sigma^2 W| is 0.05, 5 and 20.
     torch.testing.assert_close(added.norm(dim=1), torch.tensor([0.05, 3.0, 3.0]))
@@ -132,8 +134,8 @@ def test_the_clip_is_over_all_entries_of_an_image_and_survives_no_gradient_at_al
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_guidance_works_where_gradients_are_switched_off(mode):
-    critic = LearnedCritic()
-    guided = discriminator_guidance(shifted, critic)
+    discriminator = LearnedDiscriminator()
+    guided = discriminator_guidance(shifted, discriminator)
     outside = guided(X, SIGMA, LABEL)
     with mode():
         # Made inside, as a sampler makes them: tensors of inference mode know no gradients.
@@ -144,35 +146,35 @@ def test_guidance_works_where_gradients_are_switched_off(mode):
 
 def test_a_whole_sampler_runs_in_inference_mode():
     noise = torch.randn(4, 2)
-    sampler = Heun(discriminator_guidance(shifted, LearnedCritic()), (2,), karras_sigmas(4))
+    sampler = Heun(discriminator_guidance(shifted, LearnedDiscriminator()), (2,), karras_sigmas(4))
     with torch.inference_mode():
         inside = sampler(noise, LABEL[:1].expand(4))
     torch.testing.assert_close(inside, sampler(noise, LABEL[:1].expand(4)))
 
 
-def test_guidance_leaves_no_gradient_in_the_critic_nor_in_its_input():
-    critic = LearnedCritic()
+def test_guidance_leaves_no_gradient_in_the_discriminator_nor_in_its_input():
+    discriminator = LearnedDiscriminator()
     x = X.clone()
-    discriminator_guidance(shifted, critic)(x, SIGMA)
-    assert all(p.grad is None and p.requires_grad for p in critic.parameters())
+    discriminator_guidance(shifted, discriminator)(x, SIGMA)
+    assert all(p.grad is None and p.requires_grad for p in discriminator.parameters())
     assert x.grad is None
     assert not x.requires_grad
 
 
 @pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("autocast", [False, True])
-def test_the_critic_computes_in_float32_and_the_answer_is_in_the_type_of_x(given, autocast):
-    critic = LearnedCritic()
-    guided = discriminator_guidance(lambda x, s, y: x / 2, critic)
+def test_the_discriminator_computes_in_float32_and_the_answer_is_in_the_type_of_x(given, autocast):
+    discriminator = LearnedDiscriminator()
+    guided = discriminator_guidance(lambda x, s, y: x / 2, discriminator)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         answer = guided(X.to(given), SIGMA.to(given))
-    assert critic.seen == [(torch.float32,) * 3]
+    assert discriminator.seen == [(torch.float32,) * 3]
     assert answer.dtype == given
 
 
 def test_a_denoiser_in_bfloat16_under_autocast_does_not_round_what_guidance_adds():
     layer = nn.Linear(2, 2)
-    guided = discriminator_guidance(lambda x, s, y: layer(x), linear_critic)
+    guided = discriminator_guidance(lambda x, s, y: layer(x), linear_discriminator)
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         answer = guided(X, SIGMA)
         estimate = layer(X).float()
@@ -181,17 +183,17 @@ def test_a_denoiser_in_bfloat16_under_autocast_does_not_round_what_guidance_adds
 
 
 def test_in_float64_nothing_is_rounded_to_float32():
-    guided = discriminator_guidance(zero, linear_critic)
+    guided = discriminator_guidance(zero, linear_discriminator)
     x, sigma = X.double(), torch.full((3,), 0.3, dtype=torch.float64)
     expected = (sigma**2)[:, None] * W.double()
     torch.testing.assert_close(guided(x, sigma), expected, rtol=1e-14, atol=0)
 
 
-def test_labels_reach_the_denoiser_and_the_critic():
-    def critic(x, sigma, label=None):
+def test_labels_reach_the_denoiser_and_the_discriminator():
+    def discriminator(x, sigma, label=None):
         return x.sum(1) * (0 if label is None else label + 1)
 
-    guided = discriminator_guidance(shifted, critic)
+    guided = discriminator_guidance(shifted, discriminator)
     expected = X / 2 + 10.0 * (LABEL[:, None] + 1) + SIGMA[:, None] ** 2 * (LABEL[:, None] + 1)
     torch.testing.assert_close(guided(X, SIGMA, LABEL), expected)
     torch.testing.assert_close(guided(X, SIGMA), X / 2)
@@ -223,22 +225,26 @@ def test_without_labels_classifier_free_guidance_is_the_unconditional_denoiser()
     assert counted.calls == 1
 
 
-def composed(order, denoiser, critic, **settings):
-    if order == "critic outside":
-        return discriminator_guidance(classifier_free_guidance(denoiser, 2.0), critic, **settings)
-    return classifier_free_guidance(discriminator_guidance(denoiser, critic, **settings), 2.0)
+def composed(order, denoiser, discriminator, **settings):
+    if order == "discriminator outside":
+        return discriminator_guidance(
+            classifier_free_guidance(denoiser, 2.0), discriminator, **settings
+        )
+    return classifier_free_guidance(
+        discriminator_guidance(denoiser, discriminator, **settings), 2.0
+    )
 
 
 def test_both_orders_of_nesting_are_what_the_formulas_say():
-    def critic(x, sigma, label=None):
+    def discriminator(x, sigma, label=None):
         return x.sum(1) * (1 if label is None else label + 2)
 
     free = X / 2 + 2 * 10.0 * (LABEL[:, None] + 1)
     told, untold = LABEL[:, None] + 2, 1
     variance = SIGMA[:, None] ** 2
-    outside = composed("critic outside", shifted, critic)(X, SIGMA, LABEL)
+    outside = composed("discriminator outside", shifted, discriminator)(X, SIGMA, LABEL)
     torch.testing.assert_close(outside, free + variance * told)
-    inside = composed("critic inside", shifted, critic)(X, SIGMA, LABEL)
+    inside = composed("discriminator inside", shifted, discriminator)(X, SIGMA, LABEL)
     torch.testing.assert_close(inside, free + variance * (untold + 2 * (told - untold)))
 
 
@@ -254,16 +260,18 @@ def total(x, sigma, label=None):
     return x.sum(1)
 
 
-def of_points(**critic):
+def of_points(**discriminator):
     return discriminator_guidance(
-        PointDenoiser(width=8), MlpCritic(**({"noise_conditional": True, "width": 8} | critic))
+        PointDenoiser(width=8),
+        MlpDiscriminator(**({"noise_conditional": True, "width": 8} | discriminator)),
     )
 
 
-def of_images(**critic):
+def of_images(**discriminator):
     sizes = {"resolution": 8, "channels": 1, "width": 4, "noise_conditional": True}
     return discriminator_guidance(
-        ImageDenoiser(widths=(8,), classes=3), DcganCritic(**(sizes | {"classes": 3} | critic))
+        ImageDenoiser(widths=(8,), classes=3),
+        DcganDiscriminator(**(sizes | {"classes": 3} | discriminator)),
     )
 
 
@@ -271,7 +279,7 @@ def test_networks_that_fit_are_accepted_through_every_wrapper():
     of_points()
     of_images()
     labelled = classifier_free_guidance(ImageDenoiser(widths=(8,), classes=3), 2.0)
-    fitting = DcganCritic(resolution=8, width=4, classes=3, noise_conditional=True)
+    fitting = DcganDiscriminator(resolution=8, width=4, classes=3, noise_conditional=True)
     guided = discriminator_guidance(discriminator_guidance(labelled, fitting), fitting)
     x = torch.randn(3, 1, 8, 8)
     assert guided(x, HALF, GUIDES_LABEL).shape == x.shape
@@ -280,7 +288,10 @@ def test_networks_that_fit_are_accepted_through_every_wrapper():
 @pytest.mark.parametrize(
     ("misuse", "sentence"),
     [
-        (lambda: of_points(noise_conditional=False), "must know the noise level.*MlpCritic ignor"),
+        (
+            lambda: of_points(noise_conditional=False),
+            "must know the noise level.*MlpDiscriminator ignor",
+        ),
         (
             lambda: discriminator_guidance(no_denoiser, Unconditional(nn.Flatten())),
             "must know the noise level.*Unconditional ignores",
@@ -293,7 +304,7 @@ def test_networks_that_fit_are_accepted_through_every_wrapper():
         (
             lambda: discriminator_guidance(
                 classifier_free_guidance(PointDenoiser(width=8), 2.0),
-                MlpCritic(dimension=5, noise_conditional=True),
+                MlpDiscriminator(dimension=5, noise_conditional=True),
             ),
             r"shape \(5,\).*\(2,\)",
         ),
@@ -320,7 +331,7 @@ def test_misuse_gets_a_sentence(misuse, sentence):
         misuse()
 
 
-def test_a_critic_of_another_making_may_have_a_config_that_is_no_dictionary():
+def test_a_discriminator_of_another_making_may_have_a_config_that_is_no_dictionary():
     class Foreign(nn.Module):
         config = object()
 

@@ -14,7 +14,7 @@ def front_matter(card):
 
 
 def test_front_matter_says_what_the_hub_searches_by():
-    found = front_matter(model_card(**IMAGES, guide="ResidualCritic", licence="apache-2.0"))
+    found = front_matter(model_card(**IMAGES, guide="ResidualDiscriminator", licence="apache-2.0"))
     assert found == {
         "license": "apache-2.0",
         "library_name": "diffusers",
@@ -44,10 +44,10 @@ def test_a_card_without_a_guide_does_not_speak_of_one():
 
 
 def test_limits_name_the_sampler_the_guide_was_trained_for():
-    card = model_card(**IMAGES, guide="ResidualCritic", trained_for=TRAINED_FOR)
+    card = model_card(**IMAGES, guide="ResidualDiscriminator", trained_for=TRAINED_FOR)
     assert "errors of heun with 11 steps" in card
     assert "num_inference_steps=11" in card
-    assert "not stated for which" in model_card(**IMAGES, guide="ResidualCritic")
+    assert "not stated for which" in model_card(**IMAGES, guide="ResidualDiscriminator")
 
 
 def test_figures_become_a_table_only_where_there_are_any():
@@ -63,7 +63,7 @@ def test_classes_appear_in_the_code_and_in_the_limits():
     assert "class_labels" not in model_card(**IMAGES)
 
 
-@pytest.mark.parametrize("guide", [None, "ResidualCritic"])
+@pytest.mark.parametrize("guide", [None, "ResidualDiscriminator"])
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2,)])
 def test_the_code_on_the_card_is_code(guide, shape):
     card = model_card(name='odd "name"', shape=shape, guide=guide, classes=3)

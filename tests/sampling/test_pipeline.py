@@ -21,8 +21,8 @@ from torch import nn
 
 from hybridgen.errors import InputError
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
-from hybridgen.networks.mlp import MlpCritic
-from hybridgen.networks.residual import ResidualCritic
+from hybridgen.networks.mlp import MlpDiscriminator
+from hybridgen.networks.residual import ResidualDiscriminator
 from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
 from hybridgen.sampling.pipeline import GuidedDiffusionPipeline
 from hybridgen.sampling.schedulers import Scheduled
@@ -42,23 +42,23 @@ def seeded(network):
 def image_pipeline(*, classes=0, guided=True, scheduler=None, **config):
     torch.manual_seed(0)
     denoiser = ImageDenoiser(widths=(8,), layers=1, classes=classes)
-    critic = ResidualCritic(
+    discriminator = ResidualDiscriminator(
         resolution=8, width=16, depth=1, classes=classes, noise_conditional=True
     )
     pipeline = GuidedDiffusionPipeline(
         seeded(denoiser),
         scheduler or heun_scheduler(),
-        seeded(critic) if guided else None,
+        seeded(discriminator) if guided else None,
         **config,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def point_pipeline(critic=None, **config):
+def point_pipeline(discriminator=None, **config):
     torch.manual_seed(0)
     denoiser = seeded(PointDenoiser(width=8, depth=1, waves=2))
-    pipeline = GuidedDiffusionPipeline(denoiser, heun_scheduler(), critic, **config)
+    pipeline = GuidedDiffusionPipeline(denoiser, heun_scheduler(), discriminator, **config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -155,8 +155,8 @@ def test_saved_and_loaded_it_makes_the_same_images_bit_for_bit(tmp_path, guided,
 
 
 def test_points_are_saved_and_loaded_bit_for_bit(tmp_path):
-    critic = seeded(MlpCritic(width=8, depth=1, noise_conditional=True))
-    pipeline = point_pipeline(critic)
+    discriminator = seeded(MlpDiscriminator(width=8, depth=1, noise_conditional=True))
+    pipeline = point_pipeline(discriminator)
     pipeline.save_pretrained(tmp_path)
     assert torch.equal(sample(loaded(tmp_path)), sample(pipeline))
 
@@ -188,7 +188,7 @@ def test_a_fresh_process_loads_it_without_network_or_remote_code(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={"HF_HUB_OFFLINE": "1"}
     )
-    assert done.stdout.strip() == "ResidualCritic", done.stderr
+    assert done.stdout.strip() == "ResidualDiscriminator", done.stderr
 
 
 def test_it_loads_by_name_from_the_hubs_cache(tmp_path):
@@ -270,8 +270,10 @@ def test_classes_of_a_plain_unet_have_a_null_label_where_one_is_named(tmp_path):
 
 def test_from_pipe_puts_a_guide_on_a_diffusers_pipeline():
     theirs = DDIMPipeline(plain_unet(), DDIMScheduler(clip_sample=False))
-    critic = seeded(ResidualCritic(resolution=8, width=16, depth=1, noise_conditional=True))
-    ours = GuidedDiffusionPipeline.from_pipe(theirs, discriminator=critic)
+    discriminator = seeded(
+        ResidualDiscriminator(resolution=8, width=16, depth=1, noise_conditional=True)
+    )
+    ours = GuidedDiffusionPipeline.from_pipe(theirs, discriminator=discriminator)
     assert ours.unet is theirs.unet
     assert not torch.equal(sample(ours), sample(ours, guidance_scale=0))
 
@@ -345,28 +347,32 @@ def test_a_guide_in_its_own_sampler_is_quiet_and_so_is_scale_zero():
 
 
 @pytest.mark.parametrize(
-    ("critic", "sentence"),
+    ("discriminator", "sentence"),
     [
-        (ResidualCritic(resolution=8, width=16, depth=1), "must know the noise level"),
+        (ResidualDiscriminator(resolution=8, width=16, depth=1), "must know the noise level"),
         (
-            ResidualCritic(resolution=16, width=16, depth=1, noise_conditional=True),
+            ResidualDiscriminator(resolution=16, width=16, depth=1, noise_conditional=True),
             r"\(1, 16, 16\) and the denoiser for \(1, 8, 8\)",
         ),
         (
-            ResidualCritic(resolution=8, channels=3, width=16, depth=1, noise_conditional=True),
+            ResidualDiscriminator(
+                resolution=8, channels=3, width=16, depth=1, noise_conditional=True
+            ),
             r"\(3, 8, 8\) and the denoiser for \(1, 8, 8\)",
         ),
         (
-            ResidualCritic(resolution=8, classes=10, width=16, depth=1, noise_conditional=True),
+            ResidualDiscriminator(
+                resolution=8, classes=10, width=16, depth=1, noise_conditional=True
+            ),
             "classes of 10 and the denoiser for 0",
         ),
     ],
 )
 @pytest.mark.parametrize("network", ["ours", "diffusers"])
-def test_a_critic_that_cannot_guide_is_refused_at_once(critic, sentence, network):
+def test_a_discriminator_that_cannot_guide_is_refused_at_once(discriminator, sentence, network):
     unet = ImageDenoiser(widths=(8,), layers=1) if network == "ours" else plain_unet()
     with pytest.raises(ValueError, match=sentence):
-        GuidedDiffusionPipeline(unet, DDIMScheduler(), critic)
+        GuidedDiffusionPipeline(unet, DDIMScheduler(), discriminator)
 
 
 @pytest.mark.parametrize(
@@ -429,7 +435,7 @@ def test_an_empty_window_is_refused(window):
         point_pipeline(window=window)
 
 
-class SomebodysCritic(nn.Module):
+class SomebodysDiscriminator(nn.Module):
     def forward(self, x, sigma, label=None):
         return -(x**2).flatten(1).sum(1)
 
@@ -444,11 +450,11 @@ class SomebodysModel(ModelMixin, ConfigMixin):
         return -self.weight * (x**2).flatten(1).sum(1)
 
 
-def test_somebodys_own_critic_guides_but_is_not_left_out_of_the_folder_in_silence(tmp_path):
-    pipeline = point_pipeline(SomebodysCritic())
+def test_somebodys_own_discriminator_guides_but_is_not_left_out_of_the_folder_in_silence(tmp_path):
+    pipeline = point_pipeline(SomebodysDiscriminator())
     assert not torch.equal(sample(pipeline), sample(pipeline, guidance_scale=0))
     with pytest.raises(
-        ValueError, match=r"SomebodysCritic, which has no save_pretrained.*ModelMix"
+        ValueError, match=r"SomebodysDiscriminator, which has no save_pretrained.*ModelMix"
     ):
         pipeline.save_pretrained(tmp_path)
 
@@ -463,7 +469,7 @@ def test_a_card_is_written_beside_the_pipeline_and_never_over_another(tmp_path):
     pipeline = image_pipeline(trained_for=TRAINED_FOR)
     pipeline.save_pretrained(tmp_path / "digits")
     card = (tmp_path / "digits" / "README.md").read_text()
-    assert "# digits" in card and "ResidualCritic" in card and "heun with 4 steps" in card
+    assert "# digits" in card and "ResidualDiscriminator" in card and "heun with 4 steps" in card
     assert str(tmp_path) not in card
     (tmp_path / "digits" / "README.md").write_text("mine")
     pipeline.save_pretrained(tmp_path / "digits")

@@ -176,7 +176,7 @@ def test_the_cost_that_is_told_is_the_cost_that_is_counted(rounds):
     diffusion = Heun(exact_denoiser(Q), (1,), karras_sigmas(3))
     sampler = Refined(diffusion, counted, "metropolis_hastings", rounds)
     sampler(unit_noise(50))
-    assert sampler.cost == Cost(denoiser=5 * (rounds + 1), critic_forward=rounds + 1)
+    assert sampler.cost == Cost(denoiser=5 * (rounds + 1), discriminator_forward=rounds + 1)
     assert sampler.calls == 5 * (rounds + 1) and sum(judged) == 50 * (rounds + 1)
 
     judged.clear()
@@ -184,13 +184,13 @@ def test_the_cost_that_is_told_is_the_cost_that_is_counted(rounds):
     sampler(unit_noise(MANY))
     proposals = sum(judged) / MANY
     assert sampler.cost.generator == pytest.approx(proposals, rel=0.01)
-    assert sampler.cost.critic_forward == sampler.cost.generator == sampler.calls
+    assert sampler.cost.discriminator_forward == sampler.cost.generator == sampler.calls
 
 
 def test_a_measured_acceptance_is_what_the_cost_goes_by():
     sampler = refined("rejection", 2, acceptance=0.5)
     assert sampler.proposals == pytest.approx(1 + 1 / 2 + 1 / 4)
-    assert sampler.cost == Cost(generator=1.75, critic_forward=1.75)
+    assert sampler.cost == Cost(generator=1.75, discriminator_forward=1.75)
     assert refined("rejection", 2, log_bound=-1.0).proposals == 1
     assert sampler.noise_shape == (1,)
 

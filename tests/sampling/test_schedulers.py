@@ -118,8 +118,12 @@ def test_samples_do_not_depend_on_the_language(name):
 @pytest.mark.parametrize("name", ["DPMSolverMultistep", "UniPCMultistep"])
 @pytest.mark.parametrize("kind", ["epsilon", "sample"])
 def test_samples_on_flow_levels_do_not_depend_on_the_language(name, kind):
-    spoken = sampler(name, {"use_flow_sigmas": True, "prediction_type": kind}, 12)(unit_noise(64))
-    torch.testing.assert_close(sampler(name, FLOW, 12)(unit_noise(64)), spoken, rtol=0, atol=2e-3)
+    prediction = sampler(name, {"use_flow_sigmas": True, "prediction_type": kind}, 12)(
+        unit_noise(64)
+    )
+    torch.testing.assert_close(
+        sampler(name, FLOW, 12)(unit_noise(64)), prediction, rtol=0, atol=2e-3
+    )
 
 
 @every
@@ -142,12 +146,12 @@ def test_a_guided_denoiser_tells_its_cost_at_the_level_it_is_shown():
 
         def cost(self, sigma):
             asked.append(sigma)
-            return Cost(denoiser=2, critic_forward=1, critic_backward=int(sigma < 1))
+            return Cost(denoiser=2, discriminator_forward=1, discriminator_backward=int(sigma < 1))
 
     run = sampler("EDMEuler", {}, 5, Dear(), highest=10.0)
     sigmas = make("EDMEuler").sigmas
-    assert run.calls == 10 and run.cost.critic_forward == 5
-    assert run.cost.critic_backward == sum(s < 1 for s in asked[:5]) and sigmas.max() > 10
+    assert run.calls == 10 and run.cost.discriminator_forward == 5
+    assert run.cost.discriminator_backward == sum(s < 1 for s in asked[:5]) and sigmas.max() > 10
     assert max(asked) == 10
 
 

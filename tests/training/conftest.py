@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from hybridgen import AdversarialLoss
 from hybridgen.data.points import MixturePoints
 from hybridgen.maths.mixtures import ring
-from hybridgen.networks.mlp import MlpCritic, MlpGenerator
+from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.training.gan import GanTraining, train_gan
 from hybridgen.training.optim import Cosine
 
@@ -32,12 +32,12 @@ def players():
     """A generator and an adversarial loss, the same at every call."""
 
     def make(
-        critic: torch.nn.Module | None = None, **game
+        discriminator: torch.nn.Module | None = None, **game
     ) -> tuple[torch.nn.Module, AdversarialLoss]:
         torch.manual_seed(0)
         generator = MlpGenerator(latent=3, width=16, depth=2, classes=SOURCE.classes)
-        critic = critic or MlpCritic(width=16, depth=2, classes=SOURCE.classes)
-        return generator, AdversarialLoss(critic, r1=0.3, r2=0.2, **game)
+        discriminator = discriminator or MlpDiscriminator(width=16, depth=2, classes=SOURCE.classes)
+        return generator, AdversarialLoss(discriminator, r1=0.3, r2=0.2, **game)
 
     return make
 

@@ -11,13 +11,13 @@ from hybridgen.errors import InputError
 from hybridgen.maths import objectives
 from hybridgen.maths.mixtures import one_dimensional
 from hybridgen.maths.noise import LogNormal, karras_sigmas
-from hybridgen.networks.mlp import MlpCritic
+from hybridgen.networks.mlp import MlpDiscriminator
 from hybridgen.training.adversarial_term import (
     AdversarialTerm,
-    Draws,
+    TermNoise,
     build_term,
-    comparison,
-    question,
+    discriminator_pair,
+    fake_inputs,
 )
 from hybridgen.training.optim import Cosine
 
@@ -32,7 +32,7 @@ def draws():
     rng = torch.Generator().manual_seed(0)
     noise, second = torch.randn(2, COUNT, 1, generator=rng, dtype=torch.float64)
     normal = torch.randn(COUNT, generator=rng, dtype=torch.float64)
-    return Draws(noise, second, normal, torch.rand(COUNT, generator=rng, dtype=torch.float64))
+    return TermNoise(noise, second, normal, torch.rand(COUNT, generator=rng, dtype=torch.float64))
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ class Exact(nn.Module):
 def chain(draws, calls, **settings):
     term, denoiser = AdversarialTerm(source="chain", **settings), Exact()
     label = torch.arange(COUNT)
-    x, sigma = question(
+    x, sigma = fake_inputs(
         term, denoiser, torch.full_like(draws.noise, 9), label, draws, LEVELS, calls
     )
     return x, sigma, denoiser.asked, label
@@ -91,19 +91,19 @@ def test_only_the_chains_last_step_has_a_gradient(draws):
 
 def test_a_clean_estimate_is_asked_for_at_levels_even_in_the_logarithm(draws, x0):
     term, denoiser = AdversarialTerm(source="clean", lowest=0.01, highest=0.09), Exact()
-    x, sigma = question(term, denoiser, x0, None, draws, LEVELS, 4)
+    x, sigma = fake_inputs(term, denoiser, x0, None, draws, LEVELS, 4)
     assert denoiser.asked == []
     assert 0.01 <= float(sigma.min()) < 0.012 and 0.08 < float(sigma.max()) <= 0.09
     torch.testing.assert_close(sigma.log(), math.log(0.01) + draws.uniform * math.log(9))
     torch.testing.assert_close(x, x0 + sigma[:, None] * draws.noise)
     ends = draws._replace(uniform=torch.linspace(0, 1, COUNT, dtype=torch.float64))
-    _, sigma = question(term, denoiser, x0, None, ends, LEVELS, 4)
+    _, sigma = fake_inputs(term, denoiser, x0, None, ends, LEVELS, 4)
     assert sigma[[0, -1]].tolist() == pytest.approx([0.01, 0.09])
 
 
 def test_an_estimate_to_be_renoised_is_asked_for_at_the_levels_of_training(draws, x0):
     term, denoiser = AdversarialTerm(source="renoised"), Exact()
-    x, sigma = question(term, denoiser, x0, None, draws, LEVELS, 4)
+    x, sigma = fake_inputs(term, denoiser, x0, None, draws, LEVELS, 4)
     assert denoiser.asked == []
     torch.testing.assert_close(sigma.log(), 0.3 + 0.7 * draws.normal)
     torch.testing.assert_close(x, x0 + sigma[:, None] * draws.noise)
@@ -112,7 +112,7 @@ def test_an_estimate_to_be_renoised_is_asked_for_at_the_levels_of_training(draws
 def test_renoised_fake_and_real_differ_by_the_error_of_the_estimate_alone(draws, x0):
     term, sigma = AdversarialTerm(source="renoised"), LEVELS(draws.normal)
     estimate = torch.randn_like(x0).requires_grad_()
-    fake, real, level = comparison(term, estimate, x0, sigma, draws)
+    fake, real, level = discriminator_pair(term, estimate, x0, sigma, draws)
     torch.testing.assert_close(fake - real, estimate - x0)
     torch.testing.assert_close(real, x0 + level[:, None] * draws.second)
     torch.testing.assert_close(level, draws.uniform * sigma)
@@ -125,7 +125,7 @@ def test_renoised_fake_and_real_differ_by_the_error_of_the_estimate_alone(draws,
 @pytest.mark.parametrize("source", ["clean", "chain"])
 def test_other_estimates_are_compared_as_they_are_without_noise(draws, x0, source):
     term, estimate = AdversarialTerm(source=source), torch.randn_like(x0)
-    fake, real, level = comparison(term, estimate, x0, torch.ones(COUNT), draws)
+    fake, real, level = discriminator_pair(term, estimate, x0, torch.ones(COUNT), draws)
     assert fake is estimate and real is x0
     assert torch.equal(level, torch.zeros(COUNT))
 
@@ -134,8 +134,8 @@ def test_the_weight_rises_evenly_after_the_warm_up():
     term = AdversarialTerm(weight=0.8, warm_up=3, ramp=4)
     steps = [1, 3, 4, 5, 6, 7, 8, 1000]
     assert [term.weight_at(n) for n in steps] == pytest.approx([0, 0, 0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
-    at_once = AdversarialTerm(weight=0.8, warm_up=0, ramp=0)
-    assert [at_once.weight_at(n) for n in (1, 2)] == [0.8, 0.8]
+    interruptible = AdversarialTerm(weight=0.8, warm_up=0, ramp=0)
+    assert [interruptible.weight_at(n) for n in (1, 2)] == [0.8, 0.8]
     after = AdversarialTerm(weight=0.8, warm_up=2, ramp=0)
     assert [after.weight_at(n) for n in (1, 2, 3)] == [0, 0, 0.8]
 
@@ -143,12 +143,12 @@ def test_the_weight_rises_evenly_after_the_warm_up():
 def test_clean_estimates_at_high_noise_are_refused_unless_forced():
     high = {"source": "clean", "highest": 0.13}
     with pytest.raises(InputError, match=r"up to 0.13 .* above 0.125 even a perfect .*force true"):
-        AdversarialTerm(**high).refuse_high_noise(0.5)
-    AdversarialTerm(**high).refuse_high_noise(0.53)
-    AdversarialTerm(**high, force=True).refuse_high_noise(0.5)
+        AdversarialTerm(**high).validate_noise_range(0.5)
+    AdversarialTerm(**high).validate_noise_range(0.53)
+    AdversarialTerm(**high, force=True).validate_noise_range(0.5)
     for source in (None, "renoised", "chain"):
-        AdversarialTerm(**{**high, "source": source}).refuse_high_noise(0.5)
-    AdversarialTerm(source="clean").refuse_high_noise(0.5)
+        AdversarialTerm(**{**high, "source": source}).validate_noise_range(0.5)
+    AdversarialTerm(source="clean").validate_noise_range(0.5)
 
 
 @pytest.mark.parametrize(
@@ -176,16 +176,16 @@ def test_settings_that_cannot_work_are_refused(settings, sentence):
         AdversarialTerm(**settings)
 
 
-def test_the_game_and_its_penalties_reach_the_critics_loss():
-    critic = MlpCritic(noise_conditional=True)
+def test_the_game_and_its_penalties_reach_the_discriminators_loss():
+    discriminator = MlpDiscriminator(noise_conditional=True)
     term = AdversarialTerm(
         objective="hinge",
         r1=Cosine(start=0.1, end=0.4),
         r2=Cosine(start=0.2),
         finite_difference=0.1,
     )
-    loss = build_term(critic, term)
-    assert loss.discriminator is critic and loss.objective is objectives.hinge
+    loss = build_term(discriminator, term)
+    assert loss.discriminator is discriminator and loss.objective is objectives.hinge
     assert (loss.r1, loss.r2, loss.finite_difference) == (0.4, 0.2, 0.1)
 
 
@@ -198,4 +198,4 @@ def test_the_game_and_its_penalties_reach_the_critics_loss():
 )
 def test_a_game_that_cannot_be_played_is_an_input_error(settings, sentence):
     with pytest.raises(InputError, match=sentence):
-        build_term(MlpCritic(noise_conditional=True), AdversarialTerm(**settings))
+        build_term(MlpDiscriminator(noise_conditional=True), AdversarialTerm(**settings))

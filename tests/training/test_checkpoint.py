@@ -11,10 +11,10 @@ from torch import nn
 
 from hybridgen.errors import RunError
 from hybridgen.networks.build import load_network
-from hybridgen.networks.mlp import MlpCritic, MlpGenerator
+from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.training import checkpoint
 from hybridgen.training.checkpoint import save_network, write_atomically
-from hybridgen.training.optim import Average
+from hybridgen.training.optim import EMA
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -39,7 +39,7 @@ def state(seed=0):
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, betas=(0.0, 0.9), fused=True)
     model(torch.randn(4, 2)).square().sum().backward()
     optimizer.step()
-    average = Average(model, 10)
+    average = EMA(model, 10)
     average.update(seen=4, images=4)
     return {"generator": model, "average": average.module, "optimizer": optimizer}
 
@@ -210,7 +210,7 @@ def test_a_checkpoint_of_other_parts_is_refused_before_anything_is_loaded(tmp_pa
     found, _ = checkpoint.newest(tmp_path)
     assert found is not None
     with pytest.raises(RunError, match="start again in an empty folder"):
-        found.restore({**new, "critic": MlpCritic(width=8, depth=1)})
+        found.restore({**new, "discriminator": MlpDiscriminator(width=8, depth=1)})
     assert all(map(torch.equal, weights, new["generator"].parameters()))
 
 

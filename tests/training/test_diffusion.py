@@ -103,7 +103,7 @@ def test_a_training_resumed_at_any_step_is_bit_equal_to_an_uninterrupted_one(tmp
                     if step.number == stop:
                         run.save(step)
                         break
-        names = ("denoiser", "average", *(("critic",) if kind != "plain" else ()))
+        names = ("denoiser", "average", *(("discriminator",) if kind != "plain" else ()))
         entries = [tensor for name in names for tensor in step.state[name].state_dict().values()]
         entries += [torch.tensor(loss) for loss in step.losses.values()]
         assert step.number == 5
@@ -115,7 +115,7 @@ def test_a_training_resumed_at_any_step_is_bit_equal_to_an_uninterrupted_one(tmp
 def test_a_finished_training_yields_its_last_step_without_losses(train, kind):
     (step,) = train(kind, resume=lambda _: 4)
     assert (step.number, dict(step.losses)) == (4, {})
-    both = {"critic", "critic_optimizer"} if kind != "plain" else set()
+    both = {"discriminator", "discriminator_optimizer"} if kind != "plain" else set()
     assert set(step.state) == {"denoiser", "average", "denoiser_optimizer"} | both
 
 
@@ -237,14 +237,14 @@ def test_a_loss_that_is_not_finite_stops_before_anything_has_moved(train, kind):
     assert all(same(weights(player), old) for player, old in zip(moved, before, strict=True))
 
 
-def test_a_critic_whose_loss_is_not_finite_is_named(train):
+def test_a_discriminator_whose_loss_is_not_finite_is_named(train):
     term = term_of("clean")
     denoiser, adversarial = players(term)
     with torch.no_grad():
         adversarial.discriminator.head.linear.weight.fill_(1e30)
     before = weights(denoiser)
     with pytest.raises(
-        RunError, match=r"critic's loss .* step 1: its part '(r1|game)' is (inf|nan)"
+        RunError, match=r"discriminator's loss .* step 1: its part '(r1|game)' is (inf|nan)"
     ):
         next(train(term=term, made=(denoiser, adversarial)))
     assert same(weights(denoiser), before)
@@ -276,22 +276,25 @@ def test_each_loss_gives_gradients_to_its_own_player_only(kind, adaptive):
     term = term_of(kind, adaptive=adaptive)
     made = denoiser, adversarial = players(term)
     losses = share_of(kind, made, term)
-    assert {name for name, loss in losses.items() if loss.requires_grad} == {"total", "critic"}
+    assert {name for name, loss in losses.items() if loss.requires_grad} == {
+        "total",
+        "discriminator",
+    }
     losses["total"].backward(retain_graph=True)
     assert all(p.grad is not None for p in denoiser.parameters())
     assert all(p.grad is None for p in adversarial.parameters())
     denoiser.zero_grad()
-    losses["critic"].backward()
+    losses["discriminator"].backward()
     assert all(p.grad is not None for p in adversarial.parameters())
     assert all(p.grad is None for p in denoiser.parameters())
     assert all(p.requires_grad for player in made for p in player.parameters())
 
 
 @pytest.mark.parametrize("kind", TERMS)
-def test_both_losses_show_the_critic_data_and_estimates_at_their_level_and_with_labels(kind):
+def test_both_losses_show_the_discriminator_data_and_estimates_at_their_level_and_with_labels(kind):
     made, shown = players(term_of(kind)), []
-    critic = made[1].discriminator
-    critic.register_forward_pre_hook(lambda module, inputs: shown.append(inputs))
+    discriminator = made[1].discriminator
+    discriminator.register_forward_pre_hook(lambda module, inputs: shown.append(inputs))
     share_of(kind, made, term_of(kind))
     x0, given = next(SOURCE.batches(batch=8, seed=1))
     (both, levels, labels), (fake, level, label), (real, same_level, same_label) = shown
@@ -317,7 +320,7 @@ def test_the_denoisers_loss_is_the_denoising_loss_and_the_weighted_game(kind, do
     alone = share_of("plain", made, None)["total"]
     found = share_of(kind, made, term_of(kind))
     torch.testing.assert_close(found["denoising"], alone.detach())
-    torch.testing.assert_close(found["total"].detach(), alone.detach() + 0.5 * found["player"])
+    torch.testing.assert_close(found["total"].detach(), alone.detach() + 0.5 * found["generator"])
     torch.testing.assert_close(found["weight"], torch.tensor(0.5))
     pull, push = gradient(alone), (gradient(found["total"]) - gradient(alone)) / 0.5
     assert float(push.norm()) > 1e-4
@@ -341,7 +344,7 @@ def test_an_adaptively_weighted_game_can_be_scaled_and_nothing_changes(train, ki
             player=lambda fake, real, scale=scale, player=player: scale * player(fake, real),
         )
         *_, last = train(term=term, made=made)
-        assert last.losses["weight"] < 1 < last.losses["player"]
+        assert last.losses["weight"] < 1 < last.losses["generator"]
         finals.append(weights(denoiser))
     for a, b in zip(*finals, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
@@ -351,16 +354,16 @@ def test_an_adaptively_weighted_game_can_be_scaled_and_nothing_changes(train, ki
 def test_during_the_warm_up_the_denoiser_trains_as_without_a_term(train, kind, double):
     """Up to rounding, for it is asked more in one call."""
     finals, term = [], term_of(kind, warm_up=3)
-    critic = weights(players(term)[1])
+    discriminator = weights(players(term)[1])
     for made, given in ((players(), "plain"), (players(term), kind)):
         *_, last = train(
             given, term=None if given == "plain" else term, made=made, config=config_of(steps=3)
         )
         finals.append(weights(made[0]))
-        assert "player" not in last.losses and "weight" not in last.losses
+        assert "generator" not in last.losses and "weight" not in last.losses
     for a, b in zip(*finals, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
-    assert not same(critic, weights(made[1]))
+    assert not same(discriminator, weights(made[1]))
 
 
 def test_the_weight_rises_after_the_warm_up_and_schedules_reach_both_players(train):
@@ -378,15 +381,15 @@ def test_the_weight_rises_after_the_warm_up_and_schedules_reach_both_players(tra
         progress, losses = (step.number - 1) / 5, step.losses
         weight = {3: 0.25, 4: 0.5, 5: 0.5}.get(step.number)
         assert losses.get("weight") == weight
-        game = weight * losses["player"] if weight else 0.0
+        game = weight * losses["generator"] if weight else 0.0
         assert losses["total"] == pytest.approx(losses["denoising"] + game, rel=1e-5)
         r1, r2 = term.r1(progress), term.r2(progress)
         assert (made[1].r1, made[1].r2) == (r1, r2)
-        whole = losses["game"] + r1 / 2 * losses["r1"] + r2 / 2 * losses["r2"]
-        assert losses["critic"] == pytest.approx(whole, rel=1e-5)
+        whole = losses["adversarial"] + r1 / 2 * losses["r1"] + r2 / 2 * losses["r2"]
+        assert losses["discriminator"] == pytest.approx(whole, rel=1e-5)
         for name, rate, momentum in (
             ("denoiser", config.learning_rate(progress), 0.9),
-            ("critic", term.learning_rate(progress), 0.0),
+            ("discriminator", term.learning_rate(progress), 0.0),
         ):
             (group,) = step.state[f"{name}_optimizer"].param_groups
             assert (group["lr"], group["betas"]) == (rate, (momentum, 0.99))
@@ -418,7 +421,7 @@ def test_a_clipped_gradient_is_no_longer_than_asked(train):
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_bf16_the_networks_compute_in_bf16_and_everything_stays_finite(train, kind, adaptive):
     term = None if kind == "plain" else term_of(kind, adaptive=adaptive)
-    made, kinds = players(term), {"denoiser": set(), "critic": set()}
+    made, kinds = players(term), {"denoiser": set(), "discriminator": set()}
     for name, player in zip(kinds, made, strict=True):
         for module in player.modules() if player is not None else ():
             if isinstance(module, nn.Linear):
@@ -430,7 +433,7 @@ def test_in_bf16_the_networks_compute_in_bf16_and_everything_stays_finite(train,
         assert all(math.isfinite(loss) for loss in step.losses.values())
     assert kinds["denoiser"] == {torch.bfloat16}
     # Penalised in float32, lent to the denoiser in bf16.
-    assert kinds["critic"] == (set() if term is None else {torch.float32, torch.bfloat16})
+    assert kinds["discriminator"] == (set() if term is None else {torch.float32, torch.bfloat16})
     for player in (*made, step.average):
         for p in player.parameters() if player is not None else ():
             assert p.dtype == torch.float32 and bool(p.isfinite().all())
@@ -438,9 +441,9 @@ def test_in_bf16_the_networks_compute_in_bf16_and_everything_stays_finite(train,
 
 def test_half_of_a_term_is_refused(train):
     denoiser, adversarial = players(term_of("clean"))
-    with pytest.raises(ValueError, match="needs both its critic and its settings, got one"):
+    with pytest.raises(ValueError, match="needs both its discriminator and its settings, got one"):
         next(train(made=(denoiser, adversarial)))
-    with pytest.raises(ValueError, match="needs both its critic and its settings, got one"):
+    with pytest.raises(ValueError, match="needs both its discriminator and its settings, got one"):
         next(train("clean", made=(denoiser, None)))
     nowhere = replace(term_of("clean"), source=None)
     with pytest.raises(ValueError, match="a term needs a source of fakes"):

@@ -19,7 +19,7 @@ from hybridgen.data.points import MixturePoints
 from hybridgen.errors import RunError
 from hybridgen.maths import objectives
 from hybridgen.maths.mixtures import ring
-from hybridgen.networks.dcgan import DcganCritic, DcganGenerator
+from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 from hybridgen.training.optim import Cosine
 from hybridgen.training.run import Run
 
@@ -56,7 +56,7 @@ def picture_players(**game):
     torch.manual_seed(0)
     size = {"resolution": 8, "channels": 1, "width": 8, "classes": 10}
     return DcganGenerator(latent=3, **size), AdversarialLoss(
-        DcganCritic(**size), objectives.relativistic, r1=0.3, r2=0.2, **game
+        DcganDiscriminator(**size), objectives.relativistic, r1=0.3, r2=0.2, **game
     )
 
 
@@ -66,7 +66,9 @@ def augmented_players():
     return picture_players(augment=Augment(settings))
 
 
-def test_every_step_takes_a_batch_for_the_critic_and_the_next_for_the_generator(train, training):
+def test_every_step_takes_a_batch_for_the_discriminator_and_the_next_for_the_generator(
+    train, training
+):
     source = Watched()
     numbers = [step.number for step in train(training(steps=3), source=source)]
     assert numbers == [1, 2, 3]
@@ -85,10 +87,10 @@ def test_a_finished_training_yields_its_last_step_without_losses(train, training
     assert (step.number, dict(step.losses)) == (5, {})
     assert set(step.state) == {
         "generator",
-        "critic",
+        "discriminator",
         "average",
         "generator_optimizer",
-        "critic_optimizer",
+        "discriminator_optimizer",
     }
 
 
@@ -142,7 +144,7 @@ def test_a_training_resumed_at_any_step_is_bit_equal_to_an_uninterrupted_one(
                         run.save(step)
                         break
         entries = [*step.state["generator"].state_dict().values(), *step.losses.values()]
-        entries += [*step.state["critic"].state_dict().values()]
+        entries += [*step.state["discriminator"].state_dict().values()]
         entries += [*step.average.state_dict().values()]
         if "augment" in step.state:
             entries.append(step.state["augment"].strength)
@@ -155,10 +157,10 @@ def test_each_player_is_moved_by_its_own_optimiser_only_and_collects_its_own_gra
     train, training, players
 ):
     generator, adversarial = players()
-    sides = {"generator": generator, "critic": adversarial}
+    sides = {"generator": generator, "discriminator": adversarial}
     seen: list[str] = []
     before: dict[str, list] = {}
-    collected: dict[str, list | None] = {"generator": None, "critic": None}
+    collected: dict[str, list | None] = {"generator": None, "discriminator": None}
 
     def gradients(side):
         grads = [p.grad for p in sides[side].parameters()]
@@ -171,7 +173,7 @@ def test_each_player_is_moved_by_its_own_optimiser_only_and_collects_its_own_gra
 
     def pre(optimizer, *_):
         mine = owner(optimizer)
-        other = "critic" if mine == "generator" else "generator"
+        other = "discriminator" if mine == "generator" else "generator"
         theirs = gradients(other)
         assert (theirs is None) == (collected[other] is None)
         assert theirs is None or same(theirs, collected[other])
@@ -190,16 +192,18 @@ def test_each_player_is_moved_by_its_own_optimiser_only_and_collects_its_own_gra
     finally:
         for hook in hooks:
             hook.remove()
-    assert seen == ["critic", "generator"] * 3
+    assert seen == ["discriminator", "generator"] * 3
     assert all(p.requires_grad for side in sides.values() for p in side.parameters())
 
 
 def test_a_loss_that_is_not_finite_stops_before_anything_has_moved(train, training, players):
     made = players()
-    steps = train(training(), made, source=Watched(bad=4))  # the critic's batch of step 3
+    steps = train(training(), made, source=Watched(bad=4))  # the discriminator's batch of step 3
     next(steps), next(steps)
     before = [weights(player) for player in made]
-    with pytest.raises(RunError, match=r"critic's loss .* at step 3: its part 'game' is nan"):
+    with pytest.raises(
+        RunError, match=r"discriminator's loss .* at step 3: its part 'game' is nan"
+    ):
         next(steps)
     assert all(same(weights(player), old) for player, old in zip(made, before, strict=True))
 
@@ -215,7 +219,7 @@ def test_a_generator_whose_loss_is_not_finite_has_not_moved(train, training, pla
 
 
 class Steep(nn.Module):
-    """A critic whose logits are finite and whose slope on fakes overflows."""
+    """A discriminator whose logits are finite and whose slope on fakes overflows."""
 
     def __init__(self):
         super().__init__()
@@ -241,14 +245,14 @@ def test_schedules_reach_both_optimisers_and_the_penalties(train, training, play
     for step in train(training(steps=4, **schedules), (generator, adversarial)):
         progress = (step.number - 1) / 4
         now = {name: schedule(progress) for name, schedule in schedules.items()}
-        for player in ("generator", "critic"):
+        for player in ("generator", "discriminator"):
             (group,) = step.state[f"{player}_optimizer"].param_groups
             assert group["lr"] == now["learning_rate"]
             assert group["betas"] == (0.0, now["beta2"])
         assert (adversarial.r1, adversarial.r2) == (now["r1"], now["r2"])
         losses = step.losses
-        whole = losses["game"] + now["r1"] / 2 * losses["r1"] + now["r2"] / 2 * losses["r2"]
-        assert losses["critic"] == pytest.approx(whole, rel=1e-5)
+        whole = losses["adversarial"] + now["r1"] / 2 * losses["r1"] + now["r2"] / 2 * losses["r2"]
+        assert losses["discriminator"] == pytest.approx(whole, rel=1e-5)
 
 
 def test_the_average_fades_with_the_images_of_the_whole_batch(train, training, players):
@@ -276,12 +280,12 @@ class Told(nn.Module):
         self.calls.append((sign, images))
 
 
-def test_an_adaptive_augmentation_is_told_how_well_the_critic_does_in_every_step(
+def test_an_adaptive_augmentation_is_told_how_well_the_discriminator_does_in_every_step(
     train, training, players
 ):
     told = Told()
     expected = [
-        (step.losses["separation"], 16)
+        (step.losses["sign_accuracy"], 16)
         for step in train(training(steps=3, accumulation=2), players(augment=told))
     ]
     assert told.calls == expected
@@ -296,20 +300,20 @@ def test_seeds_and_steps_draw_their_own_latents(train, training, players):
     assert len(seen) == 4 and len({tuple(x.flatten().tolist()) for x in seen}) == 4
 
 
-def test_in_bf16_the_generator_computes_in_bf16_and_a_penalised_critic_in_fp32(
+def test_in_bf16_the_generator_computes_in_bf16_and_a_penalised_discriminator_in_fp32(
     train, training, players
 ):
     generator, adversarial = players()
-    kinds = {"generator": set(), "critic": set(), "player": set()}
+    kinds = {"generator": set(), "discriminator": set(), "lent": set()}
 
     def note(side):
         def hook(module, inputs, output):
             frozen = not module.weight.requires_grad
-            kinds["player" if frozen else side].add(output.dtype)
+            kinds["lent" if frozen else side].add(output.dtype)
 
         return hook
 
-    for side, player in (("generator", generator), ("critic", adversarial)):
+    for side, player in (("generator", generator), ("discriminator", adversarial)):
         for module in player.modules():
             if isinstance(module, nn.Linear):
                 module.register_forward_hook(note(side))
@@ -318,8 +322,8 @@ def test_in_bf16_the_generator_computes_in_bf16_and_a_penalised_critic_in_fp32(
         assert all(math.isfinite(loss) for loss in step.losses.values())
     assert kinds == {
         "generator": {torch.bfloat16},
-        "critic": {torch.float32},
-        "player": {torch.bfloat16},
+        "discriminator": {torch.float32},
+        "lent": {torch.bfloat16},
     }
     assert all(p.dtype == torch.float32 for p in generator.parameters())
     assert all(bool(torch.isfinite(p).all()) for p in generator.parameters())

@@ -14,13 +14,13 @@ from torch import nn
 from hybridgen.data.points import MixturePoints
 from hybridgen.errors import InputError, RunError
 from hybridgen.maths.noise import LogUniform, karras_sigmas
-from hybridgen.networks.mlp import MlpCritic
+from hybridgen.networks.mlp import MlpDiscriminator
 from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.sampling.samplers import Heun
-from hybridgen.training.guide import GuideTraining, train_critic
+from hybridgen.training.guide import GuideTraining, train_guide
 from hybridgen.training.optim import Cosine
 from hybridgen.training.run import Run
-from hybridgen.training.validation import Choice, Exam
+from hybridgen.training.validation import BestCheckpoint, HeldOutValidation
 
 REAL, FAKE = MixturePoints(mixture=P, name="p"), MixturePoints(mixture=Q, name="q")
 SHORT = {"steps": 12, "batch": 16, "check_every": 2, "patience": 100, "levels": 3}
@@ -34,11 +34,11 @@ class Settings:
 def small(width=16, **changes):
     torch.manual_seed(0)
     given = {"dimension": 1, "depth": 2, "noise_conditional": True, "activation": "silu"}
-    return MlpCritic(width=width, **{**given, **changes})
+    return MlpDiscriminator(width=width, **{**given, **changes})
 
 
 def exam_for(config, denoiser, count=1_000):
-    return Exam(
+    return HeldOutValidation(
         REAL.reference("held_out", count)[0],
         FAKE.reference("held_out", count, seed=1)[0],
         config.noise.quantiles(config.levels),
@@ -46,7 +46,16 @@ def exam_for(config, denoiser, count=1_000):
     )
 
 
-def train(config, critic=None, *, seed=0, resume=None, accelerator=None, exam=None, spoilt=None):
+def train(
+    config,
+    discriminator=None,
+    *,
+    seed=0,
+    resume=None,
+    accelerator=None,
+    validation=None,
+    spoilt=None,
+):
     denoiser = exact_denoiser() if config.objective == "score_matching" else None
 
     def batches(source, draw, first):
@@ -54,11 +63,11 @@ def train(config, critic=None, *, seed=0, resume=None, accelerator=None, exam=No
         for number, (x, label) in enumerate(stream, start=first):
             yield x * (math.nan if number == spoilt else 1), label
 
-    return train_critic(
-        small() if critic is None else critic,
+    return train_guide(
+        small() if discriminator is None else discriminator,
         lambda first: batches(REAL, seed, first),
         lambda first: batches(FAKE, seed + 100, first),
-        exam or exam_for(config, denoiser),
+        validation or exam_for(config, denoiser),
         config,
         accelerator or Accelerator(cpu=True),
         denoiser=denoiser,
@@ -81,9 +90,9 @@ def test_a_trained_guide_leads_the_wrong_model_to_the_data(objective, steps, wor
         check_every=100,
     )
     *_, last = train(config, small(64, depth=3))
-    assert last.state["choice"].module is last.state["best"]
-    exam = exam_for(config, exact_denoiser() if objective == "score_matching" else None)
-    assert exam.verdict(last.state["best"]).blessed
+    assert last.state["best_checkpoint"].module is last.state["best"]
+    validation = exam_for(config, exact_denoiser() if objective == "score_matching" else None)
+    assert validation.outcome(last.state["best"]).significant
     guided = discriminator_guidance(exact_denoiser(), last.state["best"], 1.0)
     samples = Heun(guided, (1,), karras_sigmas(18))(unit_noise().float())
     assert w1(samples) < worst
@@ -102,9 +111,11 @@ def test_a_training_resumed_at_any_step_is_bit_equal_to_an_uninterrupted_one(tmp
                     if step.number == stop:
                         run.save(step)
                         break
-        entries = [torch.tensor(value) for value in step.state["choice"].state_dict().values()]
+        entries = [
+            torch.tensor(value) for value in step.state["best_checkpoint"].state_dict().values()
+        ]
         entries += [torch.tensor(value) for value in step.losses.values()]
-        for name in ("critic", "average", "best"):
+        for name in ("discriminator", "average", "best"):
             entries += [t.clone() for t in step.state[name].state_dict().values()]
         finals.append(entries)
     assert all(torch.equal(a, b) for a, b in zip(*finals, strict=True))
@@ -114,7 +125,7 @@ def test_a_batch_in_four_parts_gives_the_weights_of_one():
     ends = []
     for parts in (1, 4):
         *_, last = train(GuideTraining(**SHORT, accumulation=parts, r1=0.1))
-        ends.append([p.detach().clone() for p in last.state["critic"].parameters()])
+        ends.append([p.detach().clone() for p in last.state["discriminator"].parameters()])
     for whole, parts in zip(*ends, strict=True):
         torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
 
@@ -125,39 +136,47 @@ class Script:
     def __init__(self, *losses):
         self.losses, self.asked = list(losses), []
 
-    def loss(self, critic):
-        self.asked.append([p.detach().clone() for p in critic.parameters()])
+    def loss(self, discriminator):
+        self.asked.append([p.detach().clone() for p in discriminator.parameters()])
         return self.losses.pop(0)
 
 
 def test_the_training_ends_when_the_patience_is_over_and_keeps_the_best():
-    exam = Script(-1.0, -3.0, -2.0, -2.5, math.nan)
+    validation = Script(-1.0, -3.0, -2.0, -2.5, math.nan)
     config = GuideTraining(**{**SHORT, "patience": 2})
-    steps = list(train(config, exam=exam))
+    steps = list(train(config, validation=validation))
     assert [step.number for step in steps] == list(range(1, 9))
     assert [step.number for step in steps if "held_out" in step.losses] == [2, 4, 6, 8]
-    choice = steps[-1].state["choice"]
-    assert (choice.step, choice.loss, choice.waited) == (4, -3.0, 2)
-    assert choice.over(8, config.steps, config.patience)
-    assert not choice.over(7, config.steps, 3)
-    for kept, then in zip(steps[-1].state["best"].parameters(), exam.asked[1], strict=True):
+    best_checkpoint = steps[-1].state["best_checkpoint"]
+    assert (best_checkpoint.step, best_checkpoint.loss, best_checkpoint.patience_used) == (
+        4,
+        -3.0,
+        2,
+    )
+    assert best_checkpoint.stop(8, config.steps, config.patience)
+    assert not best_checkpoint.stop(7, config.steps, 3)
+    for kept, then in zip(steps[-1].state["best"].parameters(), validation.asked[1], strict=True):
         assert torch.equal(kept, then)
 
 
 def test_a_finished_training_yields_its_last_step_without_losses():
     def ended(state):
-        state["choice"].load_state_dict({"loss": -3.0, "step": 4, "waited": 2})
+        state["best_checkpoint"].load_state_dict({"loss": -3.0, "step": 4, "waited": 2})
         return 8
 
     config = GuideTraining(**{**SHORT, "patience": 2})
-    (step,) = train(config, resume=ended, exam=Script())
+    (step,) = train(config, resume=ended, validation=Script())
     assert (step.number, step.losses) == (8, {})
 
 
-def test_a_critic_that_is_never_better_than_infinity_is_the_one_it_began_with():
-    choice = Choice(small())
-    choice.offer(small(), math.nan, 1)
-    assert (choice.step, choice.waited, choice.loss) == (0, 1, math.inf)
+def test_a_discriminator_that_is_never_better_than_infinity_is_the_one_it_began_with():
+    best_checkpoint = BestCheckpoint(small())
+    best_checkpoint.update(small(), math.nan, 1)
+    assert (best_checkpoint.step, best_checkpoint.patience_used, best_checkpoint.loss) == (
+        0,
+        1,
+        math.inf,
+    )
 
 
 def test_every_batch_holds_every_noise_level():
@@ -173,7 +192,7 @@ def test_every_batch_holds_every_noise_level():
             return self.net(x)[:, 0]
 
     config = GuideTraining(**{**SHORT, "steps": 1, "noise": LogUniform(low=0.1, high=10.0)})
-    list(train(config, Noting(), exam=Script(0.0)))
+    list(train(config, Noting(), validation=Script(0.0)))
     (sigma,) = seen
     real, fake = sigma.chunk(2)
     assert torch.equal(real, fake)
@@ -183,31 +202,39 @@ def test_every_batch_holds_every_noise_level():
 
 
 def test_every_step_draws_its_own_levels_and_noise():
-    critic, seen = small(), []
-    critic.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
-    list(train(GuideTraining(**{**SHORT, "steps": 3, "check_every": 3}), critic, exam=Script(0.0)))
+    discriminator, seen = small(), []
+    discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
+    list(
+        train(
+            GuideTraining(**{**SHORT, "steps": 3, "check_every": 3}),
+            discriminator,
+            validation=Script(0.0),
+        )
+    )
     assert len({tuple(sigma.tolist()) for sigma in seen}) == 3
 
 
 def test_the_average_fades_with_the_images_of_the_whole_batch():
-    critic = small()
+    discriminator = small()
     halved = {"steps": 2, "batch": 16, "ema_half_life": 16.0, "ema_ramp": 100.0}
-    steps = train(GuideTraining(**{**SHORT, **halved}), critic, exam=Script(0.0))
+    steps = train(GuideTraining(**{**SHORT, **halved}), discriminator, validation=Script(0.0))
     next(steps)
-    first = [p.detach().clone() for p in critic.parameters()]
+    first = [p.detach().clone() for p in discriminator.parameters()]
     second = next(steps).average
-    for a, b, mean in zip(first, critic.parameters(), second.parameters(), strict=True):
+    for a, b, mean in zip(first, discriminator.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(mean, (a + b.detach()) / 2)
 
 
 def test_a_loss_that_is_not_finite_stops_before_anything_has_moved():
-    critic = small()
-    steps = train(GuideTraining(**SHORT), critic, spoilt=2)
+    discriminator = small()
+    steps = train(GuideTraining(**SHORT), discriminator, spoilt=2)
     next(steps), next(steps)
-    before = [p.detach().clone() for p in critic.parameters()]
-    with pytest.raises(RunError, match=r"critic's loss .* at step 3"):
+    before = [p.detach().clone() for p in discriminator.parameters()]
+    with pytest.raises(RunError, match=r"discriminator's loss .* at step 3"):
         next(steps)
-    assert all(torch.equal(p, old) for p, old in zip(critic.parameters(), before, strict=True))
+    assert all(
+        torch.equal(p, old) for p, old in zip(discriminator.parameters(), before, strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -224,7 +251,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_has_moved():
                     small(activation="leaky_relu"),
                 )
             ),
-            "critic.activation silu",
+            "discriminator.activation silu",
         ),
         (lambda: GuideTraining(objective="score_matching", r1=0.1), "leave training.r1"),
         (lambda: GuideTraining(r2=-1.0), "must be finite and >= 0, got 0.0 and -1.0"),
@@ -232,7 +259,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_has_moved():
         (lambda: LogUniform(low=2.0, high=1.0), "0 < low < high"),
         (
             lambda: next(
-                train_critic(
+                train_guide(
                     small(),
                     lambda first: iter(()),
                     lambda first: iter(()),

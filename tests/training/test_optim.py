@@ -8,7 +8,7 @@ from torch import nn
 
 from hybridgen.errors import InputError
 from hybridgen.networks.mlp import MlpGenerator
-from hybridgen.training.optim import Average, Cosine
+from hybridgen.training.optim import EMA, Cosine
 
 
 def constant(value: float) -> nn.Linear:
@@ -27,7 +27,7 @@ def set_to(model: nn.Module, value: float) -> None:
 
 def test_after_a_half_life_the_weights_of_then_count_half():
     model = constant(1.0)
-    average = Average(model, half_life=1_000, ramp=1e9)
+    average = EMA(model, half_life=1_000, ramp=1e9)
     average.update(seen=100, images=100)
     set_to(model, 0.0)
     for seen in range(200, 1_200, 100):
@@ -39,7 +39,7 @@ def test_after_a_half_life_the_weights_of_then_count_half():
 
 def test_early_the_half_life_is_the_ramp_times_the_images_seen():
     model = constant(1.0)
-    average = Average(model, half_life=1e9, ramp=0.5)
+    average = EMA(model, half_life=1e9, ramp=0.5)
     average.update(seen=64, images=64)
     set_to(model, 0.0)
     average.update(seen=128, images=64)  # half-life 64
@@ -50,7 +50,7 @@ def test_early_the_half_life_is_the_ramp_times_the_images_seen():
 
 def test_the_first_update_is_the_model_itself():
     model = constant(1.0)
-    average = Average(model, half_life=1e9)
+    average = EMA(model, half_life=1e9)
     set_to(model, 7.0)
     average.update(seen=1, images=1)
     torch.testing.assert_close(average.module.bias, torch.tensor([7.0]))
@@ -58,7 +58,7 @@ def test_the_first_update_is_the_model_itself():
 
 def test_the_running_statistics_of_a_batch_norm_are_averaged_like_weights():
     model = nn.BatchNorm1d(1)
-    average = Average(model, half_life=10, ramp=1e9)
+    average = EMA(model, half_life=10, ramp=1e9)
     for count, (mean, seen) in enumerate([(4.0, 10), (0.0, 20)], start=1):
         model.running_mean.fill_(mean)
         model.num_batches_tracked.fill_(10 * count)
@@ -70,7 +70,7 @@ def test_the_running_statistics_of_a_batch_norm_are_averaged_like_weights():
 
 def test_the_average_is_a_copy_in_eval_mode_that_wants_no_gradients():
     model = nn.Sequential(nn.Linear(1, 1), nn.Dropout())
-    average = Average(model, half_life=1)
+    average = EMA(model, half_life=1)
     assert not any(m.training for m in average.module.modules())
     assert not any(p.requires_grad for p in average.module.parameters())
     assert model.training
@@ -80,11 +80,11 @@ def test_the_average_is_a_copy_in_eval_mode_that_wants_no_gradients():
 
 def test_an_average_goes_on_from_its_saved_weights():
     model = MlpGenerator(width=4, depth=1)
-    average = Average(model, half_life=30, ramp=1e9)
+    average = EMA(model, half_life=30, ramp=1e9)
     average.update(seen=10, images=10)
     set_to(model, 3.0)
     average.update(seen=20, images=10)
-    other = Average(model, half_life=30, ramp=1e9)
+    other = EMA(model, half_life=30, ramp=1e9)
     other.module.load_state_dict(average.module.state_dict())
     set_to(model, -1.0)
     for each in (average, other):
@@ -97,7 +97,7 @@ def test_an_average_goes_on_from_its_saved_weights():
 @pytest.mark.parametrize(("half_life", "ramp"), [(0, 1), (-1, 1), (1, 0)])
 def test_a_half_life_or_ramp_that_is_not_positive_is_refused(half_life, ramp):
     with pytest.raises(ValueError, match="must be positive"):
-        Average(nn.Linear(1, 1), half_life, ramp)
+        EMA(nn.Linear(1, 1), half_life, ramp)
 
 
 value = st.floats(0, 1e3)

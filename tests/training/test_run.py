@@ -299,10 +299,10 @@ def test_a_run_gives_the_signals_back_as_they_were(tmp_path, open_run):
 
 def test_every_line_is_one_object_that_begins_with_the_step(tmp_path):
     log = JsonLines(tmp_path / "log.jsonl")
-    log.log({"critic": 1.5}, step=1)
+    log.log({"discriminator": 1.5}, step=1)
     log.log({"generator": 2}, step=2)
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
-    assert lines == ['{"step": 1, "critic": 1.5}', '{"step": 2, "generator": 2}']
+    assert lines == ['{"step": 1, "discriminator": 1.5}', '{"step": 2, "generator": 2}']
     assert log.rows() == [json.loads(line) for line in lines]
 
 

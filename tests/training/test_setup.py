@@ -9,7 +9,7 @@ from accelerate.utils import DistributedType, DynamoBackend
 from hybridgen.errors import InputError, RunError
 from hybridgen.training.gan import GanTraining
 from hybridgen.training.optim import Cosine
-from hybridgen.training.setup import check_finite, check_ranks_agree, refuse_what_cannot_work
+from hybridgen.training.setup import check_finite, check_ranks_agree, validate_setup
 
 
 def state(**changes):
@@ -34,31 +34,31 @@ def state(**changes):
         ({"distributed_type": DistributedType.DEEPSPEED}, "DEEPSPEED takes one model at a time"),
         ({"distributed_type": DistributedType.MEGATRON_LM}, "MEGATRON_LM takes one model"),
         ({"gradient_accumulation_steps": 2}, "set --training.accumulation instead"),
-        ({"backend": DynamoBackend.INDUCTOR}, "'INDUCTOR' compiles the critic"),
+        ({"backend": DynamoBackend.INDUCTOR}, "'INDUCTOR' compiles the discriminator"),
         ({"num_processes": 3}, r"batch of 16 cannot be cut evenly over 3 process.*multiple of 3"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_reason(players, changes, sentence):
     with pytest.raises(InputError, match=sentence):
-        refuse_what_cannot_work(state(**changes), players()[1], 16, 1)
+        validate_setup(state(**changes), players()[1], 16, 1)
 
 
 @pytest.mark.parametrize("engine", ["NO", "MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "MULTI_XPU"])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_data_parallelism_in_either_precision_is_welcome(players, engine, precision):
     fine = state(distributed_type=DistributedType[engine], mixed_precision=precision)
-    refuse_what_cannot_work(fine, players()[1], 16, 4)
+    validate_setup(fine, players()[1], 16, 4)
 
 
-def test_a_compiled_critic_is_welcome_without_a_double_backward(players):
+def test_a_compiled_discriminator_is_welcome_without_a_double_backward(players):
     compiled = state(backend=DynamoBackend.EAGER)
-    refuse_what_cannot_work(compiled, players(finite_difference=0.1)[1], 16, 1)
+    validate_setup(compiled, players(finite_difference=0.1)[1], 16, 1)
     _, plain = players()
     plain.r1 = plain.r2 = 0.0
-    refuse_what_cannot_work(compiled, plain, 16, 1)
+    validate_setup(compiled, plain, 16, 1)
     plain.gp = 1.0
     with pytest.raises(InputError, match="double backward"):
-        refuse_what_cannot_work(compiled, plain, 16, 1)
+        validate_setup(compiled, plain, 16, 1)
 
 
 def test_a_batch_that_accumulation_cannot_cut_is_refused_before_training(train, training):
@@ -93,12 +93,12 @@ def test_a_number_of_the_training_that_must_be_positive_is_refused_by_name(name)
 
 
 def test_a_loss_that_is_not_finite_is_named_by_step_player_and_part():
-    parts = {"total": math.nan, "game": 0.3, "r1": math.inf, "r2": math.nan}
-    with pytest.raises(RunError, match=r"critic's loss .*step 12: its part 'r1' is inf"):
-        check_finite(parts, "critic", 12)
+    parts = {"total": math.nan, "adversarial": 0.3, "r1": math.inf, "r2": math.nan}
+    with pytest.raises(RunError, match=r"discriminator's loss .*step 12: its part 'r1' is inf"):
+        check_finite(parts, "discriminator", 12)
     with pytest.raises(RunError, match=r"generator's .*step 3: its part 'total' is nan"):
         check_finite({"total": math.nan}, "generator", 3)
-    check_finite({"total": 1e30, "game": -1.0}, "critic", 1)
+    check_finite({"total": 1e30, "adversarial": -1.0}, "discriminator", 1)
 
 
 class Everyone:
@@ -116,14 +116,14 @@ def test_processes_that_disagree_on_the_gradients_are_found(factor, agree):
     model = torch.nn.Linear(2, 1)
     model(torch.ones(3, 2)).sum().backward()
     if agree:
-        check_ranks_agree(Everyone(factor), model, "critic", 1)
+        check_ranks_agree(Everyone(factor), model, "discriminator", 1)
     else:
-        with pytest.raises(RunError, match="disagree on the critic's gradients at step 8"):
-            check_ranks_agree(Everyone(factor), model, "critic", 8)
+        with pytest.raises(RunError, match="disagree on the discriminator's gradients at step 8"):
+            check_ranks_agree(Everyone(factor), model, "discriminator", 8)
 
 
 def test_gradients_that_are_not_numbers_count_as_disagreement():
     model = torch.nn.Linear(2, 1)
     (model(torch.ones(3, 2)).sum() * math.nan).backward()
     with pytest.raises(RunError, match="disagree"):
-        check_ranks_agree(Everyone(1.0), model, "critic", 1)
+        check_ranks_agree(Everyone(1.0), model, "discriminator", 1)

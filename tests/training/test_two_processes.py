@@ -51,11 +51,11 @@ def test_both_processes_hold_the_same_bits(folder):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_a_loss_through_the_unprepared_critic_is_found_and_the_right_one_passes(said):
+def test_a_loss_through_the_unprepared_discriminator_is_found_and_the_right_one_passes(said):
     for each in said:
         assert each["world"] == 2
         assert each["right"] is None
-        assert "the processes disagree on the critic's gradients at step 1" in each["wrong"]
+        assert "the processes disagree on the discriminator's gradients at step 1" in each["wrong"]
 
 
 def test_when_one_process_is_asked_to_stop_all_stop_at_the_same_step_and_it_is_saved(folder, said):

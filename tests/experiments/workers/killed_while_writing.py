@@ -71,7 +71,7 @@ def before_the_settings_are_written():
 
 
 def between_the_weights_and_the_result():
-    at(files, "save_network", lambda network, folder: folder.name == "critic")
+    at(files, "save_network", lambda network, folder: folder.name == "discriminator")
 
 
 PLACES = (

@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from hybridgen.data.points import MixturePoints
 from hybridgen.maths.mixtures import ring
 from hybridgen.networks.denoisers import PointDenoiser
-from hybridgen.networks.mlp import MlpCritic
+from hybridgen.networks.mlp import MlpDiscriminator
 from hybridgen.training.adversarial_term import AdversarialTerm, build_term
 from hybridgen.training.diffusion import DiffusionTraining, train_diffusion
-from hybridgen.training.guide import GuideTraining, train_critic
+from hybridgen.training.guide import GuideTraining, train_guide
 from hybridgen.training.optim import Cosine
-from hybridgen.training.validation import Exam
+from hybridgen.training.validation import HeldOutValidation
 
 SOURCE = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)
 OBJECTIVES = ("cross_entropy", "score_matching")
@@ -40,8 +40,8 @@ def players(term=None, *, classes=SOURCE.classes):
     """A denoiser and, with a term, its game, the same at every call."""
     torch.manual_seed(0)
     denoiser = PointDenoiser(width=16, depth=2, waves=4, classes=classes)
-    critic = MlpCritic(width=16, depth=2, classes=classes, noise_conditional=True)
-    return denoiser, None if term is None else build_term(critic, term)
+    discriminator = MlpDiscriminator(width=16, depth=2, classes=classes, noise_conditional=True)
+    return denoiser, None if term is None else build_term(discriminator, term)
 
 
 def config_of(**changes):
@@ -51,8 +51,10 @@ def config_of(**changes):
 def steps_of(config, term, made, accelerator, *, source=SOURCE, resume=None, seed=5):
     def batches(start):
         rank, world = accelerator.process_index, accelerator.num_processes
-        shares = source.batches(batch=config.batch, seed=5, start=start, rank=rank, world=world)
-        for x, label in shares:
+        micro_batches = source.batches(
+            batch=config.batch, seed=5, start=start, rank=rank, world=world
+        )
+        for x, label in micro_batches:
             yield x.to(torch.get_default_dtype()), label
 
     denoiser, adversarial = made
@@ -75,7 +77,7 @@ def outcome(accelerator, kind, *, accumulation=1, adaptive=False):
     made, found = players(term), {}
     config = config_of(steps=3, accumulation=accumulation, check_ranks=True)
     for step in steps_of(config, term, made, accelerator):
-        for name, player in zip(("denoiser", "critic"), made, strict=True):
+        for name, player in zip(("denoiser", "discriminator"), made, strict=True):
             for key, p in player.named_parameters() if player is not None else ():
                 found[f"{step.number}.{name}.{key}"] = p.detach().clone()
                 found[f"{step.number}.{name}.{key}.grad"] = p.grad.clone()
@@ -90,7 +92,7 @@ def guide_outcome(accelerator, objective):
     """The same of the training of a guide, on data against itself."""
     torch.manual_seed(0)
     denoiser = PointDenoiser(width=8, depth=1, waves=2, classes=SOURCE.classes)
-    critic = MlpCritic(
+    discriminator = MlpDiscriminator(
         width=8, depth=2, classes=SOURCE.classes, noise_conditional=True, activation="silu"
     )
     config = GuideTraining(objective=objective, steps=3, batch=16, check_every=2, check_ranks=True)
@@ -105,12 +107,14 @@ def guide_outcome(accelerator, objective):
 
     x, label = SOURCE.reference("held_out", 8)
     x = x.to(torch.get_default_dtype())
-    exam = Exam(x, x, config.noise.quantiles(2), label=label, fake_label=label, denoiser=denoiser)
+    validation = HeldOutValidation(
+        x, x, config.noise.quantiles(2), label=label, fake_label=label, denoiser=denoiser
+    )
     found = {}
-    for step in train_critic(
-        critic, batches(1), batches(2), exam, config, accelerator, denoiser=denoiser
+    for step in train_guide(
+        discriminator, batches(1), batches(2), validation, config, accelerator, denoiser=denoiser
     ):
-        for key, p in critic.named_parameters():
+        for key, p in discriminator.named_parameters():
             found[f"{step.number}.{key}"] = p.detach().clone()
         for key, p in step.average.named_parameters():
             found[f"{step.number}.average.{key}"] = p.detach().clone()

@@ -19,7 +19,7 @@ from hybridgen import AdversarialLoss
 from hybridgen.data.points import MixturePoints
 from hybridgen.errors import Interrupted, RunError
 from hybridgen.maths.mixtures import ring
-from hybridgen.networks.mlp import MlpCritic, MlpGenerator
+from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.training.gan import GanTraining, train_gan
 from hybridgen.training.optim import Cosine
 from hybridgen.training.run import Run
@@ -37,15 +37,15 @@ class Settings:
 def players():
     torch.manual_seed(0)
     generator = MlpGenerator(latent=LATENT, width=16, depth=2, classes=SOURCE.classes)
-    critic = MlpCritic(width=16, depth=2, classes=SOURCE.classes)
-    return generator, AdversarialLoss(critic, r1=0.3, r2=0.2)
+    discriminator = MlpDiscriminator(width=16, depth=2, classes=SOURCE.classes)
+    return generator, AdversarialLoss(discriminator, r1=0.3, r2=0.2)
 
 
 def batches_for(accelerator):
     def batches(start):
         rank, world = accelerator.process_index, accelerator.num_processes
-        shares = SOURCE.batches(batch=BATCH, seed=5, start=start, rank=rank, world=world)
-        for x, label in shares:
+        micro_batches = SOURCE.batches(batch=BATCH, seed=5, start=start, rank=rank, world=world)
+        for x, label in micro_batches:
             yield x.to(torch.get_default_dtype()), label
 
     return batches
@@ -81,13 +81,13 @@ def outcome(accelerator, accumulation):
 
 
 def complaint(accelerator, *, wrapped):
-    """What the check of the ranks says of a critic loss through the (un)prepared module."""
+    """What the check of the ranks says of a discriminator loss through the (un)prepared module."""
     prepared = accelerator.prepare(players()[1])
     loss = prepared if wrapped else accelerator.unwrap_model(prepared)
     real, label = next(batches_for(accelerator)(0))
     accelerator.backward(loss(real, torch.zeros_like(real), label=label)["total"])
     try:
-        check_ranks_agree(accelerator, prepared, "critic", 1)
+        check_ranks_agree(accelerator, prepared, "discriminator", 1)
     except RunError as error:
         return str(error)
     return None

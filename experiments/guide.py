@@ -1,4 +1,4 @@
-"""Train a critic on a finished model's samples: `accelerate launch experiments/critic.py`.
+"""Train a discriminator on a finished model's samples: `accelerate launch experiments/guide.py`.
 
 Of a diffusion model it becomes a guide; of a GAN, or of a diffusion model, it refines.
 """
@@ -15,55 +15,66 @@ from tqdm import tqdm
 
 from hybridgen.cli import command
 from hybridgen.data.augment import Augment, AugmentSettings
-from hybridgen.data.images import set_apart
+from hybridgen.data.images import split_validation
 from hybridgen.data.load import load_data
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.density_ratio import LogRatio, calibrated
-from hybridgen.evaluation.guide import GuidanceEffect, examined, guided, refined
-from hybridgen.evaluation.guide_data import Material, refuse_another_model
+from hybridgen.evaluation.guide import (
+    GuidanceEffect,
+    evaluate_guide,
+    guidance_results,
+    refinement_results,
+)
+from hybridgen.evaluation.guide_data import GuideData, refuse_another_model
 from hybridgen.evaluation.monitor import table
 from hybridgen.evaluation.plots import curves
-from hybridgen.evaluation.runs import Opponent, data_of, network_of, opponent_of
-from hybridgen.networks.build import CriticSettings, build_critic, load_network, noise_conditional
+from hybridgen.evaluation.runs import SampledModel, data_of, load_sampled_model, network_of
+from hybridgen.networks.build import (
+    DiscriminatorSettings,
+    build_discriminator,
+    load_network,
+    noise_conditional,
+)
 from hybridgen.sampling.build import SamplerSettings
 from hybridgen.training.checkpoint import save_network, write_atomically
-from hybridgen.training.guide import GuideTraining, refuse_unfit, train_critic
+from hybridgen.training.guide import GuideTraining, train_guide, validate_guide
 from hybridgen.training.run import Run
 from hybridgen.training.setup import (
     Precision,
     make_accelerator,
-    refuse_what_cannot_work,
     start_trackers,
+    validate_setup,
 )
 from hybridgen.training.step import Step
-from hybridgen.training.validation import Exam
+from hybridgen.training.validation import HeldOutValidation
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guide:
-    """Settings of `experiments/critic.py`.
+class GuideExperiment:
+    """Settings of `experiments/guide.py`.
 
     Attributes:
         run: the folder of a finished run of `experiments/diffusion.py`, `hybrid.py` or `gan.py`.
-        critic: its network; `critic.noise_conditional` must be true.
-        start: the folder of a run of `experiments/gan.py` whose critic is trained further, instead
-            of a new one of `critic`'s settings. It has seen the images set apart here, so the
-            verdict on it is too kind.
+        discriminator: its network; `discriminator.noise_conditional` must be true.
+        start: the folder of a run of `experiments/gan.py` whose discriminator is trained further,
+            instead of a new one of `discriminator`'s settings. It has seen the images set apart
+            here, so the verdict on it is too kind.
         sampler: how a diffusion model is sampled; the guide serves this sampler with these steps.
         augment: random transformations of real and generated samples alike, for cross-entropy.
-        fakes: samples to generate; as many as there are training examples, at most 10 000, if not
-            given.
-        set_apart: share of the training examples, and of the samples, that is not trained on but
-            ends the training, blesses the guide, calibrates its log ratio and chooses the scale.
+        num_samples: samples to generate; as many as there are training examples, at most 10 000,
+            if not given.
+        validation_fraction: share of the training examples, and of the samples, that is not
+            trained on but ends the training, blesses the guide, calibrates its log ratio and
+            chooses the scale.
         scales: guidance scales to try, 0 among them; for diffusion models only.
         scale_samples: generated at each scale for each of `scale_draws`.
         scale_draws: draws of noise, the same at every scale.
-        final_samples: compared with the examples that the data holds out, without the critic and
-            with it: guided, or of a GAN refined.
+        final_samples: compared with the examples that the data holds out, without the
+            discriminator and with it: guided, or of a GAN refined.
         seed: of the weights and of every draw.
-        out: the guide's folder; `runs/critic/NAME-OBJECTIVE-seedN` if not given, and
-            `runs/critic/gan-NAME-OBJECTIVE-seedN` for a GAN.
+        out: the guide's folder; `runs/guide/NAME-OBJECTIVE-seedN` if not given, and
+            `runs/guide/gan-NAME-OBJECTIVE-seedN` for a GAN.
         log_every: steps between two lines in the log.
         save_every: steps between two checkpoints.
         mixed_precision: `no` or `bf16`; the launcher's choice if not given.
@@ -72,13 +83,15 @@ class Guide:
     """
 
     run: str = "runs/diffusion/digits-seed0"
-    critic: CriticSettings = field(default_factory=lambda: CriticSettings(noise_conditional=True))
+    discriminator: DiscriminatorSettings = field(
+        default_factory=lambda: DiscriminatorSettings(noise_conditional=True)
+    )
     start: str | None = None
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     training: GuideTraining = field(default_factory=GuideTraining)
-    fakes: int | None = None
-    set_apart: float = 0.2
+    num_samples: int | None = None
+    validation_fraction: float = 0.2
     scales: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
     scale_samples: int = 250
     scale_draws: int = 3
@@ -95,8 +108,10 @@ class Guide:
         for name in ("log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.set_apart < 1:
-            raise InputError(f"set_apart must lie between 0 and 1, got {self.set_apart}")
+        if not 0 < self.validation_fraction < 1:
+            raise InputError(
+                f"validation_fraction must lie between 0 and 1, got {self.validation_fraction}"
+            )
         if self.scale_samples < 2 or self.scale_draws < 2:
             raise InputError(
                 "choosing a scale takes at least 2 samples and 2 draws, got "
@@ -108,11 +123,13 @@ class Guide:
             raise InputError("nobody plays against a guide: set augment.strength, not adaptive")
 
 
-def main(settings: Guide) -> None:
+def main(settings: GuideExperiment) -> None:
     source = load_data(data_of(Path(settings.run)))
     kind = "gan-" if network_of(Path(settings.run)) == "generator" else ""
     folder = settings.out or Path(
-        "runs", "critic", f"{kind}{source.name}-{settings.training.objective}-seed{settings.seed}"
+        "runs",
+        "discriminator",
+        f"{kind}{source.name}-{settings.training.objective}-seed{settings.seed}",
     )
     accelerator = make_accelerator(
         folder,
@@ -121,26 +138,29 @@ def main(settings: Guide) -> None:
         threads=settings.threads,
         tracking=settings.tracking,
     )
-    opponent = opponent_of(Path(settings.run), settings.sampler, source.shape, accelerator.device)
+    sampled_model = load_sampled_model(
+        Path(settings.run), settings.sampler, source.shape, accelerator.device
+    )
     if settings.start is not None:
-        critic: Any = noise_conditional(load_network(Path(settings.start, "critic")))
-        if critic.shape != source.shape:
+        discriminator: Any = noise_conditional(load_network(Path(settings.start, "discriminator")))
+        if discriminator.shape != source.shape:
             raise InputError(
-                f"the critic in {settings.start} is for samples of shape {critic.shape} and the "
+                f"the discriminator in {settings.start} is for samples of shape "
+                f"{discriminator.shape} and the "
                 f"data has {source.shape}: name another --start"
             )
     else:
-        critic = build_critic(settings.critic, source.shape, source.classes)
+        discriminator = build_discriminator(settings.discriminator, source.shape, source.classes)
     augment = Augment(settings.augment) if settings.augment.strength > 0 else None
-    refuse_what_cannot_work(
-        accelerator, None, settings.training.batch, settings.training.accumulation
+    validate_setup(accelerator, None, settings.training.batch, settings.training.accumulation)
+    validate_guide(
+        discriminator, settings.training, sampled_model.denoiser, augmented=augment is not None
     )
-    refuse_unfit(critic, settings.training, opponent.denoiser, augmented=augment is not None)
-    matched = opponent.denoiser if settings.training.objective == "score_matching" else None
-    material = Material(
-        set_apart(source, settings.set_apart),
-        count=settings.fakes or min(source.size or 10_000, 10_000),
-        part=settings.set_apart,
+    matched = sampled_model.denoiser if settings.training.objective == "score_matching" else None
+    guide_data = GuideData(
+        split_validation(source, settings.validation_fraction),
+        count=settings.num_samples or min(source.size or 10_000, 10_000),
+        part=settings.validation_fraction,
         batch=settings.training.batch,
         seed=settings.seed,
         rank=accelerator.process_index,
@@ -148,7 +168,7 @@ def main(settings: Guide) -> None:
         device=accelerator.device,
     )
     set_seed(settings.seed, device_specific=True)
-    total, model = settings.training.steps, opponent.fingerprint
+    total, model = settings.training.steps, sampled_model.fingerprint
     facts = {"examples": source.size, "model": model}
     with Run(folder, settings, accelerator, facts=facts) as run:
         if run.result is not None:
@@ -159,20 +179,26 @@ def main(settings: Guide) -> None:
             return
         if settings.start is not None and source.size is not None:
             run.say(
-                f"warning: the critic in {settings.start} was trained on all training images, "
+                f"warning: the discriminator in {settings.start} was trained on all training "
+                f"images, "
                 "those set apart to judge it included: the verdict on it will be too kind"
             )
-        start_trackers(accelerator, "hybridgen-critic", run.config)
+        start_trackers(accelerator, "hybridgen-discriminator", run.config)
         effect = GuidanceEffect(
-            material.real, opponent.network, sampler=opponent.sampler, seed=settings.seed
+            guide_data.real,
+            sampled_model.network,
+            sampler=sampled_model.sampler,
+            seed=settings.seed,
         )
-        material.draw(effect, folder / "fakes.safetensors", run, model)
-        exam = material.exam(settings.training.noise.quantiles(settings.training.levels), matched)
-        steps = train_critic(
-            critic,
-            material.reals,
-            material.fakes,
-            exam,
+        guide_data.draw(effect, folder / "generated.safetensors", run, model)
+        validation = guide_data.validation(
+            settings.training.noise.quantiles(settings.training.levels), matched
+        )
+        steps = train_guide(
+            discriminator,
+            guide_data.real_batches,
+            guide_data.fake_batches,
+            validation,
             settings.training,
             accelerator,
             denoiser=matched,
@@ -183,7 +209,7 @@ def main(settings: Guide) -> None:
         with tqdm(total=total, unit="step", mininterval=0.5, disable=not run.leads) as bar:
             for step in steps:
                 number = step.number
-                last = step.state["choice"].over(number, total, settings.training.patience)
+                last = step.state["best_checkpoint"].stop(number, total, settings.training.patience)
                 bar.update(number - bar.n)
                 if last:
                     run.save(step)  # before the guide is tried, which takes a while
@@ -193,52 +219,57 @@ def main(settings: Guide) -> None:
                         accelerator.log(step.losses, step=number)
                     if run.leads and last:
                         bar.close()
-                        conclude(run, step, exam, effect, source, settings, opponent)
+                        conclude(run, step, validation, effect, source, settings, sampled_model)
 
 
 def conclude(
     run: Run,
     step: Step,
-    exam: Exam,
+    validation: HeldOutValidation,
     effect: GuidanceEffect,
     source: Source,
-    settings: Guide,
-    opponent: Opponent,
+    settings: GuideExperiment,
+    sampled_model: SampledModel,
 ) -> None:
-    """Save the critic, examine and calibrate it, show what it does, and say so."""
-    seconds, best, choice = run.seconds, step.state["best"], step.state["choice"]
-    save_network(best, run.folder / "critic")
+    """Save the discriminator, examine and calibrate it, show what it does, and say so."""
+    seconds, best, best_checkpoint = run.seconds, step.state["best"], step.state["best_checkpoint"]
+    save_network(best, run.folder / "discriminator")
     curves(run.log_file.rows(), run.folder / "curves.png")
-    verdict, figures = examined(exam, best, run.folder)
-    calibration, calibrating = calibrated(best, exam)
-    effect.window = exam.window(best)
+    outcome, figures = evaluate_guide(validation, best, run.folder)
+    calibration, calibrating = calibrated(best, validation)
+    effect.window = validation.window(best)
     low, high = effect.window
     guide = {
-        **dict(zip(("sampler", "steps"), opponent.sampled, strict=True)),
+        **dict(zip(("sampler", "steps"), sampled_model.sampled, strict=True)),
         "objective": settings.training.objective,
         "scale": 0.0,
         "window": [low, None if high == math.inf else high],  # JSON has no infinity
-        "blessed": verdict.blessed,
-        "set_apart": settings.set_apart,
-        "model": opponent.fingerprint,
+        "significant": outcome.significant,
+        "validation_fraction": settings.validation_fraction,
+        "model": sampled_model.fingerprint,
         "log_ratio": asdict(calibration),
     }
-    if opponent.denoiser is None:
-        ratio, samples = LogRatio(critic=best, calibration=calibration), settings.final_samples
-        found = refined(effect, ratio, source, run.folder, samples=samples)
+    if sampled_model.denoiser is None:
+        ratio, samples = (
+            LogRatio(discriminator=best, calibration=calibration),
+            settings.final_samples,
+        )
+        found = refinement_results(effect, ratio, source, run.folder, samples=samples)
     else:
-        found = guided(effect, best, source, settings, run, blessed=verdict.blessed)
+        found = guidance_results(
+            effect, best, source, settings, run, significant=outcome.significant
+        )
         guide["scale"] = found["scale"]
     write_atomically(run.folder / "guide.json", json.dumps(guide, indent=1) + "\n")
     run.accelerator.end_training()
-    progress = {"steps": step.number, "best_step": choice.step, "seconds": seconds}
+    progress = {"steps": step.number, "best_step": best_checkpoint.step, "seconds": seconds}
     result = {**progress, **figures, **calibrating, **found}
     run.finish({**result, "seconds_in_all": run.seconds})
     print(table(result))
-    chosen = "" if opponent.denoiser is None else f"; scale {guide['scale']:g} is chosen"
-    print(verdict.sentence + chosen)
-    print(f"the critic and its pictures are in {run.folder}")
+    chosen = "" if sampled_model.denoiser is None else f"; scale {guide['scale']:g} is chosen"
+    print(outcome.sentence + chosen)
+    print(f"the discriminator and its pictures are in {run.folder}")
 
 
 if __name__ == "__main__":
-    sys.exit(command(main, Guide, description=__doc__ or ""))
+    sys.exit(command(main, GuideExperiment, description=__doc__ or ""))
