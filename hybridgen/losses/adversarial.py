@@ -123,7 +123,8 @@ class AdversarialLoss(nn.Module):
             rng: draws the directions of finite differences and GP's interpolates.
 
         Returns:
-            Scalars: `total`, `adversarial`, the unweighted penalties in use (`r1` and `r2` if either has
+            Scalars: `total`, `adversarial`, the unweighted penalties in use (`r1` and `r2` if
+                either has
             weight, `gp`), the mean logits `logit_real` and `logit_fake`, and `sign_accuracy`, the
             mean sign of real minus fake logits: 0 where the discriminator cannot tell them apart,
                 1 where
