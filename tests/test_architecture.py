@@ -1,6 +1,7 @@
 """The floors of the house: a module imports its own floor and those below, nothing above."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -22,6 +23,7 @@ FLOORS = [
 ]
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
 ROOT = Path(hybridgen.__path__[0])
+_PUBLIC = ast.parse((ROOT / "__init__.py").read_text())
 MODULES = [path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.stem != "__init__"]
 
 
@@ -59,6 +61,23 @@ def test_importing_the_package_is_light():
     assert out.strip() == "set()"
 
 
-def test_every_public_name_is_there():
-    for name in hybridgen.__all__:
-        assert getattr(hybridgen, name) is not None
+@pytest.mark.parametrize("name", hybridgen.__all__)
+def test_every_public_name_is_the_object_of_its_module(name):
+    public = getattr(hybridgen, name)
+    modules = [node for node in ast.walk(_PUBLIC) if isinstance(node, ast.ImportFrom)]
+    (module,) = [n.module for n in modules for alias in n.names if alias.name == name]
+    inner = importlib.import_module(module)
+    assert public is getattr(inner, name, sys.modules.get(f"{module}.{name}"))
+    assert name in dir(hybridgen)
+
+
+def test_what_a_type_checker_sees_is_what_loads_lazily():
+    (block,) = [node for node in _PUBLIC.body if isinstance(node, ast.If)]
+    checked = {(n.module, a.name) for n in block.body for a in n.names}
+    lazy = {(f"hybridgen.{m}", name) for m, names in hybridgen._LAZY.items() for name in names}
+    assert checked == lazy
+
+
+def test_a_name_that_the_package_does_not_have_is_refused():
+    with pytest.raises(AttributeError, match="no attribute 'discriminators'"):
+        _ = hybridgen.discriminators
