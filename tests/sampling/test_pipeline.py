@@ -57,7 +57,7 @@ def image_pipeline(*, classes=0, guided=True, scheduler=None, **config):
 
 def point_pipeline(discriminator=None, **config):
     torch.manual_seed(0)
-    denoiser = seeded(PointDenoiser(width=8, depth=1, waves=2))
+    denoiser = seeded(PointDenoiser(width=8, depth=1, frequencies=2))
     pipeline = GuidedDiffusionPipeline(denoiser, heun_scheduler(), discriminator, **config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -70,7 +70,7 @@ def test_a_short_training_comes_near_the_exact_denoiser(train):
     )
     source = MixturePoints(mixture=two.standardised(), name="two")
     torch.manual_seed(0)
-    denoiser = PointDenoiser(width=64, depth=2, waves=4, finest=1.0)
+    denoiser = PointDenoiser(width=64, depth=2, frequencies=4, min_wavelength=1.0)
     config = config_of(steps=400, batch=256, ema_half_life=5_000.0)
     *_, last = train(config=config, made=(denoiser, None), source=source)
     x0 = source.reference("held_out", 20_000)[0]
