@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import Counted, exact_denoiser, exact_discriminator
+from oracles import Counted, denoise, exact_denoiser, exact_discriminator
 from torch import nn
 
 from hybridgen.losses.discriminators import Unconditional
@@ -211,7 +211,7 @@ def test_classifier_free_guidance_sharpens_gaussians_as_the_formula_says():
     broad, narrow = gaussian(2.0), gaussian(1.0)
 
     def denoiser(x, sigma, label=None):
-        return (broad if label is None else narrow).denoise(x, sigma)
+        return denoise(broad if label is None else narrow, x, sigma)
 
     w, a, b = 1.5, 2.0**2 + SIGMA**2, 1.0**2 + SIGMA**2
     score = -X * ((1 - w) / a + w / b)[:, None]

@@ -3,17 +3,15 @@
 import diffusers
 import pytest
 import torch
+from oracles import P, denoise
 from torch import nn
 
 from hybridgen.errors import InputError
-from hybridgen.maths.mixtures import one_dimensional
 from hybridgen.maths.predictions import edm_from_clean, from_clean
 from hybridgen.sampling.guidance import classifier_free_guidance
 from hybridgen.sampling.load import load_denoiser
 from hybridgen.sampling.pretrained import DiffusersDenoiser
 from hybridgen.sampling.schedulers import Scheduled
-
-P = one_dimensional([0.5, 0.5], [-2.0, 2.0], [0.3, 0.3])
 
 
 def unet(**config):
@@ -63,7 +61,7 @@ class Speaking(nn.Module):
     def forward(self, x, t):
         alpha, s = self.levels(t)
         noisy = x / alpha[:, None]
-        x0 = P.denoise(noisy, s / alpha)
+        x0 = denoise(P, noisy, s / alpha)
         return self.answer(x0, x, alpha, s)
 
 
@@ -90,7 +88,7 @@ def test_a_table_of_levels_is_read_back_at_its_entries(name, kind):
     entries = torch.arange(1000)
     sigma = ((1 - kept) / kept).sqrt()
     x = torch.linspace(-3, 3, 1000, dtype=torch.float64)[:, None] * (1 + sigma[:, None])
-    torch.testing.assert_close(denoiser(x, sigma), P.denoise(x, sigma), rtol=0, atol=1e-5)
+    torch.testing.assert_close(denoiser(x, sigma), denoise(P, x, sigma), rtol=0, atol=1e-5)
     assert torch.equal(asked[0].double(), entries.double())
     denoiser(x.float(), sigma.float())
     assert torch.equal(asked[1].double(), entries.double())
@@ -125,7 +123,7 @@ def test_levels_beyond_the_table_are_shown_as_its_last_and_those_below_as_its_fi
     x = torch.tensor([[300.0], [-1e5]], dtype=torch.float64)
     sigma = torch.tensor([1e3, 1e6], dtype=torch.float64)
     shown = x * last / sigma[:, None]
-    expected = P.denoise(shown, last)
+    expected = denoise(P, shown, last)
     torch.testing.assert_close(denoiser(x, sigma), expected, rtol=0, atol=1e-5)
     assert asked[0].tolist() == [999, 999]
     clean = torch.tensor([[1.7]], dtype=torch.float64)
@@ -140,7 +138,7 @@ def test_edm_networks_are_asked_as_the_edm_scheduler_asks_them(sign):
     def answer(scaled, t):
         sigma = (4 * t.double()).exp()
         x = scaled * (sigma**2 + 0.49).sqrt()[:, None]
-        return edm_from_clean(P.denoise(x, sigma), x, sigma, 0.7, sign)
+        return edm_from_clean(denoise(P, x, sigma), x, sigma, 0.7, sign)
 
     class Network(nn.Module):
         def forward(self, x, t):
@@ -148,7 +146,7 @@ def test_edm_networks_are_asked_as_the_edm_scheduler_asks_them(sign):
 
     x, sigma = random_levels(0.002, 80)
     denoiser = DiffusersDenoiser(Network(), scheduler)
-    torch.testing.assert_close(denoiser(x, sigma), P.denoise(x, sigma), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(denoiser(x, sigma), denoise(P, x, sigma), rtol=1e-4, atol=1e-4)
     assert torch.isfinite(denoiser(x[:1], torch.zeros(1, dtype=torch.float64))).all()
 
 
@@ -168,7 +166,7 @@ def test_flow_networks_are_asked_at_a_thousand_times_t(scheduler):
     network = Speaking(levels, lambda *args: from_clean("flow", *args))
     x, sigma = random_levels(0.002, 80)
     denoiser = DiffusersDenoiser(network, scheduler)
-    torch.testing.assert_close(denoiser(x, sigma), P.denoise(x, sigma), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(denoiser(x, sigma), denoise(P, x, sigma), rtol=1e-3, atol=1e-3)
 
 
 def images(pipeline, **arguments):

@@ -8,7 +8,16 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from oracles import Counted, P, cumulative, draws, exact_denoiser, heun_scheduler, unit_noise
+from oracles import (
+    Counted,
+    P,
+    cumulative,
+    denoise,
+    draws,
+    exact_denoiser,
+    heun_scheduler,
+    unit_noise,
+)
 from scipy.stats import wasserstein_distance
 
 from hybridgen.errors import RunError
@@ -142,7 +151,7 @@ def test_a_guided_denoiser_tells_its_cost_at_the_level_it_is_shown():
 
     class Dear:
         def __call__(self, x, sigma, label=None):
-            return P.denoise(x, sigma)
+            return denoise(P, x, sigma)
 
         def cost(self, sigma):
             asked.append(sigma)
@@ -213,7 +222,7 @@ def test_zero_terminal_snr_starts_at_the_highest_level_shown(name):
 
     def denoiser(x, sigma, label=None):
         seen.append((float(sigma[0]), x.clone()))
-        return P.denoise(x, sigma)
+        return denoise(P, x, sigma)
 
     config = {**ZERO_SNR, "timestep_spacing": "trailing"}
     noise = unit_noise(16)
@@ -235,7 +244,7 @@ def test_flow_matching_starts_with_the_noise_itself_at_the_highest_level_shown()
 
     def denoiser(x, sigma, label=None):
         seen.append((float(sigma[0]), x.clone()))
-        return P.denoise(x, sigma)
+        return denoise(P, x, sigma)
 
     noise = unit_noise(16)
     run = sampler("FlowMatchEulerDiscrete", {}, 10, denoiser, highest=80.0)
@@ -258,7 +267,7 @@ def test_rounded_timesteps_that_coincide_do_not_skip_a_level():
 
     def denoiser(x, sigma, label=None):
         levels.append(float(sigma[0]))
-        return P.denoise(x, sigma)
+        return denoise(P, x, sigma)
 
     crowded = {**FLOW, "flow_shift": 10.0}
     scheduler = make("UniPCMultistep", **crowded)
