@@ -11,6 +11,7 @@ from scipy.stats import wasserstein_distance
 from hybridgen.errors import InputError
 from hybridgen.maths.mixtures import ring
 from hybridgen.sampling.build import SamplerName, SamplerSettings, build_sampler
+from hybridgen.sampling.conversions import SCHEDULERS
 
 NAMES = get_args(SamplerName)
 
@@ -22,6 +23,10 @@ def off(name, steps, count=2_000):
     exact = np.interp(levels.numpy(), cumulative(P, grid).numpy(), grid.numpy())
     run = build_sampler(SamplerSettings(name=name, steps=steps), exact_denoiser(P), (1,))
     return wasserstein_distance(run(noise)[:, 0], exact)
+
+
+def test_the_names_that_settings_take_are_those_of_the_table():
+    assert ("heun", *SCHEDULERS) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
