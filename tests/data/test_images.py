@@ -178,12 +178,12 @@ def test_validation_examples_are_a_part_of_the_training_examples_and_not_of_the_
     chosen = split_validation(source, 0.2)
     assert (len(chosen.train), len(chosen.held_out)) == (1_200, 300)
 
-    def known(images):
+    def contents(images):
         return {image.numpy().tobytes() for image in images}
 
-    both = known(chosen.train) | known(chosen.held_out)
-    assert both == known(source.train)
-    assert not known(chosen.held_out) & known(chosen.train)
+    both = contents(chosen.train) | contents(chosen.held_out)
+    assert both == contents(source.train)
+    assert not contents(chosen.held_out) & contents(chosen.train)
     assert len(chosen.held_out_labels) == 300 and chosen.classes == 10
     assert torch.equal(split_validation(source, 0.2).held_out, chosen.held_out)
 

@@ -91,9 +91,9 @@ def test_what_the_network_sees_and_what_it_should_answer_have_unit_variance(sigm
     """For data of deviation `std`, independent of the noise."""
     skip, out, inner, _ = scalings(at(sigma), std)
     seen = inner**2 * (std**2 + sigma**2)
-    wanted = ((1 - skip) ** 2 * std**2 + skip**2 * sigma**2) / out**2
+    expected_square = ((1 - skip) ** 2 * std**2 + skip**2 * sigma**2) / out**2
     torch.testing.assert_close(seen, torch.ones_like(seen))
-    torch.testing.assert_close(wanted, torch.ones_like(wanted))
+    torch.testing.assert_close(expected_square, torch.ones_like(expected_square))
 
 
 @settings(max_examples=100, deadline=None)

@@ -106,8 +106,8 @@ def test_the_noise_level_matters_beyond_its_scale(kind):
     def raw(sigma):
         level = torch.tensor([sigma], dtype=torch.float64)
         c = scalings(level, network.config["data_std"])
-        there = x / c.inner
-        return (network(there, level) - c.skip * there) / c.out
+        unscaled = x / c.inner
+        return (network(unscaled, level) - c.skip * unscaled) / c.out
 
     assert (raw(0.1) - raw(2.0)).abs().max() > 1e-3
 

@@ -38,33 +38,35 @@ def test_every_sampler_nears_the_data_as_steps_grow(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_sampler_shows_the_denoiser_nothing_above_the_highest_level(name):
-    shown = []
+    sigmas = []
 
     def denoiser(x, sigma, label=None):
-        shown.append(float(sigma[0]))
+        sigmas.append(float(sigma[0]))
         return denoise(P, x, sigma)
 
     counted = Counted(denoiser)
     settings = SamplerSettings(name=name, steps=6, high=30.0)
     run = build_sampler(settings, counted, (1,))
     run(torch.zeros(2, 1))
-    assert max(shown) == pytest.approx(30) and len(shown) == run.calls == counted.calls
+    assert max(sigmas) == pytest.approx(30) and len(sigmas) == run.calls == counted.calls
     assert run.noise_shape == (1,)
 
 
 def test_the_ends_of_the_grid_are_those_of_the_settings():
     for name in ("heun", "edm_euler", "edm_dpmpp"):
-        shown = []
+        sigmas = []
 
-        def denoiser(x, sigma, label=None, shown=shown):
-            shown.append(float(sigma[0]))
+        def denoiser(x, sigma, label=None, sigmas=sigmas):
+            sigmas.append(float(sigma[0]))
             return x
 
         settings = SamplerSettings(name=name, steps=5, low=0.1, high=10.0, rho=3.0)
         build_sampler(settings, denoiser, (1,))(torch.zeros(1, 1, dtype=torch.float64))
         middle = (10 ** (1 / 3) + 0.5 * (0.1 ** (1 / 3) - 10 ** (1 / 3))) ** 3
-        assert shown[0] == pytest.approx(10, rel=1e-5) and shown[-1] == pytest.approx(0.1, rel=1e-5)
-        assert min(abs(s - middle) for s in shown) < 1e-4
+        assert sigmas[0] == pytest.approx(10, rel=1e-5) and sigmas[-1] == pytest.approx(
+            0.1, rel=1e-5
+        )
+        assert min(abs(s - middle) for s in sigmas) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["dpmpp", "unipc", "heun_discrete", "edm_dpmpp", "heun"])

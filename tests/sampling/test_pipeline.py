@@ -161,7 +161,7 @@ def test_points_are_saved_and_loaded_bit_for_bit(tmp_path):
     assert torch.equal(sample(loaded(tmp_path)), sample(pipeline))
 
 
-def test_a_plain_unet_is_saved_and_loaded_with_its_language(tmp_path):
+def test_a_plain_unet_is_saved_and_loaded_with_its_scheduler(tmp_path):
     scheduler = DDIMScheduler(prediction_type="v_prediction", clip_sample=False)
     pipeline = GuidedDiffusionPipeline(plain_unet(), scheduler)
     pipeline.save_pretrained(tmp_path)

@@ -76,10 +76,10 @@ def random_levels(low, high, count=64):
 def test_a_table_of_levels_is_read_back_at_its_entries(name, kind):
     scheduler = getattr(diffusers, f"{name}Scheduler")(prediction_type=kind)
     kept = scheduler.alphas_cumprod.double()
-    asked = []
+    timesteps = []
 
     def levels(t):
-        asked.append(t)
+        timesteps.append(t)
         at = kept[t.long()]
         return at.sqrt(), (1 - at).sqrt()
 
@@ -89,31 +89,33 @@ def test_a_table_of_levels_is_read_back_at_its_entries(name, kind):
     sigma = ((1 - kept) / kept).sqrt()
     x = torch.linspace(-3, 3, 1000, dtype=torch.float64)[:, None] * (1 + sigma[:, None])
     torch.testing.assert_close(denoiser(x, sigma), denoise(P, x, sigma), rtol=0, atol=1e-5)
-    assert torch.equal(asked[0].double(), entries.double())
+    assert torch.equal(timesteps[0].double(), entries.double())
     denoiser(x.float(), sigma.float())
-    assert torch.equal(asked[1].double(), entries.double())
+    assert torch.equal(timesteps[1].double(), entries.double())
 
 
 def test_between_entries_the_timestep_is_interpolated_in_log_sigma():
     scheduler = diffusers.DDPMScheduler()
-    asked = []
-    network = Speaking(lambda t: (asked.append(t), torch.ones_like(t))[1:] * 2, lambda x0, *_: x0)
+    timesteps = []
+    network = Speaking(
+        lambda t: (timesteps.append(t), torch.ones_like(t))[1:] * 2, lambda x0, *_: x0
+    )
     kept = scheduler.alphas_cumprod.double()
     log_sigma = ((1 - kept) / kept).log() / 2
     sigma = (0.25 * log_sigma[:-1] + 0.75 * log_sigma[1:]).exp()
     DiffusersDenoiser(network, scheduler)(torch.zeros(999, 1), sigma)
     torch.testing.assert_close(
-        asked[0].double(), torch.arange(999).double() + 0.75, rtol=0, atol=2e-3
+        timesteps[0].double(), torch.arange(999).double() + 0.75, rtol=0, atol=2e-3
     )
 
 
 def test_levels_beyond_the_table_are_shown_as_its_last_and_those_below_as_its_first():
     scheduler = diffusers.DDPMScheduler()
     kept = scheduler.alphas_cumprod.double()
-    asked = []
+    timesteps = []
 
     def levels(t):
-        asked.append(t)
+        timesteps.append(t)
         at = kept[t.long()]
         return at.sqrt(), (1 - at).sqrt()
 
@@ -122,13 +124,13 @@ def test_levels_beyond_the_table_are_shown_as_its_last_and_those_below_as_its_fi
     last = float(((1 - kept[-1]) / kept[-1]).sqrt())
     x = torch.tensor([[300.0], [-1e5]], dtype=torch.float64)
     sigma = torch.tensor([1e3, 1e6], dtype=torch.float64)
-    shown = x * last / sigma[:, None]
-    expected = denoise(P, shown, last)
+    clamped = x * last / sigma[:, None]
+    expected = denoise(P, clamped, last)
     torch.testing.assert_close(denoiser(x, sigma), expected, rtol=0, atol=1e-5)
-    assert asked[0].tolist() == [999, 999]
+    assert timesteps[0].tolist() == [999, 999]
     clean = torch.tensor([[1.7]], dtype=torch.float64)
     torch.testing.assert_close(denoiser(clean, torch.zeros(1, dtype=torch.float64)), clean)
-    assert asked[1].tolist() == [0]
+    assert timesteps[1].tolist() == [0]
 
 
 @pytest.mark.parametrize("sign", ["epsilon", "v_prediction"])
