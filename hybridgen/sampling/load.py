@@ -153,8 +153,7 @@ def download(
             allow_patterns=_FILES,
         )
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")[:300]
         raise InputError(
-            f"{name!r} is no folder here, and cannot be had from the Hugging Face hub ({reason}); "
-            "correct the name, or go online"
+            f"{name!r} is no folder here, and cannot be had from the Hugging Face hub "
+            f"({_reason(error)}); correct the name, or go online"
         ) from error
