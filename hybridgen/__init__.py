@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hybridgen.networks.residual import ResidualDiscriminator, ResidualGenerator
     from hybridgen.sampling.load import load_denoiser
     from hybridgen.sampling.pipeline import GuidedDiffusionPipeline
-    from hybridgen.training.adversarial_term import AdversarialTerm, build_term
+    from hybridgen.training.adversarial_term import AdversarialTerm
     from hybridgen.training.diffusion import DiffusionTraining, train_diffusion
     from hybridgen.training.gan import GanTraining, train_gan
     from hybridgen.training.guide import GuideTraining, train_guide
@@ -51,7 +51,7 @@ _LAZY = {
     "networks.residual": ("ResidualDiscriminator", "ResidualGenerator"),
     "sampling.load": ("load_denoiser",),
     "sampling.pipeline": ("GuidedDiffusionPipeline",),
-    "training.adversarial_term": ("AdversarialTerm", "build_term"),
+    "training.adversarial_term": ("AdversarialTerm",),
     "training.diffusion": ("DiffusionTraining", "train_diffusion"),
     "training.gan": ("GanTraining", "train_gan"),
     "training.guide": ("GuideTraining", "train_guide"),
@@ -88,7 +88,6 @@ __all__ = [
     "Unconditional",
     "adaptive_weight",
     "build_evaluator",
-    "build_term",
     "classifier_free_guidance",
     "digits",
     "discriminator_guidance",
