@@ -32,9 +32,9 @@ from hybridgen.evaluation.plots import curves
 from hybridgen.evaluation.runs import SampledModel, data_of, load_sampled_model, network_of
 from hybridgen.networks.build import (
     DiscriminatorSettings,
+    add_noise_conditioning,
     build_discriminator,
     load_network,
-    noise_conditional,
 )
 from hybridgen.sampling.build import SamplerSettings
 from hybridgen.training.checkpoint import save_network, write_atomically
@@ -142,7 +142,9 @@ def main(settings: GuideExperiment) -> None:
         Path(settings.run), settings.sampler, source.shape, accelerator.device
     )
     if settings.start is not None:
-        discriminator: Any = noise_conditional(load_network(Path(settings.start, "discriminator")))
+        discriminator: Any = add_noise_conditioning(
+            load_network(Path(settings.start, "discriminator"))
+        )
         if discriminator.shape != source.shape:
             raise InputError(
                 f"the discriminator in {settings.start} is for samples of shape "

@@ -24,10 +24,10 @@ def read_settings(settings: type[S], argv: list[str] | None = None, description:
     parser.add_class_arguments(settings, fail_untyped=False)
     try:
         filled = parser.parse_args(argv)
-        given = {
+        values = {
             name: value for name, value in parser.instantiate(filled).items() if name != "config"
         }
-        return settings(**given)
+        return settings(**values)
     except ArgumentError as error:
         raise InputError(_one_sentence(error)) from error
 

@@ -1,4 +1,4 @@
-"""The two kinds of failure that a person at the command line meets, each told in one sentence."""
+"""The failures that a person at the command line meets, each explained in one sentence."""
 
 
 class InputError(ValueError):

@@ -1,1 +1,1 @@
-"""Where real examples come from: batches in a stateless order, and a held-out part for judging."""
+"""Where real examples come from: batches in a stateless order, and a held-out part."""

@@ -95,7 +95,7 @@ class ImageFormat:
 def image_format(
     first: Image.Image, where: str, resolution: int | None, channels: int | None
 ) -> ImageFormat:
-    """The form of a set whose first image is `first`, where the settings do not say it.
+    """The format of a set whose first image is `first`, where the settings do not say it.
 
     Raises:
         InputError: `first` is not square and there is no `resolution`.

@@ -124,13 +124,13 @@ def _kind(path: Path) -> str | None:
 def _split_folders(path: Path) -> dict[str, Path]:
     """The folders of the splits by their usual names; empty if the folder is not split so."""
     folders = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
-    found = {
+    splits = {
         name: folder
         for name, spellings in _SPLITS.items()
         for folder in folders
         if folder.name.lower() in spellings
     }
-    return found if "train" in found and len(found) == len(folders) else {}
+    return splits if "train" in splits and len(splits) == len(folders) else {}
 
 
 def _read(path: Path, kind: str, **options: Any) -> datasets.DatasetDict:

@@ -2,13 +2,21 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import count as count_from
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from hybridgen.data.source import Batch, Part, Source, check_part, share, shuffled_positions
+from hybridgen.data.source import (
+    Batch,
+    Batched,
+    Part,
+    Shard,
+    Source,
+    check_part,
+    row_batches,
+    shuffled_positions,
+)
 from hybridgen.errors import InputError
 from hybridgen.maths.rng import rng_for
 
@@ -36,7 +44,7 @@ def split(size: int, held_out: int) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ImageSource:
+class ImageSource(Batched):
     """A set of images held as bytes.
 
     Args:
@@ -84,29 +92,10 @@ class ImageSource:
     def size(self) -> int:
         return len(self.train)
 
-    def batches(
-        self,
-        *,
-        batch: int,
-        seed: int,
-        start: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        device: torch.device | str = "cpu",
-    ) -> Iterator[Batch]:
+    def read(self, shard: Shard) -> Iterator[Batch]:
         """See `Source.batches`."""
-        mine = share(batch, start, rank, world, self.size)
-        images = self.train.to(device)
-        labels = None
-        if self.classes > 0 and self.train_labels is not None:
-            labels = self.train_labels.to(device)
-
-        def gather() -> Iterator[Batch]:
-            for i in count_from(start):
-                rows = shuffled_positions(seed, i * batch + rank * mine, mine, self.size).to(device)
-                yield to_float(images[rows]), None if labels is None else labels[rows]
-
-        return gather()
+        rows = row_batches(self.train, self.train_labels if self.classes > 0 else None, shard)
+        return ((to_float(images), label) for images, label in rows)
 
     def reference(self, part: Part, count: int, seed: int = 0) -> Batch:
         """See `Source.reference`."""
@@ -139,39 +128,11 @@ def digits(*, labelled: bool = False) -> ImageSource:
     )
 
 
-def shuffled(
-    x: Tensor,
-    label: Tensor | None = None,
-    *,
-    batch: int,
-    seed: int,
-    start: int = 0,
-    rank: int = 0,
-    world: int = 1,
-    device: torch.device | str = "cpu",
-) -> Iterator[Batch]:
-    """Endless batches of the rows of `x [n ...]` and `label [n]`; see `Source.batches`.
+def split_validation(source: Source, fraction: float) -> Source:
+    """A source that holds out a fixed `fraction` of the training examples of `source` instead.
 
-    Raises:
-        InputError: a batch larger than `n`, or not divisible by `world`.
-    """
-    mine = share(batch, start, rank, world, len(x))
-    x = x.to(device)
-    label = None if label is None else label.to(device)
-
-    def gather() -> Iterator[Batch]:
-        for i in count_from(start):
-            rows = shuffled_positions(seed, i * batch + rank * mine, mine, len(x)).to(device)
-            yield x[rows], None if label is None else label[rows]
-
-    return gather()
-
-
-def split_validation(source: Source, part: float) -> Source:
-    """A source whose held-out examples are a fixed `part` of the training examples of `source`.
-
-    For choosing among guides, so that the examples held out by `source` are left to judge the one
-    chosen. Points are drawn afresh anyway.
+    For choosing among guides, so that the examples held out by `source` are left to measure the
+    one chosen. Points are drawn afresh anyway.
 
     Raises:
         InputError: one of the two parts would be empty, or the data is streamed.
@@ -180,15 +141,15 @@ def split_validation(source: Source, part: float) -> Source:
         return source
     if not isinstance(source, ImageSource):
         raise InputError(
-            f"a part of {source.name} can be set apart only if all of it is in memory: train the "
-            "model with a larger data.memory_limit"
+            f"a part of {source.name} can be kept for validation only if all of it is in memory: "
+            "train the model with a larger data.memory_limit"
         )
-    train, chosen = split(source.size, round(part * source.size))
+    train, validation = split(source.size, round(fraction * source.size))
     labels = source.train_labels
     return replace(
         source,
         train=source.train[train],
-        held_out=source.train[chosen],
+        held_out=source.train[validation],
         train_labels=None if labels is None else labels[train],
-        held_out_labels=None if labels is None else labels[chosen],
+        held_out_labels=None if labels is None else labels[validation],
     )

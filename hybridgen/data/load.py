@@ -49,7 +49,7 @@ def _images(settings: DataSettings) -> Source:
     # `datasets` takes a second to import, which points and digits need not pay.
     from hybridgen.data.files import open_folder, open_hub
     from hybridgen.data.streamed import StreamedSource
-    from hybridgen.data.tables import parts
+    from hybridgen.data.tables import train_and_held_out
 
     path = Path(settings.path).expanduser()
     if path.exists():
@@ -58,10 +58,10 @@ def _images(settings: DataSettings) -> Source:
         tables = open_hub(settings.path)
     else:
         raise InputError(f"there is no folder {settings.path!r}; correct data.path.")
-    train, held_out, classes = parts(tables, settings)
+    train, held_out, classes = train_and_held_out(tables, settings)
     classes = classes if settings.labels else 0
     name = path.name or settings.path
-    channels, height, width = train.form.shape
+    channels, height, width = train.format.shape
     gibibytes = (len(train) + len(held_out)) * channels * height * width / 2**30
     if gibibytes > settings.memory_limit:
         return StreamedSource(

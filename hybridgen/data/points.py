@@ -4,15 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count as count_from
 
-import torch
-
-from hybridgen.data.source import Batch, Part, check_part, share
+from hybridgen.data.source import Batch, Batched, Part, Shard, check_part
 from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.maths.rng import rng_for
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixturePoints:
+class MixturePoints(Batched):
     """Fresh points in every batch; a label is the component that a point was drawn from.
 
     Batch i depends on `(seed, i)` alone, like the order of a finite set. Training and reference
@@ -40,30 +38,17 @@ class MixturePoints:
     def size(self) -> None:
         return None
 
-    def batches(
-        self,
-        *,
-        batch: int,
-        seed: int,
-        start: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        device: torch.device | str = "cpu",
-    ) -> Iterator[Batch]:
+    def read(self, shard: Shard) -> Iterator[Batch]:
         """See `Source.batches`. Drawn on the CPU, so that every device sees the same points."""
-        mine = share(batch, start, rank, world, None)
-        part = slice(rank * mine, (rank + 1) * mine)
-
-        def draw() -> Iterator[Batch]:
-            for i in count_from(start):
-                points, component = self.mixture.sample(batch, rng_for("batch", seed, i))
-                label = component[part].to(device) if self.labelled else None
-                yield points[part].float().to(device), label
-
-        return draw()
+        for number in count_from(shard.start):
+            points, component = self.mixture.sample(
+                shard.batch, rng_for("batch", shard.seed, number)
+            )
+            label = component[shard.rows].to(shard.device) if self.labelled else None
+            yield points[shard.rows].to(shard.device), label
 
     def reference(self, part: Part, count: int, seed: int = 0) -> Batch:
         """`count` points that occur in no batch; see `Source.reference`."""
         check_part(part, count)
         points, component = self.mixture.sample(count, rng_for(part, seed))
-        return points.float(), component
+        return points, component

@@ -1,8 +1,9 @@
-"""What every data set offers, whether it is drawn, resident in memory or streamed."""
+"""What every data set offers, whether it is drawn, held in memory or streamed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count as count_from
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -16,9 +17,100 @@ Part = Literal["train", "held_out"]
 Batch = tuple[Tensor, Tensor | None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One process's contiguous share of every batch.
+
+    Attributes:
+        batch: examples of a batch, over all processes.
+        seed: of the order.
+        start: number of the first batch.
+        rank, world: which of how many processes this is.
+        device: where the examples go.
+
+    Raises:
+        InputError: numbers that cannot be, or a batch that is not divisible by `world`.
+    """
+
+    batch: int
+    seed: int
+    start: int = 0
+    rank: int = 0
+    world: int = 1
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.start < 0:
+            raise InputError(
+                "need a batch of at least 1 and a start of at least 0, "
+                f"got batch={self.batch}, start={self.start}."
+            )
+        if self.world < 1 or not 0 <= self.rank < self.world:
+            raise InputError(f"need 0 <= rank < world, got rank={self.rank}, world={self.world}.")
+        if self.batch % self.world:
+            raise InputError(
+                f"a batch of {self.batch} cannot be shared equally by {self.world} processes; "
+                f"set the batch to a multiple of {self.world}."
+            )
+
+    @property
+    def rows(self) -> slice:
+        """Where the share lies in a batch."""
+        size = self.batch // self.world
+        return slice(self.rank * size, (self.rank + 1) * size)
+
+    def positions(self, size: int) -> Iterator[LongTensor]:
+        """The share `[batch / world]` of every batch, in the shuffled order of `size` examples.
+
+        Raises:
+            InputError: a batch larger than that; when called, not at the first item.
+        """
+        if self.batch > size:
+            raise InputError(
+                f"the batch of {self.batch} is larger than the training data of {size} examples; "
+                f"set the batch to at most {size}."
+            )
+        first, length = self.rows.start, self.batch // self.world
+        return (
+            shuffled_positions(self.seed, number * self.batch + first, length, size)
+            for number in count_from(self.start)
+        )
+
+
+class Batched(Protocol):
+    """Something that is read in batches, each process its share."""
+
+    def batches(
+        self,
+        *,
+        batch: int,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> Iterator[Batch]:
+        """Endless `(x [b ...], label [b] or None)`; `b = batch / world`. See `Shard`.
+
+        Item i is this rank's contiguous share of global batch `start + i`: a function of
+        `(batch, seed, start + i)` alone, so resuming is starting later and the shares of all
+        ranks joined are the batch of one process.
+
+        Raises:
+            InputError: a batch larger than the training data, or not divisible by `world`.
+        """
+        return self.read(
+            Shard(batch=batch, seed=seed, start=start, rank=rank, world=world, device=device)
+        )
+
+    def read(self, shard: Shard) -> Iterator[Batch]:
+        """What `batches` gives; too large a batch is refused before the first is read."""
+        ...
+
+
 @runtime_checkable
-class Source(Protocol):
-    """Examples to train on and examples to judge by.
+class Source(Batched, Protocol):
+    """Examples to train on and examples to measure with.
 
     Attributes:
         name: what to call it in reports.
@@ -39,58 +131,27 @@ class Source(Protocol):
     @property
     def size(self) -> int | None: ...
 
-    def batches(
-        self,
-        *,
-        batch: int,
-        seed: int,
-        start: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        device: torch.device | str = "cpu",
-    ) -> Iterator[Batch]:
-        """Endless `(x [b ...], label [b] or None)`; `b = batch / world`.
-
-        Item i is this rank's contiguous share of global batch `start + i`: a function of
-        `(batch, seed, start + i)` alone, so resuming is starting later and the shares of all
-        ranks joined are the batch of one process.
-
-        Raises:
-            InputError: a batch larger than the training data, or not divisible by `world`.
-        """
-        ...
-
     def reference(self, part: Part, count: int, seed: int = 0) -> Batch:
-        """Up to `count` examples in the scale of the batches, on the CPU, for judging.
+        """Up to `count` examples in the scale of the batches, on the CPU, to measure with.
 
         Labels are given wherever the data has them, also if `classes` is 0.
         """
         ...
 
 
-def share(batch: int, start: int, rank: int, world: int, size: int | None) -> int:
-    """Examples of one rank's share of a batch, after checking what `batches` was given.
+def row_batches(x: Tensor, label: Tensor | None, shard: Shard) -> Iterator[Batch]:
+    """Endless batches of the rows of `x [n ...]` and `label [n]`, one gather each.
 
     Raises:
-        InputError: see `Source.batches`.
+        InputError: a batch larger than `n`.
     """
-    if batch < 1 or start < 0:
-        raise InputError(
-            f"need a batch of at least 1 and a start of at least 0, got {batch=}, {start=}."
-        )
-    if world < 1 or not 0 <= rank < world:
-        raise InputError(f"need 0 <= rank < world, got {rank=}, {world=}.")
-    if batch % world:
-        raise InputError(
-            f"a batch of {batch} cannot be shared equally by {world} processes; "
-            f"set the batch to a multiple of {world}."
-        )
-    if size is not None and batch > size:
-        raise InputError(
-            f"the batch of {batch} is larger than the training data of {size} examples; "
-            f"set the batch to at most {size}."
-        )
-    return batch // world
+    positions = shard.positions(len(x))
+    x = x.to(shard.device)
+    label = None if label is None else label.to(shard.device)
+    return (
+        (x[rows], None if label is None else label[rows])
+        for rows in (batch.to(shard.device) for batch in positions)
+    )
 
 
 def check_part(part: str, count: int) -> None:
@@ -147,7 +208,7 @@ class DataSettings:
             given, all images must already be square and of one size.
         channels: 1 for grey or 3 for colour; if not given, all images must be of one kind.
         labels: whether training is class-conditional.
-        held_out: share of the examples kept for judging when the data has no test or validation
+        held_out: share of the examples to measure with, where the data has no test or validation
             split of its own; the built-in sets have a fixed one.
         memory_limit: GiB of bytes up to which images stay in memory; larger sets stream.
         workers: processes that read ahead while streaming.

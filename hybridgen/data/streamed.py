@@ -3,23 +3,22 @@
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count as count_from
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hybridgen.data.images import to_float
-from hybridgen.data.source import Batch, Part, check_part, share, shuffled_positions
+from hybridgen.data.source import Batch, Batched, Part, Shard, check_part, shuffled_positions
 from hybridgen.data.tables import ImageTable
 from hybridgen.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class StreamedSource:
+class StreamedSource(Batched):
     """A set read from disk while training; its batches equal `ImageSource`'s bit for bit.
 
-    Damaged images and images of another form are found when they are met.
+    Damaged images and images of another format are refused when they are read.
 
     Args:
         name: what to call it in reports.
@@ -36,7 +35,7 @@ class StreamedSource:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.train.form.shape
+        return self.train.format.shape
 
     @property
     def mixture(self) -> None:
@@ -46,40 +45,30 @@ class StreamedSource:
     def size(self) -> int:
         return len(self.train)
 
-    def batches(
-        self,
-        *,
-        batch: int,
-        seed: int,
-        start: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        device: torch.device | str = "cpu",
-    ) -> Iterator[Batch]:
+    def read(self, shard: Shard) -> Iterator[Batch]:
         """See `Source.batches`."""
-        mine = share(batch, start, rank, world, self.size)
-        order = _Order(seed, start, batch, rank * mine, mine, self.size)
+        positions = shard.positions(self.size)
         loader = DataLoader(
             _Reader(self.train),
-            sampler=order,
+            sampler=shard.positions(self.size),
             batch_size=None,  # an item is a batch already
             num_workers=self.workers,
             worker_init_fn=_ignore_signals,
-            pin_memory=torch.device(device).type == "cuda",
+            pin_memory=torch.device(shard.device).type == "cuda",
             # Without its own generator a loader draws from the global one, and resuming would
             # no longer continue the same random numbers.
             generator=torch.Generator().manual_seed(0),
         )
         labels = self.train.labels if self.classes > 0 else None
 
-        def read() -> Iterator[Batch]:
-            for rows, images in zip(order, loader, strict=True):
+        def decoded() -> Iterator[Batch]:
+            for rows, images in zip(positions, loader, strict=True):
                 if isinstance(images, str):
                     raise InputError(images)
-                label = None if labels is None else labels[rows].to(device)
-                yield to_float(images.to(device, non_blocking=True)), label
+                label = None if labels is None else labels[rows].to(shard.device)
+                yield to_float(images.to(shard.device, non_blocking=True)), label
 
-        return read()
+        return decoded()
 
     def reference(self, part: Part, count: int, seed: int = 0) -> Batch:
         """See `Source.reference`."""
@@ -88,22 +77,6 @@ class StreamedSource:
         rows = shuffled_positions(seed, 0, min(count, len(examples)), len(examples))
         labels = None if examples.labels is None else examples.labels[rows]
         return to_float(examples.read(rows)), labels
-
-
-@dataclass(frozen=True)
-class _Order:
-    """The positions `[mine]` of one process's share of each batch, without end."""
-
-    seed: int
-    start: int
-    batch: int
-    offset: int
-    mine: int
-    size: int
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for i in count_from(self.start):
-            yield shuffled_positions(self.seed, i * self.batch + self.offset, self.mine, self.size)
 
 
 class _Reader(Dataset):

@@ -29,33 +29,33 @@ class ImageTable:
         table: a `datasets.Dataset` of one column, `image`, of undecoded cells.
         rows: `[n]`, the rows of the table that belong to this part.
         labels: `[n]`, int64, or `None`.
-        form: what every image is brought to.
+        format: what every image is brought to.
         name: how error messages call the table.
     """
 
     table: Any
     rows: Tensor
     labels: Tensor | None
-    form: ImageFormat
+    format: ImageFormat
     name: str
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read(self, shuffled_positions: Tensor) -> Tensor:
+    def read(self, positions: Tensor) -> Tensor:
         """The images at these positions, `[b] -> uint8 [b c h w]`.
 
         Raises:
-            InputError: an image is damaged or does not have the form; named by its path.
+            InputError: an image is damaged or is of another format; named by its path.
         """
-        images = np.empty((len(shuffled_positions), *self.form.shape), dtype=np.uint8)
-        for slot, (cell, where) in enumerate(self._cells(shuffled_positions)):
-            images[slot] = self.form.apply(open_image(cell, where), where)
+        images = np.empty((len(positions), *self.format.shape), dtype=np.uint8)
+        for slot, (cell, where) in enumerate(self._cells(positions)):
+            images[slot] = self.format.apply(open_image(cell, where), where)
         return torch.from_numpy(images)
 
     def read_all(self) -> Tensor:
         """Every image, uint8 `[n c h w]`, decoded by as many threads as there are cores."""
-        images = torch.empty((len(self), *self.form.shape), dtype=torch.uint8)
+        images = torch.empty((len(self), *self.format.shape), dtype=torch.uint8)
 
         def fill(chunk: Tensor) -> None:
             images[chunk] = self.read(chunk)
@@ -65,13 +65,13 @@ class ImageTable:
                 pass  # asking for the results raises the first error
         return images
 
-    def _cells(self, shuffled_positions: Tensor) -> Iterator[tuple[Any, str]]:
-        rows = self.rows[shuffled_positions].tolist()
+    def _cells(self, positions: Tensor) -> Iterator[tuple[Any, str]]:
+        rows = self.rows[positions].tolist()
         for row, cell in zip(rows, self.table[rows]["image"], strict=True):
             yield cell, _where(cell, row, self.name)
 
 
-def parts(
+def train_and_held_out(
     tables: datasets.DatasetDict, settings: DataSettings
 ) -> tuple[ImageTable, ImageTable, int]:
     """Training part, held-out part and number of classes (0 if the data has no labels).
@@ -79,7 +79,7 @@ def parts(
     The data's own test or validation split is held out; else a fixed share of the rows.
 
     Raises:
-        InputError: no training split, no image column, no labels where they are wanted, ...
+        InputError: no training split, no image column, no labels where `settings` ask for them, ...
     """
     train_name = _train_name(tables, settings.path)
     held_name = next((name for name in _HELD_OUT_NAMES if name in tables), train_name)
@@ -98,13 +98,13 @@ def parts(
     sides = [_undecoded(table, column, settings.path) for table in (train, held)]
     first = sides[0][[0]]["image"][0]
     where = _where(first, 0, names[0])
-    form = image_format(open_image(first, where), where, settings.resolution, settings.channels)
+    format = image_format(open_image(first, where), where, settings.resolution, settings.channels)
     both = [
         ImageTable(
             table=sides[i],
             rows=rows[i],
             labels=None if labels is None else labels[i][rows[i]],
-            form=form,
+            format=format,
             name=names[i],
         )
         for i in range(2)
@@ -165,13 +165,13 @@ def _labels(
     if column is not None and all(column in table.features for table in tables):
         values = [table.select_columns(column)[:][column] for table in tables]
         feature = features[column]
-        known = set().union(*values)
-        if {type(value) for value in known} not in ({int}, {str}):
+        classes = set().union(*values)
+        if {type(value) for value in classes} not in ({int}, {str}):
             problem = f"not every entry of {column!r} is a whole number, or a word"
         elif not isinstance(feature, datasets.ClassLabel):
-            number = {value: index for index, value in enumerate(sorted(known))}
-            return [torch.tensor([number[v] for v in side]) for side in values], len(known)
-        elif min(known) < 0:
+            number = {value: index for index, value in enumerate(sorted(classes))}
+            return [torch.tensor([number[v] for v in side]) for side in values], len(classes)
+        elif min(classes) < 0:
             problem = f"some entries of {column!r} are hidden (negative)"
         else:
             return [torch.tensor(side) for side in values], len(feature.names)

@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hybridgen.data.images import shuffled, to_float
-from hybridgen.data.source import Batch, Source
+from hybridgen.data.images import to_float
+from hybridgen.data.source import Batch, Shard, Source, row_batches
 from hybridgen.errors import InputError
 from hybridgen.evaluation.guide import GuidanceEffect
 from hybridgen.evaluation.plots import to_bytes
@@ -122,7 +122,8 @@ class GuideData:
         """The same of the samples that are not set apart."""
         x, label = self._fake
         label = None if label is None else label[self._held :]
-        return shuffled(x[self._held :], label, seed=self.seed + 1, start=start, **self._ours)
+        shard = Shard(seed=self.seed + 1, start=start, **self._ours)
+        return row_batches(x[self._held :], label, shard)
 
     def validation(self, levels: Tensor, denoiser: Denoiser | None) -> HeldOutValidation:
         """The exam on what is set apart, at most 2 000 samples of either kind.

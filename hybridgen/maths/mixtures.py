@@ -64,17 +64,8 @@ class GaussianMixture:
             rearrange(self.responsibilities(x, sigma), "b k -> b k 1") * pull, "b k d -> b d", "sum"
         )
 
-    def denoise(self, x: Tensor, sigma: Tensor | float) -> Tensor:
-        """`E[x0 | x0 + sigma n = x] = x + sigma^2 score`, `[b d] -> [b d]`.
-
-        Source: Tweedie's formula, e.g. Efron 2011; Karras et al. 2022, arXiv:2206.00364, eq. 3.
-        """
-        return x + _column(x, sigma) ** 2 * self.score(x, sigma)
-
     def log_ratio(self, other: "GaussianMixture", x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
-        """`log p_sigma(x) - log q_sigma(x)`: the best discriminator's logit for real p, fake q;
-        `[b]`.
-        """
+        """The best discriminator's logit for real p, fake q: `log p_sigma(x) - log q_sigma(x)`."""
         return self.log_density(x, sigma) - other.log_density(x, sigma)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -129,22 +120,6 @@ def grid(side: int = 5, spacing: float = 2.0, std: float = 0.05) -> GaussianMixt
     return _equal(torch.cartesian_prod(axis, axis), std)
 
 
-def one_dimensional(weights: list[float], means: list[float], stds: list[float]) -> GaussianMixture:
-    """A mixture in one dimension, from plain numbers."""
-    return GaussianMixture(
-        torch.tensor(weights, dtype=torch.float64),
-        rearrange(torch.tensor(means, dtype=torch.float64), "k -> k 1"),
-        torch.tensor(stds, dtype=torch.float64),
-    )
-
-
-def _distribution(counts: Tensor) -> Tensor:
-    counts = counts.double()
-    if counts.ndim != 1 or len(counts) == 0 or bool((counts < 0).any()):
-        raise ValueError(f"expected non-negative counts [k], got {tuple(counts.shape)}")
-    return counts / counts.sum()
-
-
 def reverse_kl(counts: Tensor) -> float:
     """`KL(q | u) = sum_i q_i log(q_i k)` of a histogram against the uniform distribution on k bins.
 
@@ -155,26 +130,10 @@ def reverse_kl(counts: Tensor) -> float:
     Args:
         counts: `[k]`, non-negative.
     """
+    counts = counts.double()
     if float(counts.sum()) == 0:
         return math.inf
-    q = _distribution(counts)
+    if counts.ndim != 1 or bool((counts < 0).any()):
+        raise ValueError(f"expected non-negative counts [k], got {tuple(counts.shape)}")
+    q = counts / counts.sum()
     return float(torch.special.xlogy(q, q * len(q)).sum().clamp_min(0))
-
-
-def jensen_shannon(p: Tensor, q: Tensor) -> float:
-    """`JS(p, q) = KL(p | m)/2 + KL(q | m)/2`, `m = (p + q)/2`; between 0 and log 2.
-
-    The value of the minimax game at its best discriminator is `2 JS - log 4`
-    (Goodfellow et al. 2014, arXiv:1406.2661, theorem 1).
-
-    Args:
-        p, q: `[k]` non-negative counts or probabilities of the same k events.
-    """
-    if p.shape != q.shape:
-        raise ValueError(f"expected two histograms of one length, got {len(p)} and {len(q)} bins")
-    p, q = _distribution(p), _distribution(q)
-    m = (p + q) / 2
-    # Where p is 0 its term is 0 whatever m is; m is 0 only where both are.
-    safe = m.clamp_min(torch.finfo(m.dtype).tiny)
-    halves = torch.special.xlogy(p, p / safe) + torch.special.xlogy(q, q / safe)
-    return float(halves.sum() / 2)

@@ -108,7 +108,7 @@ class Scalings(NamedTuple):
         skip: how much of the noisy input is kept.
         out: what the network's answer is multiplied by.
         inner: what its input is multiplied by.
-        noise: the noise level as the network is told it.
+        noise: what the network is given for the noise level.
     """
 
     skip: Tensor

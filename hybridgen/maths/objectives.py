@@ -1,4 +1,4 @@
-"""What each player of the adversarial game minimises, as pure functions of logits.
+"""What discriminator and generator of a GAN minimise, as pure functions of logits.
 
 A logit is positive where the discriminator believes "real". Every loss is per sample, so the caller
 decides how to reduce it. To add a game, write one more `Objective` here: a module-level
@@ -18,7 +18,7 @@ class Objective:
 
     Attributes:
         discriminator: `(real, fake) -> loss`, minimised by the discriminator; all `[b]`.
-        player: `(fake, real) -> loss`, minimised by the generator; all `[b]`. `real` is `None`
+        generator: `(fake, real) -> loss`, minimised by the generator; all `[b]`. `real` is `None`
             unless `relativistic`.
         relativistic: whether the generator's loss compares fake logits with real ones.
     """
@@ -36,10 +36,8 @@ def _logistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     return F.softplus(-real) + F.softplus(fake)
 
 
-def _minimax_player(fake: Tensor, real: Tensor | None) -> Tensor:
-    """`-softplus(fake)`: the discriminator's own value with the opposite sign; weak once it
-    wins.
-    """
+def _minimax_generator(fake: Tensor, real: Tensor | None) -> Tensor:
+    """`-softplus(fake)`: the discriminator's value with the opposite sign; weak once it wins."""
     return -F.softplus(fake)
 
 
@@ -56,10 +54,8 @@ def _hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     return F.relu(1 - real) + F.relu(1 + fake)
 
 
-def _linear_player(fake: Tensor, real: Tensor | None) -> Tensor:
-    """`-fake`: the generator climbs the discriminator. Shared by the hinge and Wasserstein
-    games.
-    """
+def _linear_generator(fake: Tensor, real: Tensor | None) -> Tensor:
+    """`-fake`: the generator climbs the discriminator; of the hinge and Wasserstein games."""
     return -fake
 
 
@@ -68,7 +64,7 @@ def _least_squares_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     return (real - 1).square() + fake.square()
 
 
-def _least_squares_player(fake: Tensor, real: Tensor | None) -> Tensor:
+def _least_squares_generator(fake: Tensor, real: Tensor | None) -> Tensor:
     """`(fake - 1)^2`. Source: Mao et al. 2016, arXiv:1611.04076, equation 2."""
     return (fake - 1).square()
 
@@ -99,15 +95,15 @@ def _relativistic_generator(fake: Tensor, real: Tensor | None) -> Tensor:
     return F.softplus(real - fake)
 
 
-minimax = Objective(_logistic_discriminator, _minimax_player)
+minimax = Objective(_logistic_discriminator, _minimax_generator)
 non_saturating = Objective(_logistic_discriminator, _non_saturating_generator)
-hinge = Objective(_hinge_discriminator, _linear_player)
-least_squares = Objective(_least_squares_discriminator, _least_squares_player)
-wasserstein = Objective(_wasserstein_discriminator, _linear_player)
+hinge = Objective(_hinge_discriminator, _linear_generator)
+least_squares = Objective(_least_squares_discriminator, _least_squares_generator)
+wasserstein = Objective(_wasserstein_discriminator, _linear_generator)
 relativistic = Objective(_relativistic_discriminator, _relativistic_generator, relativistic=True)
 
 
-def known() -> dict[str, Objective]:
+def by_name() -> dict[str, Objective]:
     """Every objective of this module by its variable's name."""
     return {name: value for name, value in globals().items() if isinstance(value, Objective)}
 
@@ -118,6 +114,7 @@ def objective(name: str) -> Objective:
     Raises:
         ValueError: no such objective; the message lists those there are.
     """
-    if name not in known():
-        raise ValueError(f"no objective {name!r}; there are {', '.join(sorted(known()))}")
-    return known()[name]
+    available = by_name()
+    if name not in available:
+        raise ValueError(f"no objective {name!r}; there are {', '.join(sorted(available))}")
+    return available[name]

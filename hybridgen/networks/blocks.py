@@ -1,4 +1,4 @@
-"""The pieces that image networks are made of: resampling, the residual block, initial weights."""
+"""What image networks are made of: resampling, residual blocks, initial weights, resolutions."""
 
 import math
 from collections.abc import Iterator
@@ -130,20 +130,20 @@ class Resolutions:
     doubles the channels, up to 8 times `width` and to 512 (or `width`, if that is more).
 
     Attributes:
-        sizes: rows of the picture at each rung, from the base to the full resolution.
-        widths: channels at each rung.
+        sizes: rows of the picture, from the base to the full resolution.
+        widths: channels at each of them.
     """
 
     sizes: tuple[int, ...]
     widths: tuple[int, ...]
 
 
-def ladder(*, resolution: int, channels: int, width: int) -> Resolutions:
-    """The ladder for images `[channels resolution resolution]` with `width` channels on top.
+def resolutions(*, resolution: int, channels: int, width: int) -> Resolutions:
+    """The halved resolutions of images `[channels resolution resolution]`, `width` at the top.
 
     Raises:
-        InputError: no ladder fits the resolution (the message names those that do), the images
-            are neither grey nor in colour, or the width is not positive.
+        InputError: the resolution does not halve into a base (the message names those that do),
+            the images are neither grey nor in colour, or the width is not positive.
     """
     require_positive(width=width)
     if channels not in (1, 3):
@@ -173,7 +173,7 @@ def _nearest(resolution: int) -> str:
 
 @contextmanager
 def eval_mode(*modules: nn.Module | None) -> Iterator[None]:
-    """No dropout inside; afterwards every part of `modules` is in the mode it was in."""
+    """Eval mode inside; afterwards every part of `modules` is in the mode it was in before."""
     parts = [part for module in modules if module is not None for part in module.modules()]
     modes = [part.training for part in parts]
     try:

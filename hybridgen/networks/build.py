@@ -12,11 +12,10 @@ from hybridgen.errors import InputError
 from hybridgen.networks.blocks import Activation
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
-from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator, WavesDiscriminator
+from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.networks.residual import ResidualDiscriminator, ResidualGenerator
 
 Architecture = Literal["mlp", "dcgan", "residual"]
-DiscriminatorArchitecture = Literal["mlp", "waves", "dcgan", "residual"]
 _GENERATORS: dict[str, type[Any]] = {
     "mlp": MlpGenerator,
     "dcgan": DcganGenerator,
@@ -24,7 +23,6 @@ _GENERATORS: dict[str, type[Any]] = {
 }
 _DISCRIMINATORS: dict[str, type[Any]] = {
     "mlp": MlpDiscriminator,
-    "waves": WavesDiscriminator,
     "dcgan": DcganDiscriminator,
     "residual": ResidualDiscriminator,
 }
@@ -53,37 +51,39 @@ class DiscriminatorSettings:
     """The discriminator.
 
     Attributes:
-        architecture: `mlp` for points, or `waves`, which sees finer structure and is no player of a
-            game; `residual` (R3GAN) or `dcgan` (2015) for images.
+        architecture: `mlp` for points; `residual` (R3GAN) or `dcgan` (2015) for images.
         width: units of a hidden layer, or channels at the finest resolution inside (for `dcgan`
             half the image's).
         depth: hidden layers, or residual blocks per resolution; ignored by `dcgan`.
+        frequencies: Fourier features a coordinate, for points: 8 let a guide see finer structure,
+            0 suits a GAN's discriminator.
         noise_conditional: whether it looks at the noise level of its input.
         activation: `leaky_relu`, or `silu` for a loss on the discriminator's gradient (score
             matching).
     """
 
-    architecture: DiscriminatorArchitecture = "dcgan"
+    architecture: Architecture = "dcgan"
     width: int = 64
     depth: int = 2
+    frequencies: int = 0
     noise_conditional: bool = False
     activation: Activation = "leaky_relu"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserSettings:
-    """The denoiser: a U-Net for images, a network on waves for points.
+    """The denoiser: a U-Net for images, an MLP on Fourier features for points.
 
     Attributes:
-        widths: channels of the U-Net at each resolution, the finest first.
+        widths: channels of the U-Net at each resolution, the largest first.
         patch: pixels a side that the U-Net sees as one.
         layers: residual blocks of the U-Net at each resolution.
         attention: whether the U-Net's coarsest resolution has self-attention.
         dropout: of the U-Net's residual blocks.
         width: units of a hidden layer, for points.
         depth: hidden layers, for points.
-        waves: frequencies a coordinate, for points.
-        finest: the shortest wavelength in units of the data's deviation, for points.
+        frequencies: Fourier features a coordinate, for points.
+        min_wavelength: the shortest, in units of the data's deviation, for points.
         data_std: standard deviation of the data; if not given, 0.5 for images, 1 for points.
     """
 
@@ -94,8 +94,8 @@ class DenoiserSettings:
     dropout: float = 0.0
     width: int = 128
     depth: int = 3
-    waves: int = 8
-    finest: float = 0.1
+    frequencies: int = 8
+    min_wavelength: float = 0.1
     data_std: float | None = None
 
 
@@ -112,8 +112,8 @@ def build_denoiser(
             dimension=shape[0],
             width=settings.width,
             depth=settings.depth,
-            waves=settings.waves,
-            finest=settings.finest,
+            frequencies=settings.frequencies,
+            min_wavelength=settings.min_wavelength,
             classes=classes,
             data_std=1.0 if settings.data_std is None else settings.data_std,
         )
@@ -143,11 +143,7 @@ def build_generator(
     Raises:
         InputError: the architecture cannot make that shape.
     """
-    sizes = _sizes(settings.architecture, shape, _GENERATORS)
-    sizes |= {"width": settings.width, "classes": classes}
-    if settings.architecture != "dcgan":
-        sizes["depth"] = settings.depth
-    return _GENERATORS[settings.architecture](latent=settings.latent, **sizes)
+    return _build(_GENERATORS, settings, shape, classes, latent=settings.latent)
 
 
 def build_discriminator(
@@ -156,15 +152,18 @@ def build_discriminator(
     """A new discriminator of samples of `shape`: `(d,)` for points, `(c, h, w)` for images.
 
     Raises:
-        InputError: the architecture cannot judge that shape.
+        InputError: no discriminator of these settings fits the shape.
     """
-    sizes = _sizes(settings.architecture, shape, _DISCRIMINATORS)
-    sizes |= {"width": settings.width, "classes": classes}
-    if settings.architecture != "dcgan":
-        sizes["depth"] = settings.depth
-    return _DISCRIMINATORS[settings.architecture](
-        noise_conditional=settings.noise_conditional, activation=settings.activation, **sizes
-    )
+    options: dict[str, Any] = {"activation": settings.activation}
+    if settings.architecture == "mlp":
+        options["frequencies"] = settings.frequencies
+    elif settings.frequencies != 0:
+        raise InputError(
+            f"frequencies are for points, but architecture {settings.architecture} is for images; "
+            "leave them out"
+        )
+    noise = settings.noise_conditional
+    return _build(_DISCRIMINATORS, settings, shape, classes, noise_conditional=noise, **options)
 
 
 def load_network(folder: str | Path) -> ModelMixin:
@@ -175,7 +174,7 @@ def load_network(folder: str | Path) -> ModelMixin:
     """
     path = Path(folder) / "config.json"
     kinds = [*_GENERATORS.values(), *_DISCRIMINATORS.values(), ImageDenoiser, PointDenoiser]
-    known = {kind.__name__: kind for kind in kinds}
+    classes = {kind.__name__: kind for kind in kinds}
     if not path.is_file():
         raise InputError(f"no network in {folder}: expected config.json there; name another folder")
     try:
@@ -185,39 +184,49 @@ def load_network(folder: str | Path) -> ModelMixin:
         raise InputError(
             f"{path} is not a network's configuration ({error!r}); save it again"
         ) from error
-    if name not in known:
-        raise InputError(f"{path} describes a {name!r}, expected one of {sorted(known)}")
+    if name not in classes:
+        raise InputError(f"{path} describes a {name!r}, expected one of {sorted(classes)}")
     try:
-        return known[name].from_pretrained(folder, local_files_only=True)
+        return classes[name].from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise InputError(f"the weights in {folder} cannot be read ({error}); save again") from error
 
 
-def _sizes(architecture: str, shape: tuple[int, ...], known: Mapping[str, Any]) -> dict[str, int]:
-    if architecture not in known:
-        raise InputError(f"no architecture {architecture!r}; there are {sorted(known)}")
-    if architecture in ("mlp", "waves"):
+def _build(
+    networks: Mapping[str, type[Any]],
+    settings: GeneratorSettings | DiscriminatorSettings,
+    shape: tuple[int, ...],
+    classes: int,
+    **options: Any,
+) -> ModelMixin:
+    architecture = settings.architecture
+    if architecture not in networks:
+        raise InputError(f"no architecture {architecture!r}; there are {sorted(networks)}")
+    if architecture == "mlp":
         if len(shape) != 1:
             raise InputError(
                 f"architecture {architecture} is for points (d,), but the data has shape {shape}; "
                 "choose residual or dcgan"
             )
-        return {"dimension": shape[0]}
-    if len(shape) != 3 or shape[1] != shape[2]:
+        options["dimension"] = shape[0]
+    elif len(shape) != 3 or shape[1] != shape[2]:
         raise InputError(
             f"architecture {architecture} is for square images (c, h, h), but the data has shape "
             f"{shape}; " + ("choose mlp" if len(shape) == 1 else "crop or resize the images")
         )
-    return {"channels": shape[0], "resolution": shape[1]}
+    else:
+        options |= {"channels": shape[0], "resolution": shape[1]}
+    if architecture != "dcgan":
+        options["depth"] = settings.depth
+    return networks[architecture](width=settings.width, classes=classes, **options)
 
 
-def noise_conditional(discriminator: ModelMixin) -> ModelMixin:
-    """A discriminator that looks at the noise level and, without noise, says what `discriminator`
-    says.
+def add_noise_conditioning(discriminator: ModelMixin) -> ModelMixin:
+    """A noise-conditional copy of `discriminator` that gives its logits where there is no noise.
 
-    What it does about the level starts at zero, so at every level it sees its input rescaled to
-    unit variance and judges it as if it were clean. A discriminator that already looks is returned
-    itself.
+    The biases of the noise level start at zero, so at every level it sees its input rescaled to
+    unit variance and treats it as if it were clean. A discriminator that is noise-conditional is
+    returned itself.
 
     Raises:
         InputError: `discriminator` is not one of this package's.
@@ -230,10 +239,10 @@ def noise_conditional(discriminator: ModelMixin) -> ModelMixin:
         )
     if config["noise_conditional"]:
         return discriminator
-    given = {key: value for key, value in config.items() if not key.startswith("_")}
-    adopted = type(discriminator)(**{**given, "noise_conditional": True})
-    missing, _ = adopted.load_state_dict(discriminator.state_dict(), strict=False)
+    settings = {key: value for key, value in config.items() if not key.startswith("_")}
+    conditional = type(discriminator)(**{**settings, "noise_conditional": True})
+    missing, _ = conditional.load_state_dict(discriminator.state_dict(), strict=False)
     others = [name for name in missing if not name.startswith("noise.")]
     if others:
         raise InputError(f"the discriminator to start from lacks {others[0]}; save it again")
-    return adopted
+    return conditional

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hybridgen.errors import InputError
 
-_WAVES = 12
+_FREQUENCIES = 12
 _SMALLEST_SIGMA = 0.002
 
 
@@ -116,20 +116,19 @@ class ProjectionHead(nn.Module):
 
 
 def noise_features(sigma: Tensor) -> Tensor:
-    """FourierFeatures in the log-noise level `asinh(sigma / 0.002)`, finite at 0: `[b] -> [b 24]`.
+    """Fourier features of the log-noise level `asinh(sigma / 0.002)`, finite at 0: `[b] -> [b 24]`.
 
     The level is `log(sigma) + 6.9` wherever noise can be seen and 0 without noise. Wavelengths
     are half-octaves from 25 to 0.55, so that the range up to sigma 80 (11.3) is unambiguous.
     """
     level = torch.asinh(sigma.float() / _SMALLEST_SIGMA)
-    frequencies = 0.25 * 2 ** (torch.arange(_WAVES, device=sigma.device) / 2)
+    frequencies = 0.25 * 2 ** (torch.arange(_FREQUENCIES, device=sigma.device) / 2)
     angles = torch.outer(level, frequencies)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 class NoiseConditioning(nn.Module):
-    """What a discriminator does about a noise level: rescale its input and add a bias in every
-    block.
+    """A discriminator's view of the noise level: rescaled input, and a bias in every block.
 
     The biases start at zero, so a new discriminator treats all levels alike.
 
@@ -140,7 +139,7 @@ class NoiseConditioning(nn.Module):
     def __init__(self, sizes: Sequence[int]) -> None:
         super().__init__()
         self.sizes = list(sizes)
-        self.linear = nn.Linear(2 * _WAVES, sum(sizes))
+        self.linear = nn.Linear(2 * _FREQUENCIES, sum(sizes))
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 

@@ -21,7 +21,7 @@ from hybridgen.networks.blocks import (
     activate,
     check_activation,
     initialised,
-    ladder,
+    resolutions,
 )
 from hybridgen.networks.conditioning import (
     LabelledNoise,
@@ -41,7 +41,7 @@ class DcganGenerator(ModelMixin, ConfigMixin):
         resolution: rows of the square image.
         channels: 1 or 3.
         width: channels at half the resolution, doubled as `hybridgen.networks.blocks` says.
-        classes: labels it is told about; 0 for none.
+        classes: number of labels; 0 for none.
     """
 
     @register_to_config
@@ -55,8 +55,8 @@ class DcganGenerator(ModelMixin, ConfigMixin):
         classes: int = 0,
     ) -> None:
         super().__init__()
-        resolutions = ladder(resolution=resolution, channels=channels, width=width)
-        widths, base = resolutions.widths[1:], resolutions.sizes[0]
+        pyramid = resolutions(resolution=resolution, channels=channels, width=width)
+        widths, base = pyramid.widths[1:], pyramid.sizes[0]
         self.entry = LabelledNoise(latent=latent, classes=classes)
         first = nn.ConvTranspose2d(self.entry.size, widths[0], base, bias=False)
         mix = nn.Conv2d(widths[0], widths[0], 3, padding=1, bias=False)
@@ -85,7 +85,7 @@ class DcganDiscriminator(ModelMixin, ConfigMixin):
         resolution: rows of the square image.
         channels: 1 or 3.
         width: channels at half the resolution, doubled as `hybridgen.networks.blocks` says.
-        classes: labels it is told about; 0 for none.
+        classes: number of labels; 0 for none.
         noise_conditional: whether it looks at `sigma`.
         activation: `leaky_relu` or, for a loss on the discriminator's gradient, `silu`.
     """
@@ -103,8 +103,8 @@ class DcganDiscriminator(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         check_activation(activation)
-        resolutions = ladder(resolution=resolution, channels=channels, width=width)
-        widths, base = resolutions.widths[:0:-1], resolutions.sizes[0]
+        pyramid = resolutions(resolution=resolution, channels=channels, width=width)
+        widths, base = pyramid.widths[:0:-1], pyramid.sizes[0]
         self.shape = (channels, resolution, resolution)
         self.activation: Activation = activation
         shrink = [_halving(a, b) for a, b in pairwise((channels, *widths))]

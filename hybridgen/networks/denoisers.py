@@ -25,68 +25,6 @@ _HEAD = 8
 """Channels of one attention head."""
 
 
-def build_unet(
-    *,
-    resolution: int,
-    channels: int,
-    widths: Sequence[int],
-    layers: int,
-    attention: bool,
-    dropout: float,
-    labels: int | None,
-) -> UNet2DModel:
-    """A new `UNet2DModel` of pictures `[channels resolution resolution]`, both ways.
-
-    Args:
-        resolution: divisible by 2 for every width but the first.
-        widths: channels at each resolution, the finest first.
-        layers: residual blocks at each resolution.
-        attention: whether the coarsest resolution has self-attention.
-        dropout: of the residual blocks.
-        labels: how many it tells apart; `None` for none.
-
-    Raises:
-        InputError: sizes that make no U-Net.
-    """
-    check_widths(widths)
-    require_positive(layers=layers)
-    if attention and widths[-1] < _HEAD:
-        raise InputError(
-            f"attention needs at least {_HEAD} channels at the coarsest resolution, got "
-            f"{widths[-1]}: give a larger last width"
-        )
-    if not 0 <= dropout < 1:
-        raise InputError(f"dropout is a rate in [0, 1), got {dropout}")
-    down, up = ["DownBlock2D"] * len(widths), ["UpBlock2D"] * len(widths)
-    if attention:
-        down[-1], up[0] = "AttnDownBlock2D", "AttnUpBlock2D"
-    return UNet2DModel(
-        sample_size=resolution,
-        in_channels=channels,
-        out_channels=channels,
-        block_out_channels=tuple(widths),
-        layers_per_block=layers,
-        down_block_types=tuple(down),
-        up_block_types=tuple(up),
-        add_attention=attention,
-        attention_head_dim=_HEAD,
-        norm_num_groups=_groups(widths),
-        dropout=dropout,
-        num_class_embeds=labels,
-    )
-
-
-def check_widths(widths: Sequence[int]) -> None:
-    """Refuse a U-Net without channels.
-
-    Raises:
-        InputError: no width, or one below 1.
-    """
-    if not widths:
-        raise InputError("widths is empty: give the U-Net's channels at each resolution")
-    require_positive(**{f"width {width}": width for width in widths})
-
-
 def _groups(widths: Sequence[int]) -> int:
     """At most 8 groups to normalise over, of at least four channels each.
 
@@ -100,7 +38,7 @@ def _groups(widths: Sequence[int]) -> int:
 
 
 _TURN = 100.0
-"""Radians of the U-Net's fastest wave per unit of `log(sigma) / 4`."""
+"""Radians of the U-Net's highest frequency per unit of `log(sigma) / 4`."""
 
 
 class ImageDenoiser(ModelMixin, ConfigMixin):
@@ -116,7 +54,7 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
         layers: residual blocks at each resolution.
         attention: whether the coarsest resolution has self-attention.
         dropout: rate of the residual blocks' dropout, against overfitting few images.
-        classes: labels it is told about; 0 for none. One more id, `classes`, stands for "none".
+        classes: number of labels; 0 for none. One more id, `classes`, stands for "none".
         data_std: standard deviation of the data; 0.5 is EDM's value for images in [-1, 1].
     """
 
@@ -138,21 +76,38 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
         require_positive(resolution=resolution, patch=patch)
         require_classes(classes)
         _check_std(data_std)
-        check_widths(widths)
+        if not widths:
+            raise InputError("widths is empty: give the U-Net's channels at each resolution")
+        require_positive(layers=layers, **{f"width {width}": width for width in widths})
         if resolution % (deepest := patch * 2 ** (len(widths) - 1)):
             raise InputError(
                 f"patches of {patch} and {len(widths)} widths reduce the picture by {deepest}, "
                 f"which does not divide {resolution}: give fewer widths or resize"
             )
         self.shape, self.classes = (channels, resolution, resolution), classes
-        self.unet = build_unet(
-            resolution=resolution // patch,
-            channels=channels * patch**2,
-            widths=widths,
-            layers=layers,
-            attention=attention,
+        if attention and widths[-1] < _HEAD:
+            raise InputError(
+                f"attention needs at least {_HEAD} channels at the coarsest resolution, got "
+                f"{widths[-1]}: give a larger last width"
+            )
+        if not 0 <= dropout < 1:
+            raise InputError(f"dropout is a rate in [0, 1), got {dropout}")
+        down, up = ["DownBlock2D"] * len(widths), ["UpBlock2D"] * len(widths)
+        if attention:
+            down[-1], up[0] = "AttnDownBlock2D", "AttnUpBlock2D"
+        self.unet = UNet2DModel(
+            sample_size=resolution // patch,
+            in_channels=channels * patch**2,
+            out_channels=channels * patch**2,
+            block_out_channels=tuple(widths),
+            layers_per_block=layers,
+            down_block_types=tuple(down),
+            up_block_types=tuple(up),
+            add_attention=attention,
+            attention_head_dim=_HEAD,
+            norm_num_groups=_groups(widths),
             dropout=dropout,
-            labels=classes + 1 if classes else None,
+            num_class_embeds=classes + 1 if classes else None,
         )
 
     @property
@@ -164,24 +119,24 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
         check_input(x, self.shape, "x")
         label = _null(label, self.classes, x)
         c = scalings(clamp_level(sigma), self.config["data_std"])
-        seen = F.pixel_unshuffle(like(c.inner, x) * x, self.config["patch"])
-        raw = self.unet(seen, _TURN * c.noise, class_labels=label).sample
+        patches = F.pixel_unshuffle(like(c.inner, x) * x, self.config["patch"])
+        raw = self.unet(patches, _TURN * c.noise, class_labels=label).sample
         return like(c.skip, x) * x + like(c.out, x) * F.pixel_shuffle(raw, self.config["patch"])
 
 
 class PointDenoiser(ModelMixin, ConfigMixin):
-    """`(x [b d], sigma [b], label [b] or None) -> x0 [b d]`: an MLP on waves of x and sigma.
+    """`(x [b d], sigma [b], label [b] or None) -> x0 [b d]`: an MLP on Fourier features.
 
-    A plain MLP is too smooth to see modes a hundredth as wide as the data; waves down to `finest`
-    are handed to it (see `hybridgen.networks.mlp.FourierFeatures`).
+    A plain MLP is too smooth to see modes a hundredth as wide as the data; it is given frequencies
+    down to `min_wavelength` (see `hybridgen.networks.mlp.FourierFeatures`).
 
     Args:
         dimension: entries of a point.
         width: units of a hidden layer.
         depth: hidden layers, each with a residual connection and a bias that knows sigma.
-        waves: frequencies a coordinate, geometric from wavelength 8 to `finest`.
-        finest: the shortest wavelength, in units of the data's standard deviation.
-        classes: labels it is told about; 0 for none. One more id, `classes`, stands for "none".
+        frequencies: a coordinate, geometric from wavelength 8 to `min_wavelength`.
+        min_wavelength: the shortest, in units of the data's standard deviation.
+        classes: number of labels; 0 for none. One more id, `classes`, stands for "none".
         data_std: standard deviation of a coordinate.
     """
 
@@ -192,8 +147,8 @@ class PointDenoiser(ModelMixin, ConfigMixin):
         dimension: int = 2,
         width: int = 128,
         depth: int = 3,
-        waves: int = 8,
-        finest: float = 0.1,
+        frequencies: int = 8,
+        min_wavelength: float = 0.1,
         classes: int = 0,
         data_std: float = 1.0,
     ) -> None:
@@ -202,8 +157,10 @@ class PointDenoiser(ModelMixin, ConfigMixin):
         require_classes(classes)
         _check_std(data_std)
         self.shape, self.classes = (dimension,), classes
-        self.view = FourierFeatures(dimension=dimension, waves=waves, finest=finest)
-        self.entry = nn.Linear(self.view.size, width)
+        self.features = FourierFeatures(
+            dimension=dimension, frequencies=frequencies, min_wavelength=min_wavelength
+        )
+        self.entry = nn.Linear(self.features.size, width)
         self.level = nn.Linear(24, width * (depth + 1))
         self.embedding = nn.Embedding(classes + 1, width) if classes else None
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
@@ -221,8 +178,8 @@ class PointDenoiser(ModelMixin, ConfigMixin):
         c = scalings(clamp_level(sigma), self.config["data_std"])
         return like(c.skip, x) * x + like(c.out, x) * self._raw(like(c.inner, x) * x, sigma, label)
 
-    def _raw(self, seen: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
-        h = self.entry(self.view(seen))
+    def _raw(self, scaled: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        h = self.entry(self.features(scaled))
         biases = self.level(noise_features(sigma).to(h.dtype)).chunk(len(self.hidden) + 1, dim=1)
         h = h + biases[0]
         if self.embedding is not None:

@@ -19,6 +19,8 @@ from hybridgen.networks.conditioning import (
     require_positive,
 )
 
+_MAX_WAVELENGTH = 8.0
+
 
 def _hidden(size: int, width: int, depth: int) -> nn.ModuleList:
     return nn.ModuleList(nn.Linear(width if i else size, width) for i in range(depth))
@@ -32,7 +34,7 @@ class MlpGenerator(ModelMixin, ConfigMixin):
         dimension: entries of a point.
         width: units of a hidden layer.
         depth: hidden layers.
-        classes: labels it is told about; 0 for none.
+        classes: number of labels; 0 for none.
     """
 
     @register_to_config
@@ -58,14 +60,48 @@ class MlpGenerator(ModelMixin, ConfigMixin):
         return self.out(h)
 
 
+class FourierFeatures(nn.Module):
+    """`[x, sin(x w_1), ..., cos(x w_1), ...]`: `[b d] -> [b size]`.
+
+    Source: Tancik et al. 2020, arXiv:2006.10739, with frequencies on a grid.
+
+    Args:
+        dimension: d.
+        frequencies: a coordinate, geometric from wavelength 8 to `min_wavelength`.
+        min_wavelength: the shortest.
+
+    Attributes:
+        size: `d (2 frequencies + 1)`.
+    """
+
+    def __init__(self, *, dimension: int, frequencies: int, min_wavelength: float) -> None:
+        super().__init__()
+        require_positive(dimension=dimension, frequencies=frequencies)
+        if not 0 < min_wavelength < math.inf:
+            raise InputError(f"min_wavelength must be positive and finite, got {min_wavelength}")
+        self.size = dimension * (2 * frequencies + 1)
+        ends = math.log10(_MAX_WAVELENGTH), math.log10(min_wavelength)
+        lengths = torch.logspace(*ends, frequencies, dtype=torch.float64)
+        self.register_buffer("frequencies", 2 * math.pi / lengths.float(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = (x.unsqueeze(-1) * cast(Tensor, self.frequencies).to(x)).flatten(1)
+        return torch.cat([x, angles.sin(), angles.cos()], dim=1)
+
+
 class MlpDiscriminator(ModelMixin, ConfigMixin):
     """`(x [b dimension], sigma [b], label [b] or None) -> logits [b]`.
+
+    With Fourier features it sees finer structure: made to know two finished sets of points apart.
+    In a GAN they do harm, because the generator is led along their waves.
 
     Args:
         dimension: entries of a point.
         width: units of a hidden layer.
         depth: hidden layers.
-        classes: labels it is told about; 0 for none.
+        frequencies: Fourier features a coordinate, see `FourierFeatures`; 0 for none.
+        min_wavelength: the shortest wavelength of them; points should have about unit scale.
+        classes: number of labels; 0 for none.
         noise_conditional: whether it looks at `sigma`; points should have about unit scale then.
         activation: `leaky_relu` or, for a loss on the discriminator's gradient, `silu`.
     """
@@ -77,6 +113,8 @@ class MlpDiscriminator(ModelMixin, ConfigMixin):
         dimension: int = 2,
         width: int = 128,
         depth: int = 4,
+        frequencies: int = 0,
+        min_wavelength: float = 0.05,
         classes: int = 0,
         noise_conditional: bool = False,
         activation: Activation = "leaky_relu",
@@ -86,7 +124,13 @@ class MlpDiscriminator(ModelMixin, ConfigMixin):
         check_activation(activation)
         self.shape = (dimension,)
         self.activation: Activation = activation
-        self.hidden = _hidden(dimension, width, depth)
+        self.features = None
+        if frequencies != 0:
+            self.features = FourierFeatures(
+                dimension=dimension, frequencies=frequencies, min_wavelength=min_wavelength
+            )
+        size = dimension if self.features is None else self.features.size
+        self.hidden = _hidden(size, width, depth)
         self.head = ProjectionHead(features=width, classes=classes)
         self.noise = NoiseConditioning([width] * depth) if noise_conditional else None
 
@@ -95,92 +139,8 @@ class MlpDiscriminator(ModelMixin, ConfigMixin):
     ) -> Tensor:
         check_input(x, self.shape, "x")
         h, biases = (x, None) if self.noise is None else self.noise(x, sigma)
-        for i, layer in enumerate(self.hidden):
-            h = layer(h)
-            h = activate(h if biases is None else h + biases[i], self.activation)
-        return self.head(h, label)
-
-
-_LONGEST = 8.0
-
-
-class FourierFeatures(nn.Module):
-    """`[x, sin(x w_1), ..., cos(x w_1), ...]`: `[b d] -> [b size]`.
-
-    Source: Tancik et al. 2020, arXiv:2006.10739, with frequencies on a grid.
-
-    Args:
-        dimension: d.
-        waves: frequencies a coordinate, geometric from wavelength 8 to `finest`.
-        finest: the shortest wavelength.
-
-    Attributes:
-        size: `d (2 waves + 1)`.
-    """
-
-    def __init__(self, *, dimension: int, waves: int, finest: float) -> None:
-        super().__init__()
-        require_positive(dimension=dimension, waves=waves)
-        if not 0 < finest < math.inf:
-            raise InputError(f"finest is a wavelength and must be positive, got {finest}")
-        self.size = dimension * (2 * waves + 1)
-        ends = math.log10(_LONGEST), math.log10(finest)
-        lengths = torch.logspace(*ends, waves, dtype=torch.float64)
-        self.register_buffer("frequencies", 2 * math.pi / lengths.float(), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        angles = (x.unsqueeze(-1) * cast(Tensor, self.frequencies).to(x)).flatten(1)
-        return torch.cat([x, angles.sin(), angles.cos()], dim=1)
-
-
-class WavesDiscriminator(ModelMixin, ConfigMixin):
-    """`(x [b dimension], sigma [b], label [b] or None) -> logits [b]`, finer than
-    `MlpDiscriminator`.
-
-    Too fine to play in a game, where it would lead the generator along its waves; made to know two
-    finished sets of points apart.
-
-    Args:
-        dimension: entries of a point.
-        width: units of a hidden layer.
-        depth: hidden layers.
-        waves: frequencies a coordinate, see `FourierFeatures`.
-        finest: the shortest wavelength; points should have about unit scale.
-        classes: labels it is told about; 0 for none.
-        noise_conditional: whether it looks at `sigma`.
-        activation: `leaky_relu` or, for a loss on the discriminator's gradient, `silu`.
-    """
-
-    @register_to_config
-    def __init__(
-        self,
-        *,
-        dimension: int = 2,
-        width: int = 128,
-        depth: int = 4,
-        waves: int = 8,
-        finest: float = 0.05,
-        classes: int = 0,
-        noise_conditional: bool = False,
-        activation: Activation = "leaky_relu",
-    ) -> None:
-        super().__init__()
-        require_positive(width=width, depth=depth)
-        check_activation(activation)
-        self.shape = (dimension,)
-        self.activation: Activation = activation
-        self.entry = FourierFeatures(dimension=dimension, waves=waves, finest=finest)
-        sizes = [self.entry.size] + [width] * (depth - 1)
-        self.hidden = nn.ModuleList(nn.Linear(size, width) for size in sizes)
-        self.head = ProjectionHead(features=width, classes=classes)
-        self.noise = NoiseConditioning([width] * depth) if noise_conditional else None
-
-    def forward(
-        self, x: Tensor, sigma: Tensor | None = None, label: Tensor | None = None
-    ) -> Tensor:
-        check_input(x, self.shape, "x")
-        x, biases = (x, None) if self.noise is None else self.noise(x, sigma)
-        h = self.entry(x)
+        if self.features is not None:
+            h = self.features(h)
         for i, layer in enumerate(self.hidden):
             h = layer(h)
             h = activate(h if biases is None else h + biases[i], self.activation)

@@ -19,7 +19,7 @@ from hybridgen.networks.blocks import (
     Downsample,
     ResidualBlock,
     initialised,
-    ladder,
+    resolutions,
     upsample,
 )
 from hybridgen.networks.conditioning import (
@@ -40,7 +40,7 @@ class ResidualGenerator(ModelMixin, ConfigMixin):
         channels: 1 or 3.
         width: channels at full resolution; see `hybridgen.networks.blocks.Resolutions`.
         depth: residual blocks at each resolution.
-        classes: labels it is told about; 0 for none.
+        classes: number of labels; 0 for none.
     """
 
     @register_to_config
@@ -56,8 +56,8 @@ class ResidualGenerator(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         require_positive(depth=depth)
-        resolutions = ladder(resolution=resolution, channels=channels, width=width)
-        widths, base = resolutions.widths, resolutions.sizes[0]
+        pyramid = resolutions(resolution=resolution, channels=channels, width=width)
+        widths, base = pyramid.widths, pyramid.sizes[0]
         self.entry = LabelledNoise(latent=latent, classes=classes)
         self.constant = nn.Parameter(torch.randn(widths[0], base, base))
         self.modulate = initialised(nn.Linear(self.entry.size, widths[0], bias=False))
@@ -88,7 +88,7 @@ class ResidualDiscriminator(ModelMixin, ConfigMixin):
         channels: 1 or 3.
         width: channels at full resolution; see `hybridgen.networks.blocks.Resolutions`.
         depth: residual blocks at each resolution.
-        classes: labels it is told about; 0 for none.
+        classes: number of labels; 0 for none.
         noise_conditional: whether it looks at `sigma`.
         activation: `leaky_relu` or, for a loss on the discriminator's gradient, `silu`.
     """
@@ -107,8 +107,8 @@ class ResidualDiscriminator(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         require_positive(depth=depth)
-        resolutions = ladder(resolution=resolution, channels=channels, width=width)
-        widths, base = resolutions.widths[::-1], resolutions.sizes[0]
+        pyramid = resolutions(resolution=resolution, channels=channels, width=width)
+        widths, base = pyramid.widths[::-1], pyramid.sizes[0]
         self.shape = (channels, resolution, resolution)
         self.entry = initialised(nn.Conv2d(channels, width, 1, bias=False))
         self.depth = depth

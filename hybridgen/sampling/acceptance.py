@@ -1,4 +1,4 @@
-"""Refinement: finished samples of a model q turned into samples of the data p by `log p - log q`.
+"""Acceptance: finished samples of a model q become samples of the data p by `log p - log q`.
 
 The log ratio of a sample is the logit that a calibrated discriminator, trained on finished samples
 of the same sampler, gives it at sigma 0. Samples are chosen, never changed, so what q never makes
@@ -43,8 +43,8 @@ def metropolis_hastings(log_ratio: Tensor, uniform: Tensor) -> Tensor:
     """Where each of n chains over k + 1 independent samples ends; needs no bound on the ratio.
 
     A chain starts at column 0 and moves to proposal j = 1..k with probability
-    `min(1, exp(log_ratio_j - log_ratio_here))`. If p/q is at most M, the total variation from p is
-    at most `(1 - 1/M)^k`; chains that start at real samples follow p from the first step on.
+    `min(1, exp(log_ratio_j - log_ratio_current))`. If p/q is at most M, the total variation from p
+    is at most `(1 - 1/M)^k`; chains that start at real samples follow p from the first step on.
     Source: Turner et al. 2019, arXiv:1811.11357, algorithm 1; the rate: Mengersen & Tweedie 1996.
 
     Args:
@@ -63,40 +63,14 @@ def metropolis_hastings(log_ratio: Tensor, uniform: Tensor) -> Tensor:
     _check_uniform(uniform, (chains, columns - 1))
     ratios, draws = log_ratio.double(), uniform.double().log()
     index = torch.zeros(chains, dtype=torch.int64, device=log_ratio.device)
-    here = ratios[:, 0]
+    current = ratios[:, 0]
     for proposal in range(1, columns):
-        ahead = ratios[:, proposal]
+        proposed = ratios[:, proposal]
         # Between two impossible states the difference is no number, and the chain stays.
-        moves = draws[:, proposal - 1] < ahead - here
-        here = torch.where(moves, ahead, here)
+        moves = draws[:, proposal - 1] < proposed - current
+        current = torch.where(moves, proposed, current)
         index = index.masked_fill(moves, proposal)
     return index
-
-
-def importance_resampling(log_ratio: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` indices drawn with replacement, i with probability `softmax(log_ratio)_i`.
-
-    Adding a constant to every log ratio changes nothing, so an uncalibrated offset does no harm.
-    With few samples or a small `effective_sample_size` the same ones come again and again.
-    Source: Rubin 1987, sampling importance resampling.
-
-    Args:
-        log_ratio: `[n]`.
-        count: how many to draw; well below n keeps repetitions rare.
-        generator: on the device of `log_ratio`.
-
-    Returns:
-        `[count]`, int64.
-
-    Raises:
-        ValueError: no count, log ratios that are no numbers or all minus infinity.
-    """
-    _check_ratios(log_ratio, dimensions=1)
-    _check_possible(log_ratio)
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
-    weights = torch.softmax(log_ratio.double(), dim=0)
-    return torch.multinomial(weights, count, replacement=True, generator=generator)
 
 
 def importance_choice(log_ratio: Tensor, uniform: Tensor) -> Tensor:
@@ -128,25 +102,6 @@ def importance_choice(log_ratio: Tensor, uniform: Tensor) -> Tensor:
     return below.sum(dim=1)
 
 
-def effective_sample_size(log_ratio: Tensor) -> float:
-    """`(sum w)^2 / (n sum w^2)`, `w = exp(log_ratio)`: the fraction that weighting leaves, 1/n..1.
-
-    It is 1 where q is p, and tends to `1 / E_p[p/q]`.
-    Source: Kong 1992, TR 348, University of Chicago.
-
-    Args:
-        log_ratio: `[n]`.
-
-    Raises:
-        ValueError: log ratios that are no numbers or all minus infinity.
-    """
-    _check_ratios(log_ratio, dimensions=1)
-    _check_possible(log_ratio)
-    ratios = log_ratio.double()
-    total, squares = torch.logsumexp(ratios, dim=0), torch.logsumexp(2 * ratios, dim=0)
-    return float(torch.exp(2 * total - squares)) / len(ratios)
-
-
 def _check_ratios(log_ratio: Tensor, *, dimensions: int) -> None:
     if log_ratio.ndim != dimensions or log_ratio.numel() == 0:
         expected = "[n]" if dimensions == 1 else "[n k+1]"
@@ -159,11 +114,6 @@ def _check_ratios(log_ratio: Tensor, *, dimensions: int) -> None:
             f"{wrong} of {log_ratio.numel()} log ratios are nan or infinite; "
             "take the discriminator's raw logits of finite samples"
         )
-
-
-def _check_possible(log_ratio: Tensor) -> None:
-    if bool(torch.isneginf(log_ratio).all()):
-        raise ValueError("every log ratio is minus infinity, so there is no sample to choose")
 
 
 def _check_uniform(uniform: Tensor, shape: tuple[int, ...]) -> None:

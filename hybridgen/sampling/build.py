@@ -7,9 +7,11 @@ from typing import Any, Literal, get_args
 from hybridgen.errors import InputError
 from hybridgen.maths.noise import karras_sigmas
 from hybridgen.protocols import Denoiser, Sampler
+from hybridgen.sampling.conversions import SCHEDULERS
 from hybridgen.sampling.samplers import Heun
 from hybridgen.sampling.schedulers import Scheduled
 
+# Spelled out for type checkers and `--help`: `heun` and the names of `SCHEDULERS`.
 SamplerName = Literal[
     "heun",
     "ddpm",
@@ -93,31 +95,9 @@ def with_calls(settings: SamplerSettings, calls: int) -> SamplerSettings:
 
 
 def _scheduler(settings: SamplerSettings) -> Any:
-    """diffusers' own defaults, but for what `build_sampler` says."""
-    d: Any = import_module("diffusers")  # heavy, and needed by whoever chooses one of its own only
-    betas: dict[str, Any] = {"beta_start": 1e-4, "beta_end": 0.02}
-    karras = {**betas, "use_karras_sigmas": True}
-    edm: dict[str, Any] = {
-        "sigma_min": settings.low,
-        "sigma_max": settings.high,
-        "rho": settings.rho,
-    }
-    match settings.name:
-        case "ddpm":
-            return d.DDPMScheduler(**betas, clip_sample=False)
-        case "ddim":
-            return d.DDIMScheduler(**betas, clip_sample=False)
-        case "dpmpp":
-            return d.DPMSolverMultistepScheduler(**karras)
-        case "unipc":
-            return d.UniPCMultistepScheduler(**karras)
-        case "euler":
-            return d.EulerDiscreteScheduler(**karras)
-        case "heun_discrete":
-            return d.HeunDiscreteScheduler(**karras)
-        case "edm_euler":
-            return d.EDMEulerScheduler(**edm)
-        case "edm_dpmpp":
-            return d.EDMDPMSolverMultistepScheduler(**edm)
-        case _:
-            return d.FlowMatchEulerDiscreteScheduler()
+    kind, _, options = SCHEDULERS[settings.name]
+    if settings.name.startswith("edm_"):
+        ends = {"sigma_min": settings.low, "sigma_max": settings.high}
+        options = {**options, **ends, "rho": settings.rho}
+    # Imported late: diffusers is heavy, and `heun` does without.
+    return getattr(import_module("diffusers"), kind)(**options)

@@ -1,13 +1,13 @@
-"""What a diffusers scheduler believes: the scale and noise level of its sample, and its language.
+"""diffusers' schedulers: the scale and noise level of their samples, and what they predict.
 
-Schedulers are told apart by class name and configuration, so nothing here imports diffusers.
+Schedulers are recognised by class name and configuration, so nothing here imports diffusers.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class PredictionType:
     edm: tuple[float, EdmSign] | None = None
 
     def from_clean(self, x0: Tensor, x: Tensor, level: NoiseLevel) -> Tensor:
-        """The clean estimate `x0 [b ...]` of `x [b ...]` at `level`, in this language."""
+        """The clean estimate `x0 [b ...]` of `x [b ...]` at `level`, in this way."""
         alpha, s = x.new_full((len(x),), level.alpha), x.new_full((len(x),), level.s)
         if self.edm is not None:
             return edm_from_clean(x0, x, s, *self.edm)
@@ -62,7 +62,7 @@ class PredictionType:
 
 
 def scheduler_name(scheduler: Any) -> str:
-    """The known class that `scheduler` is or derives from.
+    """The class in the table that `scheduler` is or derives from.
 
     Raises:
         ValueError: no such class; the message names those that there are.
@@ -120,18 +120,18 @@ def levels(scheduler: Any) -> list[NoiseLevel]:
         ValueError: an unknown scheduler, or a schedule that does not fall from noise to data.
     """
     name = scheduler_name(scheduler)
-    found = _LEVELS[name](scheduler)
-    # HeunDiscrete asks twice about every level but the first: before a step and after the last.
-    distinct = found[::2] if name == "HeunDiscreteScheduler" else found
+    visited = _LEVELS[name](scheduler)
+    # HeunDiscrete visits every level but the first twice: after one step and before the next.
+    distinct = visited[::2] if name == "HeunDiscreteScheduler" else visited
     sigmas = [level.sigma for level in distinct]
-    proper = all(level.s > 0 and 0 <= level.alpha <= 1 for level in found)
+    proper = all(level.s > 0 and 0 <= level.alpha <= 1 for level in visited)
     if not proper or any(not after < now for now, after in pairwise(sigmas)):
         raise ValueError(
             f"{name} visits noise levels {_shortened(sigmas)}, which do not fall strictly towards "
             "0: take fewer steps, or another spacing (timestep_spacing, use_flow_sigmas, "
             "invert_sigmas and the like)"
         )
-    return found
+    return visited
 
 
 def in_flow_scale(scheduler: Any) -> bool:
@@ -166,26 +166,45 @@ def _sigmas(scheduler: Any) -> list[float]:
     return sigmas[: len(scheduler.timesteps)]
 
 
-_LEVELS: dict[str, Callable[[Any], list[NoiseLevel]]] = {
-    "DDPMScheduler": _cumulative,
-    "DDIMScheduler": _cumulative,
-    "DPMSolverMultistepScheduler": _preserving,
-    "UniPCMultistepScheduler": _preserving,
-    "EulerDiscreteScheduler": _exploding,
-    "HeunDiscreteScheduler": _exploding,
-    "EDMEulerScheduler": _exploding,
-    "EDMDPMSolverMultistepScheduler": _exploding,
-    "FlowMatchEulerDiscreteScheduler": _flow,
+class KnownScheduler(NamedTuple):
+    """A scheduler of diffusers that samplers can be named after.
+
+    Attributes:
+        kind: its class in diffusers.
+        levels: the noise levels of one that has laid out its steps.
+        settings: what it is built with, where diffusers' defaults do not suit.
+    """
+
+    kind: str
+    levels: Callable[[Any], list[NoiseLevel]]
+    settings: Mapping[str, Any] = {}
+
+
+_BETAS = {"beta_start": 1e-4, "beta_end": 0.02}
+_KARRAS = {**_BETAS, "use_karras_sigmas": True}
+
+SCHEDULERS: dict[str, KnownScheduler] = {
+    "ddpm": KnownScheduler("DDPMScheduler", _cumulative, {**_BETAS, "clip_sample": False}),
+    "ddim": KnownScheduler("DDIMScheduler", _cumulative, {**_BETAS, "clip_sample": False}),
+    "dpmpp": KnownScheduler("DPMSolverMultistepScheduler", _preserving, _KARRAS),
+    "unipc": KnownScheduler("UniPCMultistepScheduler", _preserving, _KARRAS),
+    "euler": KnownScheduler("EulerDiscreteScheduler", _exploding, _KARRAS),
+    "heun_discrete": KnownScheduler("HeunDiscreteScheduler", _exploding, _KARRAS),
+    "edm_euler": KnownScheduler("EDMEulerScheduler", _exploding),
+    "edm_dpmpp": KnownScheduler("EDMDPMSolverMultistepScheduler", _exploding),
+    "flow_euler": KnownScheduler("FlowMatchEulerDiscreteScheduler", _flow),
 }
+"""By the names that settings give them."""
+_LEVELS = {scheduler.kind: scheduler.levels for scheduler in SCHEDULERS.values()}
 
 
-def _among(name: str, prediction: Any, known: Sequence[str]) -> None:
-    if prediction not in known:
+def _among(name: str, prediction: Any, expected: Sequence[str]) -> None:
+    if prediction not in expected:
         raise ValueError(
-            f"{name} has prediction_type={prediction!r}, expected one of {', '.join(known)}"
+            f"{name} has prediction_type={prediction!r}, expected one of {', '.join(expected)}"
         )
 
 
 def _shortened(sigmas: list[float]) -> str:
-    shown = [f"{sigma:.4g}" for sigma in sigmas]
-    return ", ".join(shown if len(shown) <= 8 else [*shown[:4], "...", *shown[-3:]])
+    texts = [f"{sigma:.4g}" for sigma in sigmas]
+    return ", ".join(texts if len(texts) <= 8 else [*texts[:4], "...", *texts[-3:]])

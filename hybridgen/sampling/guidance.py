@@ -13,6 +13,9 @@ from hybridgen.losses.discriminators import Unconditional, check_logits
 from hybridgen.maths.noise import like
 from hybridgen.protocols import Cost, Denoiser, Discriminator
 
+LOWEST = 0.0447
+"""The noise level below which a guide is not used: gradients there are the least certain."""
+
 
 def check_scale(scale: Any) -> None:
     """Refuse a scale that is neither a finite number nor a function.
@@ -31,8 +34,8 @@ def check_scale(scale: Any) -> None:
 def check_guide(denoiser: Any, discriminator: Any) -> None:
     """Refuse a discriminator that does not know the noise level, or another kind of data or labels.
 
-    Looks at what networks of this package say of themselves (`shape`, `classes` and their config);
-    of other callables nothing is known, and they are believed.
+    Reads `shape`, `classes` and the config of networks of this package; other callables have
+    none of them and pass.
 
     Raises:
         ValueError: see above.
@@ -43,31 +46,27 @@ def check_guide(denoiser: Any, discriminator: Any) -> None:
     )
     if blind:
         raise ValueError(
-            f"a guide must know the noise level and this {type(discriminator).__name__} ignores "
-            f"it: "
-            "train one with experiments/guide.py, or build it with noise_conditional=True"
+            "a guide must know the noise level and this "
+            f"{type(discriminator).__name__} ignores it: train one with experiments/guide.py, or "
+            "build it with noise_conditional=True"
         )
     weights = _weights(discriminator)
     if weights in (torch.bfloat16, torch.float16):
         raise ValueError(
-            f"a guide's gradients are taken in full precision and this discriminator is in "
-            f"{weights}: "
-            "call discriminator.float()"
+            "a guide's gradients are taken in full precision and this discriminator is in "
+            f"{weights}: call discriminator.float()"
         )
-    for what, advice in (("shape", "samples of shape"), ("classes", "a number of classes of")):
-        expected, got = _said(denoiser, what), _said(discriminator, what)
+    for name, noun in (("shape", "samples of shape"), ("classes", "a number of classes of")):
+        expected, got = _attribute(denoiser, name), _attribute(discriminator, name)
         if expected is not None and got is not None and expected != got:
             raise ValueError(
-                f"the discriminator was made for {advice} {got} and the denoiser for {expected}: "
-                f"train a "
-                "guide on samples of this denoiser (experiments/guide.py)"
+                f"the discriminator was made for {noun} {got} and the denoiser for {expected}: "
+                "train a guide on samples of this denoiser (experiments/guide.py)"
             )
 
 
 def precision(discriminator: Any, x: Tensor) -> torch.dtype:
-    """The type in which a discriminator is differentiated: its weights', else x's, at least
-    float32.
-    """
+    """The type in which a discriminator is differentiated: its weights', else x's or float32."""
     return _weights(discriminator) or torch.promote_types(x.dtype, torch.float32)
 
 
@@ -77,28 +76,28 @@ def _weights(discriminator: Any) -> torch.dtype | None:
     return next((w.dtype for w in weights if w.is_floating_point()), None)
 
 
-def _said(network: Any, what: str) -> Any:
-    """An attribute of a network or of the one it wraps, `None` if nothing says."""
+def _attribute(network: Any, name: str) -> Any:
+    """An attribute of a network or of the one it wraps; `None` where there is none."""
     while network is not None:
-        value = _configured(network, what)
+        value = _configured(network, name)
         if value is None:
-            value = getattr(network, what, None)
+            value = getattr(network, name, None)
         if value is not None:
-            return tuple(value) if what == "shape" else value
+            return tuple(value) if name == "shape" else value
         network = getattr(network, "denoiser", None)
     return None
 
 
-def _configured(network: Any, what: str) -> Any:
-    """A diffusers network's setting; anybody else's `config` may be anything, and says nothing."""
+def _configured(network: Any, name: str) -> Any:
+    """A diffusers network's setting; other people's `config` may be anything and is not read."""
     config = getattr(network, "config", None)
-    return config.get(what) if isinstance(config, Mapping) else None
+    return config.get(name) if isinstance(config, Mapping) else None
 
 
 def cost_of(denoiser: Any, sigma: float) -> Cost:
-    """One call of `denoiser` at level `sigma`: what it says of itself, else one evaluation."""
-    own: Callable[[float], Cost] | None = getattr(denoiser, "cost", None)
-    return Cost(denoiser=1) if own is None else own(sigma)
+    """One call of `denoiser` at level `sigma`: by its own `cost(sigma)`, else one evaluation."""
+    cost: Callable[[float], Cost] | None = getattr(denoiser, "cost", None)
+    return Cost(denoiser=1) if cost is None else cost(sigma)
 
 
 Scale = float | Callable[[Tensor], Tensor]
@@ -109,7 +108,7 @@ def discriminator_guidance(
     discriminator: Discriminator,
     scale: Scale = 1.0,
     *,
-    window: tuple[float, float] = (0.0447, math.inf),
+    window: tuple[float, float] = (LOWEST, math.inf),
     clip: float | None = None,
 ) -> Denoiser:
     """Move each clean estimate along the discriminator's gradient.
@@ -128,7 +127,7 @@ def discriminator_guidance(
         discriminator: noise-conditional; raw logits are used, because a clipped probability has no
             gradient beyond logit 11.5.
         scale: a number, or a function of `sigma [b]`; 0 gives back the denoiser's answers.
-        window: the noise levels, low included and high excluded, where the discriminator is asked.
+        window: the noise levels, low included and high excluded, where the discriminator is used.
             At large sigma guidance mends the weights of modes, at small sigma their shape.
         clip: the largest norm, in units of the data, of what is added to one sample's estimate.
 
@@ -188,12 +187,11 @@ class Guided:
         return (estimate + push).to(x.dtype)
 
     def cost(self, sigma: float) -> Cost:
-        """Calls at one level: the denoiser's own, and one pass through the discriminator and
-        back.
-        """
+        """Calls at one level: the denoiser's, and the discriminator forwards and backwards."""
         inner = cost_of(self.denoiser, sigma)
-        asked = bool((self._strength(torch.tensor([sigma])) != 0).any())
-        return inner + Cost(discriminator_forward=1, discriminator_backward=1) if asked else inner
+        if not bool((self._strength(torch.tensor([sigma])) != 0).any()):
+            return inner
+        return inner + Cost(discriminator_forward=1, discriminator_backward=1)
 
     def _strength(self, sigma: Tensor) -> Tensor:
         """The scale at each level, 0 outside the window: `[b]`, at least float32."""
@@ -212,8 +210,8 @@ class Guided:
             # Clones, because a tensor made in inference mode cannot take part in a graph.
             x_in = x.detach().clone().to(precise).requires_grad_(True)
             level = sigma.detach().clone().to(precise)
-            known = None if label is None else label.clone()
-            logits = self.discriminator(x_in, level, known)
+            classes = None if label is None else label.clone()
+            logits = self.discriminator(x_in, level, classes)
             check_logits(logits, len(x))
             (gradient,) = torch.autograd.grad(logits.sum(), x_in)
         return gradient

@@ -125,7 +125,7 @@ def _reason(error: BaseException) -> str:
     return text[:300].rstrip(".")
 
 
-_WANTED = ["*.json", "*.safetensors", "*.md"]
+_FILES = ["*.json", "*.safetensors", "*.md"]
 
 
 def download(
@@ -150,11 +150,10 @@ def download(
             token=token,
             local_files_only=local_files_only,
             force_download=force_download,
-            allow_patterns=_WANTED,
+            allow_patterns=_FILES,
         )
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")[:300]
         raise InputError(
-            f"{name!r} is no folder here, and cannot be had from the Hugging Face hub ({reason}); "
-            "correct the name, or go online"
+            f"{name!r} is no folder here, and cannot be had from the Hugging Face hub "
+            f"({_reason(error)}); correct the name, or go online"
         ) from error

@@ -2,9 +2,12 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
 
 def model_card(
@@ -27,7 +30,7 @@ def model_card(
     Args:
         name: where people load the pipeline from, a hub name or a folder.
         shape: of one sample, `(c, h, w)` or `(d,)`.
-        classes: labels it is told about; 0 for none.
+        classes: number of labels; 0 for none.
         network: the denoising network, in a word or two.
         scheduler: the sampler that is saved with it.
         guide: the discriminator, `None` for a pipeline without.
@@ -41,90 +44,27 @@ def model_card(
     """
     if not name or not shape:
         raise ValueError(f"a card needs a name and a sample's shape, got {name=} and {shape=}")
-    metadata: dict[str, Any] = {
-        "license": licence or "unknown",
-        "library_name": "diffusers",
-        "tags": ["diffusers", "hybridgen", *(["discriminator-guidance"] if guide else [])],
-    }
-    if len(shape) == 3:
-        metadata["pipeline_tag"] = "unconditional-image-generation"
-    sections = [
-        f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---",
-        f"# {name.split('/')[-1]}",
-        _summary(shape, classes, network, guide),
-        f"## How to use it\n\n{_usage(name, shape, classes, guide, trained_for)}",
-        f"## What it was trained on\n\n{data or 'The data was not stated.'}",
-        *([f"## Figures\n\n{_table(figures)}"] if figures else []),
-        f"## Limits\n\n{_limits(shape, classes, scheduler, guide, trained_for, licence)}",
-    ]
-    return "\n\n".join(sections) + "\n"
-
-
-def _summary(shape: tuple[int, ...], classes: int, network: str, guide: str | None) -> str:
-    if len(shape) == 3:
-        channels, height, width = shape
-        what = f"{height}x{width} images with {channels} channel{'s' if channels > 1 else ''}"
-    else:
-        what = f"points of {shape[0]} coordinates"
-    told = f", told which of {classes} classes to make" if classes else ""
-    guided = f", guided by a discriminator ({guide})" if guide else ", without a guide"
-    return f"A diffusion model of {what}{told}: a denoiser ({network}){guided}."
-
-
-def _usage(
-    name: str,
-    shape: tuple[int, ...],
-    classes: int,
-    guide: str | None,
-    trained_for: Mapping[str, Any] | None,
-) -> str:
-    arguments = ["batch_size=4", f"num_inference_steps={(trained_for or {}).get('steps', 18)}"]
-    arguments += ["guidance_scale=1.0"] if guide else []
-    arguments += ["class_labels=0"] if classes else []
-    arguments += [] if len(shape) == 3 else ['output_type="pt"']
-    call = "".join(f"    {argument},\n" for argument in arguments)
-    saved = 'images[0].save("sample.png")\n' if len(shape) == 3 else ""
-    result = "images" if len(shape) == 3 else "points"
-    zero = "\n\n`guidance_scale=0` samples without the guide." if guide else ""
-    return (
-        "```python\n"
-        "import torch\n"
-        "from hybridgen.sampling.pipeline import GuidedDiffusionPipeline\n\n"
-        f"pipeline = GuidedDiffusionPipeline.from_pretrained({json.dumps(name)})\n"
-        f"{result} = pipeline(\n{call}"
-        "    generator=torch.Generator().manual_seed(0),\n"
-        f").images\n{saved}```\n\n"
-        "It needs the package `hybridgen`, downloads weights and settings only, and runs no code "
-        f"of this page's repository.{zero} Another scheduler: `pipeline.scheduler = "
-        "DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)`."
+    image = len(shape) == 3
+    card_data = ModelCardData(
+        license=licence or "unknown",
+        library_name="diffusers",
+        tags=["diffusers", "hybridgen", *(["discriminator-guidance"] if guide else [])],
+        pipeline_tag="unconditional-image-generation" if image else None,
     )
-
-
-def _table(figures: Mapping[str, float]) -> str:
-    rows = "\n".join(f"| {key} | {value:.4g} |" for key, value in figures.items())
-    return f"| metric | value |\n| --- | --- |\n{rows}"
-
-
-def _limits(
-    shape: tuple[int, ...],
-    classes: int,
-    scheduler: str,
-    guide: str | None,
-    trained_for: Mapping[str, Any] | None,
-    licence: str | None,
-) -> str:
-    lines = [f"- Samples have this one shape, {list(shape)}; there is no text prompt."]
-    if guide and trained_for:
-        lines.append(
-            f"- The guide corrects the errors of {trained_for['sampler']} with "
-            f"{trained_for['steps']} steps. With another sampler or number of steps its scale has "
-            "to be chosen anew, zero included; the pipeline warns."
-        )
-    elif guide:
-        lines.append("- It was not stated for which sampler and number of steps the guide is.")
-    if classes:
-        lines.append(f"- Labels are the integers 0 to {classes - 1} of the training data.")
-    lines.append(f"- The scheduler saved with it is {scheduler}.")
-    if licence is None:
-        lines.append("- No licence was stated: ask whoever trained it before using the weights.")
-    return "\n".join(lines)
+    card = ModelCard.from_template(
+        card_data,
+        template_path=str(_TEMPLATE),
+        name=name,
+        quoted=json.dumps(name),
+        image=image,
+        shape=list(shape),
+        classes=classes,
+        network=network,
+        scheduler=scheduler,
+        guide=guide,
+        trained_for=trained_for or {},
+        data=data,
+        figures=figures,
+        licence=licence,
+    )
+    return f"{card}\n"

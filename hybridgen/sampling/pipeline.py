@@ -19,6 +19,7 @@ import hybridgen.networks.build  # noqa: F401
 from hybridgen.networks.blocks import eval_mode
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.sampling.guidance import (
+    LOWEST,
     Scale,
     check_guide,
     check_scale,
@@ -49,7 +50,7 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
     `from_pretrained(folder_or_hub_name)` takes settings and safetensors from the hub, never code.
     The scheduler is exchanged as in any diffusers pipeline, `pipeline.scheduler =
     DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)`. A plain diffusers U-Net
-    goes on being understood in the language of the scheduler that it came with.
+    goes on being read as the scheduler that it came with says.
 
     Args:
         unet: a denoiser of this package (any scheduler), or a diffusers U-Net with its scheduler.
@@ -57,9 +58,9 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         discriminator: the guide, trained on this model's own samples; `None` for no guide.
         trained_for: `{"sampler": "heun", "steps": 18}`: whose errors the guide corrects; another
             use warns.
-        window: noise levels `(low, high)` where the guide is asked; `high=None` for no bound.
+        window: noise levels `(low, high)` where the guide is used; `high=None` for no bound.
         null_label: the id that means "no class" for a diffusers U-Net that has one.
-        trained_with: the config of the scheduler whose language a diffusers U-Net speaks;
+        trained_with: the config of the scheduler that a diffusers U-Net was trained with;
             `scheduler`'s if not given.
 
     Raises:
@@ -74,7 +75,7 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         scheduler: SchedulerMixin,
         discriminator: nn.Module | None = None,
         trained_for: dict | None = None,
-        window: list | tuple = (0.0447, None),
+        window: list | tuple = (LOWEST, None),
         null_label: int | None = None,
         trained_with: dict | None = None,
     ) -> None:
@@ -98,15 +99,13 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
 
     @property
     def denoiser(self) -> Any:
-        """The unguided model as `(x, sigma, label) -> x0`, whatever language it was trained in."""
+        """The unguided model as `(x, sigma, label) -> x0`, whatever it was trained to predict."""
         if hasattr(self.unet, "shape"):
             return self.unet
-        prediction = dict(self.config["trained_with"])
-        kind = getattr(diffusers, prediction["_class_name"])
-        prediction_type = kind.from_config(
-            {k: v for k, v in prediction.items() if not k.startswith("_")}
-        )
-        network = DiffusersDenoiser(self.unet, prediction_type, null=self.config["null_label"])
+        settings = dict(self.config["trained_with"])
+        kind = getattr(diffusers, settings["_class_name"])
+        scheduler = kind.from_config({k: v for k, v in settings.items() if not k.startswith("_")})
+        network = DiffusersDenoiser(self.unet, scheduler, null=self.config["null_label"])
         if network.shape is None:
             name = type(self.unet).__name__
             raise ValueError(f"a {name} needs in_channels and sample_size in its config")

@@ -1,4 +1,4 @@
-"""What a pipeline is asked for: noise, labels and a form of output, each checked."""
+"""A pipeline's inputs, checked: noise, labels, form of output, and what its guide is for."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,16 +11,18 @@ from diffusers.utils.torch_utils import randn_tensor
 from einops import rearrange
 from torch import Tensor
 
+from hybridgen.sampling.conversions import SCHEDULERS
+
 Generators = torch.Generator | list[torch.Generator] | None
 
 
 def starting_noise(
-    given: Tensor | None,
+    latents: Tensor | None,
     shape: tuple[int, ...],
     generator: Generators,
     weight: Tensor,
 ) -> Tensor:
-    """`given`, or a fresh draw, on the device of a network's `weight`: `[b ...]`, standard normal.
+    """`latents` or a fresh draw `[b ...]`, standard normal, on the device of `weight`.
 
     Raises:
         ValueError: another shape, no samples, a list of generators of another length, or a
@@ -32,10 +34,10 @@ def starting_noise(
             f"the denoiser is in {dtype}, but samples are made in float32 or float64: keep its "
             "weights in float32 and call the pipeline inside torch.autocast"
         )
-    if given is not None:
-        if tuple(given.shape[1:]) != shape[1:] or len(given) == 0:
-            raise ValueError(f"expected latents [b, *{list(shape[1:])}], got {list(given.shape)}")
-        return given.to(device, dtype)
+    if latents is not None:
+        if tuple(latents.shape[1:]) != shape[1:] or len(latents) == 0:
+            raise ValueError(f"expected latents [b, *{list(shape[1:])}], got {list(latents.shape)}")
+        return latents.to(device, dtype)
     if shape[0] < 1:
         raise ValueError(f"batch_size must be at least 1, got {shape[0]}")
     if isinstance(generator, list) and len(generator) not in (1, shape[0]):
@@ -46,18 +48,18 @@ def starting_noise(
 
 
 def labels_of(
-    given: Tensor | Sequence[int] | int | None, classes: int, noise: Tensor
+    class_labels: Tensor | Sequence[int] | int | None, classes: int, noise: Tensor
 ) -> Tensor | None:
     """Labels `[b]` beside `noise [b ...]`; a single one is for all samples.
 
     Raises:
         ValueError: labels for a model without classes, of another number, or out of range.
     """
-    if given is None:
+    if class_labels is None:
         return None
     if classes == 0:
         raise ValueError("this model knows no classes, but class_labels were given: leave them out")
-    label = torch.as_tensor(given, device=noise.device)
+    label = torch.as_tensor(class_labels, device=noise.device)
     if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
         raise ValueError(f"class_labels are integers, got {label.dtype}")
     label = label.long().expand(len(noise)) if label.ndim == 0 else label.long()
@@ -77,10 +79,10 @@ def check_output(output_type: str, shape: tuple[int, ...]) -> None:
         ValueError: see above.
     """
     image = len(shape) == 3
-    known = ["pil", "np", "pt"] if image else ["np", "pt"]
-    if output_type not in known:
+    available = ["pil", "np", "pt"] if image else ["np", "pt"]
+    if output_type not in available:
         kind = "images" if image else f"samples of shape {list(shape)}"
-        raise ValueError(f"output_type for {kind} is one of {known}, got {output_type!r}")
+        raise ValueError(f"output_type for {kind} is one of {available}, got {output_type!r}")
     if output_type == "pil" and shape[0] not in (1, 3, 4):
         raise ValueError(
             f"no picture file has {shape[0]} channels: ask for output_type 'np' or 'pt'"
@@ -101,21 +103,6 @@ def present(samples: Tensor, output_type: str) -> Any:
         samples = rearrange(samples, "b c h w -> b h w c")
     array: np.ndarray = samples.cpu().numpy()
     return numpy_to_pil(array) if output_type == "pil" else array
-
-
-_SCHEDULERS = {
-    "heun": "HeunDiscreteScheduler",
-    "heun_discrete": "HeunDiscreteScheduler",
-    "ddpm": "DDPMScheduler",
-    "ddim": "DDIMScheduler",
-    "dpmpp": "DPMSolverMultistepScheduler",
-    "unipc": "UniPCMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "edm_euler": "EDMEulerScheduler",
-    "edm_dpmpp": "EDMDPMSolverMultistepScheduler",
-    "flow_euler": "FlowMatchEulerDiscreteScheduler",
-}
-"""Our samplers' names and the diffusers schedulers that take the same steps."""
 
 
 def check_trained_for(trained_for: Mapping[str, Any] | None) -> None:
@@ -145,7 +132,9 @@ def warn_if_mismatched(trained_for: Mapping[str, Any] | None, scheduler: Any, st
     if trained_for is None:
         return
     sampler, used = trained_for["sampler"], type(scheduler).__name__
-    same = _SCHEDULERS.get(sampler, sampler) == used
+    # EDM's Heun takes the steps of diffusers' on the same levels.
+    equivalent = SCHEDULERS.get("heun_discrete" if sampler == "heun" else sampler)
+    same = used == (sampler if equivalent is None else equivalent.kind)
     if sampler == "heun":
         same = same and bool(scheduler.config.get("use_karras_sigmas"))
     if same and trained_for["steps"] == steps:

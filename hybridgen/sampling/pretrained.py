@@ -1,4 +1,4 @@
-"""Networks trained with diffusers as denoisers: the same weights, asked in another language."""
+"""Networks trained with diffusers as denoisers: same weights, inputs and outputs converted."""
 
 import inspect
 import math
@@ -21,8 +21,8 @@ class DiffusersDenoiser(nn.Module):
     The scheduler that the network was trained with says what its input is scaled by, which number
     it takes for the noise level, and what it predicts; the scheduler may differ from the one that
     samples. In between two entries of a table of noise levels the timestep is interpolated in
-    `log sigma`; at an entry it is that entry. Levels above the table are shown as its last,
-    `D(last x / sigma, last)`; those below it with timestep 0.
+    `log sigma`; at an entry it is that entry. Levels above the table are treated as its last,
+    `D(last x / sigma, last)`; those below it as timestep 0.
 
     A network that also predicts a variance (twice the channels) is used for its mean half. The
     network runs in its own precision, everything around it in that of `x`.
@@ -74,51 +74,51 @@ class DiffusersDenoiser(nn.Module):
         label = self._label(x, label)
         if self._prediction_type.edm is not None:
             c = scalings(clamp_level(sigma), self._prediction_type.edm[0])
-            answer = self._ask(like(c.inner, x) * x, c.noise, label)
+            prediction = self._predict(like(c.inner, x) * x, c.noise, label)
             return self._prediction_type.to_clean(
-                answer, x, torch.ones_like(sigma), clamp_level(sigma)
+                prediction, x, torch.ones_like(sigma), clamp_level(sigma)
             )
         if self._flow:
             alpha, timestep = 1 / (1 + sigma), self._timesteps * sigma / (1 + sigma)
         else:
             # Beyond the table even the last entry sees hardly more than noise.
-            shown = sigma.clamp_max(math.exp(float(self._log_sigmas[-1])))
-            x, sigma = like((shown / sigma).nan_to_num(nan=1.0), x) * x, shown
+            clamped = sigma.clamp_max(math.exp(float(self._log_sigmas[-1])))
+            x, sigma = like((clamped / sigma).nan_to_num(nan=1.0), x) * x, clamped
             alpha, timestep = torch.rsqrt(1 + sigma.square()), self._timestep(sigma)
         scaled = like(alpha, x) * x
-        answer = self._ask(scaled, timestep, label)
-        return self._prediction_type.to_clean(answer, scaled, alpha, alpha * sigma)
+        prediction = self._predict(scaled, timestep, label)
+        return self._prediction_type.to_clean(prediction, scaled, alpha, alpha * sigma)
 
     def _timestep(self, sigma: Tensor) -> Tensor:
         """The table's position of `sigma [b]`, in float64."""
         table = self._log_sigmas.to(sigma.device)
-        wanted = sigma.double().log().clamp(float(table[0]), float(table[-1]))
-        above = torch.searchsorted(table, wanted).clamp(1, len(table) - 1)
+        log_sigma = sigma.double().log().clamp(float(table[0]), float(table[-1]))
+        above = torch.searchsorted(table, log_sigma).clamp(1, len(table) - 1)
         below = above - 1
-        part = (wanted - table[below]) / (table[above] - table[below])
+        part = (log_sigma - table[below]) / (table[above] - table[below])
         position = below + part
         # Rounding to float32 moves a level by up to about 1e-4 entries.
         entry = position.round()
         return torch.where((position - entry).abs() < 1e-3, entry, position)
 
-    def _ask(self, scaled: Tensor, timestep: Tensor, label: Tensor | None) -> Tensor:
-        known = next((p.dtype for p in self.network.parameters()), scaled.dtype)
+    def _predict(self, scaled: Tensor, timestep: Tensor, label: Tensor | None) -> Tensor:
+        dtype = next((p.dtype for p in self.network.parameters()), scaled.dtype)
         if _configured(self.network, "time_embedding_type") == "learned":
             timestep = timestep.round().long()
-        elif known != torch.float64:
+        elif dtype != torch.float64:
             timestep = timestep.float()
         more = {} if label is None else {"class_labels": label}
-        answer = self.network(scaled.to(known), timestep, **more)
-        answer = (answer if isinstance(answer, Tensor) else answer.sample).to(scaled.dtype)
+        prediction = self.network(scaled.to(dtype), timestep, **more)
+        prediction = getattr(prediction, "sample", prediction).to(scaled.dtype)
         channels = scaled.shape[1]
-        if answer.shape[1] == 2 * channels:
-            answer = answer[:, :channels]
-        if answer.shape != scaled.shape:
+        if prediction.shape[1] == 2 * channels:
+            prediction = prediction[:, :channels]
+        if prediction.shape != scaled.shape:
             raise ValueError(
-                f"the network answered {list(answer.shape)} to samples {list(scaled.shape)}: "
+                f"the network answered {list(prediction.shape)} to samples {list(scaled.shape)}: "
                 "expected the same shape, or twice the channels"
             )
-        return answer
+        return prediction
 
     def _label(self, x: Tensor, label: Tensor | None) -> Tensor | None:
         if label is None and self.classes and self.null is not None:

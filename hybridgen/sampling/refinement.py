@@ -1,4 +1,4 @@
-"""Any sampler with its output refined by a density ratio: more compute, better samples."""
+"""Samplers refined by a density ratio: several proposals for each sample, one of them chosen."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ How = Literal["rejection", "metropolis_hastings", "importance"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Refinement:
-    """What came of a batch.
+    """The refined samples of a batch.
 
     Attributes:
         samples: `[b ...]`.
@@ -101,9 +101,7 @@ class Refined:
 
     @property
     def cost(self) -> Cost:
-        """Network calls, expected for rejection: each proposal is made, and judged by a
-        discriminator.
-        """
+        """Network calls, expected for rejection; a discriminator scores every proposal."""
         return (self.sampler.cost + Cost(discriminator_forward=1)) * self.proposals
 
     def __call__(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
@@ -119,7 +117,7 @@ class Refined:
         """
         step = self._until_accepted if self.how == "rejection" else self._chosen_among_all
         rng = rng_from(noise)
-        x, ratio = self._judged(noise, label)
+        x, ratio = self._proposed(noise, label)
         return step(x.clone(), ratio, noise, label, rng)
 
     def _until_accepted(
@@ -154,16 +152,16 @@ class Refined:
         proposal = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         everyone = torch.arange(len(x), device=x.device)
         for number in range(1, self.rounds + 1):
-            ahead, ratio_ahead = self._again(noise, label, everyone, rng)
-            pair, uniform = torch.stack([ratio, ratio_ahead], dim=1), _uniform(len(x), rng)
+            candidate, candidate_ratio = self._again(noise, label, everyone, rng)
+            pair, uniform = torch.stack([ratio, candidate_ratio], dim=1), _uniform(len(x), rng)
             if self.how == "metropolis_hastings":
                 moves = metropolis_hastings(pair, rearrange(uniform, "n -> n 1")) == 1
-                ratio = torch.where(moves, ratio_ahead, ratio)
+                ratio = torch.where(moves, candidate_ratio, ratio)
             else:
-                # The weight of what was drawn so far is that of all it was drawn from.
+                # A chosen sample competes with the sum of the weights it was chosen among.
                 moves = importance_choice(pair, uniform) == 1
-                ratio = torch.logaddexp(ratio, ratio_ahead)
-            x[moves], proposal[moves] = ahead[moves], number
+                ratio = torch.logaddexp(ratio, candidate_ratio)
+            x[moves], proposal[moves] = candidate[moves], number
         return Refinement(
             samples=x, proposal=proposal, unaccepted=torch.zeros_like(proposal, dtype=torch.bool)
         )
@@ -173,9 +171,9 @@ class Refined:
     ) -> tuple[Tensor, Tensor]:
         shape = (len(rows), *self.noise_shape)
         fresh = torch.randn(shape, generator=rng, device=noise.device, dtype=noise.dtype)
-        return self._judged(fresh, None if label is None else label[rows])
+        return self._proposed(fresh, None if label is None else label[rows])
 
-    def _judged(self, noise: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _proposed(self, noise: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         """A proposal and its log ratio, `[b ...]` and `[b]`."""
         x = self.sampler(noise, label)
         ratio = self.log_ratio(x, label)

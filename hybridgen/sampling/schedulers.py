@@ -1,4 +1,4 @@
-"""Any denoiser under any diffusers scheduler that the converter knows: one loop."""
+"""Any denoiser under any diffusers scheduler that `conversions` knows: one loop."""
 
 import copy
 import inspect
@@ -28,9 +28,9 @@ from hybridgen.sampling.samplers import check_samples
 class Scheduled:
     """A denoiser, guided or not, sampled by a scheduler of diffusers.
 
-    At each step the scheduler's sample `alpha x0 + s n` is shown to the denoiser in the
-    variance-exploding scale, `D(x / alpha, s / alpha)`, and the clean estimate is told to the
-    scheduler in the language of its `prediction_type`.
+    At each step the denoiser is called with the scheduler's sample `alpha x0 + s n` in the
+    variance-exploding scale, `D(x / alpha, s / alpha)`, and the clean estimate is converted to the
+    scheduler's `prediction_type`.
 
     Attributes:
         denoiser: see `hybridgen.protocols.Denoiser`.
@@ -39,7 +39,7 @@ class Scheduled:
             a sampler can be used again, and by several threads at once.
         noise_shape: of one sample.
         steps: of the scheduler; HeunDiscrete calls the denoiser `2 steps - 1` times.
-        highest: noise levels above this one, pure noise included, are shown to the denoiser as
+        highest: for noise levels above this one, pure noise included, the denoiser is called at
             this one, `D(highest x / s, highest)`: so far up the estimate hardly depends on sigma,
             and networks have not been trained there.
         progress: whether to show a bar.
@@ -60,14 +60,14 @@ class Scheduled:
             raise ValueError(f"highest must be positive and finite, got {self.highest}")
         prepared = _prepared(self.scheduler, self.steps)
         check_variance(prepared)
-        found, prediction = levels(prepared), prediction_type(prepared)
-        if found[0].alpha == 0 and prediction.kind == "epsilon":
+        visited, prediction = levels(prepared), prediction_type(prepared)
+        if visited[0].alpha == 0 and prediction.kind == "epsilon":
             raise ValueError(
                 f"{scheduler_name(prepared)} starts at pure noise, where prediction_type='epsilon' "
                 "says nothing of the data: build it with prediction_type='v_prediction'"
             )
         object.__setattr__(self, "_prepared", prepared)
-        object.__setattr__(self, "_levels", found)
+        object.__setattr__(self, "_levels", visited)
         object.__setattr__(self, "_prediction_type", prediction)
 
     @property
@@ -78,7 +78,7 @@ class Scheduled:
     @property
     def cost(self) -> Cost:
         """Network calls of one sample, those of every discriminator that guides included."""
-        return sum((cost_of(self.denoiser, self._shown(x)) for x in self._levels), Cost())
+        return sum((cost_of(self.denoiser, self._sigma(x)) for x in self._levels), Cost())
 
     @torch.no_grad()
     def __call__(
@@ -95,7 +95,7 @@ class Scheduled:
         Without any it is seeded by `noise`: the same batch of noise gives the same samples.
 
         Raises:
-            ValueError: noise of another shape, or a denoiser that answers in another.
+            ValueError: noise of another shape, or a denoiser that returns another.
             RunError: the samples stopped being finite; the message names the step.
         """
         if tuple(noise.shape[1:]) != self.noise_shape or not noise.is_floating_point():
@@ -104,9 +104,9 @@ class Scheduled:
                 f"of {noise.dtype}"
             )
         scheduler = copy.deepcopy(self._prepared)
-        drawn = {}
+        randomness = {}
         if "generator" in inspect.signature(scheduler.step).parameters:
-            drawn["generator"] = generator if generator is not None else rng_from(noise)
+            randomness["generator"] = generator if generator is not None else rng_from(noise)
         # Half precision would lose the difference between neighbouring levels.
         x = noise.to(torch.promote_types(noise.dtype, torch.float32)) * _first_scale(scheduler)
         if hasattr(scheduler, "scale_model_input"):
@@ -117,18 +117,18 @@ class Scheduled:
         for number, (t, level) in enumerate(bar, start=1):
             x0 = self._clean(x, level, label)
             answer = self._prediction_type.from_clean(x0, x, level)
-            x = scheduler.step(answer, t, x, return_dict=False, **drawn)[0]
+            x = scheduler.step(answer, t, x, return_dict=False, **randomness)[0]
             check_samples(x, number, len(self._levels), level.sigma)
         return x
 
-    def _shown(self, level: NoiseLevel) -> float:
+    def _sigma(self, level: NoiseLevel) -> float:
         return min(level.sigma, self.highest)
 
     def _clean(self, x: Tensor, level: NoiseLevel, label: Tensor | None) -> Tensor:
-        sigma = self._shown(level)
+        sigma = self._sigma(level)
         # x / alpha below `highest`; above, alpha may be 0.
-        seen = x * (sigma / level.s)
-        x0 = self.denoiser(seen, x.new_full((len(x),), sigma), label)
+        rescaled = x * (sigma / level.s)
+        x0 = self.denoiser(rescaled, x.new_full((len(x),), sigma), label)
         if x0.shape != x.shape:
             raise ValueError(f"the denoiser returned {list(x0.shape)} for samples {list(x.shape)}")
         return x0
@@ -143,15 +143,15 @@ def _prepared(scheduler: Any, steps: int) -> Any:
     name = scheduler_name(scheduler)
     if steps < 1:
         raise ValueError(f"a sampler takes at least one step, got steps={steps}")
-    own = copy.deepcopy(scheduler)
+    prepared = copy.deepcopy(scheduler)
     try:
-        own.set_timesteps(steps)
+        prepared.set_timesteps(steps)
     except ValueError as error:
         raise ValueError(f"{name} cannot lay out {steps} steps: {error}") from error
-    if hasattr(own, "set_begin_index"):
+    if hasattr(prepared, "set_begin_index"):
         # Else it looks for its first timestep and, where rounding made two alike, skips one.
-        own.set_begin_index(0)
-    return own
+        prepared.set_begin_index(0)
+    return prepared
 
 
 def _first_scale(scheduler: Any) -> float:

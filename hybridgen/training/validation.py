@@ -21,11 +21,10 @@ from hybridgen.losses.denoising import noised
 from hybridgen.losses.score_matching import score_matching
 from hybridgen.maths.rng import rng_for
 from hybridgen.protocols import Denoiser, Discriminator
+from hybridgen.sampling.guidance import LOWEST
 
 CHANCE = 2 * math.log(2)
 """The cross-entropy of a discriminator that knows nothing, on real and on fake summed, in nats."""
-LOWEST = 0.0447
-"""The noise level below which a guide is not asked: gradients there are the least certain."""
 _AT_ONCE = 1_000
 
 

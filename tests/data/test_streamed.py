@@ -18,20 +18,20 @@ Folder = Callable[..., Path]
 
 
 def both(root: Path, **settings: object) -> tuple[Source, StreamedSource]:
-    """The same data resident and streamed."""
-    resident = load_data(DataSettings(path=str(root), **settings))  # type: ignore[arg-type]
+    """The same data in memory and streamed."""
+    in_memory = load_data(DataSettings(path=str(root), **settings))  # type: ignore[arg-type]
     streamed = load_data(DataSettings(path=str(root), memory_limit=0, **settings))  # type: ignore[arg-type]
     assert isinstance(streamed, StreamedSource)
-    return resident, streamed
+    return in_memory, streamed
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_streamed_batches_equal_resident_ones_bit_for_bit(folder: Folder, workers: int) -> None:
-    resident, streamed = both(
+def test_streamed_batches_equal_those_from_memory_bit_for_bit(folder: Folder, workers: int) -> None:
+    in_memory, streamed = both(
         folder("a", "b", mode="RGB", size=(12, 9)), resolution=6, labels=True, workers=workers
     )
     assert (streamed.shape, streamed.size, streamed.classes) == ((3, 6, 6), 10, 2)
-    pairs = zip(resident.batches(batch=4, seed=5), streamed.batches(batch=4, seed=5), strict=False)
+    pairs = zip(in_memory.batches(batch=4, seed=5), streamed.batches(batch=4, seed=5), strict=False)
     for (x, label), (y, other) in islice(pairs, 8):
         assert torch.equal(x, y)
         assert label is not None
@@ -48,8 +48,8 @@ def test_resuming_continues_the_same_sequence(folder: Folder, workers: int) -> N
 
 
 def test_the_shares_of_two_processes_joined_are_the_batch_of_one(folder: Folder) -> None:
-    resident, streamed = both(folder(count=7), workers=0)
-    one = next(resident.batches(batch=4, seed=2, start=5))[0]
+    in_memory, streamed = both(folder(count=7), workers=0)
+    one = next(in_memory.batches(batch=4, seed=2, start=5))[0]
     shares = [
         next(streamed.batches(batch=4, seed=2, start=5, rank=rank, world=2))[0] for rank in (0, 1)
     ]
@@ -57,9 +57,9 @@ def test_the_shares_of_two_processes_joined_are_the_batch_of_one(folder: Folder)
 
 
 def test_the_references_of_both_are_equal(folder: Folder) -> None:
-    resident, streamed = both(folder("a", "b"))
+    in_memory, streamed = both(folder("a", "b"))
     for part in ("train", "held_out"):
-        (x, label), (y, other) = resident.reference(part, 5), streamed.reference(part, 5)
+        (x, label), (y, other) = in_memory.reference(part, 5), streamed.reference(part, 5)
         assert torch.equal(x, y)
         assert label is not None
         assert other is not None

@@ -217,7 +217,7 @@ def test_points_are_trained_on_with_labels(call, diffusion, tmp_path, source, mo
         (["--denoiser.patch", "3"], "does not divide 8"),
         (["--denoiser.dropout", "1"], r"dropout is a rate in \[0, 1\)"),
         (["--denoiser.data_std", "0"], "data_std must be positive"),
-        (["--data.path", "ring", "--denoiser.finest", "0"], "finest is a wavelength"),
+        (["--data.path", "ring", "--denoiser.min_wavelength", "0"], "min_wavelength must be"),
         (["--sampler.name", "eulr"], "sampler.name"),
         (["--sampler.steps", "1"], "sampler heun takes at least 2 steps, got 1"),
         (["--sampler.low", "90"], "low"),

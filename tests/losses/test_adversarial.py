@@ -109,7 +109,7 @@ def test_equal_generators_draw_equal_finite_differences():
     assert float(once) == float(again)
 
 
-@pytest.mark.parametrize("name", objectives.known())
+@pytest.mark.parametrize("name", objectives.by_name())
 def test_each_player_trains_itself_only(name):
     generator, discriminator = nn.Linear(2, 2), Mlp()
     adversarial = AdversarialLoss(discriminator, objectives.objective(name), r1=0.1, r2=0.1, gp=0.1)

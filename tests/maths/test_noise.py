@@ -7,8 +7,8 @@ import torch
 from diffusers import EDMEulerScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import denoise, one_dimensional
 
-from hybridgen.maths.mixtures import one_dimensional
 from hybridgen.maths.noise import LogNormal, clamp_level, karras_sigmas, like, loss_weight, scalings
 
 SIZES = {"steps": 18, "low": 0.002, "high": 80.0, "rho": 7.0}
@@ -91,9 +91,9 @@ def test_what_the_network_sees_and_what_it_should_answer_have_unit_variance(sigm
     """For data of deviation `std`, independent of the noise."""
     skip, out, inner, _ = scalings(at(sigma), std)
     seen = inner**2 * (std**2 + sigma**2)
-    wanted = ((1 - skip) ** 2 * std**2 + skip**2 * sigma**2) / out**2
+    expected_square = ((1 - skip) ** 2 * std**2 + skip**2 * sigma**2) / out**2
     torch.testing.assert_close(seen, torch.ones_like(seen))
-    torch.testing.assert_close(wanted, torch.ones_like(wanted))
+    torch.testing.assert_close(expected_square, torch.ones_like(expected_square))
 
 
 @settings(max_examples=100, deadline=None)
@@ -119,7 +119,7 @@ def test_the_loss_weight_undoes_the_output_scale(sigma, std):
 @given(LEVELS, STDS)
 def test_the_skip_alone_denoises_a_gaussian(sigma, std):
     x = torch.linspace(-3, 3, 7, dtype=torch.float64).unsqueeze(1)
-    exact = one_dimensional([1.0], [0.0], [std]).denoise(x, sigma)
+    exact = denoise(one_dimensional([1.0], [0.0], [std]), x, sigma)
     torch.testing.assert_close(scalings(at(sigma), std).skip * x, exact, rtol=1e-6, atol=1e-9)
 
 

@@ -7,10 +7,10 @@ from hybridgen.errors import InputError
 from hybridgen.networks.build import (
     DiscriminatorSettings,
     GeneratorSettings,
+    add_noise_conditioning,
     build_discriminator,
     build_generator,
     load_network,
-    noise_conditional,
 )
 
 LATENT = 5
@@ -251,30 +251,29 @@ def test_missing_or_damaged_weights_are_an_input_error(tmp_path):
 
 @pytest.mark.parametrize("classes", [0, 3])
 @pytest.mark.parametrize(
-    ("architecture", "shape"),
-    [("mlp", (2,)), ("dcgan", (1, 8, 8)), ("residual", (1, 8, 8))],
+    ("architecture", "shape", "frequencies"),
+    [("mlp", (2,), 0), ("mlp", (2,), 3), ("dcgan", (1, 8, 8), 0), ("residual", (1, 8, 8), 0)],
 )
 def test_without_noise_it_says_what_the_discriminator_said_and_with_noise_it_can_learn(
-    architecture, shape, classes
+    architecture, shape, frequencies, classes
 ):
     torch.manual_seed(0)
-    discriminator = build_discriminator(
-        DiscriminatorSettings(architecture=architecture, width=8), shape, classes
-    )
+    settings = DiscriminatorSettings(architecture=architecture, width=8, frequencies=frequencies)
+    discriminator = build_discriminator(settings, shape, classes)
     with torch.no_grad():
         for parameter in discriminator.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    adopted = noise_conditional(discriminator)
+    conditional = add_noise_conditioning(discriminator)
     x, label = torch.randn(4, *shape), torch.arange(4) % classes if classes else None
-    torch.testing.assert_close(adopted(x, torch.zeros(4), label), discriminator(x, None, label))
-    scaled = adopted(2 * x, torch.full((4,), 3**0.5), label)
+    torch.testing.assert_close(conditional(x, torch.zeros(4), label), discriminator(x, None, label))
+    scaled = conditional(2 * x, torch.full((4,), 3**0.5), label)
     torch.testing.assert_close(scaled, discriminator(x, None, label))
     scaled.sum().backward()
-    assert float(adopted.noise.linear.weight.grad.norm()) > 0
-    assert noise_conditional(adopted) is adopted
+    assert float(conditional.noise.linear.weight.grad.norm()) > 0
+    assert add_noise_conditioning(conditional) is conditional
 
 
 def test_a_generator_is_refused():
     generator = build_generator(GeneratorSettings(architecture="mlp"), (2,))
     with pytest.raises(InputError, match="MlpGenerator is none"):
-        noise_conditional(generator)
+        add_noise_conditioning(generator)

@@ -38,15 +38,15 @@ def test_a_projection_term_starts_at_the_scale_of_a_logit():
     assert head(h, torch.arange(4000) % 1000).var().item() == pytest.approx(1, rel=0.15)
 
 
-def test_noise_features_are_waves_of_the_logarithm_of_sigma():
+def test_noise_features_are_sines_and_cosines_of_the_logarithm_of_sigma():
     sigma = torch.tensor([0.0, 0.002, 1.0, 80.0])
     features = noise_features(sigma)
     assert features.shape == (4, 24)
     assert features.isfinite().all()
     torch.testing.assert_close(features[0], torch.tensor([1.0] * 12 + [0.0] * 12))
     level = math.log(1.0 / 0.002 + math.sqrt((1.0 / 0.002) ** 2 + 1))
-    waves = [0.25 * math.sqrt(2) ** k for k in range(12)]
-    exact = [math.cos(level * w) for w in waves] + [math.sin(level * w) for w in waves]
+    frequencies = [0.25 * math.sqrt(2) ** k for k in range(12)]
+    exact = [function(level * f) for function in (math.cos, math.sin) for f in frequencies]
     torch.testing.assert_close(features[2], torch.tensor(exact), rtol=1e-4, atol=1e-4)
 
 

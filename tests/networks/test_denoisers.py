@@ -86,8 +86,8 @@ def test_the_network_sees_data_of_unit_scale_and_the_level(kind):
     scaled = column(c.inner, x) * x
     if kind == "points":
         torch.testing.assert_close(seen[0][0][:, :2], scaled)
-        waves = 2 * math.pi / torch.logspace(math.log10(8), -1, 8, dtype=torch.float64)
-        angles = (scaled.unsqueeze(-1) * waves).flatten(1)
+        frequencies = 2 * math.pi / torch.logspace(math.log10(8), -1, 8, dtype=torch.float64)
+        angles = (scaled.unsqueeze(-1) * frequencies).flatten(1)
         expected = torch.cat([angles.sin(), angles.cos()], dim=1)
         torch.testing.assert_close(seen[0][0][:, 2:], expected, rtol=1e-4, atol=1e-4)
         return
@@ -106,8 +106,8 @@ def test_the_noise_level_matters_beyond_its_scale(kind):
     def raw(sigma):
         level = torch.tensor([sigma], dtype=torch.float64)
         c = scalings(level, network.config["data_std"])
-        there = x / c.inner
-        return (network(there, level) - c.skip * there) / c.out
+        unscaled = x / c.inner
+        return (network(unscaled, level) - c.skip * unscaled) / c.out
 
     assert (raw(0.1) - raw(2.0)).abs().max() > 1e-3
 
@@ -172,7 +172,7 @@ def test_a_saved_denoiser_comes_back_bit_for_bit(kind, classes, tmp_path):
         for n in (network, loaded)
     )
     assert ours.keys() == theirs.keys()
-    assert ("view.frequencies" in ours) == (kind == "points")
+    assert ("features.frequencies" in ours) == (kind == "points")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     x, sigma = (t.float() for t in noisy(network))
     label = torch.tensor([0, 3, 1]) if classes else None
@@ -183,7 +183,7 @@ def test_a_saved_denoiser_comes_back_bit_for_bit(kind, classes, tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "since"),
-    [("images", ("patch", "dropout", "attention")), ("points", ("finest", "waves"))],
+    [("images", ("patch", "dropout", "attention")), ("points", ("min_wavelength", "frequencies"))],
 )
 def test_a_configuration_without_newer_settings_is_read_with_their_defaults(kind, since, tmp_path):
     network = make(kind).float()
@@ -211,13 +211,18 @@ def test_every_setting_reaches_the_network():
     assert config.up_block_types[0] == "AttnUpBlock2D"
     assert network.config["data_std"] == 0.3
     points = build_denoiser(
-        DenoiserSettings(width=24, depth=1, waves=3, finest=0.5, data_std=2.0), (3,), 5
+        DenoiserSettings(width=24, depth=1, frequencies=3, min_wavelength=0.5, data_std=2.0),
+        (3,),
+        5,
     )
     assert isinstance(points, PointDenoiser)
-    expected = {"dimension": 3, "width": 24, "depth": 1, "waves": 3, "finest": 0.5, "classes": 5}
+    expected = {"dimension": 3, "width": 24, "depth": 1, "frequencies": 3, "classes": 5}
+    assert points.config["min_wavelength"] == 0.5
     assert expected.items() <= dict(points.config).items()
     assert points.config["data_std"] == 2.0
-    assert points.view.frequencies.tolist() == pytest.approx([2 * math.pi / w for w in (8, 2, 0.5)])
+    assert points.features.frequencies.tolist() == pytest.approx(
+        [2 * math.pi / w for w in (8, 2, 0.5)]
+    )
 
 
 def test_the_deviation_of_the_data_is_edms_for_images_and_one_for_points():
@@ -245,11 +250,11 @@ def test_the_deviation_of_the_data_is_edms_for_images_and_one_for_points():
         ((1, 8, 8), {"data_std": 0.0}, "data_std must be positive and finite, got 0.0"),
         ((2,), {"data_std": math.nan}, "data_std must be positive and finite, got nan"),
         ((2,), {"data_std": math.inf}, "data_std must be positive and finite, got inf"),
-        ((2,), {"finest": 0.0}, "finest is a wavelength and must be positive, got 0.0"),
-        ((2,), {"finest": math.inf}, "finest is a wavelength"),
+        ((2,), {"min_wavelength": 0.0}, "min_wavelength must be positive and finite, got 0.0"),
+        ((2,), {"min_wavelength": math.inf}, "min_wavelength must be positive"),
         ((2,), {"width": 0}, "width is 0"),
         ((2,), {"depth": 0}, "depth is 0"),
-        ((2,), {"waves": 0}, "waves is 0"),
+        ((2,), {"frequencies": 0}, "frequencies is 0"),
         ((1, 8, 4), {}, r"square images \(c, h, h\).*crop or resize"),
         ((8, 8), {}, "square images"),
     ],

@@ -16,7 +16,6 @@ from hybridgen.networks.mlp import (
     FourierFeatures,
     MlpDiscriminator,
     MlpGenerator,
-    WavesDiscriminator,
 )
 
 
@@ -54,31 +53,33 @@ def test_each_layer_of_a_discriminator_has_its_own_noise_bias():
     torch.testing.assert_close(discriminator(x, level), discriminator.head.linear(h).squeeze(1))
 
 
-def test_waves_are_sines_and_cosines_of_each_coordinate():
-    view = FourierFeatures(dimension=2, waves=3, finest=0.5)
+def test_fourier_features_are_sines_and_cosines_of_each_coordinate():
+    features = FourierFeatures(dimension=2, frequencies=3, min_wavelength=0.5)
     x = torch.tensor([[0.3, -1.1]])
     expected = [0.3, -1.1]
     for function in (math.sin, math.cos):
         expected += [
             function(2 * math.pi * v / length) for v in (0.3, -1.1) for length in (8, 2, 0.5)
         ]
-    torch.testing.assert_close(view(x), torch.tensor([expected]))
-    assert view.size == len(expected)
+    torch.testing.assert_close(features(x), torch.tensor([expected]))
+    assert features.size == len(expected)
 
 
-def test_the_discriminator_is_an_mlp_on_waves_with_a_bias_of_the_level():
-    discriminator = WavesDiscriminator(width=8, depth=3, noise_conditional=True, classes=2)
+def test_with_frequencies_it_is_an_mlp_on_fourier_features_with_a_bias_of_the_level():
+    discriminator = MlpDiscriminator(
+        width=8, depth=3, frequencies=8, noise_conditional=True, classes=2
+    )
     nn.init.normal_(discriminator.noise.linear.weight)
     x, level, label = torch.randn(5, 2), torch.full((5,), 0.5), torch.tensor([0, 1, 1, 0, 1])
     h, biases = discriminator.noise(x, level)
-    h = discriminator.entry(h)
+    h = discriminator.features(h)
     for layer, bias in zip(discriminator.hidden, biases, strict=True):
         h = layer(h) + bias
         h = torch.where(h > 0, h, 0.2 * h)
     torch.testing.assert_close(discriminator(x, level, label), discriminator.head(h, label))
 
 
-def test_it_learns_the_width_of_narrow_points_which_an_mlp_does_not():
+def test_with_frequencies_it_learns_the_width_of_narrow_points_and_without_it_does_not():
     """Points a hundredth as wide as their distance, against points half as wide."""
 
     def learned(network):
@@ -103,28 +104,40 @@ def test_it_learns_the_width_of_narrow_points_which_an_mlp_does_not():
 
     torch.manual_seed(0)
     settings = {"width": 64, "depth": 2, "activation": "silu"}
-    mlp = build_discriminator(DiscriminatorSettings(architecture="mlp", **settings), (1,))
-    waves = build_discriminator(DiscriminatorSettings(architecture="waves", **settings), (1,))
-    assert learned(mlp) < 0.005 < 0.05 < learned(waves)
+    plain, fine = (
+        build_discriminator(
+            DiscriminatorSettings(architecture="mlp", frequencies=frequencies, **settings), (1,)
+        )
+        for frequencies in (0, 8)
+    )
+    assert learned(plain) < 0.005 < 0.05 < learned(fine)
 
 
 def test_it_is_built_by_name_and_read_back(tmp_path):
-    discriminator = build_discriminator(
-        DiscriminatorSettings(architecture="waves", noise_conditional=True), (3,), 4
-    )
+    settings = DiscriminatorSettings(architecture="mlp", frequencies=8, noise_conditional=True)
+    discriminator = build_discriminator(settings, (3,), 4)
     discriminator.save_pretrained(tmp_path)
     x, level, label = torch.randn(5, 3), torch.rand(5), torch.tensor([0, 3, 1, 2, 2])
     torch.testing.assert_close(
         load_network(tmp_path)(x, level, label), discriminator(x, level, label)
     )
     assert discriminator.shape == (3,)
+    assert (discriminator.config["frequencies"], discriminator.config["min_wavelength"]) == (
+        8,
+        0.05,
+    )
 
 
-def test_what_waves_are_not_for_is_said():
-    with pytest.raises(InputError, match="architecture waves is for points"):
-        build_discriminator(DiscriminatorSettings(architecture="waves"), (1, 8, 8))
-    settings = GeneratorSettings(architecture="waves")  # pyright: ignore
-    with pytest.raises(InputError, match="no architecture 'waves'; there are"):
-        build_generator(settings, (2,))
-    with pytest.raises(InputError, match="finest is a wavelength and must be positive"):
-        FourierFeatures(dimension=2, waves=3, finest=0.0)
+def test_frequencies_that_no_network_can_have_are_refused():
+    for architecture in ("residual", "dcgan"):
+        settings = DiscriminatorSettings(architecture=architecture, frequencies=8)
+        with pytest.raises(InputError, match=f"points, but architecture {architecture} is for im"):
+            build_discriminator(settings, (1, 8, 8))
+    with pytest.raises(InputError, match="architecture mlp is for points"):
+        build_discriminator(DiscriminatorSettings(architecture="mlp", frequencies=8), (1, 8, 8))
+    with pytest.raises(InputError, match="frequencies is -1, but must be at least 1"):
+        MlpDiscriminator(frequencies=-1)
+    with pytest.raises(InputError, match="no architecture 'fourier'; there are"):
+        build_generator(GeneratorSettings(architecture="fourier"), (2,))  # pyright: ignore
+    with pytest.raises(InputError, match="min_wavelength must be positive and finite"):
+        FourierFeatures(dimension=2, frequencies=3, min_wavelength=0.0)

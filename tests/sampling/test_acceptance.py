@@ -4,13 +4,12 @@ import math
 
 import pytest
 import torch
+from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridgen.sampling.acceptance import (
-    effective_sample_size,
     importance_choice,
-    importance_resampling,
     metropolis_hastings,
     rejection,
 )
@@ -116,20 +115,6 @@ def test_a_chain_leaves_an_impossible_start_and_never_goes_to_an_impossible_plac
     assert metropolis_hastings(log_ratio, uniform).tolist() == [2]
 
 
-def test_resampled_outcomes_have_the_right_probabilities():
-    outcomes = from_model(200_000)
-    chosen = importance_resampling(RATIO[outcomes], 200_000, rng(1))
-    torch.testing.assert_close(frequencies(outcomes[chosen]), PROBABILITIES, rtol=0, atol=0.01)
-
-
-def test_resampling_ignores_a_constant_and_impossible_samples():
-    log_ratio = torch.tensor([0.0, -math.inf, 1.0])
-    once = importance_resampling(log_ratio, 50, rng())
-    moved = importance_resampling(log_ratio + 700, 50, rng())
-    assert once.tolist() == moved.tolist()
-    assert set(once.tolist()) == {0, 2}
-
-
 @pytest.mark.parametrize("k", [0, 1, 3])
 def test_a_choice_among_few_has_the_law_that_enumeration_gives(k):
     rows = torch.cartesian_prod(*[torch.arange(4)] * (k + 1)).reshape(-1, k + 1)
@@ -163,24 +148,14 @@ def test_a_choice_never_falls_on_what_is_impossible():
         assert importance_choice(log_ratio, draws).tolist() == [1, 2, 0, 0]
 
 
-def test_the_effective_sample_size_is_one_for_equal_weights_and_one_nth_for_a_single_one():
-    assert effective_sample_size(torch.full((10,), 123.0)) == pytest.approx(1)
-    single = torch.tensor([900.0, -900.0, -math.inf, 0.0])
-    assert effective_sample_size(single) == pytest.approx(1 / 4)
-    assert effective_sample_size(torch.tensor([1.0, 2.0]).log()) == pytest.approx(9 / (2 * 5))
-
-
-def test_the_effective_sample_size_tends_to_one_over_the_mean_ratio_under_the_data():
-    expected = 1 / float((PROBABILITIES * RATIO.exp()).sum())
-    got = effective_sample_size(RATIO[from_model(200_000)])
-    assert got == pytest.approx(expected, rel=0.02)
-
-
 def test_half_precision_logits_are_taken_as_they_are():
     log_ratio, uniform = torch.tensor([0.5, -0.5, 2.0]), torch.tensor([0.9, 0.1, 0.5])
     halves = log_ratio.bfloat16()
     assert rejection(halves, 2.0, uniform).tolist() == rejection(log_ratio, 2.0, uniform).tolist()
-    assert effective_sample_size(halves) == effective_sample_size(log_ratio)
+    rows = rearrange(log_ratio, "n -> n 1").expand(3, 2)
+    assert torch.equal(
+        importance_choice(rows.bfloat16(), uniform), importance_choice(rows, uniform)
+    )
 
 
 ZEROS = torch.zeros(3)
@@ -197,12 +172,9 @@ ZEROS = torch.zeros(3)
         (lambda: rejection(ZEROS, 0.0, ZEROS - 0.1), r"uniforms in \[0, 1\)"),
         (lambda: rejection(ZEROS, 0.0, ZEROS * math.nan), r"uniforms in \[0, 1\)"),
         (lambda: rejection(ZEROS * math.nan, 0.0, ZEROS), "3 of 3 log ratios are nan"),
-        (lambda: effective_sample_size(ZEROS + math.inf), "raw logits"),
-        (lambda: effective_sample_size(ZEROS - math.inf), "every log ratio is minus infinity"),
-        (lambda: importance_resampling(ZEROS - math.inf, 2, rng()), "no sample to choose"),
+        (lambda: rejection(ZEROS + math.inf, 0.0, ZEROS), "raw logits"),
         (lambda: importance_choice(ZEROS, ZEROS), r"\[n k\+1\].*\[3\]"),
         (lambda: importance_choice(torch.zeros(2, 3), ZEROS), r"shape \[2\], got \[3\]"),
-        (lambda: importance_resampling(ZEROS, 0, rng()), "count must be at least 1, got 0"),
         (lambda: metropolis_hastings(ZEROS, torch.zeros(3, 0)), r"\[n k\+1\].*\[3\]"),
         (
             lambda: metropolis_hastings(torch.zeros(3, 2), torch.zeros(3, 2)),

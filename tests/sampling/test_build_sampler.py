@@ -5,12 +5,13 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from oracles import Counted, P, cumulative, exact_denoiser
+from oracles import Counted, P, cumulative, denoise, exact_denoiser
 from scipy.stats import wasserstein_distance
 
 from hybridgen.errors import InputError
 from hybridgen.maths.mixtures import ring
 from hybridgen.sampling.build import SamplerName, SamplerSettings, build_sampler
+from hybridgen.sampling.conversions import SCHEDULERS
 
 NAMES = get_args(SamplerName)
 
@@ -24,6 +25,10 @@ def off(name, steps, count=2_000):
     return wasserstein_distance(run(noise)[:, 0], exact)
 
 
+def test_the_names_that_settings_take_are_those_of_the_table():
+    assert ("heun", *SCHEDULERS) == NAMES
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_sampler_nears_the_data_as_steps_grow(name):
     few, many = off(name, 18), off(name, 72)
@@ -33,40 +38,42 @@ def test_every_sampler_nears_the_data_as_steps_grow(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_sampler_shows_the_denoiser_nothing_above_the_highest_level(name):
-    shown = []
+    sigmas = []
 
     def denoiser(x, sigma, label=None):
-        shown.append(float(sigma[0]))
-        return P.denoise(x, sigma)
+        sigmas.append(float(sigma[0]))
+        return denoise(P, x, sigma)
 
     counted = Counted(denoiser)
     settings = SamplerSettings(name=name, steps=6, high=30.0)
     run = build_sampler(settings, counted, (1,))
     run(torch.zeros(2, 1))
-    assert max(shown) == pytest.approx(30) and len(shown) == run.calls == counted.calls
+    assert max(sigmas) == pytest.approx(30) and len(sigmas) == run.calls == counted.calls
     assert run.noise_shape == (1,)
 
 
 def test_the_ends_of_the_grid_are_those_of_the_settings():
     for name in ("heun", "edm_euler", "edm_dpmpp"):
-        shown = []
+        sigmas = []
 
-        def denoiser(x, sigma, label=None, shown=shown):
-            shown.append(float(sigma[0]))
+        def denoiser(x, sigma, label=None, sigmas=sigmas):
+            sigmas.append(float(sigma[0]))
             return x
 
         settings = SamplerSettings(name=name, steps=5, low=0.1, high=10.0, rho=3.0)
         build_sampler(settings, denoiser, (1,))(torch.zeros(1, 1, dtype=torch.float64))
         middle = (10 ** (1 / 3) + 0.5 * (0.1 ** (1 / 3) - 10 ** (1 / 3))) ** 3
-        assert shown[0] == pytest.approx(10, rel=1e-5) and shown[-1] == pytest.approx(0.1, rel=1e-5)
-        assert min(abs(s - middle) for s in shown) < 1e-4
+        assert sigmas[0] == pytest.approx(10, rel=1e-5) and sigmas[-1] == pytest.approx(
+            0.1, rel=1e-5
+        )
+        assert min(abs(s - middle) for s in sigmas) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["dpmpp", "unipc", "heun_discrete", "edm_dpmpp", "heun"])
 def test_fine_modes_are_sharp_after_eighteen_steps(name):
     data = ring().standardised()
     run = build_sampler(
-        SamplerSettings(name=name), lambda x, s, label=None: data.denoise(x, s), (2,)
+        SamplerSettings(name=name), lambda x, s, label=None: denoise(data, x, s), (2,)
     )
     noise = torch.randn(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     distance = torch.cdist(run(noise), data.means).min(1).values

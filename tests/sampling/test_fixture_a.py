@@ -12,12 +12,14 @@ import torch
 from einops import rearrange
 from oracles import (
     BOUND,
+    CROSS_ENTROPIES,
     REFERENCE,
     Counted,
     N,
     P,
     Q,
     cumulative,
+    denoise,
     draws,
     exact_denoiser,
     exact_discriminator,
@@ -30,8 +32,6 @@ from oracles import (
 from hybridgen.maths.noise import karras_sigmas, like
 from hybridgen.maths.objectives import non_saturating
 from hybridgen.sampling.acceptance import (
-    effective_sample_size,
-    importance_resampling,
     metropolis_hastings,
     rejection,
 )
@@ -94,7 +94,7 @@ def guided_by_hand(power):
         with torch.enable_grad():
             x_vp = (x * like(shrink(sigma), x)).requires_grad_(True)
             (gradient,) = torch.autograd.grad(vp_discriminator(x_vp, sigma).sum(), x_vp)
-        return Q.denoise(x, sigma) + like(sigma**2 * shrink(sigma) ** power, x) * gradient
+        return denoise(Q, x, sigma) + like(sigma**2 * shrink(sigma) ** power, x) * gradient
 
     return denoiser
 
@@ -211,25 +211,7 @@ def test_independence_chains_approach_the_data_with_every_proposal():
     assert distances[100] < 0.05  # .005
 
 
-def test_importance_resampling_keeps_its_share_of_independent_samples():
-    x = draws(Q, REFERENCE, seed=3)
-    log_ratio = P.log_ratio(Q, x)
-    assert effective_sample_size(log_ratio) == pytest.approx(0.464, abs=0.01)
-    chosen = importance_resampling(log_ratio, N, torch.Generator().manual_seed(3))
-    assert inside_the_first_gate(x[chosen])
-
-
-@pytest.mark.parametrize(
-    ("sigma", "bce", "kl"),
-    [
-        (0.0447, 1.1359, 0.490),
-        (0.5, 1.2401, 0.306),
-        (1.0, 1.2999, 0.187),
-        (2.0, 1.3501, 0.077),
-        (5.0, 1.3785, 0.016),
-        (80.0, 1.3863, 7e-5),
-    ],
-)
+@pytest.mark.parametrize(("sigma", "bce", "kl"), CROSS_ENTROPIES)
 def test_on_noised_draws_the_best_discriminator_scores_the_least_cross_entropy(sigma, bce, kl):
     """By draws, as a trained discriminator is measured; test_mixtures integrates the same
     numbers.

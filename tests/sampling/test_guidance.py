@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import Counted, exact_denoiser, exact_discriminator
+from oracles import Counted, denoise, exact_denoiser, exact_discriminator
 from torch import nn
 
 from hybridgen.losses.discriminators import Unconditional
@@ -211,7 +211,7 @@ def test_classifier_free_guidance_sharpens_gaussians_as_the_formula_says():
     broad, narrow = gaussian(2.0), gaussian(1.0)
 
     def denoiser(x, sigma, label=None):
-        return (broad if label is None else narrow).denoise(x, sigma)
+        return denoise(broad if label is None else narrow, x, sigma)
 
     w, a, b = 1.5, 2.0**2 + SIGMA**2, 1.0**2 + SIGMA**2
     score = -X * ((1 - w) / a + w / b)[:, None]
@@ -249,7 +249,7 @@ def test_both_orders_of_nesting_are_what_the_formulas_say():
 
 
 HALF = torch.tensor([0.1, 1.0, 2.0])
-GUIDES_LABEL = torch.tensor([0, 1, 2])
+GUIDE_LABEL = torch.tensor([0, 1, 2])
 
 
 def no_denoiser(x, sigma, label=None):
@@ -282,7 +282,7 @@ def test_networks_that_fit_are_accepted_through_every_wrapper():
     fitting = DcganDiscriminator(resolution=8, width=4, classes=3, noise_conditional=True)
     guided = discriminator_guidance(discriminator_guidance(labelled, fitting), fitting)
     x = torch.randn(3, 1, 8, 8)
-    assert guided(x, HALF, GUIDES_LABEL).shape == x.shape
+    assert guided(x, HALF, GUIDE_LABEL).shape == x.shape
 
 
 @pytest.mark.parametrize(

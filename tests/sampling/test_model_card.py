@@ -14,8 +14,10 @@ def front_matter(card):
 
 
 def test_front_matter_says_what_the_hub_searches_by():
-    found = front_matter(model_card(**IMAGES, guide="ResidualDiscriminator", licence="apache-2.0"))
-    assert found == {
+    metadata = front_matter(
+        model_card(**IMAGES, guide="ResidualDiscriminator", licence="apache-2.0")
+    )
+    assert metadata == {
         "license": "apache-2.0",
         "library_name": "diffusers",
         "tags": ["diffusers", "hybridgen", "discriminator-guidance"],

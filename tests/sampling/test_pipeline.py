@@ -57,7 +57,7 @@ def image_pipeline(*, classes=0, guided=True, scheduler=None, **config):
 
 def point_pipeline(discriminator=None, **config):
     torch.manual_seed(0)
-    denoiser = seeded(PointDenoiser(width=8, depth=1, waves=2))
+    denoiser = seeded(PointDenoiser(width=8, depth=1, frequencies=2))
     pipeline = GuidedDiffusionPipeline(denoiser, heun_scheduler(), discriminator, **config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -161,7 +161,7 @@ def test_points_are_saved_and_loaded_bit_for_bit(tmp_path):
     assert torch.equal(sample(loaded(tmp_path)), sample(pipeline))
 
 
-def test_a_plain_unet_is_saved_and_loaded_with_its_language(tmp_path):
+def test_a_plain_unet_is_saved_and_loaded_with_its_scheduler(tmp_path):
     scheduler = DDIMScheduler(prediction_type="v_prediction", clip_sample=False)
     pipeline = GuidedDiffusionPipeline(plain_unet(), scheduler)
     pipeline.save_pretrained(tmp_path)

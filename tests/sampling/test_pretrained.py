@@ -3,17 +3,15 @@
 import diffusers
 import pytest
 import torch
+from oracles import P, denoise
 from torch import nn
 
 from hybridgen.errors import InputError
-from hybridgen.maths.mixtures import one_dimensional
 from hybridgen.maths.predictions import edm_from_clean, from_clean
 from hybridgen.sampling.guidance import classifier_free_guidance
 from hybridgen.sampling.load import load_denoiser
 from hybridgen.sampling.pretrained import DiffusersDenoiser
 from hybridgen.sampling.schedulers import Scheduled
-
-P = one_dimensional([0.5, 0.5], [-2.0, 2.0], [0.3, 0.3])
 
 
 def unet(**config):
@@ -63,7 +61,7 @@ class Speaking(nn.Module):
     def forward(self, x, t):
         alpha, s = self.levels(t)
         noisy = x / alpha[:, None]
-        x0 = P.denoise(noisy, s / alpha)
+        x0 = denoise(P, noisy, s / alpha)
         return self.answer(x0, x, alpha, s)
 
 
@@ -78,10 +76,10 @@ def random_levels(low, high, count=64):
 def test_a_table_of_levels_is_read_back_at_its_entries(name, kind):
     scheduler = getattr(diffusers, f"{name}Scheduler")(prediction_type=kind)
     kept = scheduler.alphas_cumprod.double()
-    asked = []
+    timesteps = []
 
     def levels(t):
-        asked.append(t)
+        timesteps.append(t)
         at = kept[t.long()]
         return at.sqrt(), (1 - at).sqrt()
 
@@ -90,32 +88,34 @@ def test_a_table_of_levels_is_read_back_at_its_entries(name, kind):
     entries = torch.arange(1000)
     sigma = ((1 - kept) / kept).sqrt()
     x = torch.linspace(-3, 3, 1000, dtype=torch.float64)[:, None] * (1 + sigma[:, None])
-    torch.testing.assert_close(denoiser(x, sigma), P.denoise(x, sigma), rtol=0, atol=1e-5)
-    assert torch.equal(asked[0].double(), entries.double())
+    torch.testing.assert_close(denoiser(x, sigma), denoise(P, x, sigma), rtol=0, atol=1e-5)
+    assert torch.equal(timesteps[0].double(), entries.double())
     denoiser(x.float(), sigma.float())
-    assert torch.equal(asked[1].double(), entries.double())
+    assert torch.equal(timesteps[1].double(), entries.double())
 
 
 def test_between_entries_the_timestep_is_interpolated_in_log_sigma():
     scheduler = diffusers.DDPMScheduler()
-    asked = []
-    network = Speaking(lambda t: (asked.append(t), torch.ones_like(t))[1:] * 2, lambda x0, *_: x0)
+    timesteps = []
+    network = Speaking(
+        lambda t: (timesteps.append(t), torch.ones_like(t))[1:] * 2, lambda x0, *_: x0
+    )
     kept = scheduler.alphas_cumprod.double()
     log_sigma = ((1 - kept) / kept).log() / 2
     sigma = (0.25 * log_sigma[:-1] + 0.75 * log_sigma[1:]).exp()
     DiffusersDenoiser(network, scheduler)(torch.zeros(999, 1), sigma)
     torch.testing.assert_close(
-        asked[0].double(), torch.arange(999).double() + 0.75, rtol=0, atol=2e-3
+        timesteps[0].double(), torch.arange(999).double() + 0.75, rtol=0, atol=2e-3
     )
 
 
 def test_levels_beyond_the_table_are_shown_as_its_last_and_those_below_as_its_first():
     scheduler = diffusers.DDPMScheduler()
     kept = scheduler.alphas_cumprod.double()
-    asked = []
+    timesteps = []
 
     def levels(t):
-        asked.append(t)
+        timesteps.append(t)
         at = kept[t.long()]
         return at.sqrt(), (1 - at).sqrt()
 
@@ -124,13 +124,13 @@ def test_levels_beyond_the_table_are_shown_as_its_last_and_those_below_as_its_fi
     last = float(((1 - kept[-1]) / kept[-1]).sqrt())
     x = torch.tensor([[300.0], [-1e5]], dtype=torch.float64)
     sigma = torch.tensor([1e3, 1e6], dtype=torch.float64)
-    shown = x * last / sigma[:, None]
-    expected = P.denoise(shown, last)
+    clamped = x * last / sigma[:, None]
+    expected = denoise(P, clamped, last)
     torch.testing.assert_close(denoiser(x, sigma), expected, rtol=0, atol=1e-5)
-    assert asked[0].tolist() == [999, 999]
+    assert timesteps[0].tolist() == [999, 999]
     clean = torch.tensor([[1.7]], dtype=torch.float64)
     torch.testing.assert_close(denoiser(clean, torch.zeros(1, dtype=torch.float64)), clean)
-    assert asked[1].tolist() == [0]
+    assert timesteps[1].tolist() == [0]
 
 
 @pytest.mark.parametrize("sign", ["epsilon", "v_prediction"])
@@ -140,7 +140,7 @@ def test_edm_networks_are_asked_as_the_edm_scheduler_asks_them(sign):
     def answer(scaled, t):
         sigma = (4 * t.double()).exp()
         x = scaled * (sigma**2 + 0.49).sqrt()[:, None]
-        return edm_from_clean(P.denoise(x, sigma), x, sigma, 0.7, sign)
+        return edm_from_clean(denoise(P, x, sigma), x, sigma, 0.7, sign)
 
     class Network(nn.Module):
         def forward(self, x, t):
@@ -148,7 +148,7 @@ def test_edm_networks_are_asked_as_the_edm_scheduler_asks_them(sign):
 
     x, sigma = random_levels(0.002, 80)
     denoiser = DiffusersDenoiser(Network(), scheduler)
-    torch.testing.assert_close(denoiser(x, sigma), P.denoise(x, sigma), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(denoiser(x, sigma), denoise(P, x, sigma), rtol=1e-4, atol=1e-4)
     assert torch.isfinite(denoiser(x[:1], torch.zeros(1, dtype=torch.float64))).all()
 
 
@@ -168,7 +168,7 @@ def test_flow_networks_are_asked_at_a_thousand_times_t(scheduler):
     network = Speaking(levels, lambda *args: from_clean("flow", *args))
     x, sigma = random_levels(0.002, 80)
     denoiser = DiffusersDenoiser(network, scheduler)
-    torch.testing.assert_close(denoiser(x, sigma), P.denoise(x, sigma), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(denoiser(x, sigma), denoise(P, x, sigma), rtol=1e-3, atol=1e-3)
 
 
 def images(pipeline, **arguments):

@@ -65,22 +65,22 @@ def test_the_wrong_generator_draws_from_the_wrong_model():
 
 def test_rejection_accepts_its_share_and_leaves_the_data():
     noise = unit_noise(MANY, seed=1)
-    found = refined("rejection", 60).refine(noise)
-    at_once = float((found.proposal == 0).double().mean())
+    result = refined("rejection", 60).refine(noise)
+    at_once = float((result.proposal == 0).double().mean())
     assert at_once == pytest.approx(1 / BOUND, abs=0.003)  # .2250 in one draw
-    made = (found.proposal + 1).sum()  # until the first acceptance: geometric
+    made = (result.proposal + 1).sum()  # until the first acceptance: geometric
     assert float(len(noise) / made) == pytest.approx(1 / BOUND, abs=0.003)
-    assert not found.unaccepted.any()
-    assert right(found.samples[:N])
+    assert not result.unaccepted.any()
+    assert right(result.samples[:N])
 
 
 def test_what_rejection_never_accepts_is_counted_and_follows_the_model():
-    found = refined("rejection", 2).refine(unit_noise(MANY, seed=2))
-    share = float(found.unaccepted.double().mean())
+    result = refined("rejection", 2).refine(unit_noise(MANY, seed=2))
+    share = float(result.unaccepted.double().mean())
     assert share == pytest.approx((1 - 1 / BOUND) ** 3, abs=0.004)
-    assert bool((found.proposal[found.unaccepted] == 2).all())
+    assert bool((result.proposal[result.unaccepted] == 2).all())
     # What fails the test follows q - p / M.
-    left = found.samples[found.unaccepted, 0] < 0
+    left = result.samples[result.unaccepted, 0] < 0
     expected = (0.8 - 0.5 / BOUND) / (1 - 1 / BOUND)
     assert float(left.double().mean()) == pytest.approx(expected, abs=0.005)
 
@@ -106,31 +106,31 @@ def test_diffusion_is_refined_like_a_gan():
     diffusion = Heun(exact_denoiser(Q), (1,), karras_sigmas(40))
     noise = unit_noise(5_000, seed=6)
     assert abs(mass_right_of_zero(diffusion(noise)) - 0.2) < 0.02
-    found = refined("rejection", 20, diffusion).refine(noise)
-    assert mass_right_of_zero(found.samples) == pytest.approx(0.5, abs=0.02)
-    assert ks(found.samples) < 0.03
+    result = refined("rejection", 20, diffusion).refine(noise)
+    assert mass_right_of_zero(result.samples) == pytest.approx(0.5, abs=0.02)
+    assert ks(result.samples) < 0.03
 
 
 @pytest.mark.parametrize("how", ["rejection", "metropolis_hastings", "importance"])
 def test_the_noise_given_makes_the_first_proposal_and_decides_the_rest(how):
     noise = unit_noise(500)
-    found = refined(how, 4).refine(noise)
-    first, later = found.proposal == 0, found.proposal > 0
+    result = refined(how, 4).refine(noise)
+    first, later = result.proposal == 0, result.proposal > 0
     assert 20 < int(first.sum()) < 480
-    assert torch.equal(found.samples[first], GAN(noise)[first])
-    assert not torch.isin(found.samples[later], GAN(noise)).any()
+    assert torch.equal(result.samples[first], GAN(noise)[first])
+    assert not torch.isin(result.samples[later], GAN(noise)).any()
     again = refined(how, 4).refine(noise)
-    assert torch.equal(again.samples, found.samples)
-    assert not torch.equal(refined(how, 4)(noise + 1e-9)[later], found.samples[later])
-    assert len(found.samples.unique()) == 500  # nothing is repeated
+    assert torch.equal(again.samples, result.samples)
+    assert not torch.equal(refined(how, 4)(noise + 1e-9)[later], result.samples[later])
+    assert len(result.samples.unique()) == 500  # nothing is repeated
 
 
 @pytest.mark.parametrize("how", ["metropolis_hastings", "importance"])
 def test_a_constant_ratio_changes_nothing_in_a_chain_and_chooses_evenly_by_importance(how):
-    found = Refined(GAN, lambda x, label: torch.full((len(x),), 7.0), how, 3).refine(
+    result = Refined(GAN, lambda x, label: torch.full((len(x),), 7.0), how, 3).refine(
         unit_noise(4_000)
     )
-    shares = torch.bincount(found.proposal, minlength=4).double() / 4_000
+    shares = torch.bincount(result.proposal, minlength=4).double() / 4_000
     expected = [0, 0, 0, 1] if how == "metropolis_hastings" else [0.25] * 4
     torch.testing.assert_close(shares, torch.tensor(expected).double(), rtol=0, atol=0.03)
 
@@ -147,10 +147,10 @@ def test_labels_stay_with_their_samples(how):
         return (2 * (x[:, 0] - label)).clamp(max=0.2)
 
     sampler = Refined(SinglePass(generator, (1,)), ratio, how, 5, 0.2)
-    found = sampler.refine(torch.randn(600, 1, generator=torch.Generator().manual_seed(0)), label)
-    assert torch.equal(found.samples[:, 0].round().long(), label)
-    assert (found.samples[:, 0] - label).mean() > 0.005
-    assert (found.proposal > 0).any()
+    result = sampler.refine(torch.randn(600, 1, generator=torch.Generator().manual_seed(0)), label)
+    assert torch.equal(result.samples[:, 0].round().long(), label)
+    assert (result.samples[:, 0] - label).mean() > 0.005
+    assert (result.proposal > 0).any()
 
 
 def test_only_what_is_not_accepted_is_proposed_again():
@@ -161,8 +161,8 @@ def test_only_what_is_not_accepted_is_proposed_again():
         return noise
 
     sampler = Refined(SinglePass(generator, (1,)), lambda x, y: x[:, 0] * 0 - 1, "rejection", 6, 0)
-    found = sampler.refine(unit_noise(1_000))
-    assert sizes == [int((found.proposal >= number).sum()) for number in range(7)]
+    result = sampler.refine(unit_noise(1_000))
+    assert sizes == [int((result.proposal >= number).sum()) for number in range(7)]
 
 
 @pytest.mark.parametrize("rounds", [1, 3, 30])

@@ -72,23 +72,23 @@ def test_a_sample_costs_two_calls_a_step_but_one_for_the_last(churn):
 
 
 def test_the_denoiser_is_asked_at_the_grids_levels_and_churn_raises_the_first_of_each_step():
-    asked = []
+    levels = []
 
     def spy(x, sigma, label=None):
         assert sigma.shape == (len(x),)
-        asked.append(round(float(sigma[0]), 6))
+        levels.append(round(float(sigma[0]), 6))
         return gaussian_denoiser(x, sigma)
 
     sigmas = torch.tensor([4.0, 2.0, 1.0, 0.0])
     Heun(spy, (2,), sigmas)(torch.randn(2, 2))
-    assert asked == [4, 2, 2, 1, 1]
-    asked.clear()
+    assert levels == [4, 2, 2, 1, 1]
+    levels.clear()
     Heun(spy, (2,), sigmas, churn=0.6)(torch.randn(2, 2))
-    assert asked == pytest.approx([4.8, 2, 2.4, 1, 1.2])
-    asked.clear()
+    assert levels == pytest.approx([4.8, 2, 2.4, 1, 1.2])
+    levels.clear()
     Heun(spy, (2,), sigmas, churn=100.0)(torch.randn(2, 2))
     root = math.sqrt(2)
-    assert asked == pytest.approx([4 * root, 2, 2 * root, 1, root], abs=1e-5)
+    assert levels == pytest.approx([4 * root, 2, 2 * root, 1, root], abs=1e-5)
 
 
 @pytest.mark.parametrize("churn", [0.0, 0.6, 100.0])

@@ -8,7 +8,16 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from oracles import Counted, P, cumulative, draws, exact_denoiser, heun_scheduler, unit_noise
+from oracles import (
+    Counted,
+    P,
+    cumulative,
+    denoise,
+    draws,
+    exact_denoiser,
+    heun_scheduler,
+    unit_noise,
+)
 from scipy.stats import wasserstein_distance
 
 from hybridgen.errors import RunError
@@ -84,8 +93,8 @@ def test_deterministic_paths_end_in_the_right_distribution(name, config):
 
 def test_ancestral_sampling_ends_in_the_right_distribution():
     run = sampler("DDPM", {}, 200)
-    found = [run(unit_noise(N, seed=seed))[:, 0] for seed in range(3)]
-    assert np.mean([wasserstein_distance(x, quantiles()) for x in found]) < 2 * FLOOR
+    batches = [run(unit_noise(N, seed=seed))[:, 0] for seed in range(3)]
+    assert np.mean([wasserstein_distance(x, quantiles()) for x in batches]) < 2 * FLOOR
 
 
 def test_stochastic_solvers_end_in_the_right_distribution():
@@ -94,7 +103,7 @@ def test_stochastic_solvers_end_in_the_right_distribution():
     assert wasserstein_distance(samples[:, 0], quantiles()) < 2 * FLOOR
 
 
-SPOKEN = {
+PREDICTION_TYPES = {
     "DDPM": ("epsilon", "v_prediction", "sample"),
     "DDIM": ("epsilon", "v_prediction", "sample"),
     "DPMSolverMultistep": ("epsilon", "v_prediction", "sample"),
@@ -106,10 +115,11 @@ SPOKEN = {
 }
 
 
-@pytest.mark.parametrize("name", SPOKEN)
-def test_samples_do_not_depend_on_the_language(name):
+@pytest.mark.parametrize("name", PREDICTION_TYPES)
+def test_samples_do_not_depend_on_the_prediction_type(name):
     first, *others = (
-        sampler(name, {"prediction_type": kind}, 12)(unit_noise(64)) for kind in SPOKEN[name]
+        sampler(name, {"prediction_type": kind}, 12)(unit_noise(64))
+        for kind in PREDICTION_TYPES[name]
     )
     for samples in others:
         torch.testing.assert_close(samples, first, rtol=0, atol=2e-4)
@@ -117,7 +127,7 @@ def test_samples_do_not_depend_on_the_language(name):
 
 @pytest.mark.parametrize("name", ["DPMSolverMultistep", "UniPCMultistep"])
 @pytest.mark.parametrize("kind", ["epsilon", "sample"])
-def test_samples_on_flow_levels_do_not_depend_on_the_language(name, kind):
+def test_samples_on_flow_levels_do_not_depend_on_the_prediction_type(name, kind):
     prediction = sampler(name, {"use_flow_sigmas": True, "prediction_type": kind}, 12)(
         unit_noise(64)
     )
@@ -138,21 +148,21 @@ def test_calls_and_cost_are_what_a_counting_denoiser_counts(name, config, steps)
 
 
 def test_a_guided_denoiser_tells_its_cost_at_the_level_it_is_shown():
-    asked = []
+    calls = []
 
     class Dear:
         def __call__(self, x, sigma, label=None):
-            return P.denoise(x, sigma)
+            return denoise(P, x, sigma)
 
         def cost(self, sigma):
-            asked.append(sigma)
+            calls.append(sigma)
             return Cost(denoiser=2, discriminator_forward=1, discriminator_backward=int(sigma < 1))
 
     run = sampler("EDMEuler", {}, 5, Dear(), highest=10.0)
     sigmas = make("EDMEuler").sigmas
     assert run.calls == 10 and run.cost.discriminator_forward == 5
-    assert run.cost.discriminator_backward == sum(s < 1 for s in asked[:5]) and sigmas.max() > 10
-    assert max(asked) == 10
+    assert run.cost.discriminator_backward == sum(s < 1 for s in calls[:5]) and sigmas.max() > 10
+    assert max(calls) == 10
 
 
 @every
@@ -200,8 +210,8 @@ def test_threads_share_a_sampler_and_leave_the_scheduler_as_it_was():
     run = Scheduled(exact_denoiser(P), scheduler, (1,), 30)
     expected = [run(unit_noise(50, seed=i)) for i in range(6)]
     with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(lambda i: run(unit_noise(50, seed=i)), range(6)))
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        batches = list(pool.map(lambda i: run(unit_noise(50, seed=i)), range(6)))
+    assert all(torch.equal(a, b) for a, b in zip(batches, expected, strict=True))
     assert torch.equal(scheduler.timesteps, before) and scheduler.num_inference_steps is None
     scheduler.set_timesteps(3)
     assert run.calls == 30
@@ -213,7 +223,7 @@ def test_zero_terminal_snr_starts_at_the_highest_level_shown(name):
 
     def denoiser(x, sigma, label=None):
         seen.append((float(sigma[0]), x.clone()))
-        return P.denoise(x, sigma)
+        return denoise(P, x, sigma)
 
     config = {**ZERO_SNR, "timestep_spacing": "trailing"}
     noise = unit_noise(16)
@@ -235,7 +245,7 @@ def test_flow_matching_starts_with_the_noise_itself_at_the_highest_level_shown()
 
     def denoiser(x, sigma, label=None):
         seen.append((float(sigma[0]), x.clone()))
-        return P.denoise(x, sigma)
+        return denoise(P, x, sigma)
 
     noise = unit_noise(16)
     run = sampler("FlowMatchEulerDiscrete", {}, 10, denoiser, highest=80.0)
@@ -258,7 +268,7 @@ def test_rounded_timesteps_that_coincide_do_not_skip_a_level():
 
     def denoiser(x, sigma, label=None):
         levels.append(float(sigma[0]))
-        return P.denoise(x, sigma)
+        return denoise(P, x, sigma)
 
     crowded = {**FLOW, "flow_shift": 10.0}
     scheduler = make("UniPCMultistep", **crowded)

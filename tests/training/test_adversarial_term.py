@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import pytest
 import torch
+from oracles import denoise, one_dimensional
 from torch import nn
 
 from hybridgen.errors import InputError
 from hybridgen.maths import objectives
-from hybridgen.maths.mixtures import one_dimensional
 from hybridgen.maths.noise import LogNormal, karras_sigmas
 from hybridgen.networks.mlp import MlpDiscriminator
 from hybridgen.training.adversarial_term import (
@@ -50,7 +50,7 @@ class Exact(nn.Module):
 
     def forward(self, x, sigma, label=None):
         self.asked.append((sigma, label))
-        return self.one * GAUSSIAN.denoise(x, sigma)
+        return self.one * denoise(GAUSSIAN, x, sigma)
 
 
 def chain(draws, calls, **settings):

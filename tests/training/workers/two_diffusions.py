@@ -39,7 +39,7 @@ def term_of(kind, **changes):
 def players(term=None, *, classes=SOURCE.classes):
     """A denoiser and, with a term, its game, the same at every call."""
     torch.manual_seed(0)
-    denoiser = PointDenoiser(width=16, depth=2, waves=4, classes=classes)
+    denoiser = PointDenoiser(width=16, depth=2, frequencies=4, classes=classes)
     discriminator = MlpDiscriminator(width=16, depth=2, classes=classes, noise_conditional=True)
     return denoiser, None if term is None else build_term(discriminator, term)
 
@@ -91,7 +91,7 @@ def outcome(accelerator, kind, *, accumulation=1, adaptive=False):
 def guide_outcome(accelerator, objective):
     """The same of the training of a guide, on data against itself."""
     torch.manual_seed(0)
-    denoiser = PointDenoiser(width=8, depth=1, waves=2, classes=SOURCE.classes)
+    denoiser = PointDenoiser(width=8, depth=1, frequencies=2, classes=SOURCE.classes)
     discriminator = MlpDiscriminator(
         width=8, depth=2, classes=SOURCE.classes, noise_conditional=True, activation="silu"
     )
