@@ -21,6 +21,8 @@ from hybridgen.training.run import Run
 from hybridgen.training.validation import HeldOutValidation
 
 _EXAMINED = 2_000
+_DRAWS = "fakes"
+"""Names the noise; another name is other noise, and recorded figures would not be met again."""
 
 
 def cached_samples(
@@ -42,7 +44,7 @@ def cached_samples(
     points = len(effect.source.shape) == 1
     if run.leads and not path.exists():
         run.say(f"drawing {count} samples of the model")
-        x = effect.samples(None, 0.0, count, "fake_batches", label=label)
+        x = effect.samples(None, 0.0, count, _DRAWS, label=label)
         write_atomically(path, save({"x": x if points else to_bytes(x)}, {"model": model}))
     run.accelerator.wait_for_everyone()
     try:
