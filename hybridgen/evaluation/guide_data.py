@@ -22,6 +22,8 @@ from hybridgen.training.validation import HeldOutValidation
 
 _VALIDATED = 2_000
 """Samples of either kind that a guide is validated on, at most."""
+_DRAWS = "fakes"
+"""Names the noise; another name is other noise, and recorded figures would not be met again."""
 
 
 def cached_samples(
@@ -41,7 +43,7 @@ def cached_samples(
     points = len(model.source.shape) == 1
     if run.leads and not path.exists():
         run.say(f"drawing {count} samples of the model")
-        x = model.samples(count, "fakes", label=label)
+        x = model.samples(count, _DRAWS, label=label)
         content = {"x": x if points else to_bytes(x)}
         write_atomically(path, save(content, {"model": model.fingerprint}))
     run.accelerator.wait_for_everyone()
