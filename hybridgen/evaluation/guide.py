@@ -9,12 +9,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from hybridgen.data.images import to_float
+from hybridgen.data.images import quantised
 from hybridgen.data.source import Source
 from hybridgen.errors import RunError
 from hybridgen.evaluation.density_ratio import LogRatio
-from hybridgen.evaluation.monitor import samples_of
-from hybridgen.evaluation.plots import draw_calibration, sample_grid, scatter, to_bytes
+from hybridgen.evaluation.plots import draw_calibration, sample_grid, scatter
 from hybridgen.evaluation.scale_search import ScaleChoice, choose_scale, draw_scales
 from hybridgen.metrics.calibration import calibration_figures
 from hybridgen.metrics.distances import frechet_distance
@@ -23,6 +22,7 @@ from hybridgen.metrics.modes import mode_distance
 from hybridgen.protocols import Denoiser, Sampler
 from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.sampling.refinement import Refined
+from hybridgen.sampling.samplers import draw_samples
 from hybridgen.training.run import Run
 from hybridgen.training.validation import CHANCE, LOWEST, HeldOutValidation, ValidationResult
 
@@ -71,7 +71,7 @@ class GuidanceEffect:
         label = labels_of(self.source, count) if label is None else label
         label = None if label is None else label.to(like.device)
         key = (self.seed, purpose, draw)
-        return samples_of(self.sampler(denoiser), count, key, like=like, label=label).cpu()
+        return draw_samples(self.sampler(denoiser), count, key, like=like, label=label).cpu()
 
     def draw(self, discriminator: nn.Module | None, scale: float, path: Path) -> None:
         """A hundred images in a grid, or a scatter of 2 500 points."""
@@ -103,7 +103,7 @@ def distance_to(source: Source, limit: int = 10_000) -> tuple[str, Callable[[Ten
     network = feature_network(source.shape)
 
     def features(images: Tensor) -> Tensor:
-        seen = to_float(to_bytes(images))
+        seen = quantised(images)
         if network is not None:
             return extract(network, seen)[0]
         small = torch.nn.functional.adaptive_avg_pool2d(seen, min(8, seen.shape[-1]))
