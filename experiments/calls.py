@@ -26,7 +26,6 @@ from hybridgen.evaluation import budgets as table
 from hybridgen.evaluation.cache import kept
 from hybridgen.evaluation.evaluator import NEIGHBOURS, Judge, judge_for
 from hybridgen.evaluation.guide import GuidanceEffect, labels_of, scale_objective
-from hybridgen.evaluation.monitor import samples_of
 from hybridgen.evaluation.runs import (
     SavedGuide,
     data_settings,
@@ -38,6 +37,7 @@ from hybridgen.evaluation.scale_search import choose_scale
 from hybridgen.networks.build import load_network
 from hybridgen.sampling.build import SamplerSettings, build_sampler, with_calls
 from hybridgen.sampling.guidance import discriminator_guidance
+from hybridgen.sampling.samplers import draw_samples
 from hybridgen.training.checkpoint import write_atomically
 
 POINTS = ("sliced_wasserstein", "reverse_kl", "high_quality", "mode_std")
@@ -178,7 +178,7 @@ def _judged(
         found, cost = [], sampler.cost
         for draw in range(settings.draws):
             begun = process_time()
-            x = samples_of(sampler, judge.samples, ("calls", draw), like=like, label=label)
+            x = draw_samples(sampler, judge.samples, ("calls", draw), like=like, label=label)
             seconds = (process_time() - begun) / judge.samples
             extra = {
                 "discriminator_calls": cost.discriminator_forward + cost.discriminator_backward

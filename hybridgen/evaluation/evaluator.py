@@ -11,10 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hybridgen.data.images import to_float
+from hybridgen.data.images import quantised
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError, RunError
-from hybridgen.evaluation.plots import to_bytes
 from hybridgen.maths.mixtures import GaussianMixture, reverse_kl
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.distances import frechet_distance, kernel_distance, sliced_wasserstein
@@ -179,7 +178,7 @@ def _image_figures(
         raise RunError(
             "cannot judge images with pixels that are not finite; training has diverged."
         )
-    features, predicted = extract(network, to_float(to_bytes(x)))
+    features, predicted = extract(network, quantised(x))
     figures = {
         "frechet_distance": frechet_distance(reference, features),
         "kid": kernel_distance(reference, features, seed=seed),
@@ -256,7 +255,7 @@ class Eye:
                     "cannot measure samples that are not finite: the sampler or its training has "
                     "diverged."
                 )
-            part = to_float(to_bytes(part)) if part.ndim == 4 else part.cpu()
+            part = quantised(part) if part.ndim == 4 else part.cpu()
             found = part
             if self.network is not None:
                 found, label = extract(self.network, part)

@@ -10,12 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from hybridgen.data.images import to_float
+from hybridgen.data.images import quantised
 from hybridgen.data.source import Source
 from hybridgen.errors import RunError
 from hybridgen.evaluation.density_ratio import LogRatio
-from hybridgen.evaluation.monitor import samples_of
-from hybridgen.evaluation.plots import draw_calibration, sample_grid, scatter, to_bytes
+from hybridgen.evaluation.plots import draw_calibration, sample_grid, scatter
 from hybridgen.evaluation.runs import SavedRun
 from hybridgen.evaluation.scale_search import choose_scale, draw_scales
 from hybridgen.metrics.calibration import calibration_figures
@@ -26,7 +25,7 @@ from hybridgen.protocols import Denoiser, Sampler
 from hybridgen.sampling.build import SamplerSettings, build_sampler
 from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.sampling.refinement import Refined
-from hybridgen.sampling.samplers import SinglePass
+from hybridgen.sampling.samplers import SinglePass, draw_samples
 from hybridgen.training.run import Run
 from hybridgen.training.validation import CHANCE, LOWEST, HeldOutValidation, ValidationResult
 
@@ -84,7 +83,7 @@ class SampledModel:
         label = labels_of(self.source, count) if label is None else label
         label = None if label is None else label.to(like.device)
         key = (self.seed, purpose, draw)
-        return samples_of(self.sampler(network), count, key, like=like, label=label).cpu()
+        return draw_samples(self.sampler(network), count, key, like=like, label=label).cpu()
 
     def draw(self, path: Path, *, guide: nn.Module | None = None, scale: float = 0.0) -> None:
         """A hundred images in a grid, or a scatter of 2 500 points."""
@@ -153,11 +152,11 @@ def distance_to(source: Source, limit: int = 10_000) -> tuple[str, Callable[[Ten
     network = feature_network(source.shape)
 
     def features(images: Tensor) -> Tensor:
-        quantised = to_float(to_bytes(images))
+        images = quantised(images)
         if network is not None:
-            return extract(network, quantised)[0]
-        side = min(8, quantised.shape[-1])
-        return torch.nn.functional.adaptive_avg_pool2d(quantised, side).flatten(1)
+            return extract(network, images)[0]
+        side = min(8, images.shape[-1])
+        return torch.nn.functional.adaptive_avg_pool2d(images, side).flatten(1)
 
     reference = features(source.reference("held_out", limit)[0])
     name = "frechet_distance" if network is not None else "frechet_distance_of_pixels"

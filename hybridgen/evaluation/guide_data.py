@@ -10,11 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hybridgen.data.images import shuffled, to_float
+from hybridgen.data.images import shuffled, to_bytes, to_float
 from hybridgen.data.source import Batch, Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.guide import SampledModel
-from hybridgen.evaluation.plots import to_bytes
 from hybridgen.protocols import Denoiser
 from hybridgen.training.checkpoint import write_atomically
 from hybridgen.training.run import Run

@@ -18,12 +18,12 @@ from hybridgen.evaluation.cost import expenses, sampling_cost
 from hybridgen.evaluation.entries import Entry
 from hybridgen.evaluation.evaluator import Evaluator, build_evaluator
 from hybridgen.evaluation.guide import labels_of
-from hybridgen.evaluation.monitor import samples_of
 from hybridgen.evaluation.plots import sample_grid, scatter
 from hybridgen.evaluation.results import SamplingCost
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.intervals import PARTS, Estimate
 from hybridgen.protocols import Cost
+from hybridgen.sampling.samplers import draw_samples
 from hybridgen.training.checkpoint import write_atomically
 
 Data = Source | tuple[Tensor, Tensor]
@@ -183,7 +183,7 @@ def measure_entry(
         label = labels_of(source, evaluator.samples)
         label = None if label is None else label.to(entry.like.device)
         count, like = evaluator.samples, entry.like
-        x = samples_of(entry.sampler, count, (seed, "compare"), like=like, label=label).cpu()
+        x = draw_samples(entry.sampler, count, (seed, "compare"), like=like, label=label).cpu()
         found = {name: asdict(estimate) for name, estimate in evaluator(x).items()}
         write_atomically(picture, picture_of(x, source))
         write_atomically(neighbours, _nearest(x, evaluator, source))

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from hybridgen.data.source import Source
 from hybridgen.evaluation.evaluator import Judge, judge_for
 from hybridgen.evaluation.plots import curve_panels, curves, sample_grid, save_animation, scatter
-from hybridgen.maths.rng import rng_for
 from hybridgen.protocols import Sampler
+from hybridgen.sampling.samplers import draw_samples
 from hybridgen.training.checkpoint import write_atomically
 
-_AT_ONCE = 500
 _FRAMES = 100
 
 
@@ -88,26 +87,9 @@ class Monitor:
         label = None
         if self.source.classes:
             label = torch.arange(count, device=first.device) % self.source.classes
-        return samples_of(self.sampler(model), count, (self.seed, purpose), like=first, label=label)
-
-
-def samples_of(
-    sampler: Sampler,
-    count: int,
-    key: tuple[int | str, ...],
-    *,
-    like: Tensor,
-    label: Tensor | None = None,
-) -> Tensor:
-    """`count` samples, some hundred at a time, from the noise that `key` names.
-
-    Args:
-        like: a tensor of the type and on the device that the model computes with.
-        label: `[count]`.
-    """
-    noise = torch.randn(count, *sampler.noise_shape, generator=rng_for(*key)).to(like)
-    parts = [slice(i, i + _AT_ONCE) for i in range(0, count, _AT_ONCE)]
-    return torch.cat([sampler(noise[p], None if label is None else label[p]) for p in parts])
+        return draw_samples(
+            self.sampler(model), count, (self.seed, purpose), like=first, label=label
+        )
 
 
 def table(result: Mapping[str, float | None]) -> str:

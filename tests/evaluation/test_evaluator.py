@@ -6,11 +6,10 @@ import pytest
 import torch
 from einops import rearrange
 
-from hybridgen.data.images import ImageSource, digits, to_float
+from hybridgen.data.images import ImageSource, digits, quantised
 from hybridgen.data.points import MixturePoints
 from hybridgen.errors import InputError, RunError
 from hybridgen.evaluation.evaluator import build_evaluator, judge_for
-from hybridgen.evaluation.plots import to_bytes
 from hybridgen.maths.mixtures import ring
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.distances import frechet_distance, kernel_distance, sliced_wasserstein
@@ -144,7 +143,7 @@ def test_ones_own_data_and_features_take_tensors():
     assert row.keys() == IMAGES - {"class_reverse_kl"}
     assert evaluator.histogram(x) == ()
     # As they would be saved: a change within rounding to 256 levels changes nothing.
-    saved = to_float(to_bytes(x))
+    saved = quantised(x)
     assert evaluator(saved) == evaluator(saved + 1e-3) == row
     points = build_evaluator((train[:, 0, 0, :2], held_out[:, 0, 0, :2]))
     assert points.features == "coordinates"

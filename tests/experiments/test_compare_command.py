@@ -130,9 +130,9 @@ def test_what_is_measured_is_not_measured_again_and_a_row_can_be_added(call, run
     import hybridgen.evaluation.measure as scoring
 
     measured = []
-    before = scoring.samples_of
+    before = scoring.draw_samples
     monkeypatch.setattr(
-        scoring, "samples_of", lambda *a, **k: measured.append(a[0]) or before(*a, **k)
+        scoring, "draw_samples", lambda *a, **k: measured.append(a[0]) or before(*a, **k)
     )
     assert call(*given(runs, "gan"), "--methods", json.dumps(METHODS[:1])).out == first.out
     assert measured == []
