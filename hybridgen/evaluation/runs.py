@@ -67,8 +67,8 @@ class SavedRun:
         for name in ("config.yaml", model, "result.json"):
             if not (self.folder / name).exists():
                 raise InputError(
-                    f"{self.folder} is not a finished run of experiments/diffusion.py or gan.py (it "
-                    f"has no {name}): let its training end first, or name another folder"
+                    f"{self.folder} is not a finished run of experiments/diffusion.py or gan.py "
+                    f"(it has no {name}): let its training end first, or name another folder"
                 )
         if model == "generator":
             return "gan"

@@ -10,7 +10,7 @@ from experiments.conftest import EXPERIMENTS, Answer
 from PIL import Image
 
 from hybridgen.cli import command
-from hybridgen.evaluation.runs import fingerprint
+from hybridgen.evaluation.runs import SavedRun
 from hybridgen.networks.build import DenoiserSettings, build_denoiser
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 
@@ -27,7 +27,7 @@ METHODS = [
     {"name": "guided", "model": "diffusion", "guide": "guide", "scales": [1.0], "calls": [3]},
 ]
 FAST = (
-    *("--samples", "120", "--parts", "8", "--timing_batch", "4", "--timing_rounds", "3"),
+    *("--samples", "120", "--subsets", "8", "--timing_batch", "4", "--timing_rounds", "3"),
     *("--threads", "1"),
 )
 
@@ -66,7 +66,7 @@ def runs(tmp_path_factory):
     )
     for name, data in (("gan", "digits"), ("diffusion", "digits"), ("ring", "ring")):
         run_folder(home / name, data)
-    for name, of, part in (("judge", "gan", "generator"), ("guide", "diffusion", "denoiser")):
+    for name, of in (("judge", "gan"), ("guide", "diffusion")):
         discriminator = DcganDiscriminator(resolution=8, width=8, noise_conditional=True)
         discriminator.save_pretrained(home / name / "discriminator")
         run_folder(home / name, "digits", run=str(home / of))
@@ -78,7 +78,7 @@ def runs(tmp_path_factory):
                 "validation_fraction": 0.2,
                 "significant": True,
             },
-            **{"window": [0.05, None], "model": fingerprint(home / of, part)},
+            **{"window": [0.05, None], "model": SavedRun(home / of).fingerprint},
             "log_ratio": {
                 **{"sigma": 0.05, "slope": 1.0, "offset": 0.0},
                 **{"log_bound": 1.0, "acceptance": 0.5},

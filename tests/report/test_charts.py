@@ -105,6 +105,8 @@ def test_a_curve_breaks_where_it_is_not_finite():
 
 def test_a_long_curve_ends_where_its_training_ended():
     steps = tuple(float(i) for i in range(1001))
-    (drawn,) = curves(TrainingSummary(name="x", command="", facts={}, curves={"loss": (steps, steps)}))
+    (drawn,) = curves(
+        TrainingSummary(name="x", command="", facts={}, curves={"loss": (steps, steps)})
+    )
     assert drawn.path.endswith("L100.0 0.0")
     assert drawn.path.count("L") < 300

@@ -41,7 +41,9 @@ def test_the_cost_table_counts_every_network_and_states_the_batch():
 
 
 def trained(**seconds):
-    return tuple(TrainingSummary(name=n, command="", facts={"seconds": s}) for n, s in seconds.items())
+    return tuple(
+        TrainingSummary(name=n, command="", facts={"seconds": s}) for n, s in seconds.items()
+    )
 
 
 def test_trainings_of_different_length_are_spoken_of():
