@@ -39,7 +39,6 @@ from hybridgen.evaluation.results import (
     provenance,
 )
 from hybridgen.evaluation.runs import training_summary
-from hybridgen.metrics.intervals import Estimate
 from hybridgen.metrics.registry import UNRANKED
 from hybridgen.metrics.two_sample import FEWEST
 from hybridgen.report import markdown
@@ -209,8 +208,8 @@ def compare(
                 warnings.append(f"{name} is left out: {training}{error}")
                 continue
             measured[row] = results
-            values = {metric: e.value for metric, e in figures_of(results).items()}
-            log.log({"name": name, **values}, step=number)
+            figures = mean_over_trainings([result.figures for result in results])
+            log.log({"name": name, **{k: e.value for k, e in figures.items()}}, step=number)
     if not measured:
         raise RunError(f"no method could be measured; {warnings[-1]}")
     warnings += dict.fromkeys(e.warning for row in measured for e in row if e.warning)
@@ -242,13 +241,6 @@ def compare(
     )
 
 
-def figures_of(measured: Sequence[MeasuredEntry]) -> Mapping[str, Estimate]:
-    """The figures of one training, or means over several."""
-    if len(measured) == 1:
-        return measured[0].figures
-    return mean_over_trainings([each.figures for each in measured])
-
-
 def row_of(entries: Sequence[Entry], measured: Sequence[MeasuredEntry], cost: SamplingCost) -> Row:
     """A row of the page: an entry, or the means of the entries of several trainings."""
     entry, number = entries[0], len(entries)
@@ -264,8 +256,8 @@ def row_of(entries: Sequence[Entry], measured: Sequence[MeasuredEntry], cost: Sa
         kind=entry.kind,
         models=entry.method.models,
         # A guide for other steps is no fair test of guidance.
-        baseline=None if entry.warning else entry.method.baseline,
-        figures=figures_of(measured),
+        baseline=None if any(e.warning for e in entries) else entry.method.baseline,
+        figures=mean_over_trainings([each.figures for each in measured]),
         cost=cost,
         details=details,
         picture=measured[0].picture,

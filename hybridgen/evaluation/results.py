@@ -141,10 +141,13 @@ def metrics_of(comparison: Comparison) -> list[str]:
 def mean_over_trainings(figures: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
     """The mean of each figure over trainings of one model, each given with all its figures.
 
-    Its interval is `mean +- t error`, with the standard error over trainings and Student's t for
-    one degree of freedom less, cut where the figure cannot go. A figure that is infinite once has
-    an infinite mean. p-values have no mean that is one, so `c2st_p` is left out.
+    Of one training the figures as they are. Of several the interval is `mean +- t error`, with the
+    standard error over trainings and Student's t for one degree of freedom less, cut where the
+    figure cannot go. A figure that is infinite once has an infinite mean. p-values have no mean
+    that is one, so `c2st_p` is left out.
     """
+    if len(figures) == 1:
+        return dict(figures[0])
     means = {}
     for name in figures[0]:
         if name == "c2st_p":

@@ -90,12 +90,16 @@ def runs(tmp_path_factory):
     return home
 
 
-def given(runs, *names):
+def run_flags(runs, *names):
     return ("--runs", json.dumps({name: str(runs / name) for name in names}))
 
 
 def everything(runs):
-    return (*given(runs, "gan", "judge", "diffusion", "guide"), "--methods", json.dumps(METHODS))
+    return (
+        *run_flags(runs, "gan", "judge", "diffusion", "guide"),
+        "--methods",
+        json.dumps(METHODS),
+    )
 
 
 def test_a_comparison_leaves_figures_a_table_pictures_and_a_page(call, runs, tmp_path):
@@ -127,7 +131,7 @@ def test_a_comparison_leaves_figures_a_table_pictures_and_a_page(call, runs, tmp
 
 
 def test_what_is_measured_is_not_measured_again_and_a_row_can_be_added(call, runs, monkeypatch):
-    first = call(*given(runs, "gan"), "--methods", json.dumps(METHODS[:1]))
+    first = call(*run_flags(runs, "gan"), "--methods", json.dumps(METHODS[:1]))
     assert first.status == 0, first.err
     import hybridgen.evaluation.measure as scoring
 
@@ -136,9 +140,9 @@ def test_what_is_measured_is_not_measured_again_and_a_row_can_be_added(call, run
     monkeypatch.setattr(
         scoring, "draw_samples", lambda *a, **k: measured.append(a[0]) or before(*a, **k)
     )
-    assert call(*given(runs, "gan"), "--methods", json.dumps(METHODS[:1])).out == first.out
+    assert call(*run_flags(runs, "gan"), "--methods", json.dumps(METHODS[:1])).out == first.out
     assert measured == []
-    more = call(*given(runs, "gan", "judge"), "--methods", json.dumps(METHODS[:2]))
+    more = call(*run_flags(runs, "gan", "judge"), "--methods", json.dumps(METHODS[:2]))
     assert more.status == 0, more.err
     assert len(measured) == 1
 
@@ -230,11 +234,11 @@ def test_missing_models_are_trained_in_the_order_of_their_list(script, tmp_path)
     [
         (lambda r: (), "there is nothing to compare"),
         (
-            lambda r: (*given(r, "gan"), "--methods", '[{"name": "a", "model": "b"}]'),
+            lambda r: (*run_flags(r, "gan"), "--methods", '[{"name": "a", "model": "b"}]'),
             "a: no run is called 'b'; there are gan",
         ),
         (
-            lambda r: (*given(r, "gan", "diffusion"), "--methods", METHOD),
+            lambda r: (*run_flags(r, "gan", "diffusion"), "--methods", METHOD),
             "no method samples the run 'diffusion'",
         ),
         (
@@ -243,14 +247,14 @@ def test_missing_models_are_trained_in_the_order_of_their_list(script, tmp_path)
         ),
         (
             lambda r: (
-                *given(r, "gan", "ring"),
+                *run_flags(r, "gan", "ring"),
                 *("--methods", f'[{METHOD[1:-1]}, {{"name": "r", "model": "ring", "calls": [3]}}]'),
             ),
             "was trained on other data",
         ),
         (
             lambda r: (
-                *given(r, "gan", "guide"),
+                *run_flags(r, "gan", "guide"),
                 *(
                     "--methods",
                     '[{"name": "a", "model": "gan", "discriminator": "guide", "rounds": [1]}]',
@@ -259,7 +263,7 @@ def test_missing_models_are_trained_in_the_order_of_their_list(script, tmp_path)
             "a density ratio belongs to one model",
         ),
         (
-            lambda r: (*given(r, "gan"), "--methods", METHOD, "--samples", "3"),
+            lambda r: (*run_flags(r, "gan"), "--methods", METHOD, "--samples", "3"),
             "samples",
         ),
         (
@@ -270,31 +274,31 @@ def test_missing_models_are_trained_in_the_order_of_their_list(script, tmp_path)
             "not trained yet: gan; add --train true",
         ),
         (
-            lambda r: (*given(r, "diffusion"), "--methods", METHOD.replace("gan", "diffusion")),
+            lambda r: (*run_flags(r, "diffusion"), "--methods", METHOD.replace("gan", "diffusion")),
             "name its denoiser calls",
         ),
         (
-            lambda r: (*given(r, "gan"), "--methods", METHOD[:-2] + ', "calls": [3]}]'),
+            lambda r: (*run_flags(r, "gan"), "--methods", METHOD[:-2] + ', "calls": [3]}]'),
             "a GAN takes one pass",
         ),
         (
-            lambda r: (*given(r, "gan"), "--methods", METHOD, "--quality", "beauty"),
+            lambda r: (*run_flags(r, "gan"), "--methods", METHOD, "--quality", "beauty"),
             "no metric 'beauty'",
         ),
         (
-            lambda r: (*given(r, "gan"), "--methods", METHOD, "--quality", "c2st_p"),
+            lambda r: (*run_flags(r, "gan"), "--methods", METHOD, "--quality", "c2st_p"),
             "no metric 'c2st_p'",
         ),
         (
-            lambda r: (*given(r, "gan"), "--methods", METHOD, "--timing_rounds", "2"),
+            lambda r: (*run_flags(r, "gan"), "--methods", METHOD, "--timing_rounds", "2"),
             "timing_rounds must be at least 3, got 2",
         ),
         (
-            lambda r: (*given(r, "gan"), "--methods", f"[{METHOD[1:-1]}, {METHOD[1:-1]}]"),
+            lambda r: (*run_flags(r, "gan"), "--methods", f"[{METHOD[1:-1]}, {METHOD[1:-1]}]"),
             "two methods are called 'a'",
         ),
         (
-            lambda r: (*given(r, "gan"), "--methods", METHOD[:-2] + ', "baseline": "GANN"}]'),
+            lambda r: (*run_flags(r, "gan"), "--methods", METHOD[:-2] + ', "baseline": "GANN"}]'),
             "its baseline 'GANN' is no method",
         ),
     ],
@@ -327,7 +331,7 @@ def test_a_damaged_run_is_named(call, runs, tmp_path, name, content):
     config["run"] = str(tmp_path / "gan")
     (tmp_path / "judge" / "config.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / which / name).write_text(content)
-    answer = call(*given(tmp_path, "gan", "judge"), "--methods", json.dumps(METHODS[:2]))
+    answer = call(*run_flags(tmp_path, "gan", "judge"), "--methods", json.dumps(METHODS[:2]))
     assert answer.status == 2
     assert str(tmp_path / which) in answer.err
     assert "Traceback" not in answer.err
@@ -339,16 +343,16 @@ def test_a_row_that_diverges_is_named_and_left_out(call, runs, tmp_path):
     with torch.no_grad():
         next(generator.parameters()).fill_(float("nan"))
     generator.save_pretrained(tmp_path / "bad" / "generator")
-    given_runs = {"gan": str(runs / "gan"), "bad": str(tmp_path / "bad")}
+    runs_flag = {"gan": str(runs / "gan"), "bad": str(tmp_path / "bad")}
     methods = [METHODS[0], {"name": "broken", "model": "bad"}]
-    answer = call("--runs", json.dumps(given_runs), "--methods", json.dumps(methods))
+    answer = call("--runs", json.dumps(runs_flag), "--methods", json.dumps(methods))
     assert answer.status == 0, answer.err
     assert "broken is left out" in (tmp_path / "out" / "report.html").read_text()
     assert "GAN/kid" in json.loads((tmp_path / "out" / "result.json").read_text())
 
 
 def test_a_measurement_that_is_damaged_is_made_again(call, runs, tmp_path):
-    argv = (*given(runs, "gan"), "--methods", METHOD)
+    argv = (*run_flags(runs, "gan"), "--methods", METHOD)
     first = call(*argv)
     for path in (tmp_path / "out" / "measured").iterdir():
         path.unlink() if path.suffix == ".png" else path.write_text("{")
@@ -370,7 +374,7 @@ METHOD = '[{"name": "a", "model": "gan"}]'
 def test_a_comparison_does_not_overwrite_what_is_something_else(call, runs, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("mine")
-    answer = call(*given(runs, "gan"), "--methods", METHOD)
+    answer = call(*run_flags(runs, "gan"), "--methods", METHOD)
     assert answer.status == 2
     assert "not empty and not a run" in answer.err
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.tex"]
