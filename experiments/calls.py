@@ -24,7 +24,7 @@ from hybridgen.data.source import Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation import budgets as table
 from hybridgen.evaluation.cache import kept
-from hybridgen.evaluation.evaluator import NEIGHBOURS, Judge, judge_for
+from hybridgen.evaluation.evaluator import NEIGHBOURS, Evaluator, build_evaluator
 from hybridgen.evaluation.guide import GuidanceEffect, labels_of, scale_objective
 from hybridgen.evaluation.runs import (
     SavedGuide,
@@ -112,9 +112,7 @@ def main(settings: Calls) -> None:
                 f"{folder} was trained on other data than {folders[0]}: give runs of one data set"
             )
     source = load_data(data_settings(folders[0]))
-    judge = judge_for(source, samples=settings.samples)
-    if judge is None:
-        raise InputError(f"no metric is known for {source.name}: no density, and no features")
+    judge = build_evaluator(source, samples=settings.samples, intervals=False)
     metrics = _metrics(settings, judge, source.name)
     for name, guide in guides.items():
         _say_how_it_was_trained(name, guide, settings.sampler.name)
@@ -138,14 +136,13 @@ def main(settings: Calls) -> None:
                 rows.append(table.row(name, budget, repeats))
                 bar.update()
     settings.out.mkdir(parents=True, exist_ok=True)
-    text = "\n".join(
-        table.markdown(rows, metric, judge.floors[f"floor_{metric}"]) for metric in metrics
-    )
-    result = {**table.flat(rows), **chosen, **judge.floors}
+    text = "\n".join(table.markdown(rows, metric, judge.floors[metric]) for metric in metrics)
+    floors = {f"floor_{name}": floor for name, floor in judge.floors.items()}
+    result = {**table.flat(rows), **chosen, **floors}
     known = {k: v if math.isfinite(v) else None for k, v in result.items()}
     write_atomically(settings.out / "table.md", text)
     write_atomically(settings.out / "result.json", json.dumps(known, indent=1))
-    table.draw(rows, metrics, judge.floors, settings.out / "calls.png")
+    table.draw(rows, metrics, floors, settings.out / "calls.png")
     print(text)
     for name, scale in chosen.items():
         print(f"{name}: {scale:g}")
@@ -154,7 +151,7 @@ def main(settings: Calls) -> None:
 def _judged(
     settings: Calls,
     source: Source,
-    judge: Judge,
+    judge: Evaluator,
     run: Path,
     budget: int,
     guide: SavedGuide | None = None,
@@ -183,7 +180,8 @@ def _judged(
             extra = {
                 "discriminator_calls": cost.discriminator_forward + cost.discriminator_backward
             }
-            found.append({**judge(x), "seconds_per_sample": seconds, **extra})
+            values = {name: estimate.value for name, estimate in judge(x).items()}
+            found.append({**values, "seconds_per_sample": seconds, **extra})
         return found
 
     return kept(settings.out / "judgements", key, judgements)
@@ -214,8 +212,8 @@ def _best_scale(settings: Calls, source: Source, guide: SavedGuide, budget: int)
     return kept(settings.out / "judgements", key | search, found)
 
 
-def _metrics(settings: Calls, judge: Judge, name: str) -> list[str]:
-    known = [floor.removeprefix("floor_") for floor in judge.floors]
+def _metrics(settings: Calls, judge: Evaluator, name: str) -> list[str]:
+    known = list(judge.floors)
     unknown = [metric for metric in settings.metrics if metric not in known]
     if unknown:
         raise InputError(f"no metric {unknown[0]!r} for {name}; there are {sorted(known)}")

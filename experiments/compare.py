@@ -32,7 +32,7 @@ from hybridgen.training.lock import lock_run_folder
 from hybridgen.training.run import JsonLines
 from hybridgen.training.setup import make_accelerator
 
-LEAST = {"samples": FEWEST, "parts": 8, "timing_batch": 1, "timing_rounds": 3}
+LEAST = {"samples": FEWEST, "subsets": 8, "timing_batch": 1, "timing_rounds": 3}
 DEFAULT = Path(__file__).parents[1] / "configs" / "compare" / "digits.yaml"
 
 
@@ -60,7 +60,7 @@ class Compare:
         quality: the metric of the picture and the sentences; the Frechet distance of images, the
             sliced Wasserstein distance of points if not given.
         samples: for each row; as many as the data allows, at most 10 000, if not given.
-        parts: random parts of the samples, whose spread makes the intervals.
+        subsets: random ones of the samples, whose spread makes the intervals.
         timing_batch: samples made together when methods are timed.
         timing_rounds: turns of each method.
         seed: of trainings that are missing, and of the noise that all methods share.
@@ -75,7 +75,7 @@ class Compare:
     data: DataPath = field(default_factory=DataPath)
     quality: str | None = None
     samples: int | None = None
-    parts: int = 32
+    subsets: int = 32
     timing_batch: int = 64
     timing_rounds: int = 15
     seed: int = 0
@@ -131,7 +131,7 @@ def compared(settings: Compare, plan: Plan, device: torch.device) -> Comparison:
     used = dict.fromkeys(name for method in settings.methods for name in method.models)
     source = load_data(same_data([places[method.model] for method in settings.methods]))
     evaluator = build_evaluator(
-        source, samples=settings.samples, seed=settings.seed, parts=settings.parts
+        source, samples=settings.samples, seed=settings.seed, subsets=settings.subsets
     )
     quality = settings.quality or ("sliced_wasserstein" if source.mixture else "frechet_distance")
     if quality not in evaluator.floors or quality in UNRANKED:

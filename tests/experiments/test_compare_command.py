@@ -27,7 +27,7 @@ METHODS = [
     {"name": "guided", "model": "diffusion", "guide": "guide", "scales": [1.0], "calls": [3]},
 ]
 FAST = (
-    *("--samples", "120", "--parts", "8", "--timing_batch", "4", "--timing_rounds", "3"),
+    *("--samples", "120", "--subsets", "8", "--timing_batch", "4", "--timing_rounds", "3"),
     *("--threads", "1"),
 )
 
