@@ -181,7 +181,7 @@ def compare(
     used = dict.fromkeys(name for method in settings.methods for name in method.models)
     source = load_data(same_data([run for m in settings.methods for run in runs[m.model]]))
     evaluator = build_evaluator(
-        source, samples=settings.samples, seed=settings.seed, parts=settings.subsets
+        source, samples=settings.samples, seed=settings.seed, subsets=settings.subsets
     )
     quality = settings.quality or ("sliced_wasserstein" if source.mixture else "frechet_distance")
     if quality not in evaluator.floors or quality in UNRANKED:

@@ -155,7 +155,7 @@ def mean_over_trainings(figures: Sequence[Mapping[str, Estimate]]) -> dict[str, 
         values = [each[name].value for each in figures]
         mean, finite = fmean(values), all(map(math.isfinite, values))
         error = stdev(values) / math.sqrt(len(values)) if finite else math.inf
-        low, high = interval(name, mean, error, parts=len(values))
+        low, high = interval(name, mean, error, subsets=len(values))
         means[name] = replace(
             figures[0][name], value=mean, low=low, high=high, standard_error=error
         )

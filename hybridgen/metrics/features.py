@@ -91,12 +91,6 @@ def extract(network: LeNet, x: Tensor, *, batch: int = 1_000) -> tuple[Tensor, T
     return features, network.logits(features).argmax(dim=1)
 
 
-def class_histogram(network: LeNet, x: Tensor) -> Tensor:
-    """How many of the images `[b 1 h w]` the network takes for each class, int64 `[classes]`."""
-    _, predicted = extract(network, x)
-    return count_classes(predicted, network.config["classes"])
-
-
 def count_classes(label: Tensor, classes: int) -> Tensor:
     """How often each of `classes` labels occurs in `[b]`, int64 `[classes]`."""
     if len(label) and not 0 <= int(label.min()) <= int(label.max()) < classes:
