@@ -159,9 +159,8 @@ class Benchmark:
     @property
     def size(self) -> Size:
         """What is given, and the rest as usual."""
-        usual = USUAL[self.what]
-        values = (getattr(self, name) for name in Size._fields)
-        return Size(*(b if a is None else a for a, b in zip(values, usual, strict=True)))
+        values = {name: getattr(self, name) for name in Size._fields}
+        return USUAL[self.what]._replace(**{k: v for k, v in values.items() if v is not None})
 
     def config(self, name: str) -> Path:
         """A file of settings."""
@@ -402,9 +401,9 @@ def prdc_tasks(settings: Benchmark) -> dict[str, Callable[[], Figures]]:
     fake *= 0.95
 
     def package(dtype: torch.dtype) -> Figures:
-        features = (x.to(dtype).numpy() for x in (real, fake))
+        x, y = real.to(dtype).numpy(), fake.to(dtype).numpy()
         with contextlib.redirect_stdout(io.StringIO()):
-            figures = compute_prdc(*features, settings.neighbours)
+            figures = compute_prdc(x, y, settings.neighbours)
         return {name: float(value) for name, value in figures.items()}
 
     return {
