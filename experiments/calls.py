@@ -23,7 +23,7 @@ from hybridgen.data.load import load_data
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation import budgets as table
-from hybridgen.evaluation.cache import kept
+from hybridgen.evaluation.cache import cached
 from hybridgen.evaluation.evaluator import NEIGHBOURS, Evaluator, build_evaluator
 from hybridgen.evaluation.guide import GuidanceEffect, labels_of, scale_objective
 from hybridgen.evaluation.runs import (
@@ -184,7 +184,7 @@ def _judged(
             found.append({**values, "seconds_per_sample": seconds, **extra})
         return found
 
-    return kept(settings.out / "judgements", key, judgements)
+    return cached(settings.out / "judgements", key, judgements)
 
 
 def _best_scale(settings: Calls, source: Source, guide: SavedGuide, budget: int) -> float:
@@ -209,7 +209,7 @@ def _best_scale(settings: Calls, source: Source, guide: SavedGuide, budget: int)
 
     key = {"guide": guide.fingerprint, "run": fingerprint(guide.run), "budget": budget}
     key |= {"window": guide.window}
-    return kept(settings.out / "judgements", key | search, found)
+    return cached(settings.out / "judgements", key | search, found)
 
 
 def _metrics(settings: Calls, judge: Evaluator, name: str) -> list[str]:

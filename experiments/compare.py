@@ -19,7 +19,7 @@ from hybridgen.data.load import load_data
 from hybridgen.errors import InputError, RunError
 from hybridgen.evaluation.entries import Entry, entries
 from hybridgen.evaluation.evaluator import build_evaluator
-from hybridgen.evaluation.measure import MeasuredEntry, measure_entry, picture_of, timed
+from hybridgen.evaluation.measure import MeasuredEntry, measure_entry, picture_of, time_entries
 from hybridgen.evaluation.methods import Method, check_methods
 from hybridgen.evaluation.results import Comparison, Row, SamplingCost
 from hybridgen.evaluation.runs import about, biography, provenance
@@ -158,7 +158,7 @@ def compared(settings: Compare, plan: Plan, device: torch.device) -> Comparison:
     if not rivals:
         raise RunError(f"no method could be measured; {warnings[-1]}")
     warnings += dict.fromkeys(rival.warning for rival in rivals if rival.warning)
-    expenses = timed(
+    expenses = time_entries(
         rivals,
         source,
         batch=settings.timing_batch,
