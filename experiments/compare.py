@@ -28,7 +28,7 @@ from hybridgen.data.load import load_data
 from hybridgen.errors import InputError, RunError
 from hybridgen.evaluation.entries import Entry, Runs, build_entries
 from hybridgen.evaluation.evaluator import build_evaluator
-from hybridgen.evaluation.measure import MeasuredEntry, measure_entry, picture_of, timed
+from hybridgen.evaluation.measure import MeasuredEntry, measure_entry, picture_of, time_entries
 from hybridgen.evaluation.methods import Method, check_methods
 from hybridgen.evaluation.results import (
     Comparison,
@@ -213,7 +213,7 @@ def compare(
     if not measured:
         raise RunError(f"no method could be measured; {warnings[-1]}")
     warnings += dict.fromkeys(e.warning for row in measured for e in row if e.warning)
-    costs = timed(
+    costs = time_entries(
         [row[0] for row in measured],
         source,
         batch=settings.timing_batch,

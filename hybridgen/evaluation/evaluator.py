@@ -416,8 +416,11 @@ def build_evaluator(
         )
     extractor = FeatureExtractor(shape=shape, function=features, network=network)
     real = extractor.extract(held_out)
-    known = real.label is not None and label is not None
-    recognised = known and float((real.label == label).float().mean()) >= RECOGNISED
+    recognised = (
+        real.label is not None
+        and label is not None
+        and float((real.label == label).float().mean()) >= RECOGNISED
+    )
     training = None if train is None else extractor.extract(train)
     if training is None:
         perfect = [extractor.extract(draw) for draw in draws]

@@ -14,9 +14,9 @@ from hybridgen.data.images import quantised
 from hybridgen.data.source import Source
 from hybridgen.errors import RunError
 from hybridgen.evaluation.density_ratio import LogRatio
-from hybridgen.evaluation.plots import draw_calibration, sample_grid, scatter
+from hybridgen.evaluation.plots import draw_calibration, draw_scales, sample_grid, scatter
 from hybridgen.evaluation.runs import SavedRun
-from hybridgen.evaluation.scale_search import choose_scale, draw_scales
+from hybridgen.evaluation.scale_search import choose_scale
 from hybridgen.metrics.calibration import calibration_figures
 from hybridgen.metrics.distances import frechet_distance
 from hybridgen.metrics.features import extract, feature_network

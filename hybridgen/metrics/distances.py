@@ -42,8 +42,8 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sliced_wasserstein(real: Tensor, fake: Tensor, *, directions: int = 64) -> float:
-    """The Wasserstein-1 distance of two clouds of points, averaged over directions they are seen
-    from, in the points' units; on a line it is exact.
+    """The Wasserstein-1 distance of two clouds of points, averaged over projections onto lines, in
+    the points' units; on a line it is exact.
 
     In two dimensions the directions are spread evenly over half a turn, so nothing is random.
     Source: Bonneel et al. 2015, J. Math. Imaging Vis. 51, with the first power.

@@ -39,7 +39,7 @@ def mode_moments(points: Tensor, mixture: GaussianMixture) -> dict[str, Tensor]:
 
 
 def mode_stds(moments: dict[str, Tensor], mixture: GaussianMixture) -> Tensor:
-    """Each mode's own deviation a coordinate over the mixture's, `[k]`; 0 below two hits.
+    """Each mode's deviation a coordinate over the mixture's, `[k]`; 0 below two hits.
 
     Well below 1: the mode has collapsed towards a point. A perfect sampler in two dimensions gives
     .974, because high-quality points are a Gaussian cut off at three standard deviations.
@@ -80,11 +80,11 @@ def mode_coverage(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
 
 
 def mode_distance(points: Tensor, mixture: GaussianMixture) -> float:
-    """Total variation between where points fell and where the mixture's do, in [0, 1].
+    """Total variation between the shares of points and of the mixture around its modes, in [0, 1].
 
-    The places are shells around each mode, up to one, two and three of its standard deviations, and
-    all that is outside; so wrong weights, modes of the wrong width and points between the modes
-    all count. Shells of different modes are taken not to overlap.
+    The shares are those of shells around each mode, up to one, two and three of its standard
+    deviations, and of all that is outside; so wrong weights, modes of the wrong width and points
+    between the modes all count. Shells of different modes are taken not to overlap.
 
     Args:
         points: `[b d]`; one that is not finite is outside.
@@ -96,11 +96,11 @@ def mode_distance(points: Tensor, mixture: GaussianMixture) -> float:
     distance, nearest = reduce(offsets.square(), "b k d -> b k", "sum").sqrt().min(dim=1)
     shell = torch.searchsorted(radii, distance / mixture.stds.to(points)[nearest])
     inside = torch.nonzero(shell < len(radii))[:, 0]
-    place = nearest[inside] * len(radii) + shell[inside]
-    places = mixture.components * len(radii)
-    fell = torch.bincount(place, minlength=places).to(points) / len(points)
+    index = nearest[inside] * len(radii) + shell[inside]
+    shells = mixture.components * len(radii)
+    observed = torch.bincount(index, minlength=shells).to(points) / len(points)
     within = torch.special.gammainc(radii.new_tensor(mixture.dimension / 2), radii.square() / 2)
     share = within.diff(prepend=within.new_zeros(1))
     expected = rearrange(torch.outer(mixture.weights.to(points), share), "k s -> (k s)")
-    outside = (fell.sum() - expected.sum()).abs()
-    return float((fell - expected).abs().sum() + outside) / 2
+    outside = (observed.sum() - expected.sum()).abs()
+    return float((observed - expected).abs().sum() + outside) / 2

@@ -176,8 +176,8 @@ def _subset_radii(x: Tensor, members: Tensor, neighbours: int, chunk: int) -> Te
         reach = min(REACH * neighbours, len(x) - 1)
         near, index = distance.topk(reach, dim=1, largest=False)
         ranks = members[:, index].cumsum(dim=2)
-        place = rearrange((ranks < neighbours).sum(dim=2).clamp_max(reach - 1), "s n -> s n 1")
-        radius = rearrange(near.expand(len(members), -1, -1).gather(2, place), "s n 1 -> s n")
+        kth = rearrange((ranks < neighbours).sum(dim=2).clamp_max(reach - 1), "s n -> s n 1")
+        radius = rearrange(near.expand(len(members), -1, -1).gather(2, kth), "s n 1 -> s n")
         for s, row in (ranks[:, :, -1] < neighbours).nonzero().tolist():
             radius[s, row] = distance[row, members[s]].kthvalue(neighbours).values
         radii.append(radius * members[:, rows])

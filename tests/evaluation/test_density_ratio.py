@@ -17,9 +17,9 @@ from hybridgen.evaluation.density_ratio import (
     Calibration,
     LogRatio,
     calibrated,
+    clean_logits,
     cross_entropy,
     platt,
-    told,
 )
 from hybridgen.evaluation.runs import SavedRun, load_guide
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
@@ -94,7 +94,7 @@ def test_figures_are_of_the_half_that_chose_nothing():
     found, figures = calibrated(distorted, HeldOutValidation(real, fake, level))
     assert found.slope == pytest.approx(0.2, rel=0.3)
     assert figures["log_ratio_bce"] > 2 * math.log(2)
-    raw = (told(distorted, x[1::2], 0.5) for x in (real, fake))
+    raw = (clean_logits(distorted, x[1::2], 0.5) for x in (real, fake))
     assert figures["log_ratio_bce_raw"] == pytest.approx(cross_entropy(*raw))
 
 
@@ -128,7 +128,7 @@ def test_images_are_judged_as_they_are_saved():
         return x.flatten(1).sum(1)
 
     x = torch.rand(3, 1, 4, 4) * 3 - 1.5
-    told(discriminator, x, 0.25)
+    clean_logits(discriminator, x, 0.25)
     torch.testing.assert_close(seen[0][0], quantised(x), rtol=0, atol=0)
     assert seen[0][1].tolist() == [0.25] * 3
 
