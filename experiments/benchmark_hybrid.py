@@ -23,11 +23,10 @@ from hybridgen.errors import InputError
 from hybridgen.evaluation.cost import Rounds, clock_for, interleaved_timings, ratio_of_medians
 from hybridgen.networks.build import build_denoiser, build_discriminator
 from hybridgen.sampling.guidance import discriminator_guidance
-from hybridgen.training.adversarial_term import build_term
 from hybridgen.training.checkpoint import write_atomically
 from hybridgen.training.diffusion import train_diffusion
 from hybridgen.training.run import Run
-from hybridgen.training.setup import make_accelerator
+from hybridgen.training.setup import build_adversarial, make_accelerator
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "hybrid"
 SOURCES = ("chain", "renoised", "clean")
@@ -78,7 +77,7 @@ def trainings(settings: Diffusion, source: Source, accelerator: Accelerator) -> 
             discriminator = build_discriminator(
                 settings.discriminator, source.shape, source.classes
             )
-            game = {"term": term, "adversarial": build_term(discriminator, term)}
+            game = {"term": term, "adversarial": build_adversarial(discriminator, term)}
         return train_diffusion(
             denoiser,
             batches,

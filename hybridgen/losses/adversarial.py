@@ -98,8 +98,11 @@ class AdversarialLoss(nn.Module):
     @property
     def twice_differentiated(self) -> bool:
         """Whether the discriminator must admit a double backward."""
-        exact = self.finite_difference is None and max(self.r1, self.r2) > 0
-        return exact or self.gp > 0
+        return self.twice_differentiated_at(max(self.r1, self.r2))
+
+    def twice_differentiated_at(self, weight: float) -> bool:
+        """The same where the heavier of r1 and r2, which a schedule may change, has `weight`."""
+        return self.gp > 0 or (self.finite_difference is None and weight > 0)
 
     def forward(
         self,
