@@ -114,25 +114,25 @@ def _steps(
         # The discriminator's half: tell real samples from generated ones.
         real, label = next(stream)
         noise = torch.randn(config.batch, latent, generator=latent_rng, device=setup.device)
-        parts = []
-        for x, z, y in setup.micro_batches(["discriminator"], real, setup.share(noise), label):
+        batch, parts = (real, setup.share(noise), label), []
+        for real, noise, label in setup.micro_batches(["discriminator"], *batch):
             with torch.no_grad():
-                fake = generator(z, y)
-            loss = discriminator_loss(x, fake, label=y, rng=penalty_rng)
-            parts.append(setup.backward(loss))
+                fake = generator(noise, label)
+            losses = discriminator_loss(real, fake, label=label, rng=penalty_rng)
+            parts.append(setup.backward(losses))
         means = setup.update(["discriminator"], parts, number)
-        losses = {"discriminator": means.pop("total"), **means}
+        means = {"discriminator": means.pop("total"), **means}
 
         # The generator's half: make samples that the discriminator takes for real.
         real, label = next(stream)
         noise = torch.randn(config.batch, latent, generator=latent_rng, device=setup.device)
-        parts = []
-        for x, z, y in setup.micro_batches(["generator"], real, setup.share(noise), label):
+        batch, parts = (real, setup.share(noise), label), []
+        for real, noise, label in setup.micro_batches(["generator"], *batch):
             with accelerator.autocast():
-                loss = adversarial.generator_loss(generator(z, y), x, label=y)
+                loss = adversarial.generator_loss(generator(noise, label), real, label=label)
             parts.append(setup.backward({"total": loss}))
-        losses["generator"] = setup.update(["generator"], parts, number)["total"]
+        means["generator"] = setup.update(["generator"], parts, number)["total"]
 
         if adapt is not None:
-            adapt(losses["sign_accuracy"], config.batch)
-        yield setup.step(number, losses, last=number == total)
+            adapt(means["sign_accuracy"], config.batch)
+        yield setup.step(number, means, last=number == total)

@@ -15,8 +15,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hybridgen.errors import InputError
-from hybridgen.losses.score_matching import CrossEntropy, ScoreMatching
+from hybridgen.losses.adversarial import AdversarialLoss
+from hybridgen.losses.denoising import noised
+from hybridgen.losses.score_matching import ScoreMatching
 from hybridgen.maths.noise import LogUniform, stratified
+from hybridgen.maths.objectives import non_saturating
 from hybridgen.maths.rng import rng_for
 from hybridgen.protocols import Denoiser
 from hybridgen.sampling.guidance import check_guide
@@ -107,17 +110,18 @@ def train_guide(
     """
     validate_setup(accelerator, config)
     _validate_guide(discriminator, config, denoiser, augmented=augment is not None)
-    loss = (
-        CrossEntropy(discriminator, r1=config.r1, r2=config.r2)
-        if config.objective == "cross_entropy" or denoiser is None
-        else ScoreMatching(discriminator, denoiser)
-    )
-    fakes = fake_batches if isinstance(loss, CrossEntropy) else None
+    if config.objective == "cross_entropy" or denoiser is None:
+        loss = AdversarialLoss(
+            discriminator, non_saturating, r1=config.r1, r2=config.r2, float32=True
+        )
+    else:
+        loss = ScoreMatching(discriminator, denoiser)
+    fakes = fake_batches if isinstance(loss, AdversarialLoss) else None
     return _steps(loss, real_batches, fakes, validation, config, accelerator, augment, seed, resume)
 
 
 def _steps(
-    loss: CrossEntropy | ScoreMatching,
+    loss: AdversarialLoss | ScoreMatching,
     real_batches: Batches,
     fake_batches: Batches | None,
     validation: Callable[[], HeldOutValidation],
@@ -150,15 +154,20 @@ def _steps(
         uniform = stratified(config.batch, rng, setup.device).to(real)
         noise = torch.randn(config.batch, *real.shape[1:], generator=rng, device=setup.device)
         sigma, noise = setup.share(config.noise(uniform)), setup.share(noise.to(real))
-        inputs: tuple[Tensor | None, ...] = (real, sigma, noise, label)
-        if fake_stream is not None:
-            fake, fake_label = next(fake_stream)
-            if augment is not None:
-                real, fake = augment(real), augment(fake)
-            inputs = (real, fake, sigma, noise, label, fake_label)
+        fake, fake_label = (None, None) if fake_stream is None else next(fake_stream)
+        if augment is not None and fake is not None:
+            real, fake = augment(real), augment(fake)
         parts = []
-        for micro_batch in setup.micro_batches(["discriminator"], *inputs):
-            parts.append(setup.backward(prepared(*micro_batch)))
+        batch = (real, fake, sigma, noise, label, fake_label)
+        for real, fake, sigma, noise, label, fake_label in setup.micro_batches(
+            ["discriminator"], *batch
+        ):
+            if fake is None:
+                losses = prepared(real, sigma, noise, label)
+            else:  # the game of a GAN, between samples with the same noise
+                real, fake = noised(real, sigma, noise), noised(fake, sigma, noise)
+                losses = prepared(real, fake, sigma, label, fake_label=fake_label)
+            parts.append(setup.backward(losses))
         losses = setup.update(["discriminator"], parts, number)
         if number % config.check_every == 0 or number == total:
             mean = torch.tensor(held_out.loss(average), device=setup.device)
