@@ -57,13 +57,12 @@ from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.neighbours import prdc
 from hybridgen.networks.build import build_denoiser, build_discriminator, build_generator
 from hybridgen.sampling.guidance import discriminator_guidance
-from hybridgen.training.adversarial_term import build_term
 from hybridgen.training.checkpoint import write_atomically
 from hybridgen.training.diffusion import train_diffusion
 from hybridgen.training.gan import GanTraining, train_gan
 from hybridgen.training.optim import Cosine
 from hybridgen.training.run import Run
-from hybridgen.training.setup import make_accelerator
+from hybridgen.training.setup import build_adversarial, make_accelerator
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STEP_SIZE = 0.01
@@ -283,7 +282,7 @@ def hybrid_loops(
             discriminator = build_discriminator(
                 settings.discriminator, source.shape, source.classes
             )
-            adversarial = {"term": term, "adversarial": build_term(discriminator, term)}
+            adversarial = {"term": term, "adversarial": build_adversarial(discriminator, term)}
         return train_diffusion(
             denoiser,
             batches,
