@@ -23,7 +23,7 @@ from hybridgen.evaluation.measure import MeasuredEntry, measure_entry, picture_o
 from hybridgen.evaluation.methods import Method, check_methods
 from hybridgen.evaluation.results import Comparison, Row, SamplingCost
 from hybridgen.evaluation.runs import about, biography, provenance
-from hybridgen.metrics.registry import UNRANKED
+from hybridgen.metrics.registry import metric_of
 from hybridgen.metrics.two_sample import FEWEST
 from hybridgen.report import markdown
 from hybridgen.report.findings import headline
@@ -134,7 +134,7 @@ def compared(settings: Compare, plan: Plan, device: torch.device) -> Comparison:
         source, samples=settings.samples, seed=settings.seed, parts=settings.parts
     )
     quality = settings.quality or ("sliced_wasserstein" if source.mixture else "frechet_distance")
-    if quality not in evaluator.floors or quality in UNRANKED:
+    if quality not in evaluator.floors or metric_of(quality).better is None:
         raise InputError(
             f"no metric {quality!r} here; there are {', '.join(sorted(evaluator.floors))}"
         )

@@ -37,6 +37,7 @@ from hybridgen.metrics.neighbours import (
     subset_kernel_distance,
     subset_prdc,
 )
+from hybridgen.metrics.registry import METRICS
 from hybridgen.metrics.two_sample import FEWEST, detectable_accuracy, two_sample_test
 
 NEIGHBOURS = 5
@@ -333,7 +334,7 @@ def _check(features: Tensor, count: int) -> None:
         )
 
 
-MODES = ("modes", "high_quality", "reverse_kl", "mode_std")
+MODES = tuple(name for name, metric in METRICS.items() if metric.group == "modes")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

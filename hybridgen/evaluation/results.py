@@ -45,6 +45,7 @@ class Row:
         picture: a PNG of samples from the noise that all rows share.
         neighbours: a PNG of some samples, each beside its nearest training example.
         histogram: samples that a classifier takes for each class.
+        trainings: of other seeds that the figures are means over.
     """
 
     method: str
@@ -58,6 +59,7 @@ class Row:
     picture: bytes = b""
     neighbours: bytes = b""
     histogram: tuple[int, ...] = ()
+    trainings: int = 1
 
     @property
     def name(self) -> str:

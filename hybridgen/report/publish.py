@@ -6,7 +6,8 @@ from pathlib import Path
 
 from hybridgen.evaluation.results import Comparison
 from hybridgen.report import markdown, write_page
-from hybridgen.report.front_picture import draw_front
+from hybridgen.report.charts import save_front
+from hybridgen.report.text import NETWORKS
 from hybridgen.training.checkpoint import write_atomically
 
 
@@ -20,7 +21,7 @@ def publish(comparison: Comparison, folder: Path) -> None:
         name = "-".join("".join(c if c.isalnum() or c == "." else " " for c in row.name).split())
         write_atomically(pictures / f"{name}.png", row.picture)
     write_atomically(pictures / "real.png", comparison.real_picture)
-    draw_front(comparison, folder / "front.png")
+    save_front(comparison, folder / "front.png")
     write_atomically(folder / "table.md", markdown(comparison))
     write_page(comparison, folder / "report.html")
     write_atomically(folder / "result.json", json.dumps(flat(comparison), indent=1) + "\n")
@@ -46,12 +47,7 @@ def flat(comparison: Comparison) -> dict[str, float | None]:
         figures[f"{row.name}/flops"] = spent.flops
         figures[f"{row.name}/peak_bytes"] = spent.peak_bytes
         if spent.calls is not None:
-            for network in (
-                "denoiser",
-                "generator",
-                "discriminator_forward",
-                "discriminator_backward",
-            ):
+            for network in NETWORKS:
                 figures[f"{row.name}/{network}_calls"] = getattr(spent.calls, network)
     for model in comparison.models:
         figures |= {f"training/{model.name}/{name}": fact for name, fact in model.facts.items()}

@@ -14,7 +14,7 @@ from hybridgen.evaluation.runs import biography, drawn_curves
 from hybridgen.metrics.intervals import Estimate
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.protocols import Cost
-from hybridgen.report.front_picture import draw_front, named
+from hybridgen.report.charts import save_front
 from hybridgen.report.publish import flat
 
 
@@ -59,15 +59,9 @@ def test_flat_numbers_say_everything_by_name(comparison):
 
 
 def test_the_front_is_drawn_though_a_figure_is_infinite(comparison, tmp_path):
-    draw_front(comparison, tmp_path / "front.png")
+    save_front(comparison, tmp_path / "front.png")
     with Image.open(tmp_path / "front.png") as picture:
         assert picture.size == (1440, 660)
-
-
-def test_a_frechet_distance_is_called_by_its_features():
-    assert named("frechet_distance", "lenet") == "FD-lenet"
-    assert named("frechet_distance", "") == "Frechet distance"
-    assert named("class_reverse_kl", "lenet") == "class reverse kl"
 
 
 def test_a_biography_tells_steps_images_and_parameters(tmp_path):
