@@ -42,11 +42,6 @@ class Metric:
         return f"nearest to {self.better:g} is best"
 
     @property
-    def nearest(self) -> float | None:
-        """The value that perfect samples come nearest to, of a metric that has one."""
-        return self.better if isinstance(self.better, float) else None
-
-    @property
     def linear(self) -> bool:
         """Whether its axis is linear even where values differ by powers of ten."""
         return self.better != "lower"

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from hybridgen.evaluation.results import Comparison, Trained
 from hybridgen.metrics.registry import metric_of
 from hybridgen.report import text
-from hybridgen.report.styles import LIGHT, LOOK, Style, styles
+from hybridgen.report.styles import LIGHT, Style, look, styles
 from hybridgen.report.svg import inline_svg
 
-SIZE = (220, 100)
+SIZE = (200, 100)
 """Of a small picture, in the pixels of the page."""
 
 
@@ -83,13 +82,13 @@ def curves(model: Trained, prefix: str) -> list[Card]:
         finite = [(s, v) for s, v in pairs if math.isfinite(s) and math.isfinite(v)]
         if len(finite) < 2:
             continue
-        name = name.replace("_", " ")
+        name = metric_of(name).label
         low, high = min(v for _, v in finite), max(v for _, v in finite)
         last, end = text.number(finite[-1][1]), text.number(finite[-1][0])
         log = low > 0 and high > 30 * low
-        with rc_context({**LOOK, "font.size": 10}):
+        with look(font_size=12):
             figure = _small()
-            axes = figure.add_axes((0.25, 0.06, 0.73, 0.86))
+            axes = figure.add_axes((0.3, 0.06, 0.68, 0.86))
             axes.set_yscale("log" if log else "linear")
             axes.plot(
                 steps[: len(values)], values[: len(steps)], color=LIGHT["accent"], gid="curve/"
@@ -125,7 +124,7 @@ def _histogram(
 ) -> Markup:
     names = classes if len(classes) == len(shares) else [str(i) for i in range(len(shares))]
     texts = [f"{label}: {100 * share:.1f} %" for label, share in zip(names, shares, strict=True)]
-    with rc_context({**LOOK, "font.size": 9, "axes.grid": False, "axes.spines.left": False}):
+    with look(font_size=10, axes_grid=False):
         figure = _small()
         axes = figure.add_axes((0.01, 0.16, 0.98, 0.82))
         colour = LIGHT[style.colour if style else "muted"]
@@ -141,6 +140,7 @@ def _histogram(
             range(len(names)) if short else [], map(text.printable, names) if short else []
         )
         axes.tick_params(length=0)
+        axes.spines.left.set_visible(False)
         facts = {f"bar/{number}": [line] for number, line in enumerate(texts)}
         return inline_svg(figure, f"{name}: {', '.join(texts)}", prefix, facts)
 

@@ -6,11 +6,10 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 from textwrap import fill
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -22,7 +21,7 @@ from hybridgen.metrics.intervals import Estimate
 from hybridgen.metrics.registry import metric_of
 from hybridgen.report import text
 from hybridgen.report.ranking import dominated, finite_rows, ranked
-from hybridgen.report.styles import LIGHT, LOOK, Style, styles
+from hybridgen.report.styles import LIGHT, Style, look, styles
 from hybridgen.report.svg import inline_svg
 
 WIDE, NARROW = (900, 380), (360, 340)
@@ -146,10 +145,12 @@ def save_front(comparison: Comparison, path: Path) -> None:
     samples = [("real", comparison.real_picture)]
     samples += [(row.name, row.picture) for row in rows if best[row.kind] is row]
     samples = [(name, picture) for name, picture in samples if picture]
-    with rc_context({**LOOK, "font.size": 8, "axes.titlesize": 9, "lines.markersize": 6}):
+    with look(font_size=8, axes_titlesize=9, lines_markersize=6):
         figure = Figure(figsize=(9.6, 6.4 if samples else 4.4), layout="constrained")
-        upper, *lower = figure.subfigures(2, 1, height_ratios=(2.4, 1)) if samples else [figure]
-        axes = upper.subplots()
+        parts: Any = [figure]
+        if samples:
+            parts = figure.subfigures(2, 1, height_ratios=(2.4, 1))
+        axes = parts[0].subplots()
         references = draw_front(axes, rows, metric, styled) if rows else []
         axes.set_title(_title(comparison, metric))
         figure.suptitle(text.printable(comparison.title), fontsize=10, x=0.01, ha="left")
@@ -160,7 +161,7 @@ def save_front(comparison: Comparison, path: Path) -> None:
             for colour, mark, dashes, name in marks + lines
         ]
         axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        for part in lower:
+        for part in parts[1:]:
             grid = part.subplots(1, len(samples), squeeze=False)[0]
             for place, (name, picture) in zip(grid, samples, strict=True):
                 with Image.open(BytesIO(picture)) as image:
@@ -192,7 +193,7 @@ def _chart(
     label = f"{metric_of(metric).label} {against}"
     pictures, references = [], []
     for width, height in (WIDE, NARROW) if metric == comparison.quality else (WIDE,):
-        with rc_context(LOOK):
+        with look():
             figure = Figure(figsize=(width / 72, height / 72))
             axes = figure.add_axes((60 / width, 48 / height, 1 - 70 / width, 1 - 58 / height))
             references = draw(axes, rows, metric, styles(comparison.rows))
@@ -235,18 +236,19 @@ def _rows(
         axes.plot(sorted(line), y, color=colour, alpha=0.6, linewidth=1.2, zorder=1, gid="line/")
     for row in rows:
         x, y, style = price(row), row.figures[metric], styled[row.method]
-        look = {"color": LIGHT[style.colour], "zorder": 4, "alpha": 1.0}
-        if id(row) in faded:
-            look |= {"zorder": 2, "alpha": 0.5}
+        order, alpha = (2, 0.5) if id(row) in faded else (4, 1.0)
+        colour = {"color": LIGHT[style.colour], "alpha": alpha}
         across, upright = _ends(x, axes.get_xlim()), _ends(y, axes.get_ylim())
         axes.plot(
             *([*across, math.nan, x.value, x.value], [y.value, y.value, math.nan, *upright]),
-            **look,
+            **colour,
+            zorder=order,
             linewidth=1.4,
         )
         axes.plot(
             *([x.value], [y.value], style.mark),
-            **look | {"zorder": look["zorder"] + 1},
+            **colour,
+            zorder=order + 1,
             clip_on=False,
             markeredgecolor=LIGHT["surface"],
             gid=f"point/{id(row)}",
@@ -270,8 +272,9 @@ def _levels(axes: Axes, rows: Sequence[Row], metric: str) -> list[Reference]:
     values = [figure.value for figure in figures]
     log = not metric_of(metric).linear and 0 < 8 * min(values) < max(values)
     least = min(values) / 3 if log else -math.inf
+    nearest = metric_of(metric).better
     levels = {name: [getattr(figure, name) for figure in figures] for name in LEVELS}
-    levels["ideal"].append(metric_of(metric).nearest)
+    levels["ideal"].append(nearest if isinstance(nearest, float) else None)
     references = []
     for name, (label, dashes) in LEVELS.items():
         finite = [x for x in levels[name] if x is not None and math.isfinite(x)]

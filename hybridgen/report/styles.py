@@ -6,11 +6,14 @@ for everybody.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
+from matplotlib import rc_context
 from matplotlib.markers import MarkerStyle
+from matplotlib.transforms import Affine2D
 
 from hybridgen.evaluation.results import Row
 
@@ -63,7 +66,7 @@ LOOK: dict[str, Any] = {
     # Names are no formulas: a single $ would be one.
     "text.parse_math": False,
 }
-"""Settings of matplotlib for every figure; sizes are pixels of the page."""
+"""Settings of matplotlib for every figure."""
 KINDS = sum(name.startswith("kind-") for name in LIGHT)
 MARKS = ("o", "s", "^", "D", "v", "P", "p", "X", "<", ">")
 """Marks as matplotlib names them: circle, square, triangle, diamond and so on."""
@@ -82,7 +85,7 @@ class Style:
     def path(self) -> Markup:
         """The mark as an SVG path around the origin, about 12 wide."""
         marker = MarkerStyle(self.mark)
-        shape = marker.get_path().transformed(marker.get_transform().scale(12, -12))
+        shape = marker.get_path().transformed(marker.get_transform() + Affine2D().scale(12, -12))
         return Markup(
             "".join(
                 COMMANDS[int(code)] + " ".join(f"{value:.3g}" for value in values)
@@ -91,6 +94,12 @@ class Style:
             )
             + "z"
         )
+
+
+def look(**changes: Any) -> AbstractContextManager[None]:
+    """The settings of every figure while it is made, with changes such as `font_size=9`."""
+    settings: Any = LOOK | {name.replace("_", ".", 1): value for name, value in changes.items()}
+    return rc_context(settings)
 
 
 def styles(rows: Sequence[Row]) -> dict[str, Style]:

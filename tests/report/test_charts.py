@@ -183,7 +183,7 @@ def test_a_long_curve_ends_where_its_training_ended():
     steps = tuple(float(i) for i in range(1001))
     (card,) = curves(Trained(name="x", command="", facts={}, curves={"loss": (steps, steps)}), "a")
     (line,) = elements(card.picture, "curve")
-    assert places(line)[-1] == pytest.approx((208.3, 11.9), abs=1)
+    assert places(line)[-1] == pytest.approx((189.8, 11.9), abs=1)
     assert len(places(line)) < 300
 
 

@@ -121,12 +121,12 @@ def test_pictures_come_with_their_size_the_real_one_first():
 
 
 def test_the_best_row_of_each_kind_is_shown_and_the_others_on_request():
-    shown = {"picture": png(), "neighbours": png(90), "histogram": (5, 0, 9)}
+    pictures = {"picture": png(), "neighbours": png(90), "histogram": (5, 0, 9)}
     rows = [
-        diffusion(4, quality=50.0, **shown),
-        diffusion(8, quality=15.0, **shown),
-        diffusion(16, quality=float("nan"), **shown),
-        gan(**shown),
+        diffusion(4, quality=50.0, **pictures),
+        diffusion(8, quality=15.0, **pictures),
+        diffusion(16, quality=float("nan"), **pictures),
+        gan(**pictures),
     ]
     text = render(comparison(*rows, real_picture=png(255), real_histogram=(1, 2, 3)))
     for section in ("samples", "classes", "neighbours"):
@@ -139,7 +139,7 @@ def test_the_best_row_of_each_kind_is_shown_and_the_others_on_request():
         assert "diffusion, 4 calls" in more
         assert "diffusion, 16 calls" in more
         assert "diffusion, 8 calls" not in more
-    assert "more row" not in render(comparison(gan(**shown), diffusion(8, **shown)))
+    assert "more row" not in render(comparison(gan(**pictures), diffusion(8, **pictures)))
 
 
 def test_every_chart_has_a_floor_and_the_further_ones_are_on_request():
