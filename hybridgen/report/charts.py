@@ -1,20 +1,15 @@
-"""The charts: what quality costs in seconds and in denoiser calls, for a page and as a picture."""
+"""The charts: what quality costs in seconds and in denoiser calls."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from io import BytesIO
-from pathlib import Path
-from textwrap import fill
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from PIL import Image
 
 from hybridgen.evaluation.results import Comparison, Row
 from hybridgen.metrics.intervals import Estimate
@@ -133,44 +128,6 @@ def draw_calls(
     return references
 
 
-def save_front(comparison: Comparison, path: Path) -> None:
-    """Quality against seconds as a picture, with a legend.
-
-    Below, samples of the best row of each kind, beside real ones. Rows whose figure is not finite
-    are left out.
-    """
-    metric, styled = comparison.quality, styles(comparison.rows)
-    rows = finite_rows(comparison.rows, metric)
-    best = {row.kind: row for row in reversed(ranked(rows, metric))}
-    samples = [("real", comparison.real_picture)]
-    samples += [(row.name, row.picture) for row in rows if best[row.kind] is row]
-    samples = [(name, picture) for name, picture in samples if picture]
-    with look(font_size=8, axes_titlesize=9, lines_markersize=6):
-        figure = Figure(figsize=(9.6, 6.4 if samples else 4.4), layout="constrained")
-        parts: Any = [figure]
-        if samples:
-            parts = figure.subfigures(2, 1, height_ratios=(2.4, 1))
-        axes = parts[0].subplots()
-        references = draw_front(axes, rows, metric, styled) if rows else []
-        axes.set_title(_title(comparison, metric))
-        figure.suptitle(text.printable(comparison.title), fontsize=10, x=0.01, ha="left")
-        marks = [(style.colour, style.mark, "-", name) for name, style in styled.items()]
-        lines = [(line.colour, "", line.dashes, line.label) for line in references]
-        handles = [
-            Line2D([], [], color=LIGHT[colour], marker=mark, ls=dashes, label=text.printable(name))
-            for colour, mark, dashes, name in marks + lines
-        ]
-        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        for part in parts[1:]:
-            grid = part.subplots(1, len(samples), squeeze=False)[0]
-            for place, (name, picture) in zip(grid, samples, strict=True):
-                with Image.open(BytesIO(picture)) as image:
-                    place.imshow(np.asarray(image.convert("RGB")), interpolation="lanczos")
-                place.set_title(fill(text.printable(name), 20), fontsize=6.5)
-                place.set_axis_off()
-        figure.savefig(path, dpi=150)
-
-
 def facts_of(row: Row, metric: str) -> list[str]:
     """What hovering over a row shows, one thing each: name, figure, seconds and calls."""
     time, calls = row.cost.seconds, row.cost.calls
@@ -184,6 +141,14 @@ def facts_of(row: Row, metric: str) -> list[str]:
         parts = [f"{text.number(n)} {name.replace('_', ' ')}" for name, n in counts.items() if n]
         facts.append(f"calls: {', '.join(parts) or 'none'}")
     return facts
+
+
+def chart_title(comparison: Comparison, metric: str) -> str:
+    """Metric, what it is measured on if its name does not say it, and which way is better."""
+    entry = metric_of(metric)
+    features = comparison.features if metric == "frechet_distance" else ""
+    label = f"{entry.label} of {features} features" if features else entry.label
+    return text.printable(f"{label} ({entry.direction})" if entry.direction else label)
 
 
 def _chart(
@@ -201,14 +166,7 @@ def _chart(
     drawn = [id(row) for row in rows]
     lost = [r.name for r in comparison.rows if metric in r.figures and id(r) not in drawn]
     note = f"Not drawn, because a figure is not finite: {', '.join(lost)}." if lost else ""
-    return Chart(metric, _title(comparison, metric), pictures, references, note)
-
-
-def _title(comparison: Comparison, metric: str) -> str:
-    entry = metric_of(metric)
-    features = comparison.features if metric == "frechet_distance" else ""
-    label = f"{entry.label} of {features} features" if features else entry.label
-    return text.printable(f"{label} ({entry.direction})" if entry.direction else label)
+    return Chart(metric, chart_title(comparison, metric), pictures, references, note)
 
 
 def _calls(row: Row) -> Estimate:

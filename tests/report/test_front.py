@@ -14,8 +14,7 @@ from hybridgen.evaluation.runs import biography, drawn_curves
 from hybridgen.metrics.intervals import Estimate
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.protocols import Cost
-from hybridgen.report.charts import save_front
-from hybridgen.report.publish import flat
+from hybridgen.report.publish import flat, save_front
 
 
 def row(method, value, seconds, calls):
