@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch import Tensor
 
-from hybridgen.data.images import to_float
-from hybridgen.evaluation.plots import to_bytes
+from hybridgen.data.images import quantised
+from hybridgen.networks.blocks import in_chunks
 from hybridgen.protocols import Discriminator
 from hybridgen.training.validation import HeldOutValidation
 
@@ -21,7 +21,6 @@ BOUND = 0.95
 The largest ratio would have rejection refuse nearly all; among those above the bound it keeps the
 model's proportions. Source: Azadi et al. 2019, arXiv:1810.06758, section 3.2, gamma.
 """
-_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,15 +101,8 @@ def told(
     """What a discriminator says of clean samples when told that they have noise sigma, `[b]`,
     float64.
     """
-    seen = to_float(to_bytes(x)).to(x) if x.ndim > 2 else x
-    parts = [slice(i, i + _AT_ONCE) for i in range(0, len(x), _AT_ONCE)]
-    logits = [
-        discriminator(
-            seen[p], seen.new_full((len(seen[p]),), sigma), None if label is None else label[p]
-        )
-        for p in parts
-    ]
-    return torch.cat(logits).double()
+    x = quantised(x).to(x) if x.ndim > 2 else x
+    return in_chunks(discriminator, x, x.new_full((len(x),), sigma), label, size=1_000).double()
 
 
 def platt(real: Tensor, fake: Tensor) -> tuple[float, float]:

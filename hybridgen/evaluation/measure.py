@@ -14,16 +14,16 @@ from torch import Tensor
 
 from hybridgen.data.source import Source
 from hybridgen.evaluation.cache import code, kept, machine, place, readable
-from hybridgen.evaluation.cost import expenses, sampling_cost
+from hybridgen.evaluation.cost import sampling_cost, sampling_costs
 from hybridgen.evaluation.entries import Entry
 from hybridgen.evaluation.evaluator import Evaluator, build_evaluator
 from hybridgen.evaluation.guide import labels_of
-from hybridgen.evaluation.monitor import samples_of
 from hybridgen.evaluation.plots import sample_grid, scatter
 from hybridgen.evaluation.results import SamplingCost
 from hybridgen.maths.rng import rng_for
-from hybridgen.metrics.intervals import PARTS, Estimate
+from hybridgen.metrics.intervals import SUBSETS, Estimate
 from hybridgen.protocols import Cost
+from hybridgen.sampling.samplers import draw_samples
 from hybridgen.training.checkpoint import write_atomically
 
 Data = Source | tuple[Tensor, Tensor]
@@ -66,7 +66,7 @@ def measure(
     features: Callable[[Tensor], Tensor] | None = None,
     label: Tensor | None = None,
     batch: int = 256,
-    parts: int = PARTS,
+    subsets: int = SUBSETS,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Measurement:
@@ -87,7 +87,7 @@ def measure(
         features: images `[b ...]` to `[b d]`; the shipped network that knows them if not given.
         label: `[samples]`, of a conditional sampler.
         batch: samples made together, also when they are timed.
-        parts: random parts of the samples, whose spread makes the intervals.
+        subsets: random ones of the samples, whose spread makes the intervals.
         seed: of the noise; two samplers of one noise shape get the same.
         device: where noise and labels are.
 
@@ -107,14 +107,14 @@ def measure(
         if (
             samples not in (None, evaluator.samples)
             or features
-            or parts not in (PARTS, evaluator.parts)
+            or subsets not in (SUBSETS, evaluator.subsets)
         ):
             raise ValueError(
-                "a evaluator has its samples, features and parts: give them to build_evaluator"
+                "a evaluator has its samples, features and subsets: give them to build_evaluator"
             )
     else:
         evaluator = build_evaluator(
-            data, samples=samples, features=features, seed=seed, parts=parts
+            data, samples=samples, features=features, seed=seed, subsets=subsets
         )
     if label is not None and label.shape != (evaluator.samples,):
         raise ValueError(f"expected labels [{evaluator.samples}], got {list(label.shape)}")
@@ -183,7 +183,7 @@ def measure_entry(
         label = labels_of(source, evaluator.samples)
         label = None if label is None else label.to(entry.like.device)
         count, like = evaluator.samples, entry.like
-        x = samples_of(entry.sampler, count, (seed, "compare"), like=like, label=label).cpu()
+        x = draw_samples(entry.sampler, count, (seed, "compare"), like=like, label=label).cpu()
         found = {name: asdict(estimate) for name, estimate in evaluator(x).items()}
         write_atomically(picture, picture_of(x, source))
         write_atomically(neighbours, _nearest(x, evaluator, source))
@@ -214,11 +214,11 @@ def _nearest(x: torch.Tensor, evaluator: Evaluator, source: Source) -> bytes:
     Simple examples lie close to each other whoever made them, so what counts is how close a sample
     is to training data beside how close it is to held-out data.
     """
-    if source.mixture is not None or evaluator.train is None:
+    if source.mixture is not None or evaluator.training_examples is None:
         return b""
     distance, example = evaluator.nearest(x)
     closest = (distance / evaluator.distance_to_held_out(x)).argsort()[:NEIGHBOURS]
-    pairs = torch.cat([x[closest], evaluator.train[example[closest]].to(x)])
+    pairs = torch.cat([x[closest], evaluator.training_examples[example[closest]].to(x)])
     return _png(sample_grid(pairs, len(closest), side=32))
 
 
@@ -273,7 +273,7 @@ def timed(
     }
 
     def measured() -> Any:
-        found = expenses(samplers, noise, labels, rounds=rounds)
+        found = sampling_costs(samplers, noise, labels, rounds=rounds)
         return {name: asdict(cost) for name, cost in found.items()}
 
     return {name: _read_timing(said) for name, said in kept(folder, key, measured).items()}

@@ -14,17 +14,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from hybridgen.data.images import to_bytes
 from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.metrics.calibration import calibration_figures, reliability
 from hybridgen.metrics.registry import METRICS
 
 REAL, FAKE = "#8c8c8c", "#c8321e"
-
-
-def to_bytes(x: Tensor) -> Tensor:
-    """Images in [-1, 1] as they are saved, uint8 on the CPU; values outside are clipped."""
-    scaled = (x.detach().float().cpu().nan_to_num() + 1) * 127.5
-    return scaled.round().clamp(0, 255).byte()
 
 
 def sample_grid(

@@ -3,7 +3,6 @@
 import torch
 from einops import rearrange, reduce
 from torch import Tensor
-from torchmetrics import Metric
 
 from hybridgen.maths.mixtures import GaussianMixture, reverse_kl
 
@@ -12,16 +11,16 @@ HIGH_QUALITY = 3.0
 
 
 def mode_moments(points: Tensor, mixture: GaussianMixture) -> dict[str, Tensor]:
-    """What mode coverage needs to know of the points; the moments of two sets add up.
+    """Moments of the points of each mode; those of two sets add up.
 
     Args:
         points: `[b d]`; a point that is not finite counts as drawn and of low quality.
         mixture: k modes.
 
     Returns:
-        In float64: `drawn` `[]`, and of the high-quality points of each mode their number `hits`
-        `[k]`, the sum of their offsets from its mean `first` `[k d]` and the sum of the squared
-        lengths of those `second` `[k]`.
+        In float64, of the high-quality points of each mode: their number `hits` `[k]`, the sum of
+        their offsets from its mean `first` `[k d]` and the sum of the squared lengths of those
+        `second` `[k]`.
     """
     if points.ndim != 2 or points.shape[1] != mixture.dimension:
         raise ValueError(f"expected points [b {mixture.dimension}], got {tuple(points.shape)}")
@@ -36,8 +35,7 @@ def mode_moments(points: Tensor, mixture: GaussianMixture) -> dict[str, Tensor]:
     hits = torch.bincount(mode, minlength=mixture.components).to(points)
     first = torch.zeros_like(means).index_add(0, mode, offsets[rows, mode])
     second = torch.zeros_like(stds).index_add(0, mode, distance[rows].square())
-    drawn = torch.tensor(float(len(points))).to(points)
-    return {"drawn": drawn, "hits": hits, "first": first, "second": second}
+    return {"hits": hits, "first": first, "second": second}
 
 
 def mode_stds(moments: dict[str, Tensor], mixture: GaussianMixture) -> Tensor:
@@ -50,21 +48,6 @@ def mode_stds(moments: dict[str, Tensor], mixture: GaussianMixture) -> Tensor:
     scatter = moments["second"] - first.square().sum(dim=1) / hits.clamp_min(1)
     variance = scatter.clamp_min(0) / (hits - 1).clamp_min(1) / mixture.dimension
     return variance.sqrt() / mixture.stds.to(hits)
-
-
-def summarise_modes(moments: dict[str, Tensor], mixture: GaussianMixture) -> dict[str, float]:
-    """The figures of `mode_coverage` from moments, perhaps of many batches added up."""
-    if float(moments["drawn"]) == 0:
-        raise ValueError("mode coverage needs at least one point, got none")
-    hits = moments["hits"]
-    covered = mode_stds(moments, mixture)[hits > 0]
-    return {
-        "modes": float((hits > 0).sum()),
-        "high_quality": float(hits.sum() / moments["drawn"]),
-        "reverse_kl": reverse_kl(hits),
-        "mode_std": float(covered.mean()) if len(covered) else 0.0,
-        "mode_std_min": float(covered.min()) if len(covered) else 0.0,
-    }
 
 
 def mode_coverage(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
@@ -82,31 +65,18 @@ def mode_coverage(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
         the modes against uniform, infinite without any; `mode_std` and `mode_std_min`: mean and
         least of `mode_stds` over the modes that are hit.
     """
-    return summarise_modes(mode_moments(points, mixture), mixture)
-
-
-class ModeCoverage(Metric):
-    """`mode_coverage` over many batches and processes."""
-
-    full_state_update = False
-    drawn: Tensor
-    hits: Tensor
-    first: Tensor
-    second: Tensor
-
-    def __init__(self, mixture: GaussianMixture) -> None:
-        super().__init__()
-        self.mixture = mixture
-        for name, empty in mode_moments(mixture.means[:0], mixture).items():
-            self.add_state(name, empty, dist_reduce_fx="sum")
-
-    def update(self, points: Tensor) -> None:
-        for name, moment in mode_moments(points, self.mixture).items():
-            setattr(self, name, getattr(self, name) + moment)
-
-    def compute(self) -> dict[str, float]:
-        moments = {name: getattr(self, name) for name in ("drawn", "hits", "first", "second")}
-        return summarise_modes(moments, self.mixture)
+    if not len(points):
+        raise ValueError("mode coverage needs at least one point, got none")
+    moments = mode_moments(points, mixture)
+    hits = moments["hits"]
+    covered = mode_stds(moments, mixture)[hits > 0]
+    return {
+        "modes": float((hits > 0).sum()),
+        "high_quality": float(hits.sum() / len(points)),
+        "reverse_kl": reverse_kl(hits),
+        "mode_std": float(covered.mean()) if len(covered) else 0.0,
+        "mode_std_min": float(covered.min()) if len(covered) else 0.0,
+    }
 
 
 def mode_distance(points: Tensor, mixture: GaussianMixture) -> float:

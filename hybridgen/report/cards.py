@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from hybridgen.evaluation.results import Comparison, Trained
+from hybridgen.evaluation.results import Comparison, TrainingSummary
 from hybridgen.metrics.registry import metric_of
 from hybridgen.report import text
 from hybridgen.report.styles import LIGHT, Style, look, styles
@@ -70,7 +70,7 @@ def histograms(comparison: Comparison) -> list[Card]:
     ]
 
 
-def curves(model: Trained, prefix: str) -> list[Card]:
+def curves(model: TrainingSummary, prefix: str) -> list[Card]:
     """The curves of a training that have two finite values or more.
 
     Args:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hybridgen.evaluation.results import Comparison, Row, Trained, metrics_of
+from hybridgen.evaluation.results import Comparison, Row, TrainingSummary, metrics_of
 from hybridgen.metrics.registry import metric_of
 from hybridgen.report import text
 from hybridgen.report.findings import times_as_long
@@ -108,7 +108,7 @@ def cost_table(comparison: Comparison) -> Table:
     )
 
 
-def trainings_table(models: Sequence[Trained]) -> Table:
+def trainings_table(models: Sequence[TrainingSummary]) -> Table:
     """What each run had."""
     names = list(dict.fromkeys(name for model in models for name in model.facts))
     return Table(

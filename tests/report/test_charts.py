@@ -8,7 +8,7 @@ import pytest
 from comparisons import comparison, diffusion, estimate, full, gan, guided, row
 from matplotlib.figure import Figure
 
-from hybridgen.evaluation.results import Trained
+from hybridgen.evaluation.results import TrainingSummary
 from hybridgen.metrics.intervals import Estimate
 from hybridgen.report.cards import curves, histograms
 from hybridgen.report.charts import calls_chart, front_chart
@@ -169,7 +169,7 @@ def test_histograms_share_one_scale_with_the_held_out_classes():
 
 def test_a_curve_breaks_where_it_is_not_finite():
     values = (1.0, math.nan, 4.0, 2.0)
-    model = Trained(name="x", command="", facts={}, curves={"loss": ((0, 1, 2, 3), values)})
+    model = TrainingSummary(name="x", command="", facts={}, curves={"loss": ((0, 1, 2, 3), values)})
     (card,) = curves(model, "a")
     (line,) = elements(card.picture, "curve")
     path = next(line.iter("path")).get("d")
@@ -181,7 +181,9 @@ def test_a_curve_breaks_where_it_is_not_finite():
 
 def test_a_long_curve_ends_where_its_training_ended():
     steps = tuple(float(i) for i in range(1001))
-    (card,) = curves(Trained(name="x", command="", facts={}, curves={"loss": (steps, steps)}), "a")
+    (card,) = curves(
+        TrainingSummary(name="x", command="", facts={}, curves={"loss": (steps, steps)}), "a"
+    )
     (line,) = elements(card.picture, "curve")
     assert places(line)[-1] == pytest.approx((189.8, 11.9), abs=1)
     assert len(places(line)) < 300

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from comparisons import comparison, diffusion, estimate, full, gan, guided, refined, row
 
-from hybridgen.evaluation.results import Trained
+from hybridgen.evaluation.results import TrainingSummary
 from hybridgen.report.findings import headline, sample_counts, unequal_trainings
 
 
@@ -119,7 +119,7 @@ def test_one_training_each_is_said_below_the_answer():
 )
 def test_how_long_generative_models_trained_is_said_if_all_is_known(seconds, text):
     rows = [gan(), diffusion(8), guided(8, models=("diffusion", "guide"))]
-    models = [Trained(name=n, command="", facts={"seconds": s}) for n, s in seconds.items()]
+    models = [TrainingSummary(name=n, command="", facts={"seconds": s}) for n, s in seconds.items()]
     assert text in sentences_of(*rows, models=tuple(models))[1]
     assert "digits" not in sentences_of(*rows, data={})[1]
 
@@ -136,7 +136,9 @@ def test_more_is_better_in_words_too():
 
 
 def trained(**seconds):
-    return tuple(Trained(name=n, command="", facts={"seconds": s}) for n, s in seconds.items())
+    return tuple(
+        TrainingSummary(name=n, command="", facts={"seconds": s}) for n, s in seconds.items()
+    )
 
 
 def test_trainings_of_different_length_are_spoken_of():
