@@ -111,7 +111,7 @@ def home(tmp_path_factory):
     run(
         "compare",
         *("--runs", json.dumps({name: str(home / folder) for name, folder in runs.items()})),
-        *("--methods", json.dumps(ROWS), "--samples", "400", "--parts", "8"),
+        *("--methods", json.dumps(ROWS), "--samples", "400", "--subsets", "8"),
         *("--timing_batch", "16", "--timing_rounds", "3", "--threads", "1"),
         *("--out", home / "comparison"),
     )

@@ -28,6 +28,17 @@ def to_float(images: Tensor) -> Tensor:
     return images.float().div_(127.5).sub_(1)
 
 
+def to_bytes(x: Tensor) -> Tensor:
+    """Images in [-1, 1] as they are saved, uint8 on the CPU; values outside are clipped."""
+    scaled = (x.detach().float().cpu().nan_to_num() + 1) * 127.5
+    return scaled.round().clamp(0, 255).byte()
+
+
+def quantised(x: Tensor) -> Tensor:
+    """Images in [-1, 1] as a saved file gives them back, in 256 values; float32 on the CPU."""
+    return to_float(to_bytes(x))
+
+
 def split(size: int, held_out: int) -> tuple[Tensor, Tensor]:
     """Disjoint rows `[size - held_out]` and `[held_out]`, the same at every call.
 

@@ -1,4 +1,4 @@
-"""What was measured, kept in files, so that it need not be measured again."""
+"""A cache of measurements: one file for each key."""
 
 import hashlib
 import json
@@ -14,35 +14,32 @@ import torch
 import hybridgen
 from hybridgen.training.checkpoint import write_atomically
 
-NO_FIGURES = {
-    *("page", "training"),
-    *("front.py", "summary.py", "biography.py", "provenance.py", "budgets.py", "curves.py"),
-}
-"""Parts of the package that change no figure of a finished run."""
+NO_FIGURES = {"report", "training"}
+"""Folders of the package that change no figure of a finished run."""
 
 
-def kept(folder: Path, key: Mapping[str, Any], work: Callable[[], Any]) -> Any:
+def cached(folder: Path, key: Mapping[str, Any], work: Callable[[], Any]) -> Any:
     """What `work` returns, from a file in `folder` if it was done before under an equal key.
 
     A file that cannot be read counts as none.
     """
-    path = place(folder, key)
-    found = readable(path)
-    if found is None:
+    path = cache_path(folder, key)
+    record = read_json(path)
+    if record is None:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(work()))
-        found = json.loads(path.read_text())
-    return found
+        record = json.loads(path.read_text())
+    return record
 
 
-def place(folder: Path, key: Mapping[str, Any]) -> Path:
+def cache_path(folder: Path, key: Mapping[str, Any]) -> Path:
     """The file in `folder` of what has this key."""
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return folder / f"{name[:24]}.json"
 
 
-def readable(path: Path) -> Any:
-    """The JSON in a file; `None` if it is not there or damaged."""
+def read_json(path: Path) -> Any:
+    """The JSON in a file; `None` if it is missing or damaged."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -50,8 +47,8 @@ def readable(path: Path) -> Any:
 
 
 @cache
-def code() -> str:
-    """A fingerprint of all that makes figures: this package's code, torch and diffusers."""
+def code_version() -> str:
+    """A hash of all that figures depend on: this package's code, torch and diffusers."""
     root = Path(hybridgen.__path__[0])
     digest = hashlib.sha256(f"{version('torch')} {version('diffusers')}".encode())
     for path in sorted(root.rglob("*.py")):

@@ -8,15 +8,15 @@ from functools import partial
 from statistics import median
 from typing import Any, cast
 
+import numpy as np
 import torch
-from scipy.stats import binom
+from scipy.stats import bootstrap, quantile_test
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from hybridgen.evaluation.results import SamplingCost
-from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.intervals import Estimate
 from hybridgen.protocols import Cost
 
@@ -24,8 +24,8 @@ from hybridgen.protocols import Cost
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of storages that operations allocate, from their birth to their death.
 
-    What was there before, such as weights and noise, does not count, nor does a view of it. What an
-    operation needs within itself is not seen, so this is less than a process takes.
+    Weights, noise and other storages that exist before do not count, nor do views of them. What an
+    operation needs within itself is not counted, so a process takes more.
 
     Attributes:
         current: bytes alive now.
@@ -46,7 +46,7 @@ class LiveBytes(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         for storage in _storages((args, kwargs)):
-            self._follow(storage, 0)
+            self._follow(storage, 0)  # an input that is new to us existed before: it counts nothing
         out = func(*args, **kwargs)
         for storage in _storages(out):
             self._follow(storage, storage.nbytes())
@@ -70,21 +70,21 @@ class LiveBytes(TorchDispatchMode):
 def peak_bytes(device: torch.device | str) -> Iterator[list[int]]:
     """A list that holds, afterwards, the most bytes that tensors made inside took at once.
 
-    On the CPU they are followed one by one; on CUDA its allocator is asked. Either way weights,
-    inputs and whatever else is there before do not count.
+    On the CPU they are followed one by one; on CUDA its allocator says. Either way weights, inputs
+    and whatever else exists before do not count.
     """
-    found: list[int] = []
+    peak: list[int] = []
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        yield found
+        yield peak
         torch.cuda.synchronize(device)
-        found.append(torch.cuda.max_memory_allocated(device) - before)
+        peak.append(torch.cuda.max_memory_allocated(device) - before)
         return
     with LiveBytes() as live:
-        yield found
-    found.append(live.peak)
+        yield peak
+    peak.append(live.peak)
 
 
 def _storages(tree: Any) -> Iterator[torch.UntypedStorage]:
@@ -98,12 +98,12 @@ Rounds = Mapping[str, list[float]]
 
 
 def clock_for(device: torch.device, threads: int) -> Clock:
-    """The clock, in seconds, that tells what a computation costs.
+    """The clock, in seconds, by which a computation is timed.
 
-    On one thread of the CPU it is the CPU time of this process: one thread either computes or
-    waits for other programs, and their turns are no cost of ours. With more threads CPU time adds
-    up what runs at once, and beside an accelerator it counts waiting or misses it: there it is
-    the wall's clock, read when the device is idle, and the machine should be quiet.
+    On one thread of the CPU it is the CPU time of this process, which leaves out the turns of other
+    programs. With more threads CPU time adds up what runs at once, and beside an accelerator it
+    misses what that does: there it is the wall's clock, read when the device is idle, and the
+    machine should be quiet.
     """
 
     def wall() -> float:
@@ -130,14 +130,13 @@ def interleaved_timings(
         after: called after each round, for a progress bar.
     """
     names, rounds = list(tasks), {name: [] for name in tasks}
-    wanted = dict.fromkeys(names, repeats) if isinstance(repeats, int) else repeats
-    most = max(wanted.values())
+    turns = dict.fromkeys(names, repeats) if isinstance(repeats, int) else repeats
+    most = max(turns.values())
     for number in range(most + 1):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            # As many turns up to this round as its share of them says; the first counts for none.
-            due = number * wanted[name] // most - max(0, number - 1) * wanted[name] // most
-            if number > 0 and not due:
+            # A task with few turns has one whenever its share of all rounds grows by a whole turn.
+            if number * turns[name] // most == (number - 1) * turns[name] // most:
                 continue
             begun = clock()
             tasks[name]()
@@ -149,9 +148,8 @@ def interleaved_timings(
 def median_interval(seconds: list[float]) -> tuple[float, float, float]:
     """The median and its 95 % interval, from the order of independent rounds.
 
-    The median lies above the k-th of n rounds from either end unless fewer than k of them fall on
-    that side of it, which is Binomial(n, 1/2): no shape of the distribution is assumed. Below six
-    rounds even the least and the greatest cover only `1 - 2^(1 - n)`; they are given then.
+    That of the sign test, which assumes no shape of the distribution. Below six rounds even the
+    least and the greatest cover only `1 - 2^(1 - n)`; they are given then.
     Source: Thompson 1936, the sign test's interval.
 
     Raises:
@@ -159,9 +157,10 @@ def median_interval(seconds: list[float]) -> tuple[float, float, float]:
     """
     if not seconds:
         raise ValueError("a median needs at least one round, got none")
-    ordered = sorted(seconds)
-    k = max(0, int(binom.ppf(0.025, len(ordered), 0.5)) - 1)
-    return median(ordered), ordered[k], ordered[-1 - k]
+    if len(seconds) < 6:
+        return median(seconds), min(seconds), max(seconds)
+    ends = quantile_test(seconds, p=0.5).confidence_interval(0.95)
+    return median(seconds), float(ends.low), float(ends.high)
 
 
 def ratio_of_medians(
@@ -176,11 +175,15 @@ def ratio_of_medians(
     """
     if not over or len(over) != len(under):
         raise ValueError(f"expected times of the same rounds, got {len(over)} and {len(under)}")
-    pairs = torch.tensor([over, under], dtype=torch.float64)
-    rows = torch.randint(len(over), (draws, len(over)), generator=rng_for("bootstrap", seed))
-    above, below = pairs[:, rows].quantile(0.5, dim=-1)
-    low, high = (above / below).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return median(over) / median(under), low, high
+    ends = bootstrap(
+        (over, under),
+        lambda a, b, axis: np.median(a, axis=axis) / np.median(b, axis=axis),
+        paired=True,
+        n_resamples=draws,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return median(over) / median(under), float(ends.low), float(ends.high)
 
 
 _ATEN = torch.ops.aten
@@ -197,7 +200,7 @@ ROUNDS = 9
 FEWEST = 3
 
 
-def expenses(
+def sampling_costs(
     samplers: Mapping[str, Sampling],
     noise: Mapping[str, Tensor],
     label: Mapping[str, Tensor | None] | None = None,
@@ -217,7 +220,8 @@ def expenses(
 
     Args:
         samplers: name -> `(noise [b ...]) -> samples [b ...]`, or `(noise, label [b])` where labels
-            are given; one with a `cost`, like every `hybridgen.protocols.Sampler`, tells its calls.
+            are given; the calls of one with a `cost`, like every `hybridgen.protocols.Sampler`, are
+            known.
         noise: name -> one batch of noise, of the same number of samples for all.
         label: name -> labels; none for a name that is missing.
         rounds: timed batches at most.
@@ -236,18 +240,18 @@ def expenses(
         name: partial(_sampled, name, sampler, noise[name], (label or {}).get(name))
         for name, sampler in samplers.items()
     }
-    counted, repeats = {}, {}
+    counts, repeats = {}, {}
     for name, task in tasks.items():
         begun = clock()
-        counted[name] = counts(task, device)
+        counts[name] = flops_and_bytes(task, device)
         repeats[name] = max(FEWEST, min(rounds, int(limit / max(clock() - begun, 1e-9))))
-    seconds = alternated(tasks, samples=batch, rounds=repeats, clock=clock)
+    seconds = seconds_per_sample(tasks, samples=batch, rounds=repeats, clock=clock)
     return {
         name: SamplingCost(
-            calls=_told(sampler),
-            flops=counted[name][0] / batch,
+            calls=_calls(sampler),
+            flops=counts[name][0] / batch,
             seconds=seconds[name],
-            peak_bytes=counted[name][1],
+            peak_bytes=counts[name][1],
             batch=batch,
         )
         for name, sampler in samplers.items()
@@ -263,27 +267,31 @@ def sampling_cost(
     limit: float = 5.0,
     clock: Clock | None = None,
 ) -> SamplingCost:
-    """What one sample of one sampler costs; see `expenses`."""
+    """What one sample of one sampler costs; see `sampling_costs`."""
     name = "the sampler"
-    given = ({name: sampler}, {name: noise}, {name: label})
-    return expenses(*given, rounds=rounds, limit=limit, clock=clock)[name]
+    costs = sampling_costs(
+        {name: sampler}, {name: noise}, {name: label}, rounds=rounds, limit=limit, clock=clock
+    )
+    return costs[name]
 
 
-def counts(task: Callable[[], object], device: torch.device | str = "cpu") -> tuple[int, int]:
+def flops_and_bytes(
+    task: Callable[[], object], device: torch.device | str = "cpu"
+) -> tuple[int, int]:
     """Floating-point operations of a task, and the most bytes that tensors made by it take at once.
 
     Operations are those of matrix products, convolutions and attention, forward and backward; a
     multiplication and an addition are two.
     """
     flops = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
-    # Which module an operation belongs to is told by hooks that forbid `torch.autograd.grad`.
+    # torch finds the module of an operation by hooks that forbid `torch.autograd.grad`.
     flops.mod_tracker = cast(Any, _NoModules())
     with flops, peak_bytes(device) as peak:
         task()
     return flops.get_total_flops(), peak[0]
 
 
-def alternated(
+def seconds_per_sample(
     tasks: Mapping[str, Callable[[], object]],
     *,
     samples: int,
@@ -291,15 +299,15 @@ def alternated(
     clock: Clock,
 ) -> dict[str, Estimate]:
     """Seconds per sample of tasks that make `samples` each: the median over rounds, in turns."""
-    found = {}
+    estimates = {}
     for name, seconds in interleaved_timings(tasks, rounds, clock).items():
         value, low, high = (s / samples for s in median_interval(seconds))
-        found[name] = Estimate(value=value, low=low, high=high)
-    return found
+        estimates[name] = Estimate(value=value, low=low, high=high)
+    return estimates
 
 
 class _NoModules:
-    """In the place of torch's tracker of modules: everything belongs to the whole."""
+    """Stands for torch's tracker of modules: every operation belongs to the whole."""
 
     parents = frozenset({"Global"})
 
@@ -332,6 +340,6 @@ def _sampled(name: str, sampler: Sampling, noise: Tensor, label: Tensor | None) 
     return x
 
 
-def _told(sampler: Sampling) -> Cost | None:
+def _calls(sampler: Sampling) -> Cost | None:
     cost = getattr(sampler, "cost", None)
     return cost if isinstance(cost, Cost) else None

@@ -1,6 +1,4 @@
-"""A trained discriminator's logit made into a log density ratio of clean samples that can be
-relied on.
-"""
+"""A calibrated log density ratio of clean samples from a trained discriminator's logit."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -10,8 +8,8 @@ import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch import Tensor
 
-from hybridgen.data.images import to_float
-from hybridgen.evaluation.plots import to_bytes
+from hybridgen.data.images import quantised
+from hybridgen.networks.blocks import in_chunks
 from hybridgen.protocols import Discriminator
 from hybridgen.training.validation import HeldOutValidation
 
@@ -21,7 +19,6 @@ BOUND = 0.95
 The largest ratio would have rejection refuse nearly all; among those above the bound it keeps the
 model's proportions. Source: Azadi et al. 2019, arXiv:1810.06758, section 3.2, gamma.
 """
-_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +26,8 @@ class Calibration:
     """How a logit becomes a log ratio, as `guide.json` keeps it.
 
     Attributes:
-        sigma: the noise level that the discriminator is told.
-        slope: not negative, so that a discriminator which knows nothing gets 0 and changes nothing.
+        sigma: the noise level at which the discriminator is called.
+        slope: not negative, so that an uninformative discriminator gets 0 and changes nothing.
         offset: added after the slope.
         log_bound: what 95 % of generated samples are below, for rejection.
         acceptance: the share of generated samples that rejection then accepts.
@@ -47,7 +44,7 @@ class Calibration:
 class LogRatio:
     """`slope * discriminator(x, sigma, label) + offset`, an estimate of `log p(x) - log q(x)`.
 
-    Images are judged as they would be saved, in 256 values, as the discriminator has met them.
+    Images are taken as they would be saved, in 256 values, as in the discriminator's training.
     """
 
     discriminator: Discriminator
@@ -55,29 +52,28 @@ class LogRatio:
 
     def __call__(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """Clean samples `[b ...]`, `label [b]` -> log ratios `[b]`, float64."""
-        logit = told(self.discriminator, x, self.calibration.sigma, label)
+        logit = clean_logits(self.discriminator, x, self.calibration.sigma, label)
         return self.calibration.slope * logit + self.calibration.offset
 
 
 def calibrated(
     discriminator: Discriminator, validation: HeldOutValidation
 ) -> tuple[Calibration, dict[str, float]]:
-    """The best calibration at any of the exam's levels, and what it is worth.
+    """The best calibration at any of the validation's levels, and its figures.
 
-    Clean samples are shown as if they had the level's noise. Slope, offset and level are those of
-    the least cross-entropy on the half that chooses; the figures are of the half that judges, in
-    nats, before and after. Bound and acceptance are of all generated samples of the exam.
+    The discriminator is called with clean samples and the level. Slope, offset and level are those
+    of the least cross-entropy of one half of the samples; the figures are of the other half, in
+    nats, before and after. Bound and acceptance are of all generated samples of the validation.
     Source: Platt 1999, and Turner et al. 2019, arXiv:1811.11357, section 3.2.
     """
-    tried = []
+    candidates = []
     for sigma in validation.levels.tolist():
-        real, fake = (
-            told(discriminator, x, sigma, label) for x, label in (validation.real, validation.fake)
-        )
+        sets = (validation.real, validation.fake)
+        real, fake = (clean_logits(discriminator, x, sigma, label) for x, label in sets)
         slope, offset = platt(real[::2], fake[::2])
         loss = cross_entropy(slope * real[::2] + offset, slope * fake[::2] + offset)
-        tried.append((loss, sigma, slope, offset, real, fake))
-    _, sigma, slope, offset, real, fake = min(tried, key=lambda found: found[0])
+        candidates.append((loss, sigma, slope, offset, real, fake))
+    _, sigma, slope, offset, real, fake = min(candidates, key=lambda candidate: candidate[0])
     ratios = slope * fake + offset
     log_bound = float(ratios.quantile(BOUND))
     calibration = Calibration(
@@ -87,30 +83,21 @@ def calibrated(
         log_bound=log_bound,
         acceptance=float((ratios - log_bound).exp().clamp(max=1).mean()),
     )
-    judged = slope * real[1::2] + offset, ratios[1::2]
+    unused = slope * real[1::2] + offset, ratios[1::2]
     return calibration, {
         **{f"log_ratio_{name}": value for name, value in asdict(calibration).items()},
         "log_ratio_bce_raw": cross_entropy(real[1::2], fake[1::2]),
-        "log_ratio_bce": cross_entropy(*judged),
+        "log_ratio_bce": cross_entropy(*unused),
     }
 
 
 @torch.no_grad()
-def told(
+def clean_logits(
     discriminator: Discriminator, x: Tensor, sigma: float, label: Tensor | None = None
 ) -> Tensor:
-    """What a discriminator says of clean samples when told that they have noise sigma, `[b]`,
-    float64.
-    """
-    seen = to_float(to_bytes(x)).to(x) if x.ndim > 2 else x
-    parts = [slice(i, i + _AT_ONCE) for i in range(0, len(x), _AT_ONCE)]
-    logits = [
-        discriminator(
-            seen[p], seen.new_full((len(seen[p]),), sigma), None if label is None else label[p]
-        )
-        for p in parts
-    ]
-    return torch.cat(logits).double()
+    """Logits of clean samples as if they had noise of deviation `sigma`; `[b]`, float64."""
+    x = quantised(x).to(x) if x.ndim > 2 else x
+    return in_chunks(discriminator, x, x.new_full((len(x),), sigma), label, size=1_000).double()
 
 
 def platt(real: Tensor, fake: Tensor) -> tuple[float, float]:
@@ -118,7 +105,7 @@ def platt(real: Tensor, fake: Tensor) -> tuple[float, float]:
 
     Real and generated samples weigh equally. Targets are Platt's `(k + 1) / (k + 2)` and
     `1 / (k + 2)` in the place of 1 and 0, k the smaller of n and m, so that logits which part the
-    two sets entirely get a finite slope, and logits that know nothing get slope and offset 0.
+    two sets entirely get a finite slope, and uninformative logits get slope and offset 0.
     Source: Platt 1999, Probabilistic outputs for support vector machines, section 2.2.
     """
     both = torch.cat([real, fake]).double().cpu()
@@ -127,8 +114,8 @@ def platt(real: Tensor, fake: Tensor) -> tuple[float, float]:
     real, fake = ((both - middle) / unit).split([len(real), len(fake)])
     down = 1 / (min(len(real), len(fake)) + 2)
 
-    def loss(found: tuple[float, float]) -> tuple[float, tuple[float, float]]:
-        slope, offset = found
+    def loss(line: tuple[float, float]) -> tuple[float, tuple[float, float]]:
+        slope, offset = line
         a, b = slope * real + offset, slope * fake + offset
         value = (F.softplus(-a) + down * a).mean() + (F.softplus(b) - down * b).mean()
         on_real, on_fake = a.sigmoid() - 1 + down, b.sigmoid() - down

@@ -1,23 +1,32 @@
-"""A evaluator: prepared once for a data set, laid against the samples of any number of samplers."""
+"""The evaluator: prepared once for a data set, it maps anybody's samples to figures."""
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from statistics import fmean
-from typing import Protocol
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
-from hybridgen.data.images import to_float
+from hybridgen.data.images import quantised
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError, RunError
-from hybridgen.evaluation.plots import to_bytes
-from hybridgen.maths.mixtures import GaussianMixture, reverse_kl
+from hybridgen.evaluation.baselines import (
+    NEIGHBOURS,
+    floors,
+    ideal_values,
+    sample_size_warnings,
+)
+from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.maths.rng import rng_for
-from hybridgen.metrics.distances import frechet_distance, kernel_distance, sliced_wasserstein
+from hybridgen.metrics.distances import (
+    frechet_distance,
+    mean_kernel,
+    sliced_wasserstein,
+    subset_kernel_distance,
+)
 from hybridgen.metrics.features import (
     LeNet,
     class_reverse_kl,
@@ -25,221 +34,74 @@ from hybridgen.metrics.features import (
     extract,
     feature_network,
 )
-from hybridgen.metrics.intervals import PARTS, Estimate, interval, random_parts, spread
-from hybridgen.metrics.modes import HIGH_QUALITY, mode_coverage
-from hybridgen.metrics.neighbours import (
-    closeness,
-    expected_coverage,
-    mean_kernel,
-    nearest,
-    neighbour_radii,
-    prdc,
-    subset_kernel_distance,
-    subset_prdc,
+from hybridgen.metrics.intervals import (
+    SUBSETS,
+    Estimate,
+    interval,
+    jackknife_error,
+    jackknife_subsets,
 )
-from hybridgen.metrics.two_sample import FEWEST, detectable_accuracy, two_sample_test
+from hybridgen.metrics.modes import mode_coverage
+from hybridgen.metrics.neighbours import memorisation, nearest, neighbour_radii, subset_prdc
+from hybridgen.metrics.registry import METRICS
+from hybridgen.metrics.two_sample import FEWEST, two_sample_test
 
-NEIGHBOURS = 5
+FeatureFunction = Callable[[Tensor], Tensor]
+Data = Source | tuple[Tensor, Tensor]
+
 POINTS, IMAGES = 2_500, 10_000
-"""Samples a judge asks for unless told otherwise; fewer where the data has fewer."""
+"""Samples to evaluate unless told otherwise, of points while training and of everything else."""
 RECOGNISED = 0.9
-"""Held-out accuracy above which a network's idea of the classes is taken for the data's."""
-
-
-class Judge(Protocol):
-    """Maps `samples` samples to figures; `floors` holds what perfect ones get, named `floor_...`.
-
-    Everything happens on the CPU, whatever device the samples are on, and no random state changes:
-    the same samples, the same figures.
-    """
-
-    @property
-    def samples(self) -> int: ...
-
-    @property
-    def floors(self) -> dict[str, float]: ...
-
-    def __call__(self, x: Tensor) -> dict[str, float]: ...
-
-
-@dataclass(frozen=True, eq=False)
-class PointJudge:
-    """Mode coverage of points, and their distance to draws of the mixture they should come from.
-
-    Attributes:
-        reference: as many draws `[samples d]`, for the distance.
-    """
-
-    mixture: GaussianMixture
-    reference: Tensor
-    samples: int
-    floors: dict[str, float]
-
-    def __call__(self, x: Tensor) -> dict[str, float]:
-        """Figures of points `[samples d]`, see `mode_coverage` and `sliced_wasserstein`."""
-        _check_number(x, self.samples)
-        return _point_figures(self.mixture, self.reference, x)
-
-
-@dataclass(frozen=True, eq=False)
-class ImageJudge:
-    """Features of images against those of held-out images.
-
-    Attributes:
-        network: what computes the features.
-        reference: features `[n 64]` of the held-out images.
-        samples: images a judgement takes.
-        classes: whether the network knows the data's classes, so that counting them means anything.
-        floors: figures of as many training images.
-        seed: of the subsets of the kernel distance.
-    """
-
-    network: LeNet
-    reference: Tensor
-    samples: int
-    classes: bool
-    floors: dict[str, float]
-    seed: int
-
-    def __call__(self, x: Tensor) -> dict[str, float]:
-        """Figures of images `[samples 1 h w]`, taken as they would be saved: in 256 grey values.
-
-        Raises:
-            RunError: a pixel is not finite.
-        """
-        _check_number(x, self.samples)
-        return _image_figures(self.network, self.reference, x, self.classes, self.seed)
-
-
-def judge_for(source: Source, *, samples: int | None = None, seed: int = 0) -> Judge | None:
-    """The judge of a source: of modes where the density is known, else of features.
-
-    `judge.samples` is what it wants to see: `samples`, but no more images than the data has for
-    training, because the floor needs as many real ones.
-
-    Args:
-        samples: 2 500 points or 10 000 images unless given.
-        seed: of the floors and of the subsets of the kernel distance.
-
-    Returns:
-        `None` if no shipped network fits the images, or too few images are there to compare.
-    """
-    if samples is not None and samples <= NEIGHBOURS:
-        raise ValueError(f"judging needs more than {NEIGHBOURS} samples, got {samples=}")
-    if source.mixture is not None:
-        return point_judge(source.mixture, samples=samples or POINTS, seed=seed)
-    network = feature_network(source.shape)
-    if network is None:
-        return None
-    x, _ = source.reference("train", samples or IMAGES, seed)
-    held_out, label = source.reference("held_out", IMAGES, seed)
-    if min(len(x), len(held_out)) <= NEIGHBOURS:
-        return None
-    reference, predicted = extract(network, held_out)
-    known = knows_classes(predicted, label)
-    figures = _image_figures(network, reference, x, known, seed)
-    floors = {f"floor_{name}": figure for name, figure in figures.items()}
-    return ImageJudge(network, reference, len(x), known, floors, seed)
-
-
-def knows_classes(predicted: Tensor | None, label: Tensor | None) -> bool:
-    """Whether a network's idea `[n]` of held-out examples agrees with the data's, if it has one."""
-    if predicted is None or label is None:
-        return False
-    return float((predicted == label).float().mean()) >= RECOGNISED
-
-
-def point_judge(
-    mixture: GaussianMixture, *, samples: int = POINTS, seed: int = 0, repeats: int = 32
-) -> PointJudge:
-    """A judge whose floors are the mean over `repeats` sets drawn from the mixture itself."""
-    if samples < 1 or repeats < 1:
-        raise ValueError(f"need samples >= 1 and repeats >= 1, got {samples=}, {repeats=}")
-    generator = torch.Generator(mixture.means.device).manual_seed(seed)
-    reference, _ = mixture.sample(samples, generator)
-    perfect = [
-        _point_figures(mixture, reference, mixture.sample(samples, generator)[0])
-        for _ in range(repeats)
-    ]
-    floors = {f"floor_{name}": fmean(row[name] for row in perfect) for name in perfect[0]}
-    return PointJudge(mixture, reference, samples, floors)
-
-
-def _point_figures(mixture: GaussianMixture, reference: Tensor, x: Tensor) -> dict[str, float]:
-    figures = mode_coverage(x.cpu(), mixture)
-    if mixture.dimension <= 2:
-        figures["sliced_wasserstein"] = sliced_wasserstein(reference, x)
-    return figures
-
-
-def _image_figures(
-    network: LeNet, reference: Tensor, x: Tensor, classes: bool, seed: int
-) -> dict[str, float]:
-    if not bool(torch.isfinite(x).all()):
-        raise RunError(
-            "cannot judge images with pixels that are not finite; training has diverged."
-        )
-    features, predicted = extract(network, to_float(to_bytes(x)))
-    figures = {
-        "frechet_distance": frechet_distance(reference, features),
-        "kid": kernel_distance(reference, features, seed=seed),
-        **prdc(reference, features, neighbours=NEIGHBOURS),
-    }
-    if classes:
-        figures["class_reverse_kl"] = class_reverse_kl(predicted, network.config["classes"])
-    return figures
-
-
-def _check_number(x: Tensor, samples: int) -> None:
-    if len(x) != samples:
-        raise ValueError(f"this judge's floors hold for {samples} samples, got {len(x)}")
-
-
-Features = Callable[[Tensor], Tensor]
+"""Held-out accuracy above which a network's classes are taken for the data's."""
 BATCH = 500
-DRAWS = 4
-"""Sets of a mixture's own points that its floors are the mean of."""
+DRAWS, TRAINING_DRAWS = 4, 32
+"""Sets of a mixture's own points that its floors are the mean of; more where figures are few."""
 TRAINING = 100_000
 """Training examples among which nearest ones are looked for, at most."""
+MODES = tuple(name for name, metric in METRICS.items() if metric.group == "modes")
+"""Figures of mode coverage with intervals: the least mode's width is too skewed for one."""
+
+
+class Unmeasurable(InputError):
+    """Data that no shipped network knows, or of which there is too little."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Seen:
-    """Samples as they are compared.
+class Features:
+    """What samples are compared by.
 
     Attributes:
         features: `[b d]`.
-        label: `[b]`, the class that the network sees in each, or `None`.
+        label: `[b]`, the class that the network takes each for, or `None`.
     """
 
     features: Tensor
     label: Tensor | None
 
-    def take(self, rows: Tensor) -> "Seen":
-        """Some of them."""
-        return Seen(
-            features=self.features[rows], label=None if self.label is None else self.label[rows]
-        )
+    def take(self, rows: Tensor) -> "Features":
+        """Those of the samples `rows` `[r]`."""
+        label = None if self.label is None else self.label[rows]
+        return Features(features=self.features[rows], label=label)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Eye:
+class FeatureExtractor:
     """How examples of one shape become features, on the CPU, a batch at a time.
 
-    Images are seen as they would be saved, in 256 grey values, whoever made them.
+    Images are taken as they would be saved, in 256 grey values, whoever made them.
 
     Attributes:
         shape: of one example.
-        features: `[b ...] -> [b d]`; `None` where `classes` or the coordinates give them.
-        network: whose classes are the data's, if there is one.
+        function: `[b ...] -> [b d]`; `None` where the network or the coordinates give them.
+        network: whose classes may be the data's, if there is one.
     """
 
     shape: tuple[int, ...]
-    features: Features | None
+    function: FeatureFunction | None
     network: LeNet | None
 
     @torch.no_grad()
-    def see(self, x: Tensor) -> Seen:
+    def extract(self, x: Tensor) -> Features:
         """Features of `[b ...]`.
 
         Raises:
@@ -248,34 +110,361 @@ class Eye:
         """
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"expected examples {list(self.shape)}, got {list(x.shape[1:])}")
-        features, labels = [], []
-        look = self.features
+        rows, labels, function = [], [], self.function
         for part in x.detach().split(BATCH):
             if not bool(torch.isfinite(part).all()):
                 raise RunError(
                     "cannot measure samples that are not finite: the sampler or its training has "
                     "diverged."
                 )
-            part = to_float(to_bytes(part)) if part.ndim == 4 else part.cpu()
-            found = part
+            part = features = quantised(part) if part.ndim == 4 else part.cpu()
             if self.network is not None:
-                found, label = extract(self.network, part)
+                features, label = extract(self.network, part)
                 labels.append(label)
-            if look is not None:
-                found = look(part).detach().cpu()
-            _check(found, len(part))
-            features.append(found)
-        return Seen(features=torch.cat(features), label=torch.cat(labels) if labels else None)
+            if function is not None:
+                features = function(part).detach().cpu()
+            if features.ndim != 2 or len(features) != len(part):
+                raise InputError(
+                    f"the features of {len(part)} examples must be [{len(part)} d], got "
+                    f"{list(features.shape)}: pass features, a function of a batch of images"
+                )
+            rows.append(features)
+        return Features(features=torch.cat(rows), label=torch.cat(labels) if labels else None)
 
 
-def examples(
-    data: Source | tuple[Tensor, Tensor], samples: int, seed: int
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReferenceStatistics:
+    """What samples are compared with, and what follows from held-out data alone.
+
+    Attributes:
+        held_out: features `[n d]`.
+        training: features `[t d]` among which nearest ones are looked for, if there are any.
+        classes: how many the network tells apart; 0 where they are not the data's.
+        mixture: the density of points, if known.
+        modes_only: of points, leave out all but what their modes and distance say.
+    """
+
+    held_out: Tensor
+    training: Tensor | None
+    classes: int
+    mixture: GaussianMixture | None
+    modes_only: bool
+
+    @cached_property
+    def radii(self) -> Tensor:
+        """See `neighbour_radii`, `[n]`."""
+        return neighbour_radii(self.held_out, neighbours=NEIGHBOURS)
+
+    @cached_property
+    def kernel(self) -> float:
+        """See `mean_kernel`."""
+        return mean_kernel(self.held_out)
+
+    @cached_property
+    def distance(self) -> Tensor:
+        """From held-out to the nearest training examples, `[n]`."""
+        return self.nearest(self.held_out)[0]
+
+    def nearest(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Distance of features `[b d]` to the nearest training examples, and their index, `[b]`."""
+        if self.training is None:
+            raise ValueError("training examples that are drawn without end have no nearest one")
+        return nearest(features, self.training)
+
+    def figures(self, x: Features, subsets: Sequence[Tensor]) -> dict[str, list[float]]:
+        """Every figure but the two-sample test's, for each subset of the samples.
+
+        Args:
+            subsets: indices of samples.
+
+        Returns:
+            metric -> a value for each subset.
+        """
+        fake, figures = x.features, {}
+        if not self.modes_only:
+            members = torch.zeros(len(subsets), len(fake), dtype=torch.bool)
+            for member, index in zip(members, subsets, strict=True):
+                member[index] = True
+            distances = [frechet_distance(self.held_out, fake[i]) for i in subsets]
+            kid = subset_kernel_distance(self.held_out, self.kernel, fake, members)
+            shares = subset_prdc(self.held_out, self.radii, fake, members, neighbours=NEIGHBOURS)
+            figures = {"frechet_distance": distances, "kid": kid.tolist()}
+            figures |= {name: share.tolist() for name, share in shares.items()}
+        if self.classes and (label := x.label) is not None:
+            figures["class_reverse_kl"] = [
+                class_reverse_kl(label[i], self.classes) for i in subsets
+            ]
+        if self.training is not None:
+            copied = memorisation(self.nearest(fake)[0], self.distance)
+            figures["memorisation"] = [float(copied[i].mean()) for i in subsets]
+        if self.mixture is not None:
+            rows = [mode_coverage(fake[i], self.mixture) for i in subsets]
+            names = rows[0] if self.modes_only else MODES
+            figures |= {name: [row[name] for row in rows] for name in names}
+            if self.mixture.dimension <= 2:
+                figures["sliced_wasserstein"] = [
+                    sliced_wasserstein(self.held_out[: len(i)], fake[i]) for i in subsets
+                ]
+        return figures
+
+    def values(self, x: Features, seed: int | None) -> dict[str, float]:
+        """Plain figures of all samples, with those of the two-sample test if it has a seed."""
+        figures = self.figures(x, [torch.arange(len(x.features))])
+        tests = {} if seed is None else self.two_sample(x, seed)
+        values = {name: value for name, (value,) in figures.items()}
+        return values | {name: estimate.value for name, estimate in tests.items()}
+
+    def two_sample(self, x: Features, seed: int) -> dict[str, Estimate]:
+        """The two-sample test; its own intervals, and none for its p-value."""
+        test = two_sample_test(self.held_out, x.features, seed=seed)
+        return {
+            "c2st_accuracy": test.accuracy,
+            "c2st_p": Estimate(value=test.p, low=test.p, high=test.p),
+            "tv_bound": test.tv_bound,
+            "jsd_bound": test.jsd_bound,
+        }
+
+
+class CollectedFeatures(Metric):
+    """Features of batches, and then those of all of them on all processes."""
+
+    full_state_update = False
+    features: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("features", [], dist_reduce_fx="cat")
+        self.add_state("labels", [], dist_reduce_fx="cat")
+
+    def update(self, batch: Features) -> None:
+        self.features.append(batch.features)
+        if batch.label is not None:
+            self.labels.append(batch.label)
+
+    def compute(self) -> tuple[Tensor, Tensor | None]:
+        label = dim_zero_cat(self.labels) if len(self.labels) else None
+        return dim_zero_cat(self.features), label
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluator:
+    """Maps `samples` samples to figures with 95 % intervals, each beside its floor.
+
+    `evaluator(x)` takes all samples at once. `update` takes batches, on as many processes as there
+    are, `compute` then gives the figures of all of them together, and `reset` forgets them, as with
+    any `torchmetrics.Metric`. Everything happens on the CPU and no random state changes: the same
+    samples, the same figures. The intervals are about the draw of samples; held-out examples stay
+    the same for all samplers.
+
+    Attributes:
+        samples: how many it takes, the same number from every sampler.
+        held_out: examples that samples are compared with.
+        training_examples: `[t ...]`; `None` where they are drawn without end.
+        features: what images are compared by, in a word.
+        warnings: a sentence each.
+        floors: figures of as many real samples; of memorisation, what new examples get.
+        ideal: figures of perfect samples in the limit, where the density is known.
+        extractor: of features.
+        reference: what it compares with.
+        subsets: of the samples, for the intervals; without them (0) there is no two-sample test
+            and no memorisation either, and an interval's ends are its value.
+        seed: of the subsets and of the classifier.
+        collected: features of the updates so far.
+    """
+
+    samples: int
+    held_out: int
+    training_examples: Tensor | None
+    features: str
+    warnings: tuple[str, ...]
+    floors: Mapping[str, float]
+    ideal: Mapping[str, float]
+    extractor: FeatureExtractor
+    reference: ReferenceStatistics
+    subsets: int
+    seed: int
+    collected: CollectedFeatures = field(default_factory=CollectedFeatures)
+
+    def __call__(self, x: Tensor) -> dict[str, Estimate]:
+        """Every figure of the samples `[samples ...]`, whatever was collected.
+
+        Raises:
+            ValueError: another number of samples, or another shape.
+            RunError: a sample is not finite.
+        """
+        return self._figures(self.extractor.extract(x))
+
+    def update(self, x: Tensor) -> None:
+        """Collect a batch of samples `[b ...]`; see `__call__`."""
+        self.collected.update(self.extractor.extract(x))
+
+    def compute(self) -> dict[str, Estimate]:
+        """Every figure of the samples of all updates on all processes; see `__call__`."""
+        features, label = self.collected.compute()
+        return self._figures(Features(features=features, label=label))
+
+    def reset(self) -> None:
+        """Forget all updates."""
+        self.collected.reset()
+
+    def values(self, x: Tensor) -> dict[str, float]:
+        """Plain figures of the samples `[samples ...]`, and the floors, named `floor_...`."""
+        figures = {name: estimate.value for name, estimate in self(x).items()}
+        return figures | {f"floor_{name}": floor for name, floor in self.floors.items()}
+
+    def histogram(self, x: Tensor) -> tuple[int, ...]:
+        """How many of `[b ...]` the network takes for each class; empty where it has none."""
+        label = self.extractor.extract(x).label
+        if label is None or not self.reference.classes:
+            return ()
+        return tuple(count_classes(label, self.reference.classes).tolist())
+
+    def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Distance of features of `[b ...]` to the nearest training examples, and their index.
+
+        Raises:
+            ValueError: training examples are drawn without end.
+        """
+        return self.reference.nearest(self.extractor.extract(x).features)
+
+    def distance_to_held_out(self, x: Tensor) -> Tensor:
+        """Distance of features of `[b ...]` to the nearest held-out example, `[b]`."""
+        return nearest(self.extractor.extract(x).features, self.reference.held_out)[0]
+
+    @cached_property
+    def key(self) -> dict[str, str | int]:
+        """What its figures depend on but the samples, to recognise a measurement by."""
+        content = hashlib.sha256()
+        for x in (self.reference.held_out, self.reference.training):
+            content.update(b"" if x is None else x.contiguous().numpy().tobytes())
+        settings = {"samples": self.samples, "subsets": self.subsets, "seed": self.seed}
+        return {**settings, "classes": self.reference.classes, "compared": content.hexdigest()}
+
+    def _figures(self, x: Features) -> dict[str, Estimate]:
+        count = len(x.features)
+        if count != self.samples:
+            raise ValueError(
+                f"this evaluator's floors hold for {self.samples} samples, got {count}"
+            )
+        subsets = [torch.arange(count)]
+        if self.subsets:
+            subsets += jackknife_subsets(count, subsets=self.subsets, seed=self.seed)
+        estimates = {
+            name: self._estimate(name, *values)
+            for name, values in self.reference.figures(x, subsets).items()
+        }
+        if self.subsets:
+            estimates |= self.reference.two_sample(x, self.seed)
+        return {
+            name: replace(estimate, floor=self.floors.get(name), ideal=self.ideal.get(name))
+            for name, estimate in estimates.items()
+        }
+
+    def _estimate(self, name: str, value: float, *of_subsets: float) -> Estimate:
+        if not of_subsets:
+            return Estimate(value=value, low=value, high=value)
+        shares = dict.fromkeys(("precision", "high_quality", "memorisation"), self.samples)
+        shares |= dict.fromkeys(("recall", "coverage"), self.held_out)
+        least = 1.5 / shares[name] if name in shares else 0.0
+        error = jackknife_error(of_subsets, self.samples)
+        low, high = interval(name, value, error, subsets=self.subsets, least=least)
+        return Estimate(value=value, low=low, high=high)
+
+
+def build_evaluator(
+    data: Data,
+    *,
+    samples: int | None = None,
+    features: FeatureFunction | None = None,
+    seed: int = 0,
+    subsets: int = SUBSETS,
+    intervals: bool = True,
+) -> Evaluator:
+    """Prepare an evaluator.
+
+    Args:
+        data: a source, or training and held-out examples: images `[n c h w]` in [-1, 1], or points
+            `[n d]`.
+        samples: to evaluate; 10 000 unless given, but no more than there are training examples,
+            because the floor needs as many real ones.
+        features: of a batch of examples on the CPU, `[b ...] -> [b d]`; the shipped network for the
+            shape or, for points, their coordinates, if not given.
+        seed: of the floors, the subsets and the classifier.
+        subsets: random ones of the samples, see `jackknife_subsets`.
+        intervals: without, what can be worked out again and again while training: the figures
+            themselves, of points only those about modes, no two-sample test, no memorisation.
+
+    Raises:
+        InputError: images that no shipped network knows, without features; too few examples.
+    """
+    mixture = None if isinstance(data, tuple) else data.mixture
+    count = samples or (IMAGES if mixture is None or intervals else POINTS)
+    held_out, label, train, draws = _examples(data, count, seed, intervals)
+    shape, least = tuple(held_out.shape[1:]), FEWEST if intervals else NEIGHBOURS + 1
+    network = feature_network(shape)
+    if features is None and network is None and len(shape) != 1:
+        raise Unmeasurable(
+            f"no network is shipped for examples {list(shape)}: pass features, a function of a "
+            "batch of them [b ...] that returns [b d]"
+        )
+    count = len(draws[0]) if train is None else min(count, len(train))
+    if min(count, len(held_out)) < least:
+        kind = Unmeasurable if samples is None or samples >= least else InputError
+        raise kind(
+            f"{count} samples beside {len(held_out)} held-out examples are too few to measure: "
+            f"at least {least} of each are needed"
+        )
+    extractor = FeatureExtractor(shape=shape, function=features, network=network)
+    real = extractor.extract(held_out)
+    recognised = (
+        real.label is not None
+        and label is not None
+        and float((real.label == label).float().mean()) >= RECOGNISED
+    )
+    training = None if train is None else extractor.extract(train)
+    if training is None:
+        perfect = [extractor.extract(draw) for draw in draws]
+    else:
+        chosen = torch.randperm(len(training.features), generator=rng_for("floor", seed))[:count]
+        perfect = [training.take(chosen)]
+    reference = ReferenceStatistics(
+        held_out=real.features,
+        training=training.features if training is not None and intervals else None,
+        classes=int(network.config["classes"]) if network is not None and recognised else 0,
+        mixture=mixture,
+        modes_only=mixture is not None and not intervals,
+    )
+    coordinates = "coordinates" if len(shape) == 1 else "lenet"
+    return Evaluator(
+        samples=count,
+        held_out=len(held_out),
+        training_examples=train,
+        features=coordinates if features is None else getattr(features, "__name__", "features"),
+        warnings=sample_size_warnings(
+            count,
+            real.features,
+            requested=samples,
+            searched=None if train is None else len(train),
+            training=None if isinstance(data, tuple) else data.size,
+        ),
+        floors=floors(lambda draw: reference.values(draw, seed if intervals else None), perfect),
+        ideal={} if mixture is None else ideal_values(mixture, len(held_out), count),
+        extractor=extractor,
+        reference=reference,
+        subsets=subsets if intervals else 0,
+        seed=seed,
+    )
+
+
+def _examples(
+    data: Data, samples: int, seed: int, intervals: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
-    """What a evaluator needs of the data.
+    """What an evaluator needs of the data.
 
     Returns:
-        Held-out examples; their labels, if there are any; training examples; and, if those are
-        drawn without end, some sets of `samples` of them in their place.
+        Held-out examples; their labels, if there are any; training examples, if nearest ones are
+        looked for among them; and otherwise some sets of `samples` of them, for the floors.
 
     Raises:
         InputError: training and held-out examples of different shapes, or images that are not in
@@ -283,31 +472,24 @@ def examples(
     """
     if isinstance(data, tuple):
         train, held_out = data
-        for examples in data:
-            _check_examples(examples)
+        for x in data:
+            _check_examples(x)
         if train.shape[1:] != held_out.shape[1:]:
             raise InputError(
                 "training and held-out examples must have one shape, got "
                 f"{list(train.shape[1:])} and {list(held_out.shape[1:])}"
             )
         return held_out, None, train, []
-    if data.size is None:
-        held_out, label = data.reference("held_out", samples, seed)
-        draws = [data.reference("train", samples, seed + number)[0] for number in range(DRAWS)]
-        return held_out, label, None, draws
-    held_out, label = data.reference("held_out", max(samples, IMAGES), seed)
-    return held_out, label, data.reference("train", min(data.size, TRAINING), seed)[0], []
-
-
-def unseen(data: Source | tuple[Tensor, Tensor]) -> tuple[str, ...]:
-    """A sentence if nearest training examples are looked for among a part of them only."""
-    size = None if isinstance(data, tuple) else data.size
-    if size is None or size <= TRAINING:
-        return ()
-    return (
-        f"Nearest training examples are looked for among {TRAINING} of {size}: copies of others "
-        "are not found.",
-    )
+    if data.mixture is not None and not intervals:
+        rng = torch.Generator(data.mixture.means.device).manual_seed(seed)
+        sets = [data.mixture.sample(samples, rng)[0] for _ in range(1 + TRAINING_DRAWS)]
+        return sets[0], None, None, sets[1:]
+    count = samples if data.size is None else max(samples, IMAGES)
+    held_out, label = data.reference("held_out", count, seed)
+    if data.size is not None and intervals:
+        return held_out, label, data.reference("train", min(data.size, TRAINING), seed)[0], []
+    seeds = range(seed, seed + (DRAWS if data.size is None else 1))
+    return held_out, label, None, [data.reference("train", samples, each)[0] for each in seeds]
 
 
 def _check_examples(x: Tensor) -> None:
@@ -323,334 +505,3 @@ def _check_examples(x: Tensor) -> None:
         raise InputError(
             f"expected images in [-1, 1], got values from {low:.4g} to {high:.4g}: rescale them"
         )
-
-
-def _check(features: Tensor, count: int) -> None:
-    if features.ndim != 2 or len(features) != count:
-        raise InputError(
-            f"the features of {count} examples must be [{count} d], got {list(features.shape)}: "
-            "pass features, a function of a batch of images"
-        )
-
-
-MODES = ("modes", "high_quality", "reverse_kl", "mode_std")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Reference:
-    """Held-out examples and training examples as features, and what follows from them alone.
-
-    Attributes:
-        held_out: `[n d]`, what samples are compared with.
-        radii: `[n]`, see `neighbour_radii`.
-        kernel: the mean kernel among held-out examples, see `mean_kernel`.
-        classes: how many the network tells apart; 0 where they are not the data's.
-        training: `[t d]`, and `distance` `[n]` from held-out examples to it; `None` if endless.
-        mixture: the density of points, if known.
-    """
-
-    held_out: Tensor
-    radii: Tensor
-    kernel: float
-    classes: int
-    training: Tensor | None
-    distance: Tensor | None
-    mixture: GaussianMixture | None
-
-    def figures(self, seen: Seen, subsets: Sequence[Tensor]) -> dict[str, list[float]]:
-        """Every figure but the two-sample test's, for each subset of the samples.
-
-        Args:
-            subsets: indices of samples.
-
-        Returns:
-            metric -> a value for each subset.
-        """
-        fake = seen.features
-        members = torch.zeros(len(subsets), len(fake), dtype=torch.bool)
-        for member, index in zip(members, subsets, strict=True):
-            member[index] = True
-        found = {
-            "frechet_distance": [frechet_distance(self.held_out, fake[i]) for i in subsets],
-            "kid": subset_kernel_distance(self.held_out, self.kernel, fake, members).tolist(),
-        }
-        shares = subset_prdc(self.held_out, self.radii, fake, members, neighbours=NEIGHBOURS)
-        found.update((name, values.tolist()) for name, values in shares.items())
-        if self.classes and seen.label is not None:
-            label = seen.label
-            found["class_reverse_kl"] = [class_reverse_kl(label[i], self.classes) for i in subsets]
-        if self.training is not None and self.distance is not None:
-            close = closeness(nearest(fake, self.training)[0], self.distance)
-            found["memorisation"] = [float(close[i].mean()) for i in subsets]
-        if self.mixture is not None:
-            rows = [mode_coverage(fake[i], self.mixture) for i in subsets]
-            found.update((name, [row[name] for row in rows]) for name in MODES)
-            if self.mixture.dimension <= 2:
-                found["sliced_wasserstein"] = [
-                    sliced_wasserstein(self.held_out[: len(i)], fake[i]) for i in subsets
-                ]
-        return found
-
-    def two_sample(self, seen: Seen, seed: int) -> dict[str, Estimate]:
-        """The two-sample test; its own intervals, and none for its p-value."""
-        test = two_sample_test(self.held_out, seen.features, seed=seed)
-        return {
-            "c2st_accuracy": test.accuracy,
-            "c2st_p": Estimate(value=test.p, low=test.p, high=test.p),
-            "tv_bound": test.tv_bound,
-            "jsd_bound": test.jsd_bound,
-        }
-
-
-def reference_of(
-    held_out: Tensor, training: Tensor | None, classes: int, mixture: GaussianMixture | None
-) -> Reference:
-    """Work out what does not depend on samples; features `[n d]` and `[t d]`."""
-    return Reference(
-        held_out=held_out,
-        radii=neighbour_radii(held_out, neighbours=NEIGHBOURS),
-        kernel=mean_kernel(held_out),
-        classes=classes,
-        training=training,
-        distance=None if training is None else nearest(held_out, training)[0],
-        mixture=mixture,
-    )
-
-
-FEW = 1_000
-"""Test examples below which a two-sample test is a coarse one."""
-
-
-def floors(reference: Reference, draws: Sequence[Seen], seed: int) -> dict[str, float]:
-    """The mean figures of sets of real examples in the place of generated ones.
-
-    Of memorisation it is what examples get that were never trained on, one half: training examples
-    are their own nearest ones.
-    """
-    rows = []
-    for seen in draws:
-        whole = reference.figures(seen, [torch.arange(len(seen.features))])
-        told = reference.two_sample(seen, seed)
-        rows.append(
-            {name: value for name, (value,) in whole.items()}
-            | {name: estimate.value for name, estimate in told.items()}
-        )
-    found = {name: fmean(row[name] for row in rows) for name in rows[0]}
-    return found | ({"memorisation": 0.5} if "memorisation" in found else {})
-
-
-def ideal_values(mixture: GaussianMixture, real: int, samples: int) -> dict[str, float]:
-    """What perfect samples of well separated modes get without chance.
-
-    High-quality points are a Gaussian cut off at r = 3 standard deviations: `P(d/2, r^2/2)` of all,
-    of variance `P(d/2 + 1, r^2/2) / P(d/2, r^2/2)` a coordinate, P the regularised lower incomplete
-    gamma function. Coverage and density hold for these numbers of real points and samples; all
-    else is the limit of many.
-    """
-    shape = torch.tensor([mixture.dimension / 2, mixture.dimension / 2 + 1], dtype=torch.float64)
-    within, second = torch.special.gammainc(shape, torch.tensor(HIGH_QUALITY**2 / 2)).tolist()
-    return {
-        "modes": float(mixture.components),
-        "high_quality": within,
-        "reverse_kl": reverse_kl(mixture.weights),
-        "mode_std": math.sqrt(second / within),
-        "density": 1.0,
-        "coverage": expected_coverage(real, samples, neighbours=NEIGHBOURS),
-        "c2st_accuracy": 0.5,
-        **dict.fromkeys(
-            ("frechet_distance", "kid", "sliced_wasserstein", "tv_bound", "jsd_bound"), 0.0
-        ),
-    }
-
-
-def sample_size_warnings(samples: int, held_out: Tensor, wanted: int | None) -> tuple[str, ...]:
-    """What a evaluator of so many samples and these held-out features `[n d]` cannot tell."""
-    count, width = held_out.shape
-    said = []
-    if wanted is not None and samples < wanted:
-        said.append(
-            f"{wanted} samples were asked for, but each sampler is measured by {samples}: there "
-            "are no more training examples to take the floor from."
-        )
-    if min(samples, count) <= width:
-        said.append(
-            f"The Frechet distance needs more examples than its {width} features, better many "
-            f"times as many; it has {samples} samples and {count} held-out examples and says "
-            "little here."
-        )
-    tested = 2 * (min(samples, count) - min(samples, count) // 2)
-    if tested < FEW:
-        said.append(
-            f"The two-sample test has {tested} examples to test on: it finds (nine times in ten, "
-            f"at 5 %) only what can be told apart with an accuracy of "
-            f"{detectable_accuracy(tested):.3f} or more."
-        )
-    if count < FEW:
-        said.append(
-            f"There are {count} held-out examples: which they are moves every figure, of all "
-            "methods together, by more than the intervals say, so compare methods with each other "
-            "and with the floor."
-        )
-    return tuple(said)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Evaluator:
-    """Maps `samples` samples to figures with 95 % intervals, each beside its floor.
-
-    Everything happens on the CPU and no random state changes: the same samples, the same figures.
-    The intervals are about the draw of samples; held-out examples stay the same for all samplers.
-
-    Attributes:
-        samples: how many it takes, the same number from every sampler.
-        held_out: examples that samples are compared with.
-        train: training examples `[t ...]`; `None` where they are drawn without end.
-        features: what images are compared by, in a word.
-        warnings: a sentence each.
-        floors: figures of as many real samples; of memorisation, what new examples get.
-        ideal_values: figures of perfect samples in the limit, where the density is known.
-        eye: how it sees.
-        reference: what it compares with.
-        parts: of the samples, for the intervals.
-        seed: of the parts and of the classifier.
-    """
-
-    samples: int
-    held_out: int
-    train: Tensor | None
-    features: str
-    warnings: tuple[str, ...]
-    floors: Mapping[str, float]
-    ideal_values: Mapping[str, float]
-    eye: Eye
-    reference: Reference
-    parts: int
-    seed: int
-
-    def __call__(self, x: Tensor) -> dict[str, Estimate]:
-        """Every figure of samples `[samples ...]`.
-
-        Raises:
-            ValueError: another number of samples, or another shape.
-            RunError: a sample is not finite.
-        """
-        if len(x) != self.samples:
-            raise ValueError(
-                f"this evaluator's floors hold for {self.samples} samples, got {len(x)}"
-            )
-        seen = self.eye.see(x)
-        parts = random_parts(len(x), parts=self.parts, seed=self.seed)
-        found = self.reference.figures(seen, [torch.arange(len(x)), *parts])
-        estimates = {
-            name: self._estimate(name, value, spread(rest, len(x)))
-            for name, (value, *rest) in found.items()
-        }
-        estimates |= self.reference.two_sample(seen, self.seed)
-        return {
-            name: replace(estimate, floor=self.floors.get(name), ideal=self.ideal_values.get(name))
-            for name, estimate in estimates.items()
-        }
-
-    def histogram(self, x: Tensor) -> tuple[int, ...]:
-        """How many of `[b ...]` the network takes for each class; empty where it has none."""
-        label = self.eye.see(x).label
-        if label is None or not self.reference.classes:
-            return ()
-        return tuple(count_classes(label, self.reference.classes).tolist())
-
-    def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance of features of `[b ...]` to their nearest in `train`, and its index, `[b]`.
-
-        Raises:
-            ValueError: training examples are drawn without end.
-        """
-        if self.reference.training is None:
-            raise ValueError("training examples that are drawn without end have no nearest one")
-        return nearest(self.eye.see(x).features, self.reference.training)
-
-    def distance_to_held_out(self, x: Tensor) -> Tensor:
-        """Distance of features of `[b ...]` to the nearest held-out example, `[b]`."""
-        return nearest(self.eye.see(x).features, self.reference.held_out)[0]
-
-    @cached_property
-    def key(self) -> dict[str, str | int]:
-        """What its figures depend on but the samples, to know again what was measured."""
-        known = hashlib.sha256()
-        for x in (self.reference.held_out, self.reference.training):
-            known.update(b"" if x is None else x.contiguous().numpy().tobytes())
-        settings = {"samples": self.samples, "parts": self.parts, "seed": self.seed}
-        return {**settings, "classes": self.reference.classes, "compared": known.hexdigest()}
-
-    def _estimate(self, name: str, value: float, error: float) -> Estimate:
-        shares = dict.fromkeys(("precision", "high_quality", "memorisation"), self.samples)
-        shares |= dict.fromkeys(("recall", "coverage"), self.held_out)
-        least = 1.5 / shares[name] if name in shares else 0.0
-        low, high = interval(name, value, error, parts=self.parts, least=least)
-        return Estimate(value=value, low=low, high=high)
-
-
-def build_evaluator(
-    data: Source | tuple[Tensor, Tensor],
-    *,
-    samples: int | None = None,
-    features: Features | None = None,
-    seed: int = 0,
-    parts: int = PARTS,
-) -> Evaluator:
-    """Prepare a evaluator.
-
-    Args:
-        data: a source, or training and held-out examples: images `[n c h w]` in [-1, 1], or points
-            `[n d]`.
-        samples: to ask for; 10 000 unless given, but no more than there are training examples,
-            because the floor needs as many real ones.
-        features: of a batch of examples on the CPU, `[b ...] -> [b d]`; the shipped network for the
-            shape or, for points, their coordinates, if not given.
-        seed: of the floors, the parts and the classifier.
-        parts: see `part_errors`.
-
-    Raises:
-        InputError: images that no shipped network fits, without features; too few examples.
-    """
-    held_out, label, train, draws = examples(data, samples or IMAGES, seed)
-    mixture = None if isinstance(data, tuple) else data.mixture
-    shape = tuple(held_out.shape[1:])
-    network = feature_network(shape)
-    if features is None and network is None and len(shape) != 1:
-        raise InputError(
-            f"no network is shipped for examples {list(shape)}: pass features, a function of a "
-            "batch of them [b ...] that returns [b d]"
-        )
-    count = samples or IMAGES
-    count = count if train is None else min(count, len(train))
-    if min(count, len(held_out)) < FEWEST:
-        raise InputError(
-            f"{count} samples beside {len(held_out)} held-out examples are too few to measure: "
-            f"at least {FEWEST} of each are needed"
-        )
-    eye = Eye(shape=shape, features=features, network=network)
-    real = eye.see(held_out)
-    known = network is not None and knows_classes(real.label, label)
-    classes = int(network.config["classes"]) if network is not None and known else 0
-    training = None if train is None else eye.see(train)
-    reference = reference_of(
-        real.features, None if training is None else training.features, classes, mixture
-    )
-    perfect = [eye.see(draw) for draw in draws]
-    if training is not None:
-        rows = torch.randperm(len(training.features), generator=rng_for("floor", seed))[:count]
-        perfect = [training.take(rows)]
-    named = "coordinates" if len(shape) == 1 else "lenet"
-    return Evaluator(
-        samples=count,
-        held_out=len(held_out),
-        train=train,
-        features=named if features is None else getattr(features, "__name__", "features"),
-        warnings=sample_size_warnings(count, real.features, samples) + unseen(data),
-        floors=floors(reference, perfect, seed),
-        ideal_values={} if mixture is None else ideal_values(mixture, len(held_out), count),
-        eye=eye,
-        reference=reference,
-        parts=parts,
-        seed=seed,
-    )

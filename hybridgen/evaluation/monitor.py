@@ -10,13 +10,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hybridgen.data.source import Source
-from hybridgen.evaluation.evaluator import Judge, judge_for
+from hybridgen.evaluation.evaluator import Evaluator, Unmeasurable, build_evaluator
 from hybridgen.evaluation.plots import curve_panels, curves, sample_grid, save_animation, scatter
-from hybridgen.maths.rng import rng_for
 from hybridgen.protocols import Sampler
+from hybridgen.sampling.samplers import draw_samples
 from hybridgen.training.checkpoint import write_atomically
 
-_AT_ONCE = 500
 _FRAMES = 100
 
 
@@ -44,7 +43,7 @@ class Monitor:
     ) -> None:
         self.folder, self.source, self.sampler, self.seed = folder, source, sampler, seed
         self.columns = columns
-        self._judges: dict[int | None, Judge | None] = {}
+        self._evaluators: dict[int | None, Evaluator | None] = {}
         self.shown = points if source.mixture is not None else columns**2
 
     def preview(self, model: nn.Module, step: int) -> Path:
@@ -57,14 +56,19 @@ class Monitor:
     def figures(self, model: nn.Module, samples: int | None = None) -> dict[str, float]:
         """Metrics of `samples` fresh samples (as many as the data allows if `None`) and floors.
 
-        Empty where nothing is known to judge such data by.
+        Empty where no shipped network knows such data.
         """
-        if samples not in self._judges:
-            self._judges[samples] = judge_for(self.source, samples=samples, seed=self.seed)
-        judge = self._judges[samples]
-        if judge is None:
+        if samples not in self._evaluators:
+            try:
+                self._evaluators[samples] = build_evaluator(
+                    self.source, samples=samples, seed=self.seed, intervals=False
+                )
+            except Unmeasurable:
+                self._evaluators[samples] = None
+        evaluator = self._evaluators[samples]
+        if evaluator is None:
             return {}
-        return {**judge(self.samples(model, judge.samples, "judge")), **judge.floors}
+        return evaluator.values(self.samples(model, evaluator.samples, "judge"))
 
     def finish(self, model: nn.Module, rows: list[dict[str, Any]]) -> None:
         """Write `samples.png`, `samples.webp` (at most 100 previews in turn) and `curves.png`."""
@@ -88,26 +92,9 @@ class Monitor:
         label = None
         if self.source.classes:
             label = torch.arange(count, device=first.device) % self.source.classes
-        return samples_of(self.sampler(model), count, (self.seed, purpose), like=first, label=label)
-
-
-def samples_of(
-    sampler: Sampler,
-    count: int,
-    key: tuple[int | str, ...],
-    *,
-    like: Tensor,
-    label: Tensor | None = None,
-) -> Tensor:
-    """`count` samples, some hundred at a time, from the noise that `key` names.
-
-    Args:
-        like: a tensor of the type and on the device that the model computes with.
-        label: `[count]`.
-    """
-    noise = torch.randn(count, *sampler.noise_shape, generator=rng_for(*key)).to(like)
-    parts = [slice(i, i + _AT_ONCE) for i in range(0, count, _AT_ONCE)]
-    return torch.cat([sampler(noise[p], None if label is None else label[p]) for p in parts])
+        return draw_samples(
+            self.sampler(model), count, (self.seed, purpose), like=first, label=label
+        )
 
 
 def table(result: Mapping[str, float | None]) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import stdev
 
 import numpy as np
 import torch
@@ -14,16 +15,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from hybridgen.data.images import to_bytes
+from hybridgen.evaluation.scale_search import ScaleChoice
 from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.metrics.calibration import calibration_figures, reliability
+from hybridgen.metrics.registry import METRICS
 
 REAL, FAKE = "#8c8c8c", "#c8321e"
-
-
-def to_bytes(x: Tensor) -> Tensor:
-    """Images in [-1, 1] as they are saved, uint8 on the CPU; values outside are clipped."""
-    scaled = (x.detach().float().cpu().nan_to_num() + 1) * 127.5
-    return scaled.round().clamp(0, 255).byte()
 
 
 def sample_grid(
@@ -131,8 +129,8 @@ TOGETHER = {
 }
 """Quantities that share a panel, by the part of their name after the last slash."""
 NOT_CURVES = {"step", "steps", "time", "timestamp", "epoch", "seconds", "images"}
-LINEAR = {"modes", "high_quality", "precision", "recall", "density", "coverage", "sign_accuracy"}
-"""Fractions and counts, which never get a log scale."""
+LINEAR = {"sign_accuracy", *(name for name, metric in METRICS.items() if metric.linear)}
+"""Fractions, counts and what is best near a value, which never get a log scale."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's, which the colour-blind tell apart."""
 LOGARITHMIC = 30.0
@@ -286,4 +284,38 @@ def draw_calibration(real: Tensor, fake: Tensor, levels: Tensor, path: Path) -> 
     figure.supxlabel("predicted probability of real", fontsize=8)
     figure.supylabel("share that was real", fontsize=8)
     figure.suptitle(f"chance is {2 * math.log(2):.3f} nats", fontsize=8, x=0.99, ha="right")
+    figure.savefig(path, dpi=160)
+
+
+def draw_scales(
+    choice: ScaleChoice, path: Path, *, distance: str, floor: float | None = None
+) -> None:
+    """Distance against scale, its standard error over seeds as bars; the chosen scale is marked.
+
+    Args:
+        path: the picture; its suffix chooses the format.
+        distance: what it is called.
+        floor: what as many real samples score.
+    """
+    scales = [scale for scale in choice.distances if math.isfinite(choice.mean(scale))]
+    figure = Figure(figsize=(4.2, 3.0), layout="constrained")
+    axes = figure.subplots()
+    seeds = len(choice.distances[0.0])
+    errors = [stdev(choice.distances[scale]) / math.sqrt(seeds) for scale in scales]
+    means = [choice.mean(scale) for scale in scales]
+    axes.errorbar(scales, means, errors, color=COLOURS[0], marker=".", linewidth=1.2, capsize=2)
+    for seed in range(seeds):
+        values = [choice.distances[scale][seed] for scale in scales]
+        axes.plot(scales, values, color=COLOURS[0], linewidth=0.6, alpha=0.35)
+    if choice.scale in scales:
+        axes.plot(choice.scale, choice.mean(choice.scale), "o", color=COLOURS[1], markersize=7)
+        axes.plot([], [], "o", color=COLOURS[1], label=f"chosen: {choice.scale:g}")
+    if floor is not None:
+        axes.axhline(floor, color="#8c8c8c", linestyle="--", linewidth=0.9, label="floor")
+    axes.set_xlabel("guidance scale", fontsize=8)
+    axes.set_ylabel(distance.replace("_", " "), fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.grid(color="#e4e4e4", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=7, frameon=False)
     figure.savefig(path, dpi=160)

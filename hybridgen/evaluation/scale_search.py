@@ -1,15 +1,11 @@
-"""How strongly to guide: a small search that includes not at all."""
+"""The guidance scale by a small search, which includes not guiding at all."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean, stdev
 
-from matplotlib.figure import Figure
 from scipy.stats import t as student
-
-from hybridgen.evaluation.plots import COLOURS
 
 SCALES = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
 SEEDS = (0, 1, 2)
@@ -88,40 +84,6 @@ def _real(gains: Sequence[float]) -> bool:
         return False
     quantile = float(student.ppf(0.95, len(gains) - 1))
     return fmean(gains) > quantile * stdev(gains) / math.sqrt(len(gains))
-
-
-def draw_scales(
-    choice: ScaleChoice, path: Path, *, distance: str, floor: float | None = None
-) -> None:
-    """Distance against scale, its standard error over seeds as bars; the chosen scale is marked.
-
-    Args:
-        path: the picture; its suffix chooses the format.
-        distance: what it is called.
-        floor: what as many real samples score.
-    """
-    shown = [s for s in choice.distances if math.isfinite(choice.mean(s))]
-    figure = Figure(figsize=(4.2, 3.0), layout="constrained")
-    axes = figure.subplots()
-    seeds = len(choice.distances[0.0])
-    errors = [stdev(choice.distances[scale]) / math.sqrt(seeds) for scale in shown]
-    means = [choice.mean(scale) for scale in shown]
-    axes.errorbar(shown, means, errors, color=COLOURS[0], marker=".", linewidth=1.2, capsize=2)
-    for seed in range(seeds):
-        values = [choice.distances[scale][seed] for scale in shown]
-        axes.plot(shown, values, color=COLOURS[0], linewidth=0.6, alpha=0.35)
-    if choice.scale in shown:
-        axes.plot(choice.scale, choice.mean(choice.scale), "o", color=COLOURS[1], markersize=7)
-        axes.plot([], [], "o", color=COLOURS[1], label=f"chosen: {choice.scale:g}")
-    if floor is not None:
-        axes.axhline(floor, color="#8c8c8c", linestyle="--", linewidth=0.9, label="floor")
-    axes.set_xlabel("guidance scale", fontsize=8)
-    axes.set_ylabel(distance.replace("_", " "), fontsize=8)
-    axes.tick_params(labelsize=7)
-    axes.grid(color="#e4e4e4", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=7, frameon=False)
-    figure.savefig(path, dpi=160)
 
 
 def _finite(distance: float) -> float:

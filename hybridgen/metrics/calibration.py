@@ -8,7 +8,7 @@ BINS = 10
 
 
 def reliability(real: Tensor, fake: Tensor, bins: int = BINS) -> tuple[Tensor, Tensor, Tensor]:
-    """In bins of equally many samples: what was predicted, what was so, and how many; `[bins]`.
+    """The reliability diagram: predicted and observed shares of real samples, in bins.
 
     `P(real | x) = sigmoid(logit)` where real and generated samples are equally likely, so the two
     sets are weighed equally whatever their sizes. Bins of equal weight (quantiles), because the
@@ -26,16 +26,16 @@ def reliability(real: Tensor, fake: Tensor, bins: int = BINS) -> tuple[Tensor, T
             f"need logits of both kinds and at least one bin, got {len(real)}, {len(fake)}, {bins}"
         )
     probability = torch.cat([real, fake]).double().sigmoid()
-    ideal = torch.cat([torch.ones(len(real)), torch.zeros(len(fake))]).double()
-    weight = torch.where(ideal > 0, 0.5 / len(real), 0.5 / len(fake)).double()
-    distinct, place = probability.unique(return_inverse=True)
-    mass = torch.zeros_like(distinct).index_add_(0, place, weight)
-    # A value goes where its middle falls, so that equal values stay together.
-    group = ((mass.cumsum(0) - mass / 2) * bins).long().clamp(max=bins - 1)[place]
+    is_real = torch.cat([torch.ones(len(real)), torch.zeros(len(fake))]).double()
+    weight = torch.where(is_real > 0, 0.5 / len(real), 0.5 / len(fake)).double()
+    distinct, index = probability.unique(return_inverse=True)
+    mass = torch.zeros_like(distinct).index_add_(0, index, weight)
+    # By the middle of each value's weight: equal probabilities must not be parted by a bin's edge.
+    group = ((mass.cumsum(0) - mass / 2) * bins).long().clamp(max=bins - 1)[index]
     sums = torch.stack(
         [
             torch.zeros(bins, dtype=torch.float64).index_add_(0, group, weight * values)
-            for values in (probability, ideal, torch.ones_like(ideal))
+            for values in (probability, is_real, torch.ones_like(is_real))
         ]
     )
     predicted, observed, share = sums[:, sums[2] > 0]

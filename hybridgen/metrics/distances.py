@@ -1,32 +1,18 @@
-"""Distances between two sets of features, through torchmetrics.
+"""Distances between two sets of features: Frechet, kernel (KID) and sliced Wasserstein.
 
 Called Frechet distance and not FID: FID is the name only with Inception's features, so a report
 says which network the features are from (`FD-lenet`).
 """
 
 import math
-import warnings
 
 import torch
-from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
+from torch import Tensor
 
-from hybridgen.metrics.neighbours import mean_kernel, subset_kernel_distance
+from hybridgen.metrics.neighbours import check_members
 
-CHUNK = 2_000
-"""Samples taken into the moments at a time."""
-
-
-class PassThrough(nn.Module):
-    """Stands where torchmetrics expects a network, for features that are already computed."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features
+CHUNK = 512
+"""Samples whose kernels with all others are worked out at a time, which bounds the memory."""
 
 
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
@@ -40,21 +26,24 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
         real: `[n d]`, n >= 2.
         fake: `[m d]`, m >= 2.
     """
-    _check(real, fake)
-    # One process judges; the others wait at the next step, not in a metric.
-    metric = FrechetInceptionDistance(feature=PassThrough(real.shape[1]), sync_on_compute=False)
+    _check_features(real, fake)
     # Moments are sums of products: far from the origin they would cancel but for their last digits.
     middle = real.detach().mean(dim=0, dtype=torch.float64)
-    for features, is_real in ((real, True), (fake, False)):
-        for part in features.detach().split(CHUNK):
-            metric.update(part - middle, real=is_real)
-    # Rounding can leave two equal sets at -1e-13.
-    return max(0.0, float(metric.compute()))
+    (mean, covariance), (other_mean, other) = (_moments(x.detach() - middle) for x in (real, fake))
+    root = torch.linalg.eigvals(covariance @ other).sqrt().real.sum()
+    traces = covariance.trace() + other.trace()
+    distance = (mean - other_mean).square().sum() + traces - 2 * root
+    return max(0.0, float(distance))  # rounding can leave two equal sets at -1e-13
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    mean = x.sum(dim=0) / len(x)
+    return mean, (x.T @ x - len(x) * torch.outer(mean, mean)) / (len(x) - 1)
 
 
 def sliced_wasserstein(real: Tensor, fake: Tensor, *, directions: int = 64) -> float:
-    """The Wasserstein-1 distance of two clouds of points, averaged over directions they are seen
-    from, in the points' units; on a line it is exact.
+    """The Wasserstein-1 distance of two clouds of points, averaged over projections onto lines, in
+    the points' units; on a line it is exact.
 
     In two dimensions the directions are spread evenly over half a turn, so nothing is random.
     Source: Bonneel et al. 2015, J. Math. Imaging Vis. 51, with the first power.
@@ -80,20 +69,12 @@ def sliced_wasserstein(real: Tensor, fake: Tensor, *, directions: int = 64) -> f
     if real.shape[1] == 2:
         angle = torch.arange(directions, dtype=torch.float64) * torch.pi / directions
         axes = torch.stack([angle.cos(), angle.sin()])
-    seen = [(x.detach().cpu().double() @ axes).sort(dim=0).values for x in (real, fake)]
-    return float((seen[0] - seen[1]).abs().mean())
+    a, b = ((x.detach().cpu().double() @ axes).sort(dim=0).values for x in (real, fake))
+    return float((a - b).abs().mean())
 
 
-def kernel_distance(
-    real: Tensor,
-    fake: Tensor,
-    *,
-    subsets: int | None = 50,
-    subset_size: int = 1_000,
-    seed: int = 0,
-) -> float:
-    """KID: the unbiased squared MMD with kernel `(x.y/d + 1)^3`, a mean over random subsets or of
-    all samples.
+def kernel_distance(real: Tensor, fake: Tensor) -> float:
+    """KID: the unbiased squared MMD with kernel `(x.y/d + 1)^3`, of every pair of samples.
 
     Unbiased, so two sets from one distribution give 0 on average and often a negative number.
     Source: Binkowski et al. 2018, arXiv:1801.01401, section 4.
@@ -101,35 +82,59 @@ def kernel_distance(
     Args:
         real: `[n d]`, n >= 2.
         fake: `[m d]`, m >= 2.
-        subsets: random subsets to average over; `None` takes every pair of samples once, so that
-            nothing is random, at a cost that grows with `(n + m)^2`.
-        subset_size: samples drawn from either set, at most n and m.
-        seed: of the subsets; nobody's random state changes.
     """
-    _check(real, fake)
-    if subsets is None:
-        everyone = torch.ones(1, len(fake), dtype=torch.bool)
-        return float(subset_kernel_distance(real, mean_kernel(real), fake, everyone))
-    real, fake = real.detach().double(), fake.detach().double()
-    size = min(subset_size, len(real), len(fake))
-    if size < 2 or subsets < 1:
-        raise ValueError(f"need subset_size >= 2 and subsets >= 1, got {subset_size=}, {subsets=}")
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.filterwarnings("ignore", message=".*save all extracted features.*")
-        metric = KernelInceptionDistance(
-            feature=PassThrough(real.shape[1]),
-            subsets=subsets,
-            subset_size=size,
-            sync_on_compute=False,
-        )
-        torch.manual_seed(seed)
-        metric.update(real, real=True)
-        metric.update(fake, real=False)
-        mean, _ = metric.compute()
-    return float(mean)
+    _check_features(real, fake)
+    everything = torch.ones(1, len(fake), dtype=torch.bool)
+    return float(subset_kernel_distance(real, mean_kernel(real), fake, everything))
 
 
-def _check(real: Tensor, fake: Tensor) -> None:
+def subset_kernel_distance(
+    real: Tensor, real_kernel: float, fake: Tensor, members: Tensor, *, chunk: int = CHUNK
+) -> Tensor:
+    """The unbiased squared MMD between all of `real` and every subset of `fake`, `[s]`.
+
+    The kernel is that of the KID, `(x.y/d + 1)^3`.
+    Source: Gretton et al. 2012, JMLR 13, equation 3; Binkowski et al. 2018, arXiv:1801.01401.
+
+    Args:
+        real: `[n d]`.
+        real_kernel: `mean_kernel(real)`.
+        fake: `[m d]`.
+        members: `[s m]`, bool; at least 2 in each.
+        chunk: samples compared with everything at a time, which bounds the memory.
+    """
+    check_members(members, fake)
+    real, fake, weights = real.double(), fake.double(), members.double()
+    sizes = weights.sum(dim=1)
+    if float(sizes.min()) < 2:
+        raise ValueError("every subset needs at least 2 samples")
+    within, across = sizes.new_zeros(len(members)), []
+    for part, weight in zip(fake.split(chunk), weights.split(chunk, dim=1), strict=True):
+        within += (weight * (weights @ _kernel(fake, part))).sum(dim=1)
+        across.append(sum(_kernel(part, other).sum(dim=1) for other in real.split(chunk)))
+    within -= weights @ _kernel_diagonal(fake)
+    between = weights @ torch.cat(across) / (sizes * len(real))
+    return real_kernel + within / (sizes * (sizes - 1)) - 2 * between
+
+
+def mean_kernel(x: Tensor, *, chunk: int = CHUNK) -> float:
+    """The mean of `(x.y/d + 1)^3` over all pairs of different rows of `[n d]`."""
+    x = x.double()
+    total = sum(float(_kernel(part, x).sum()) for part in x.split(chunk))
+    return (total - float(_kernel_diagonal(x).sum())) / (len(x) * (len(x) - 1))
+
+
+def _kernel(a: Tensor, b: Tensor) -> Tensor:
+    base = (a @ b.T).div_(a.shape[1]).add_(1)
+    return base.square().mul_(base)  # a power of 3 takes ten times as long
+
+
+def _kernel_diagonal(x: Tensor) -> Tensor:
+    return (x.square().mean(dim=1) + 1) ** 3
+
+
+def _check_features(real: Tensor, fake: Tensor) -> None:
+    """Refuse sets that are not `[n d]` and `[m d]`, or hold fewer than two samples."""
     if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
         raise ValueError(
             f"expected features [n d] and [m d], got {tuple(real.shape)} and {tuple(fake.shape)}"

@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from hybridgen.maths.mixtures import reverse_kl
+from hybridgen.networks.blocks import in_chunks
 
 FEATURES = 64
 SHIPPED: dict[tuple[int, ...], str] = {(1, 8, 8): "digits", (1, 28, 28): "mnist"}
@@ -59,7 +60,7 @@ class LeNet(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def standardise_over(self, x: Tensor) -> None:
         """Give the features mean 0 and variance 1 over the images `[b 1 h w]`."""
-        raw = torch.cat([self._raw(part) for part in x.split(1_000)])
+        raw = in_chunks(self._raw, x, size=1_000)
         self.standardise.get_buffer("running_mean").copy_(raw.mean(dim=0))
         self.standardise.get_buffer("running_var").copy_(raw.var(dim=0))
 
@@ -86,15 +87,8 @@ def feature_network(shape: tuple[int, ...]) -> LeNet | None:
 @torch.no_grad()
 def extract(network: LeNet, x: Tensor, *, batch: int = 1_000) -> tuple[Tensor, Tensor]:
     """Features `[b 64]` and most likely class `[b]` of images `[b 1 h w]`, in slices of `batch`."""
-    parts = [network(part) for part in x.split(batch)]
-    features = torch.cat(parts)
+    features = in_chunks(network, x, size=batch)
     return features, network.logits(features).argmax(dim=1)
-
-
-def class_histogram(network: LeNet, x: Tensor) -> Tensor:
-    """How many of the images `[b 1 h w]` the network takes for each class, int64 `[classes]`."""
-    _, predicted = extract(network, x)
-    return count_classes(predicted, network.config["classes"])
 
 
 def count_classes(label: Tensor, classes: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""How uncertain a figure of a set of samples is: its spread over random parts of the set."""
+"""How uncertain a figure of a set of samples is: its spread over random subsets of it."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +9,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from hybridgen.maths.rng import rng_for
+from hybridgen.metrics.registry import metric_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,8 @@ class Estimate:
         value: as measured.
         low, high: the ends of its 95 % interval; both equal the value where nothing is uncertain.
         floor: what as many real samples get: training examples in the place of generated ones.
-        truth: what perfect samples get in the limit, where the density is known.
+        ideal: what perfect samples get in the limit, where the density is known.
+        standard_error: over trainings, of a mean over them; else `None`.
     """
 
     value: float
@@ -27,93 +29,75 @@ class Estimate:
     high: float
     floor: float | None = None
     ideal: float | None = None
+    standard_error: float | None = None
 
 
-PARTS = 32
+SUBSETS = 32
 LEFT_OUT = 8
-"""Of so many samples a part lacks one. Halves would do for means, but not for coverage: of places
+"""Of so many samples a subset lacks one. Halves would do for means, but not for coverage: of places
 that few samples hit, half of the samples hit half, and their number moves half as much."""
-FRACTIONS = frozenset(
-    {"precision", "recall", "coverage", "high_quality", "memorisation", "c2st_accuracy", "c2st_p"}
-)
-"""Figures that cannot leave [0, 1]."""
-SIGNED = frozenset({"kid", "tv_bound", "jsd_bound"})
-"""Figures that chance takes below 0; all others cannot be negative."""
 
 
-def random_parts(count: int, *, parts: int = PARTS, seed: int = 0) -> list[Tensor]:
+def jackknife_subsets(count: int, *, subsets: int = SUBSETS, seed: int = 0) -> list[Tensor]:
     """Random subsets of 7/8 of `count` indices, drawn without replacement; nobody's state changes.
 
+    They hold no sample twice, as bootstrap samples do, which nearest neighbours would take for
+    copies.
+
     Raises:
-        ValueError: a set too small to leave anything out, or fewer than two parts.
+        ValueError: a set too small to leave anything out, or fewer than two subsets.
     """
-    if count < 2 or parts < 2:
-        raise ValueError(f"need at least 2 samples and 2 parts, got {count=}, {parts=}")
-    size = part_size(count)
+    if count < 2 or subsets < 2:
+        raise ValueError(f"need at least 2 samples and 2 subsets, got {count=}, {subsets=}")
     return [
-        torch.randperm(count, generator=rng_for("part", seed, number))[:size].sort().values
-        for number in range(parts)
+        torch.randperm(count, generator=rng_for("part", seed, number))[: _size(count)].sort().values
+        for number in range(subsets)
     ]
 
 
-def part_size(count: int) -> int:
-    """Samples in a part."""
-    return count - max(1, count // LEFT_OUT)
+def jackknife_error(values: Sequence[float], count: int) -> float:
+    """The standard error of a figure of `count` samples, by the delete-d jackknife.
 
-
-def part_errors(
-    figures: Callable[[Tensor], Mapping[str, float]],
-    count: int,
-    *,
-    parts: int = PARTS,
-    seed: int = 0,
-) -> dict[str, float]:
-    """The standard error of each figure of `count` samples, by the delete-d jackknife.
-
-    Parts hold no sample twice, as bootstrap samples do, which nearest neighbours would take for
-    copies. The error is about the draw of samples alone: whatever `figures` compares them with
-    stays as it is. Of smooth figures it is exact on average. It is too large for those that are
-    near the least they can be (by 1.46 for a squared distance of means at its floor) and for
-    those that count places of which nearly all are hit. Figures that are skewed as well, such as a
-    Frechet distance at its floor, leave their intervals one time in ten instead of in twenty.
+    `sqrt(m / (n - m))` times the standard deviation of its values over subsets of m of n samples.
+    It is about the draw of samples alone: whatever they are compared with stays as it is. Of
+    smooth figures it is exact on average. It is too large for those that are near the least they
+    can be (by 1.46 for a squared distance of means at its floor) and for those that count places
+    of which nearly all are hit. Figures that are skewed as well, such as a Frechet distance at its
+    floor, leave their intervals one time in ten instead of in twenty.
     Source: Shao & Wu 1989, Annals of Statistics 17, section 2, with d = n/8.
 
     Args:
-        figures: of the samples at these indices `[m]`.
+        values: of the figure, for each of `jackknife_subsets(count)`.
 
     Returns:
-        figure -> standard error; infinite where a part's figure is not finite.
+        Infinity where a value is not finite.
     """
-    rows = [figures(index) for index in random_parts(count, parts=parts, seed=seed)]
-    return {name: spread([row[name] for row in rows], count) for name in rows[0]}
-
-
-def spread(values: Sequence[float], count: int) -> float:
-    """`sqrt(m / (n - m))` times the standard deviation over parts, of m of n samples each."""
     if not all(math.isfinite(value) for value in values):
         return math.inf
-    size = part_size(count)
     deviation = float(torch.tensor(values, dtype=torch.float64).std())
-    return math.sqrt(size / (count - size)) * deviation
+    return math.sqrt(_size(count) / (count - _size(count))) * deviation
+
+
+def _size(count: int) -> int:
+    return count - max(1, count // LEFT_OUT)
 
 
 def interval(
-    name: str, value: float, error: float, *, parts: int = PARTS, least: float = 0.0
+    name: str, value: float, error: float, *, subsets: int = SUBSETS, least: float = 0.0
 ) -> tuple[float, float]:
     """The 95 % interval `value +- t error`, cut where the figure called `name` cannot go.
 
-    `t` is Student's quantile for `parts - 1` degrees of freedom.
+    `t` is Student's quantile for `subsets - 1` degrees of freedom.
 
     Args:
         least: an error that the figure has at least; for a share of n that came out as 0 or 1,
-            where parts do not differ, `1.5 / n` gives the rule of three.
+            where subsets do not differ, `1.5 / n` gives the rule of three.
 
     Returns:
         The ends; as far out as the figure goes where value or error is not finite.
     """
-    lowest = -math.inf if name in SIGNED else 0.0
-    highest = 1.0 if name in FRACTIONS else math.inf
+    lowest, highest = metric_of(name).range
     if not (math.isfinite(value) and math.isfinite(error)):
         return lowest, highest
-    reach = float(student.ppf(0.975, parts - 1)) * max(error, least)
+    reach = float(student.ppf(0.975, subsets - 1)) * max(error, least)
     return max(value - reach, lowest), min(value + reach, highest)

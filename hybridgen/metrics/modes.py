@@ -3,7 +3,6 @@
 import torch
 from einops import rearrange, reduce
 from torch import Tensor
-from torchmetrics import Metric
 
 from hybridgen.maths.mixtures import GaussianMixture, reverse_kl
 
@@ -12,16 +11,16 @@ HIGH_QUALITY = 3.0
 
 
 def mode_moments(points: Tensor, mixture: GaussianMixture) -> dict[str, Tensor]:
-    """What mode coverage needs to know of the points; the moments of two sets add up.
+    """Moments of the points of each mode; those of two sets add up.
 
     Args:
         points: `[b d]`; a point that is not finite counts as drawn and of low quality.
         mixture: k modes.
 
     Returns:
-        In float64: `drawn` `[]`, and of the high-quality points of each mode their number `hits`
-        `[k]`, the sum of their offsets from its mean `first` `[k d]` and the sum of the squared
-        lengths of those `second` `[k]`.
+        In float64, of the high-quality points of each mode: their number `hits` `[k]`, the sum of
+        their offsets from its mean `first` `[k d]` and the sum of the squared lengths of those
+        `second` `[k]`.
     """
     if points.ndim != 2 or points.shape[1] != mixture.dimension:
         raise ValueError(f"expected points [b {mixture.dimension}], got {tuple(points.shape)}")
@@ -36,12 +35,11 @@ def mode_moments(points: Tensor, mixture: GaussianMixture) -> dict[str, Tensor]:
     hits = torch.bincount(mode, minlength=mixture.components).to(points)
     first = torch.zeros_like(means).index_add(0, mode, offsets[rows, mode])
     second = torch.zeros_like(stds).index_add(0, mode, distance[rows].square())
-    drawn = torch.tensor(float(len(points))).to(points)
-    return {"drawn": drawn, "hits": hits, "first": first, "second": second}
+    return {"hits": hits, "first": first, "second": second}
 
 
 def mode_stds(moments: dict[str, Tensor], mixture: GaussianMixture) -> Tensor:
-    """Each mode's own deviation a coordinate over the mixture's, `[k]`; 0 below two hits.
+    """Each mode's deviation a coordinate over the mixture's, `[k]`; 0 below two hits.
 
     Well below 1: the mode has collapsed towards a point. A perfect sampler in two dimensions gives
     .974, because high-quality points are a Gaussian cut off at three standard deviations.
@@ -50,21 +48,6 @@ def mode_stds(moments: dict[str, Tensor], mixture: GaussianMixture) -> Tensor:
     scatter = moments["second"] - first.square().sum(dim=1) / hits.clamp_min(1)
     variance = scatter.clamp_min(0) / (hits - 1).clamp_min(1) / mixture.dimension
     return variance.sqrt() / mixture.stds.to(hits)
-
-
-def summarise_modes(moments: dict[str, Tensor], mixture: GaussianMixture) -> dict[str, float]:
-    """The figures of `mode_coverage` from moments, perhaps of many batches added up."""
-    if float(moments["drawn"]) == 0:
-        raise ValueError("mode coverage needs at least one point, got none")
-    hits = moments["hits"]
-    covered = mode_stds(moments, mixture)[hits > 0]
-    return {
-        "modes": float((hits > 0).sum()),
-        "high_quality": float(hits.sum() / moments["drawn"]),
-        "reverse_kl": reverse_kl(hits),
-        "mode_std": float(covered.mean()) if len(covered) else 0.0,
-        "mode_std_min": float(covered.min()) if len(covered) else 0.0,
-    }
 
 
 def mode_coverage(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
@@ -82,39 +65,26 @@ def mode_coverage(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
         the modes against uniform, infinite without any; `mode_std` and `mode_std_min`: mean and
         least of `mode_stds` over the modes that are hit.
     """
-    return summarise_modes(mode_moments(points, mixture), mixture)
-
-
-class ModeCoverage(Metric):
-    """`mode_coverage` over many batches and processes."""
-
-    full_state_update = False
-    drawn: Tensor
-    hits: Tensor
-    first: Tensor
-    second: Tensor
-
-    def __init__(self, mixture: GaussianMixture) -> None:
-        super().__init__()
-        self.mixture = mixture
-        for name, empty in mode_moments(mixture.means[:0], mixture).items():
-            self.add_state(name, empty, dist_reduce_fx="sum")
-
-    def update(self, points: Tensor) -> None:
-        for name, moment in mode_moments(points, self.mixture).items():
-            setattr(self, name, getattr(self, name) + moment)
-
-    def compute(self) -> dict[str, float]:
-        moments = {name: getattr(self, name) for name in ("drawn", "hits", "first", "second")}
-        return summarise_modes(moments, self.mixture)
+    if not len(points):
+        raise ValueError("mode coverage needs at least one point, got none")
+    moments = mode_moments(points, mixture)
+    hits = moments["hits"]
+    covered = mode_stds(moments, mixture)[hits > 0]
+    return {
+        "modes": float((hits > 0).sum()),
+        "high_quality": float(hits.sum() / len(points)),
+        "reverse_kl": reverse_kl(hits),
+        "mode_std": float(covered.mean()) if len(covered) else 0.0,
+        "mode_std_min": float(covered.min()) if len(covered) else 0.0,
+    }
 
 
 def mode_distance(points: Tensor, mixture: GaussianMixture) -> float:
-    """Total variation between where points fell and where the mixture's do, in [0, 1].
+    """Total variation between the shares of points and of the mixture around its modes, in [0, 1].
 
-    The places are shells around each mode, up to one, two and three of its standard deviations, and
-    all that is outside; so wrong weights, modes of the wrong width and points between the modes
-    all count. Shells of different modes are taken not to overlap.
+    The shares are those of shells around each mode, up to one, two and three of its standard
+    deviations, and of all that is outside; so wrong weights, modes of the wrong width and points
+    between the modes all count. Shells of different modes are taken not to overlap.
 
     Args:
         points: `[b d]`; one that is not finite is outside.
@@ -126,11 +96,11 @@ def mode_distance(points: Tensor, mixture: GaussianMixture) -> float:
     distance, nearest = reduce(offsets.square(), "b k d -> b k", "sum").sqrt().min(dim=1)
     shell = torch.searchsorted(radii, distance / mixture.stds.to(points)[nearest])
     inside = torch.nonzero(shell < len(radii))[:, 0]
-    place = nearest[inside] * len(radii) + shell[inside]
-    places = mixture.components * len(radii)
-    fell = torch.bincount(place, minlength=places).to(points) / len(points)
+    index = nearest[inside] * len(radii) + shell[inside]
+    shells = mixture.components * len(radii)
+    observed = torch.bincount(index, minlength=shells).to(points) / len(points)
     within = torch.special.gammainc(radii.new_tensor(mixture.dimension / 2), radii.square() / 2)
     share = within.diff(prepend=within.new_zeros(1))
     expected = rearrange(torch.outer(mixture.weights.to(points), share), "k s -> (k s)")
-    outside = (fell.sum() - expected.sum()).abs()
-    return float((fell - expected).abs().sum() + outside) / 2
+    outside = (observed.sum() - expected.sum()).abs()
+    return float((observed - expected).abs().sum() + outside) / 2

@@ -24,7 +24,7 @@ FEWEST = 40
 
 @dataclass(frozen=True, kw_only=True)
 class TwoSampleTest:
-    """What a classifier's answers on its test half say.
+    """The figures of a classifier's answers on its test half.
 
     Attributes:
         accuracy: the mean of the accuracies on either kind; .5 is chance.
@@ -48,8 +48,8 @@ def two_sample_test(
 
     As many of both kinds are taken, at random. Deterministic; nobody's random state changes. Other
     samples would have trained another classifier, so the intervals grow by an eighth of what this
-    one does better on the examples it knows: without, 85 to 98 % of them held the mean of 150
-    repeats (ring and digits, 300 and 500 samples), with it 94 to 100 %.
+    one does better on the examples it was trained on: without, 85 to 98 % of them held the mean of
+    150 repeats (ring and digits, 300 and 500 samples), with it 94 to 100 %.
     Source: Lopez-Paz & Oquab 2017, arXiv:1610.06545.
 
     Args:
@@ -78,22 +78,22 @@ def two_sample_test(
     most = math.log(half + 1)
     probabilities = [torch.from_numpy(fitted.predict_proba(x.numpy())[:, 1]) for x in sides]
     fake, real = (torch.logit(p.double()).clamp(-most, most) for p in probabilities)
-    test, known = examined(real[half:], fake[half:]), examined(real[:half], fake[:half])
-    accuracy = _wider(test.accuracy, known.accuracy.value - test.accuracy.value, least=0, most=1)
+    test, train = examined(real[half:], fake[half:]), examined(real[:half], fake[:half])
+    accuracy = _wider(test.accuracy, train.accuracy.value - test.accuracy.value, least=0, most=1)
     return replace(
         test,
         accuracy=accuracy,
         tv_bound=_total_variation(accuracy),
-        jsd_bound=_wider(test.jsd_bound, known.jsd_bound.value - test.jsd_bound.value),
+        jsd_bound=_wider(test.jsd_bound, train.jsd_bound.value - test.jsd_bound.value),
     )
 
 
 def examined(real: Tensor, fake: Tensor) -> TwoSampleTest:
-    """The same from the logits `[n]` and `[m]` of any classifier on examples it has not seen.
+    """The test of any classifier, from its logits `[n]` and `[m]` on examples not trained on.
 
     A logit is positive where the classifier believes "real"; 0 counts as "fake". The p-value is
-    that of Fisher's exact test, counting half of an equal outcome: given how often the classifier
-    says "real", which of the answers fall on real examples is chance if both kinds are the same.
+    that of Fisher's exact test, counting half of an equal outcome: if both kinds are the same, it
+    is chance which of the answers "real" fall on real examples.
 
     Raises:
         ValueError: a logit that is not finite, which would make one error infinitely costly.
@@ -110,14 +110,14 @@ def examined(real: Tensor, fake: Tensor) -> TwoSampleTest:
     share = (right + 1) / (tested + 2)
     reach = Z * float((share * (1 - share) / tested).sum().sqrt() / 2)
     low, high = max(0.0, accuracy - reach), min(1.0, accuracy + reach)
-    share_right = Estimate(value=accuracy, low=low, high=high)
-    said_real = int(right[0]) + len(fake) - int(right[1])
-    chance = (int(right[0]), len(real) + len(fake), len(real), said_real)
+    estimate = Estimate(value=accuracy, low=low, high=high)
+    answers = int(right[0]) + len(fake) - int(right[1])  # "real", whether right or wrong
+    chance = (int(right[0]), len(real) + len(fake), len(real), answers)
     p = float(hypergeom.sf(*chance)) + float(hypergeom.pmf(*chance)) / 2
     return TwoSampleTest(
-        accuracy=share_right,
+        accuracy=estimate,
         p=p,
-        tv_bound=_total_variation(share_right),
+        tv_bound=_total_variation(estimate),
         jsd_bound=certificate(real, fake),
         tested=len(real) + len(fake),
     )
@@ -127,9 +127,9 @@ def certificate(real: Tensor, fake: Tensor) -> Estimate:
     """`log 2 - (E softplus(-real) + E softplus(fake)) / 2 <= JSD`, in nats, with its interval.
 
     The exact classifier reaches the divergence (Goodfellow et al. 2014, arXiv:1406.2661, theorem
-    1), any other stays below. The interval is from the spread of the losses, as if each kind had
-    met the boldest answer once more, and been told that it was wrong: losses that have not
-    happened yet cannot spread.
+    1), any other stays below. The interval is from the spread of the losses and, for each kind,
+    of one more: that of the boldest answer, had it been wrong. Without it a classifier that made no
+    error yet would have no spread.
 
     Args:
         real, fake: finite logits `[n]` and `[m]`.
@@ -137,9 +137,8 @@ def certificate(real: Tensor, fake: Tensor) -> Estimate:
     boldest = F.softplus(torch.cat([real, fake]).abs().max())
     losses = [F.softplus(-real), F.softplus(fake)]
     value = math.log(2) - sum(float(loss.mean()) for loss in losses) / 2
-    wary = [torch.cat([loss, boldest[None]]) for loss in losses]
-    error = math.sqrt(sum(float(loss.var()) / len(loss) for loss in wary)) / 2
-    reach = Z * error
+    wider = [torch.cat([loss, boldest[None]]) for loss in losses]
+    reach = Z * math.sqrt(sum(float(loss.var()) / len(loss) for loss in wider)) / 2
     return Estimate(value=value, low=value - reach, high=value + reach)
 
 

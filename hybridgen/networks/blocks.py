@@ -1,7 +1,7 @@
 """What image networks are made of: resampling, residual blocks, initial weights, resolutions."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
@@ -183,3 +183,18 @@ def eval_mode(*modules: nn.Module | None) -> Iterator[None]:
     finally:
         for part, mode in zip(parts, modes, strict=True):
             part.training = mode
+
+
+def in_chunks(
+    function: Callable[..., Tensor], first: Tensor, *others: Tensor | None, size: int
+) -> Tensor:
+    """`function(first, *others)`, `size` rows at a time, so that the memory it takes is bounded.
+
+    Args:
+        function: its rows depend on the same rows of its arguments alone.
+        first, others: `[b ...]`; a `None` is passed on as such.
+    """
+    rows = [slice(start, start + size) for start in range(0, max(1, len(first)), size)]
+    return torch.cat(
+        [function(first[r], *(None if x is None else x[r] for x in others)) for r in rows]
+    )

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from hybridgen.errors import RunError
-from hybridgen.maths.rng import rng_from
-from hybridgen.protocols import Cost, Denoiser, Generator
+from hybridgen.maths.rng import rng_for, rng_from
+from hybridgen.networks.blocks import in_chunks
+from hybridgen.protocols import Cost, Denoiser, Generator, Sampler
 from hybridgen.sampling.guidance import cost_of
 
 
@@ -94,6 +95,24 @@ class Heun:
         precise = torch.promote_types(x.dtype, torch.float32)
         level = torch.full((len(x),), sigma, dtype=precise, device=x.device)
         return (x - self.denoiser(x, level, label)) / sigma
+
+
+def draw_samples(
+    sampler: Sampler,
+    count: int,
+    key: tuple[int | str, ...],
+    *,
+    like: Tensor,
+    label: Tensor | None = None,
+) -> Tensor:
+    """`count` samples, 500 at a time, from the standard normal noise that `key` names.
+
+    Args:
+        like: a tensor of the type and on the device that the model computes with.
+        label: `[count]`.
+    """
+    noise = torch.randn(count, *sampler.noise_shape, generator=rng_for(*key)).to(like)
+    return in_chunks(sampler, noise, label, size=500)
 
 
 def check_samples(x: Tensor, step: int, steps: int, sigma: float) -> None:

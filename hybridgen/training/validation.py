@@ -26,6 +26,8 @@ from hybridgen.sampling.guidance import LOWEST
 CHANCE = 2 * math.log(2)
 """The cross-entropy of a discriminator that knows nothing, on real and on fake summed, in nats."""
 _AT_ONCE = 1_000
+_DRAWS = "exam"
+"""Names the noise; another name is other noise, and recorded figures would not be met again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +202,7 @@ class HeldOutValidation:
         """For each level the noised samples of one side, in parts that fit into memory."""
         clean, label = self.real if side == "real" else self.fake
         for number, sigma in enumerate(self.levels.tolist()):
-            rng = rng_for(self._seed, "exam", side, number)
+            rng = rng_for(self._seed, _DRAWS, side, number)
             noise = torch.randn(clean.shape, generator=rng).to(clean)
             yield [
                 _Question(

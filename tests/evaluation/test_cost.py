@@ -11,15 +11,15 @@ from torch import nn
 from hybridgen import Refined, SinglePass, discriminator_guidance
 from hybridgen.evaluation.cost import (
     LiveBytes,
-    alternated,
     clock_for,
-    counts,
-    expenses,
+    flops_and_bytes,
     interleaved_timings,
     median_interval,
     peak_bytes,
     ratio_of_medians,
     sampling_cost,
+    sampling_costs,
+    seconds_per_sample,
 )
 from hybridgen.networks.build import DiscriminatorSettings, build_discriminator
 from hybridgen.networks.mlp import MlpDiscriminator
@@ -35,7 +35,7 @@ def ticks(seconds=1.0):
 
 
 def flops(task):
-    return counts(task)[0]
+    return flops_and_bytes(task)[0]
 
 
 def test_operations_of_a_matrix_product_are_two_for_each_weight_and_sample():
@@ -144,7 +144,7 @@ def test_seconds_are_of_one_sample_and_samplers_take_turns():
 
     samplers = {name: named(name) for name in "ab"}
     noise = dict.fromkeys(samplers, torch.zeros(4, 1))
-    found = expenses(samplers, noise, rounds=4, limit=100.0, clock=ticks(3.0))
+    found = sampling_costs(samplers, noise, rounds=4, limit=100.0, clock=ticks(3.0))
     # Each is counted, then warmed up, then timed in turns; a batch of four takes three seconds.
     assert "".join(order) == "ab" + "ab" + "ba" + "ab" + "ba" + "ab"
     assert found["a"].seconds.value == found["b"].seconds.value == 0.75
@@ -164,7 +164,7 @@ def test_a_slow_sampler_is_timed_less_often_than_a_fast_one():
 
     samplers = {"fast": lasting("fast", 0.01), "slow": lasting("slow", 2.0)}
     noise = dict.fromkeys(samplers, torch.zeros(10, 1))
-    found = expenses(samplers, noise, rounds=9, limit=5.0, clock=lambda: now[0])
+    found = sampling_costs(samplers, noise, rounds=9, limit=5.0, clock=lambda: now[0])
     assert turns == {"fast": 2 + 9, "slow": 2 + 3}
     assert found["fast"].seconds.value == pytest.approx(0.001)
     assert found["slow"].seconds.value == pytest.approx(0.2)
@@ -173,13 +173,15 @@ def test_a_slow_sampler_is_timed_less_often_than_a_fast_one():
 def test_labels_reach_the_samplers_they_are_for():
     samplers = {"with": lambda noise, label: noise + label[:, None], "without": lambda noise: noise}
     noise = dict.fromkeys(samplers, torch.zeros(4, 1))
-    found = expenses(samplers, noise, {"with": torch.arange(4)}, clock=ticks())
+    found = sampling_costs(samplers, noise, {"with": torch.arange(4)}, clock=ticks())
     assert found.keys() == {"with", "without"}
 
 
-def test_the_interval_of_a_median_is_told_with_it():
+def test_the_interval_of_a_median_comes_with_it():
     moments = iter([0.0, 9.0, 10.0, 11.0, 20.0, 22.0, 30.0, 36.0])
-    found = alternated({"one": lambda: None}, samples=2, rounds=3, clock=lambda: next(moments))
+    found = seconds_per_sample(
+        {"one": lambda: None}, samples=2, rounds=3, clock=lambda: next(moments)
+    )
     assert (found["one"].value, found["one"].low, found["one"].high) == (1.0, 0.5, 3.0)
 
 
@@ -202,7 +204,7 @@ def test_the_interval_of_a_median_is_told_with_it():
 )
 def test_misuse_gets_a_sentence(samplers, noise, more, sentence):
     with pytest.raises(ValueError, match=sentence):
-        expenses(samplers, noise, **more)
+        sampling_costs(samplers, noise, **more)
 
 
 X = torch.zeros(1_000)  # 4 000 bytes

@@ -10,19 +10,18 @@ from oracles import P, Q, draws, ks, w1
 from sklearn.linear_model import LogisticRegression
 
 from hybridgen import Refined, SinglePass
-from hybridgen.data.images import to_float
+from hybridgen.data.images import quantised
 from hybridgen.errors import InputError
 from hybridgen.evaluation.density_ratio import (
     BOUND,
     Calibration,
     LogRatio,
     calibrated,
+    clean_logits,
     cross_entropy,
     platt,
-    told,
 )
-from hybridgen.evaluation.plots import to_bytes
-from hybridgen.evaluation.runs import fingerprint, load_guide
+from hybridgen.evaluation.runs import SavedRun, load_guide
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.training.validation import HeldOutValidation
 
@@ -95,7 +94,7 @@ def test_figures_are_of_the_half_that_chose_nothing():
     found, figures = calibrated(distorted, HeldOutValidation(real, fake, level))
     assert found.slope == pytest.approx(0.2, rel=0.3)
     assert figures["log_ratio_bce"] > 2 * math.log(2)
-    raw = (told(distorted, x[1::2], 0.5) for x in (real, fake))
+    raw = (clean_logits(distorted, x[1::2], 0.5) for x in (real, fake))
     assert figures["log_ratio_bce_raw"] == pytest.approx(cross_entropy(*raw))
 
 
@@ -129,8 +128,8 @@ def test_images_are_judged_as_they_are_saved():
         return x.flatten(1).sum(1)
 
     x = torch.rand(3, 1, 4, 4) * 3 - 1.5
-    told(discriminator, x, 0.25)
-    torch.testing.assert_close(seen[0][0], to_float(to_bytes(x)), rtol=0, atol=0)
+    clean_logits(discriminator, x, 0.25)
+    torch.testing.assert_close(seen[0][0], quantised(x), rtol=0, atol=0)
     assert seen[0][1].tolist() == [0.25] * 3
 
 
@@ -148,7 +147,7 @@ def guide(tmp_path):
     (tmp_path / "g" / "config.yaml").write_text(yaml.safe_dump({"run": f"{tmp_path}/gan"}))
     said = {"sampler": "single_pass", "steps": 1, "scale": 0.0, "window": [0.05, None]}
     said |= {"validation_fraction": 0.2, "significant": True}
-    said["model"] = fingerprint(tmp_path / "gan", "generator")
+    said["model"] = SavedRun(tmp_path / "gan").fingerprint
 
     def write(**more):
         (tmp_path / "g" / "guide.json").write_text(json.dumps({**said, **more}))

@@ -1,4 +1,4 @@
-"""What a evaluator measures, says and refuses."""
+"""What an evaluator measures, says and refuses."""
 
 import math
 
@@ -6,11 +6,10 @@ import pytest
 import torch
 from einops import rearrange
 
-from hybridgen.data.images import ImageSource, digits, to_float
+from hybridgen.data.images import ImageSource, digits, quantised
 from hybridgen.data.points import MixturePoints
 from hybridgen.errors import InputError, RunError
-from hybridgen.evaluation.evaluator import build_evaluator, judge_for
-from hybridgen.evaluation.plots import to_bytes
+from hybridgen.evaluation.evaluator import Unmeasurable, build_evaluator
 from hybridgen.maths.mixtures import ring
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.distances import frechet_distance, kernel_distance, sliced_wasserstein
@@ -55,7 +54,7 @@ def test_values_are_those_of_the_metrics_by_themselves(on_ring):
         **prdc(real, x),
         **mode_coverage(x, RING),
         "frechet_distance": frechet_distance(real, x),
-        "kid": kernel_distance(real, x, subsets=1, subset_size=500),
+        "kid": kernel_distance(real, x),
         "sliced_wasserstein": sliced_wasserstein(real, x),
         "c2st_accuracy": test.accuracy.value,
         "c2st_p": test.p,
@@ -67,7 +66,7 @@ def test_values_are_those_of_the_metrics_by_themselves(on_ring):
         assert estimate.low <= estimate.value <= estimate.high, name
 
 
-def test_truths_are_those_of_the_density(on_ring):
+def test_ideal_values_are_those_of_the_density(on_ring):
     row = on_ring(RING.sample(500, rng_for("exact", 2))[0])
     assert row.keys() == POINTS
     assert row["high_quality"].ideal == pytest.approx(1 - math.exp(-4.5))
@@ -101,17 +100,17 @@ def test_classes_are_counted_and_neighbours_found(on_digits):
     assert len(on_digits.histogram(digits().reference("held_out", 50)[0])) == 10
     distance, index = on_digits.nearest(x[:5] + 1e-3)
     assert distance.tolist() == [0.0] * 5
-    torch.testing.assert_close(on_digits.train[index], x[:5])
+    torch.testing.assert_close(on_digits.training_examples[index], x[:5])
 
 
-def test_a_ruler_says_what_it_cannot_tell(on_digits, on_ring):
-    said = " ".join(on_digits.warnings)
-    assert "298 examples to test on" in said and "accuracy of 0.585 or more" in said
-    assert "297 held-out examples" in said
-    assert "more than its" not in said
-    asked = build_evaluator(digits(), samples=9_999)
-    assert asked.samples == 1_500
-    assert any("9999 samples were asked for" in warning for warning in asked.warnings)
+def test_an_evaluator_says_what_it_cannot_tell(on_digits, on_ring):
+    warnings = " ".join(on_digits.warnings)
+    assert "298 examples to test on" in warnings and "accuracy of 0.585 or more" in warnings
+    assert "297 held-out examples" in warnings
+    assert "more than its" not in warnings
+    largest = build_evaluator(digits(), samples=9_999)
+    assert largest.samples == 1_500
+    assert any("9999 samples were asked for" in warning for warning in largest.warnings)
     few = build_evaluator(digits(), samples=60)
     assert any("more examples than its 64 features" in warning for warning in few.warnings)
     assert [w for w in on_ring.warnings if "held-out" in w] == [
@@ -144,7 +143,7 @@ def test_ones_own_data_and_features_take_tensors():
     assert row.keys() == IMAGES - {"class_reverse_kl"}
     assert evaluator.histogram(x) == ()
     # As they would be saved: a change within rounding to 256 levels changes nothing.
-    saved = to_float(to_bytes(x))
+    saved = quantised(x)
     assert evaluator(saved) == evaluator(saved + 1e-3) == row
     points = build_evaluator((train[:, 0, 0, :2], held_out[:, 0, 0, :2]))
     assert points.features == "coordinates"
@@ -173,12 +172,12 @@ def test_misuse_gets_a_sentence(on_ring, on_digits):
         build_evaluator((x, x[:, :1]))
 
 
-def test_a_ruler_says_when_it_looks_at_a_part_of_the_training_data(monkeypatch):
+def test_an_evaluator_says_when_it_looks_at_a_part_of_the_training_data(monkeypatch):
     monkeypatch.setattr("hybridgen.evaluation.evaluator.TRAINING", 200)
-    found = build_evaluator(digits(), samples=100, parts=4)
-    assert found.train is not None
-    assert len(found.train) == 200
-    assert "among 200 of 1500" in found.warnings[-1]
+    evaluator = build_evaluator(digits(), samples=100, subsets=4)
+    assert evaluator.training_examples is not None
+    assert len(evaluator.training_examples) == 200
+    assert "among 200 of 1500" in evaluator.warnings[-1]
 
 
 FIGURES = {
@@ -193,8 +192,8 @@ FIGURES = {
 
 
 @pytest.fixture(scope="module")
-def judge():
-    return judge_for(digits(), samples=400)
+def plain():
+    return build_evaluator(digits(), samples=400, intervals=False)
 
 
 def noise_source(count=60, side=8, labels=None):
@@ -215,25 +214,25 @@ def noise_source(count=60, side=8, labels=None):
     )
 
 
-def test_real_digits_are_judged_at_the_floor(judge):
-    assert judge.floors.keys() == {f"floor_{name}" for name in FIGURES}
+def test_real_digits_come_out_at_the_floor(plain):
+    floors = plain.floors
+    assert floors.keys() == FIGURES
     x, _ = digits().reference("train", 400)
-    assert judge(x) == {name: judge.floors[f"floor_{name}"] for name in FIGURES}
-    expected = expected_coverage(297, 400)
-    assert judge.floors["floor_coverage"] == pytest.approx(expected, abs=0.03)
-    assert judge.floors["floor_precision"] > 0.9
-    assert judge.floors["floor_recall"] > 0.9
-    assert abs(judge.floors["floor_kid"]) < 0.03
-    assert judge.floors["floor_class_reverse_kl"] < 0.05
+    assert plain.values(x) == floors | {f"floor_{name}": floors[name] for name in FIGURES}
+    assert floors["coverage"] == pytest.approx(expected_coverage(297, 400), abs=0.03)
+    assert floors["precision"] > 0.9
+    assert floors["recall"] > 0.9
+    assert abs(floors["kid"]) < 0.03
+    assert floors["class_reverse_kl"] < 0.05
 
 
-def test_noise_and_a_single_digit_are_judged_far_from_it(judge):
+def test_noise_and_a_single_digit_come_out_far_from_it(plain):
     x, label = digits().reference("train", 1_500)
-    noisy = judge(x[:400] + torch.randn(400, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    noisy = x[:400] + torch.randn(400, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     zeros = x[label == 0]
-    only = judge(zeros.repeat(400 // len(zeros) + 1, 1, 1, 1)[:400])
+    noisy, only = map(plain.values, (noisy, zeros.repeat(400 // len(zeros) + 1, 1, 1, 1)[:400]))
     for row in (noisy, only):
-        assert row["frechet_distance"] > 5 * judge.floors["floor_frechet_distance"]
+        assert row["frechet_distance"] > 5 * plain.floors["frechet_distance"]
         assert row["kid"] > 0.1
         assert row["coverage"] < 0.6
     assert noisy["precision"] < 0.6
@@ -242,60 +241,112 @@ def test_noise_and_a_single_digit_are_judged_far_from_it(judge):
     assert only["class_reverse_kl"] == pytest.approx(math.log(10), abs=0.1)
 
 
-def test_judging_repeats_itself_and_leaves_random_numbers_alone(judge):
+def test_plain_figures_repeat_themselves_and_leave_random_numbers_alone(plain):
     x = torch.rand(400, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
     before = torch.random.get_rng_state()
-    first = judge(x)
-    again = judge_for(digits(), samples=400)
+    again = build_evaluator(digits(), samples=400, intervals=False)
+    assert again.values(x) == plain.values(x)
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert again(x) == first
-    assert again.floors == judge.floors
 
 
-def test_images_are_judged_as_they_would_be_saved(judge):
+def test_plain_figures_are_those_that_have_intervals_elsewhere(plain):
+    x = noisy_digits(0.3, 400, 5)
+    row = build_evaluator(digits(), samples=400, subsets=4)(x)
+    assert {name: row[name].value for name in FIGURES} == pytest.approx(
+        {name: plain(x)[name].value for name in FIGURES}, rel=1e-12
+    )
+    assert all(estimate.low == estimate.value == estimate.high for estimate in plain(x).values())
+
+
+def test_images_are_taken_as_they_would_be_saved(plain):
     x, _ = digits().reference("train", 400)
     outside = torch.where(x > 0.99, 3.0, x) + 0.001
-    assert judge(outside) == judge(x)
+    assert plain(outside) == plain(x)
 
 
-def test_images_that_are_not_finite_and_another_number_are_refused(judge):
+def test_images_that_are_not_finite_and_another_number_are_refused(plain):
     x = torch.zeros(400, 1, 8, 8)
     x[7, 0, 2, 2] = math.nan
     with pytest.raises(RunError, match="not finite"):
-        judge(x)
+        plain(x)
     with pytest.raises(ValueError, match="hold for 400 samples, got 399"):
-        judge(x[1:])
+        plain(torch.zeros(399, 1, 8, 8))
 
 
 def test_classes_are_counted_only_where_the_network_knows_them():
     unlabelled, foreign = noise_source(), noise_source(labels=torch.arange(60) % 10)
     for source in (unlabelled, foreign):
-        judge = judge_for(source)
-        assert judge.samples == 30
-        assert "floor_class_reverse_kl" not in judge.floors
-        assert "floor_coverage" in judge.floors
+        plain = build_evaluator(source, intervals=False)
+        assert plain.samples == 30
+        assert "class_reverse_kl" not in plain.floors
+        assert "coverage" in plain.floors
 
 
-def test_a_judge_asks_for_no_more_than_the_training_images():
-    assert judge_for(digits()).samples == 1_500
+def test_plain_figures_need_no_more_than_the_training_images():
+    assert build_evaluator(digits(), intervals=False).samples == 1_500
 
 
-def test_without_a_network_or_enough_images_there_is_no_judge():
-    assert judge_for(noise_source(side=16)) is None
-    assert judge_for(noise_source(count=10)) is None
-    with pytest.raises(ValueError, match="more than 5 samples, got samples=5"):
-        judge_for(digits(), samples=5)
+def test_data_that_cannot_be_measured_are_told_from_too_few_samples():
+    with pytest.raises(Unmeasurable, match=r"no network is shipped for examples \[1, 16, 16\]"):
+        build_evaluator(noise_source(side=16), intervals=False)
+    with pytest.raises(Unmeasurable, match="5 samples beside 5 held-out examples are too few"):
+        build_evaluator(noise_source(count=10), intervals=False)
+    with pytest.raises(InputError, match=r"5 samples beside .* at least 6 of each") as refusal:
+        build_evaluator(digits(), samples=5, intervals=False)
+    assert not isinstance(refusal.value, Unmeasurable)
 
 
-def test_points_are_judged_by_modes_beside_a_perfect_sampler():
-    mixture = ring().standardised()
-    judge = judge_for(MixturePoints(mixture=mixture, name="ring"), samples=500)
-    points = mixture.sample(500, torch.Generator().manual_seed(3))[0]
-    row = judge(points)
-    assert row | mode_coverage(points, mixture) == row
-    assert row["sliced_wasserstein"] < 2 * judge.floors["floor_sliced_wasserstein"]
-    assert judge(points + 1)["sliced_wasserstein"] > 0.8
-    assert {f"floor_{name}" for name in row} == judge.floors.keys()
-    assert judge_for(MixturePoints(mixture=mixture, name="ring")).samples == 2_500
+def test_plain_figures_of_points_are_of_modes_beside_a_perfect_sampler():
+    source = MixturePoints(mixture=RING, name="ring")
+    plain = build_evaluator(source, samples=500, intervals=False)
+    points = RING.sample(500, torch.Generator().manual_seed(3))[0]
+    row = {name: estimate.value for name, estimate in plain(points).items()}
+    assert row | mode_coverage(points, RING) == row
+    assert row.keys() == {*mode_coverage(points, RING), "sliced_wasserstein"} == plain.floors.keys()
+    assert row["sliced_wasserstein"] < 2 * plain.floors["sliced_wasserstein"]
+    assert plain.values(points + 1)["sliced_wasserstein"] > 0.8
+    assert build_evaluator(source, intervals=False).samples == 2_500
     with pytest.raises(ValueError, match="got 10"):
-        judge(points[:10])
+        plain(points[:10])
+
+
+def test_updating_in_batches_gives_the_figures_of_all_samples_at_once(on_ring, plain):
+    points = RING.sample(500, rng_for("batches"))[0]
+    for part in points.split(130):
+        on_ring.update(part)
+    assert on_ring.compute() == on_ring(points)  # a call adds nothing to what was collected
+    on_ring.reset()
+    images = noisy_digits(0.2, 400, 1)
+    for part in images.split(150):
+        plain.update(part)
+    with pytest.raises(ValueError, match="hold for 400 samples, got 401"):
+        plain.update(images[:1])
+        plain.compute()
+    plain.reset()
+    assert len(plain.collected.features) == len(plain.collected.labels) == 0
+
+
+def test_two_evaluators_that_saw_half_each_merge_to_one_that_saw_all():
+    first, second = (build_evaluator(digits(), samples=400, intervals=False) for _ in range(2))
+    x = noisy_digits(0.2, 400, 2)
+    first.update(x[:250])
+    second.update(x[250:])
+    first.collected.merge_state(second.collected)
+    merged, whole = first.compute(), second(x)
+    assert merged.keys() == whole.keys()
+    for name, estimate in whole.items():
+        assert merged[name].value == pytest.approx(estimate.value, rel=1e-5), name
+
+
+def test_processes_evaluate_together():
+    here, there = (build_evaluator(digits(), samples=400, intervals=False) for _ in range(2))
+    x = noisy_digits(0.2, 400, 3)
+    here.update(x[:100])
+    there.update(x[100:])
+    features, labels = there.collected.compute()
+    here.collected.distributed_available_fn = lambda: True
+    here.collected.dist_sync_fn = lambda mine, group: [mine, features if mine.ndim > 1 else labels]
+    together, whole = here.compute(), there(x)
+    for name, estimate in whole.items():
+        assert together[name].value == pytest.approx(estimate.value, rel=1e-5), name
+    assert sum(map(len, here.collected.features)) == 100  # its own again afterwards

@@ -18,7 +18,7 @@ def mixture():
 
 @pytest.fixture(scope="module")
 def evaluator(mixture):
-    return build_evaluator(MixturePoints(name="ring", mixture=mixture), samples=500, parts=8)
+    return build_evaluator(MixturePoints(name="ring", mixture=mixture), samples=500, subsets=8)
 
 
 def exact(mixture):
@@ -87,7 +87,7 @@ def test_data_of_ones_own_are_two_tensors_and_features():
         noise_shape=(3, 4, 4),
         features=colours,
         samples=100,
-        parts=4,
+        subsets=4,
     )
     distance = found.figures["frechet_distance"]
     assert distance.value > distance.floor

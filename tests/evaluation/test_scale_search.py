@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hybridgen.evaluation.scale_search import SCALES, choose_scale, draw_scales
+from hybridgen.evaluation.plots import draw_scales
+from hybridgen.evaluation.scale_search import SCALES, choose_scale
 
 NOISE = {0: 0.5, 1: -0.3, 2: 0.1, 3: 0.2, 4: -0.4, 5: 0.0}
 

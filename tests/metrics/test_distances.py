@@ -98,8 +98,8 @@ def test_kid_of_whole_sets_is_the_unbiased_mmd_with_the_cubic_kernel():
 def test_kid_of_all_samples_is_the_unbiased_mmd_whatever_their_numbers():
     real, fake = torch.randn(25, 7, generator=rng()), 1.4 * torch.randn(17, 7, generator=rng(1))
     exact = direct_mmd(real.double(), fake.double())
-    assert kernel_distance(real, fake, subsets=None) == pytest.approx(exact, rel=1e-10)
-    assert kernel_distance(fake, real, subsets=None) == pytest.approx(exact, rel=1e-10)
+    assert kernel_distance(real, fake) == pytest.approx(exact, rel=1e-10)
+    assert kernel_distance(fake, real) == pytest.approx(exact, rel=1e-10)
 
 
 def moments(mean, root):
@@ -119,9 +119,7 @@ def test_kid_of_all_samples_of_gaussians_is_on_average_the_closed_form():
     first, second, third = ((x - y).square().sum() for x, y in pairs)
     exact = 3 * first / d + 3 * second / d**2 + third / d**3
     z = torch.randn(1_000, n + m, d, generator=rng(), dtype=torch.float64)
-    values = torch.tensor(
-        [kernel_distance(x[:n] @ a.T, x[n:] @ b.T + mean, subsets=None) for x in z]
-    )
+    values = torch.tensor([kernel_distance(x[:n] @ a.T, x[n:] @ b.T + mean) for x in z])
     error = values.std() / len(values) ** 0.5
     assert error < 0.05 * exact
     assert abs(values.mean() - exact) < 4 * error
@@ -129,24 +127,10 @@ def test_kid_of_all_samples_of_gaussians_is_on_average_the_closed_form():
 
 def test_kid_of_two_sets_from_one_distribution_is_zero_on_average():
     values = torch.tensor(
-        [
-            kernel_distance(*torch.randn(2, 40, 3, generator=rng(seed)), subsets=1)
-            for seed in range(150)
-        ]
+        [kernel_distance(*torch.randn(2, 40, 3, generator=rng(seed))) for seed in range(150)]
     )
     assert bool((values < 0).any())
     assert abs(values.mean()) < 4 * values.std() / 150**0.5
-
-
-def test_kid_over_subsets_repeats_itself_and_leaves_random_numbers_alone():
-    real, fake = torch.randn(60, 5, generator=rng()), torch.randn(90, 5, generator=rng(1))
-    torch.manual_seed(5)
-    before = torch.random.get_rng_state()
-    first = kernel_distance(real, fake, subset_size=20)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    torch.rand(3)
-    assert kernel_distance(real, fake, subset_size=20) == first
-    assert kernel_distance(real, fake, subset_size=20, seed=1) != first
 
 
 def test_features_that_do_not_match_are_refused():
@@ -154,8 +138,6 @@ def test_features_that_do_not_match_are_refused():
         frechet_distance(torch.zeros(9, 4), torch.zeros(9, 5))
     with pytest.raises(ValueError, match="two samples of each kind, got 9 and 1"):
         kernel_distance(torch.zeros(9, 4), torch.zeros(1, 4))
-    with pytest.raises(ValueError, match="subset_size"):
-        kernel_distance(torch.zeros(9, 4), torch.zeros(9, 4), subset_size=1)
 
 
 def test_sliced_wasserstein_of_a_shifted_cloud_is_two_over_pi_of_the_shift():

@@ -1,4 +1,4 @@
-"""Standard errors by random parts, against closed forms."""
+"""Standard errors by random subsets, against closed forms."""
 
 import math
 
@@ -6,7 +6,13 @@ import pytest
 import torch
 from scipy.stats import t as student
 
-from hybridgen.metrics.intervals import interval, part_errors, random_parts, spread
+from hybridgen.metrics.intervals import interval, jackknife_error, jackknife_subsets
+
+
+def error_of(figure, count, subsets=32):
+    """The standard error of a figure of the samples at some indices."""
+    parts = jackknife_subsets(count, subsets=subsets)
+    return jackknife_error([figure(index) for index in parts], count)
 
 
 def normal(count, seed=0):
@@ -14,17 +20,17 @@ def normal(count, seed=0):
 
 
 @pytest.mark.parametrize(("count", "size"), [(2, 1), (10, 9), (64, 56), (71, 63)])
-def test_parts_hold_seven_eighths_of_the_samples_and_none_of_them_twice(count, size):
-    parts = random_parts(count, parts=50)
+def test_subsets_hold_seven_eighths_of_the_samples_and_none_of_them_twice(count, size):
+    parts = jackknife_subsets(count, subsets=50)
     assert len(parts) == 50
     for part in parts:
         assert len(part.unique()) == len(part) == size
     assert torch.cat(parts).unique().tolist() == list(range(count))
 
 
-def test_parts_depend_on_the_seed_alone():
+def test_subsets_depend_on_the_seed_alone():
     before = torch.random.get_rng_state()
-    first, again, other = (torch.cat(random_parts(40, seed=seed)) for seed in (1, 1, 2))
+    first, again, other = (torch.cat(jackknife_subsets(40, seed=seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(torch.random.get_rng_state(), before)
 
@@ -32,22 +38,21 @@ def test_parts_depend_on_the_seed_alone():
 @pytest.mark.parametrize("count", [40, 41, 7])
 def test_the_error_of_a_mean_is_its_standard_error(count):
     x = normal(count)
-    error = part_errors(lambda i: {"mean": float(x[i].mean())}, count, parts=4_000)
-    assert error["mean"] == pytest.approx(float(x.std()) / math.sqrt(count), rel=0.04)
+    error = error_of(lambda i: float(x[i].mean()), count, subsets=4_000)
+    assert error == pytest.approx(float(x.std()) / math.sqrt(count), rel=0.04)
 
 
 def test_the_error_of_a_variance_is_its_standard_error():
     count, x = 2_000, normal(2_000)
-    error = part_errors(lambda i: {"variance": float(x[i].var())}, count, parts=1_000)
-    assert error["variance"] == pytest.approx(math.sqrt(2 / count), rel=0.1)
+    error = error_of(lambda i: float(x[i].var()), count, subsets=1_000)
+    assert error == pytest.approx(math.sqrt(2 / count), rel=0.1)
 
 
 def test_a_squared_distance_at_its_floor_gets_nearly_half_as_much_again():
     count, errors = 160, []
     for seed in range(200):
         x = normal(count, seed)
-        found = part_errors(lambda i, x=x: {"d": float(x[i].mean()) ** 2}, count)
-        errors.append(found["d"])
+        errors.append(error_of(lambda i, x=x: float(x[i].mean()) ** 2, count))
     mean_square = sum(error**2 for error in errors) / len(errors)
     assert math.sqrt(mean_square) == pytest.approx(1.46 * math.sqrt(2) / count, rel=0.2)
 
@@ -56,14 +61,14 @@ def test_intervals_cover_the_truth_nineteen_times_in_twenty():
     count, covered = 60, 0
     for seed in range(400):
         x = normal(count, seed)
-        error = part_errors(lambda i, x=x: {"kid": float(x[i].mean())}, count)["kid"]
+        error = error_of(lambda i, x=x: float(x[i].mean()), count)
         low, high = interval("kid", float(x.mean()), error)
         covered += low <= 0 <= high
     assert 368 <= covered <= 392
 
 
 def test_the_interval_is_students():
-    assert interval("kid", 1.0, 0.5, parts=2) == pytest.approx(
+    assert interval("kid", 1.0, 0.5, subsets=2) == pytest.approx(
         (1 - 0.5 * 12.706, 1 + 0.5 * 12.706), rel=1e-4
     )
     low, high = interval("density", 1.0, 0.1)
@@ -84,16 +89,16 @@ def test_no_failure_among_n_may_be_three_in_n():
     assert low == pytest.approx(1 - 3 / 500, abs=1e-3)
 
 
-def test_what_is_infinite_in_a_part_is_infinitely_uncertain():
-    error = part_errors(lambda i: {"d": math.inf if 0 in i else 1.0}, 20)["d"]
+def test_what_is_infinite_in_a_subset_is_infinitely_uncertain():
+    error = error_of(lambda i: math.inf if 0 in i else 1.0, 20)
     assert error == math.inf
     assert interval("reverse_kl", 1.0, error) == (0.0, math.inf)
     assert interval("precision", math.nan, 0.1) == (0.0, 1.0)
     assert interval("kid", math.inf, 0.0) == (-math.inf, math.inf)
-    assert spread([1.0, math.nan, 2.0], 10) == math.inf
+    assert jackknife_error([1.0, math.nan, 2.0], 10) == math.inf
 
 
-@pytest.mark.parametrize(("count", "parts"), [(1, 32), (10, 1)])
-def test_a_set_that_has_no_parts_gets_a_sentence(count, parts):
-    with pytest.raises(ValueError, match="at least 2 samples and 2 parts"):
-        random_parts(count, parts=parts)
+@pytest.mark.parametrize(("count", "subsets"), [(1, 32), (10, 1)])
+def test_a_set_that_has_no_subsets_gets_a_sentence(count, subsets):
+    with pytest.raises(ValueError, match="at least 2 samples and 2 subsets"):
+        jackknife_subsets(count, subsets=subsets)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from hybridgen.networks.blocks import Downsample, ResidualBlock, resolutions, upsample
+from hybridgen.networks.blocks import Downsample, ResidualBlock, in_chunks, resolutions, upsample
 
 
 def wave(size, frequency):
@@ -90,3 +90,17 @@ def test_images_halve_to_a_base_and_channels_double_to_a_cap():
     assert large.widths == (128, 128, 128, 128, 64, 32, 16)
     assert resolutions(resolution=64, channels=3, width=128).widths == (512, 512, 512, 256, 128)
     assert resolutions(resolution=8, channels=3, width=768).widths == (768, 768)
+
+
+def test_a_function_in_chunks_gives_what_it_gives_at_once():
+    x, label = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)), torch.arange(7)
+    sizes = []
+
+    def shifted(x, label, nothing):
+        sizes.append((len(x), nothing))
+        return x + label[:, None]
+
+    whole = in_chunks(shifted, x, label, None, size=7)
+    assert torch.equal(in_chunks(shifted, x, label, None, size=3), whole)
+    assert sizes == [(7, None), (3, None), (3, None), (1, None)]
+    assert in_chunks(lambda x: 2 * x, x[:0], size=3).shape == (0, 3)
