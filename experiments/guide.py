@@ -32,6 +32,7 @@ from hybridgen.evaluation.plots import curves
 from hybridgen.evaluation.runs import SavedRun
 from hybridgen.networks.build import (
     DiscriminatorSettings,
+    add_noise_conditioning,
     build_discriminator,
     load_network,
 )
