@@ -147,7 +147,7 @@ def chart_title(comparison: Comparison, metric: str) -> str:
     """Metric, what it is measured on if its name does not say it, and which way is better."""
     entry = metric_of(metric)
     features = comparison.features if metric == "frechet_distance" else ""
-    label = f"{entry.label} of {features} features" if features else entry.label
+    label = f"{entry.label} on {features}" if features else entry.label
     return text.printable(f"{label} ({entry.direction})" if entry.direction else label)
 
 

@@ -181,7 +181,10 @@ def _intervals(comparison: Comparison) -> str:
     once = "They do not say how much another training would differ."
     if repeated:
         samples = f"the trainings of a row, or over {samples} that was trained once"
-        once = "The latter do not say how much another training would differ."
+        once = (
+            "The latter do not say how much another training would differ. Cost and pictures are "
+            "those of a row's first training."
+        )
     return (
         f"In square brackets are 95 % intervals over {samples}. {once} Which row is best was "
         "chosen by these same samples."

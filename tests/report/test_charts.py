@@ -125,7 +125,7 @@ def test_the_steps_go_down_the_front_and_never_up():
 def test_the_main_chart_is_drawn_for_narrow_screens_too_and_has_a_title():
     chart, other = (chart_of(*full().rows, metric=metric) for metric in ("frechet_distance", "kid"))
     assert [len(each.pictures) for each in (chart, other)] == [2, 1]
-    assert chart.title == "Fr\u00e9chet distance of lenet features (lower is better)"
+    assert chart.title == "Fr\u00e9chet distance on lenet (lower is better)"
     assert other.title == "KID (lower is better)"
 
 
