@@ -1,27 +1,43 @@
-"""Measure what training costs, as ratios within one run: `python experiments/benchmark.py`.
+"""Measure what training and measuring cost: `python experiments/benchmark.py --what gan`.
 
-The networks and numbers are those of configs/gan. Whatever is compared takes short turns in
-rotating order, and a ratio is one of medians over many rounds, so that whatever else the machine
-does meets all alike. With one thread on the CPU, the clock is the CPU time of this process (see
-`hybridgen.evaluation.cost`), so other programs may run; else use a quiet machine.
+`gan`: a training step of ours over one written by hand, and what the penalties add. `hybrid`: a
+step of diffusion with the adversarial term over one without, for each source of the fake, and a
+discriminator's forward and backward pass over a denoiser's forward pass. `metrics`: precision,
+recall, density and coverage over the package `prdc` of their authors, and the memory of a whole
+measurement of many images, in a process of its own.
 
-Pixels of mnist are noise here: speed does not depend on them, and nothing has to be downloaded.
+Whatever is compared takes short turns in rotating order, and a ratio is one of medians over many
+rounds, so that whatever else the machine does meets all alike. With one thread on the CPU, the
+clock is the CPU time of this process (see `hybridgen.evaluation.cost`), so other programs may run;
+else use a quiet machine. Pixels of mnist are noise here: speed does not depend on them, and nothing
+has to be downloaded.
 """
 
+import contextlib
 import copy
+import io
 import math
+import multiprocessing
+import resource
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from statistics import median
+from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
+from diffusion import Diffusion
+from einops import rearrange
 from gan import Gan
-from plain_gan import plain_loop
-from torch import Tensor
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from hybridgen import AdversarialLoss, SinglePass
@@ -32,65 +48,127 @@ from hybridgen.data.source import Batch, Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.cost import (
     Clock,
-    Rounds,
     clock_for,
     interleaved_timings,
     ratio_of_medians,
 )
+from hybridgen.evaluation.evaluator import build_evaluator
 from hybridgen.maths.rng import rng_for
-from hybridgen.networks.build import build_discriminator, build_generator
+from hybridgen.metrics.neighbours import prdc
+from hybridgen.networks.build import build_denoiser, build_discriminator, build_generator
+from hybridgen.sampling.guidance import discriminator_guidance
+from hybridgen.training.adversarial_term import build_term
 from hybridgen.training.checkpoint import write_atomically
+from hybridgen.training.diffusion import train_diffusion
 from hybridgen.training.gan import GanTraining, train_gan
 from hybridgen.training.optim import Cosine
 from hybridgen.training.run import Run
 from hybridgen.training.setup import make_accelerator
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "gan"
+CONFIGS = Path(__file__).parents[1] / "configs"
 STEP_SIZE = 0.01
 """Of finite differences; their cost does not depend on it."""
+SOURCES = ("chain", "renoised", "clean")
 RATIOS = {
-    "loop_overhead": ("ours", "plain", 1.05),
-    "r1_r2_cost": ("ours", "unpenalised", 3.0),
-    "finite_difference_cost": ("finite_difference", "unpenalised", 1.6),
+    "gan": {
+        "loop_overhead": ("ours", "plain"),
+        "r1_r2_cost": ("ours", "unpenalised"),
+        "finite_difference_cost": ("finite_difference", "unpenalised"),
+    },
+    "hybrid": {
+        **{f"step_{source}": (source, "plain") for source in SOURCES},
+        "discriminator": ("guided", "denoiser"),
+    },
 }
-"""What is divided by what, and how much it may be."""
+"""What is divided by what."""
+SHAPE = (3, 32, 32)
+LIMITS = {
+    **{"loop_overhead": 1.05, "r1_r2_cost": 3.0, "finite_difference_cost": 1.6},
+    **{"prdc_time_ratio": 0.65, "prdc_difference": 1e-5, "peak_gigabytes": 6.0},
+}
+"""What figures whose names begin like this may be at most."""
+
+What = Literal["gan", "hybrid", "metrics"]
+Figures = dict[str, float]
+Tasks = dict[str, Callable[[], object]]
+
+
+class Size(NamedTuple):
+    """How much is measured; see `Benchmark`."""
+
+    settings: tuple[str, ...]
+    repeats: int
+    turn: float
+    samples: int
+
+
+USUAL: dict[What, Size] = {
+    "gan": Size(("digits", "mnist", "ring"), repeats=150, turn=0.02, samples=256),
+    "hybrid": Size(("digits", "ring"), repeats=60, turn=0.05, samples=100),
+    "metrics": Size((), repeats=5, turn=0.02, samples=10_000),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Settings of `experiments/benchmark.py`.
+    """Settings of `experiments/benchmark.py`; those not given are the usual ones of `what`.
 
     Attributes:
-        out: the run's folder; `runs/benchmark/seedN` if not given.
-        settings: files of configs/gan, without their ending.
+        what: is measured: `gan`, `hybrid` or `metrics`.
+        out: the run's folder; `runs/benchmark-WHAT/seedN` if not given.
+        settings: files of configs/gan or configs/hybrid, without their ending.
         repeats: rounds, in each of which everything has its turn.
-        turn: seconds of a turn, rounded up to whole steps of training.
-        samples: drawn in one pass, in a turn of sampling.
-        threads: of torch on the CPU.
+        turn: seconds of a turn of training, rounded up to whole steps.
+        samples: in a turn of sampling or a call of the guided denoiser; of metrics, real and
+            generated ones, compared by their nearest neighbours.
+        width: of the features of metrics.
+        neighbours: k, of metrics.
+        images: 32x32x3, generated and held out, that a whole measurement takes; 0 leaves it out.
+        threads: of everything that computes with several.
     """
 
+    what: What = "gan"
     seed: int = 0
     out: Path | None = None
-    settings: tuple[str, ...] = ("digits", "mnist", "ring")
-    repeats: int = 150
-    turn: float = 0.02
-    samples: int = 256
+    settings: tuple[str, ...] | None = None
+    repeats: int | None = None
+    turn: float | None = None
+    samples: int | None = None
+    width: int = 64
+    neighbours: int = 5
+    images: int = 50_000
     threads: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("repeats", "samples", "threads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.turn < math.inf:
+        for name in ("repeats", "samples", "width", "neighbours", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, got {value}")
+        if self.turn is not None and not 0 < self.turn < math.inf:
             raise InputError(f"turn must be a positive number of seconds, got {self.turn}")
-        for name in self.settings:
-            if not (CONFIGS / f"{name}.yaml").is_file():
-                raise InputError(f"no settings {name!r}: expected the name of a file in {CONFIGS}")
+        if self.what == "metrics" and self.size.samples <= self.neighbours:
+            raise InputError(f"samples must be more than neighbours, got {self.samples}")
+        if self.images < 0:
+            raise InputError(f"images must not be negative, got {self.images}")
+        for name in self.size.settings:
+            if not self.config(name).is_file():
+                raise InputError(
+                    f"no settings {name!r}: expected the name of a file in {CONFIGS / self.what}"
+                )
+
+    @property
+    def size(self) -> Size:
+        """What is given, and the rest as usual."""
+        usual = USUAL[self.what]
+        values = (getattr(self, name) for name in Size._fields)
+        return Size(*(b if a is None else a for a, b in zip(values, usual, strict=True)))
+
+    def config(self, name: str) -> Path:
+        """A file of settings."""
+        return CONFIGS / self.what / f"{name}.yaml"
 
 
-def contestants(
-    gan: Gan, source: Source, accelerator: Accelerator, seed: int
-) -> dict[str, Iterator]:
+def gan_loops(gan: Gan, source: Source, accelerator: Accelerator, seed: int) -> dict[str, Iterator]:
     """Endless trainings of equal networks on equal batches, each `next` one step."""
     device, batch, latent = accelerator.device, gan.training.batch, gan.generator.latent
     generator = build_generator(gan.generator, source.shape, source.classes).to(device)
@@ -100,28 +178,24 @@ def contestants(
         return source.batches(batch=batch, seed=seed, start=start, device=device)
 
     def ours(training: GanTraining, finite_difference: float | None = None) -> Iterator:
-        mine = copy.deepcopy(generator)
         adversarial = AdversarialLoss(
             copy.deepcopy(discriminator),
             r1=training.r1.start,
             r2=training.r2.start,
             finite_difference=finite_difference,
         )
-        return train_gan(
-            mine, adversarial, batches, training, accelerator, latent=latent, seed=seed
-        )
+        networks = copy.deepcopy(generator), adversarial
+        return train_gan(*networks, batches, training, accelerator, latent=latent, seed=seed)
 
     def latents() -> Iterator[Tensor]:
         draws = rng_for(seed, "latents", device=device)
         while True:
             yield torch.randn(batch, latent, generator=draws, device=device)
 
-    training = steady(gan.training)
-    none = Cosine(start=0.0)
+    training, none = steady(gan.training), Cosine(start=0.0)
+    networks = copy.deepcopy((generator, discriminator))
     return {
-        "plain": plain_loop(
-            copy.deepcopy(generator), copy.deepcopy(discriminator), batches(), latents(), training
-        ),
+        "plain": plain_loop(*networks, batches(), latents(), training),
         "ours": ours(training),
         "unpenalised": ours(replace(training, r1=none, r2=none)),
         "finite_difference": ours(training, STEP_SIZE),
@@ -136,36 +210,152 @@ def steady(training: GanTraining) -> GanTraining:
     return replace(training, steps=1_000_000, **schedules)
 
 
-def figures(name: str, rounds: Rounds, steps: int, samples: int) -> dict[str, float]:
-    """What one setting adds to result.json."""
-    found: dict[str, float] = {}
-    for what, (over, under, _) in RATIOS.items():
-        value, low, high = ratio_of_medians(rounds[over], rounds[under])
-        found |= {f"{what}_{name}": value}
-        found |= {f"{what}_{name}_low": low, f"{what}_{name}_high": high}
-    for who in ("plain", "ours", "unpenalised", "finite_difference"):
-        found[f"step_milliseconds_{who}_{name}"] = 1e3 * median(rounds[who]) / steps
-    unit = "points" if name in ("ring", "grid") else "images"
-    found[f"sampling_{unit}_per_second_{name}"] = samples / median(rounds["sampling"])
-    return found
+def plain_loop(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    batches: Iterator[Batch],
+    latents: Iterator[Tensor],
+    training: GanTraining,
+) -> Iterator[nn.Module]:
+    """A GAN as one would write it by hand, without the loss and the loop of hybridgen.
+
+    Trains for ever; yields the averaged generator after every step. Relativistic game, R1 and R2 by
+    one gradient call, fused Adam, a moving average of weights and buffers; the schedules stay at
+    their start.
+    """
+    rate, betas = training.learning_rate.start, (0.0, training.beta2.start)
+    generator_optimizer = torch.optim.Adam(generator.parameters(), rate, betas=betas, fused=True)
+    discriminator_optimizer = torch.optim.Adam(
+        discriminator.parameters(), rate, betas=betas, fused=True
+    )
+    average = copy.deepcopy(generator).eval().requires_grad_(False)
+    pairs = list(zip(average.state_dict().values(), generator.state_dict().values(), strict=True))
+    averages, weights = zip(*[pair for pair in pairs if pair[0].is_floating_point()], strict=True)
+    counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    for number in count(1):
+        real, _ = next(batches)
+        with torch.no_grad():
+            fake = generator(next(latents))
+        x = torch.cat([real, fake]).requires_grad_()
+        logits = discriminator(x)
+        (slope,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+        r1, r2 = slope.square().flatten(1).sum(1).chunk(2)
+        on_real, on_fake = logits.chunk(2)
+        loss = F.softplus(on_fake - on_real).mean()
+        loss = loss + training.r1.start / 2 * r1.mean() + training.r2.start / 2 * r2.mean()
+        discriminator_optimizer.zero_grad()
+        loss.backward()
+        discriminator_optimizer.step()
+
+        real, _ = next(batches)
+        discriminator.requires_grad_(False)
+        with torch.no_grad():
+            on_real = discriminator(real)
+        loss = F.softplus(on_real - discriminator(generator(next(latents)))).mean()
+        generator_optimizer.zero_grad()
+        loss.backward()
+        generator_optimizer.step()
+        discriminator.requires_grad_(True)
+
+        half_life = min(training.ema_half_life, training.ema_ramp * number * training.batch)
+        with torch.no_grad():
+            torch._foreach_lerp_(averages, weights, 1 - 0.5 ** (training.batch / half_life))  # type: ignore
+            for copied, counter in counters:
+                copied.copy_(counter)
+        yield average
 
 
-def table(found: Mapping[str, float]) -> str:
-    """Every figure with its interval and, for a ratio, what it may be at most."""
-    rows = ["| figure | measured | 95 % interval | at most |", "| --- | --- | --- | --- |"]
-    for name, value in found.items():
-        if name.endswith(("_low", "_high")):
-            continue
-        limit = next(
-            (str(most) for what, (*_, most) in RATIOS.items() if name.startswith(what)), ""
+def hybrid_loops(
+    settings: Diffusion, source: Source, accelerator: Accelerator
+) -> dict[str, Iterator]:
+    """Endless trainings of equal denoisers on equal batches, each `next` one step."""
+
+    def batches(start: int) -> Iterator[Batch]:
+        batch = settings.training.batch
+        return source.batches(batch=batch, seed=0, start=start, device=accelerator.device)
+
+    def training(kind: str | None) -> Iterator:
+        torch.manual_seed(0)
+        denoiser = build_denoiser(settings.denoiser, source.shape, source.classes)
+        adversarial = {}
+        if kind is not None:
+            term = replace(settings.adversarial, source=kind, warm_up=0, ramp=0)
+            discriminator = build_discriminator(
+                settings.discriminator, source.shape, source.classes
+            )
+            adversarial = {"term": term, "adversarial": build_term(discriminator, term)}
+        return train_diffusion(
+            denoiser,
+            batches,
+            replace(settings.training, steps=1_000_000),
+            accelerator,
+            data_std=denoiser.config["data_std"],
+            **adversarial,
         )
-        low, high = found.get(f"{name}_low"), found.get(f"{name}_high")
-        interval = "" if low is None else f"{low:.3f} to {high:.3f}"
-        rows.append(f"| {name} | {value:.4g} | {interval} | {limit} |")
-    return "\n".join(rows) + "\n"
+
+    return {"plain": training(None), **{kind: training(kind) for kind in SOURCES}}
 
 
-def data(settings: DataSettings, name: str, seed: int) -> Source:
+def denoiser_calls(settings: Diffusion, source: Source, samples: int) -> Tasks:
+    """One call of a denoiser, alone and guided."""
+    denoiser = build_denoiser(settings.denoiser, source.shape).eval()
+    discriminator = build_discriminator(settings.discriminator, source.shape).eval()
+    guided = discriminator_guidance(denoiser, discriminator, 1.0)
+    x, sigma = torch.randn(samples, *source.shape), torch.ones(samples)
+
+    @torch.no_grad()
+    def call(model: Callable) -> None:
+        model(x, sigma)
+
+    return {"denoiser": partial(call, denoiser), "guided": partial(call, guided)}
+
+
+def training_figures(settings: Benchmark, accelerator: Accelerator) -> Figures:
+    """What training steps, samples and guidance cost, with each file of settings."""
+    size, figures = settings.size, Figures()
+    clock = clock_for(accelerator.device, settings.threads)
+    with tqdm(total=len(size.settings) * (size.repeats + 1), unit="round") as bar:
+        for name in size.settings:
+            bar.set_description(name)
+            config = ["--config", str(settings.config(name))]
+            if settings.what == "gan":
+                gan = read_settings(Gan, config)
+                source = load_or_noise(gan.data, name, settings.seed)
+                loops = gan_loops(gan, source, accelerator, settings.seed)
+                sampler = SinglePass(next(loops["plain"]), (gan.generator.latent,))
+                calls: Tasks = {
+                    "sampling": partial(sample, sampler, size.samples, accelerator.device)
+                }
+            else:
+                hybrid = read_settings(Diffusion, config)
+                source = load_or_noise(hybrid.data, name, settings.seed)
+                loops = hybrid_loops(hybrid, source, accelerator)
+                calls = denoiser_calls(hybrid, source, size.samples)
+            steps = steps_in(size.turn, loops["plain"], clock)
+            tasks: Tasks = {loop: partial(advance, loops[loop], steps) for loop in loops}
+            rounds = interleaved_timings(tasks | calls, size.repeats, clock, bar.update)
+            for figure, (over, under) in RATIOS[settings.what].items():
+                # A guided call is one of both networks, so the discriminator's part exceeds 1.
+                less = 1.0 if figure == "discriminator" else 0.0
+                figures |= ratio(f"{figure}_{name}", rounds[over], rounds[under], less=less)
+            if settings.what == "gan":
+                for loop in loops:
+                    milliseconds = 1e3 * median(rounds[loop]) / steps
+                    figures[f"step_milliseconds_{loop}_{name}"] = milliseconds
+                unit = "points" if source.mixture is not None else "images"
+                rate = size.samples / median(rounds["sampling"])
+                figures[f"sampling_{unit}_per_second_{name}"] = rate
+    return figures
+
+
+def ratio(name: str, over: list[float], under: list[float], *, less: float = 0.0) -> Figures:
+    """A ratio of medians, `less` a number, with its interval."""
+    value, low, high = ratio_of_medians(over, under)
+    return {name: value - less, f"{name}_low": low - less, f"{name}_high": high - less}
+
+
+def load_or_noise(settings: DataSettings, name: str, seed: int) -> Source:
     """The data of a setting; noise in the shape of mnist in its place."""
     if name != "mnist":
         return load_data(settings)
@@ -178,35 +368,8 @@ def steps_in(turn: float, loop: Iterator, clock: Clock) -> int:
     """Steps that take about `turn` seconds, at least one."""
     next(loop)  # the first one is slow
     begun = clock()
-    for _ in range(3):
-        next(loop)
+    advance(loop, 3)
     return math.ceil(turn / ((clock() - begun) / 3))
-
-
-def main(settings: Benchmark) -> None:
-    folder = settings.out or Path("runs", "benchmark", f"seed{settings.seed}")
-    accelerator = make_accelerator(folder, seed=settings.seed, threads=settings.threads)
-    clock = clock_for(accelerator.device, settings.threads)
-    found: dict[str, float] = {}
-    run = Run(folder, settings, accelerator)
-    with tqdm(total=len(settings.settings) * (settings.repeats + 1), unit="round") as bar:
-        for name in settings.settings:
-            bar.set_description(name)
-            gan = read_settings(Gan, ["--config", str(CONFIGS / f"{name}.yaml")])
-            loops = contestants(
-                gan, data(gan.data, name, settings.seed), accelerator, settings.seed
-            )
-            steps = steps_in(settings.turn, loops["plain"], clock)
-            sampler = SinglePass(next(loops["plain"]), (gan.generator.latent,))
-            tasks: dict[str, Callable[[], object]] = {
-                who: partial(advance, loop, steps) for who, loop in loops.items()
-            }
-            tasks["sampling"] = partial(sample, sampler, settings.samples, accelerator.device)
-            rounds = interleaved_timings(tasks, settings.repeats, clock, bar.update)
-            found |= figures(name, rounds, steps, settings.samples)
-    run.finish({**found, "seconds": run.seconds})
-    write_atomically(folder / "table.md", table(found))
-    print(table(found))
 
 
 def advance(loop: Iterator, steps: int) -> None:
@@ -218,6 +381,108 @@ def advance(loop: Iterator, steps: int) -> None:
 def sample(sampler: SinglePass, samples: int, device: torch.device) -> Tensor:
     """From nothing to samples."""
     return sampler(torch.randn(samples, *sampler.noise_shape, device=device))
+
+
+def prdc_tasks(settings: Benchmark) -> dict[str, Callable[[], Figures]]:
+    """Ours and the package `prdc` on the same single-precision features, where `prdc` is faster,
+    and `exact`: the package in double precision, where it does not round distances.
+
+    Raises:
+        InputError: `prdc` is not installed.
+    """
+    try:
+        from prdc import compute_prdc
+    except ImportError as error:
+        raise InputError(
+            "this compares with the package prdc, which is not installed: "
+            "pip install -c constraints.txt prdc"
+        ) from error
+    draws = rng_for("features", settings.seed)
+    real, fake = torch.randn(2, settings.size.samples, settings.width, generator=draws)
+    fake *= 0.95
+
+    def package(dtype: torch.dtype) -> Figures:
+        features = (x.to(dtype).numpy() for x in (real, fake))
+        with contextlib.redirect_stdout(io.StringIO()):
+            figures = compute_prdc(*features, settings.neighbours)
+        return {name: float(value) for name, value in figures.items()}
+
+    return {
+        "ours": partial(prdc, real, fake, neighbours=settings.neighbours),
+        "prdc": partial(package, torch.float32),
+        "exact": partial(package, torch.float64),
+    }
+
+
+def prdc_figures(settings: Benchmark) -> Figures:
+    """How long both take, and by how much their figures differ."""
+    tasks, repeats = prdc_tasks(settings), settings.size.repeats
+    clock = clock_for(torch.device("cpu"), settings.threads)
+    with threadpool_limits(settings.threads), tqdm(total=repeats + 1, unit="round") as bar:
+        exact, ours = tasks.pop("exact")(), tasks["ours"]()
+        rounds = interleaved_timings(tasks, repeats, clock, bar.update)
+    return {
+        **ratio("prdc_time_ratio", rounds["ours"], rounds["prdc"]),
+        "prdc_seconds_ours": median(rounds["ours"]),
+        "prdc_seconds_prdc": median(rounds["prdc"]),
+        "prdc_difference": max(abs(ours[name] - exact[name]) for name in exact),
+    }
+
+
+def whole_measurement(images: int, width: int, threads: int, seed: int) -> Figures:
+    """Measure `images` images against as many, in this process: its peak memory and the time."""
+    torch.set_num_threads(threads)
+    draws = rng_for("images", seed)
+    train, held_out, x = (torch.randn(images, *SHAPE, generator=draws).tanh_() for _ in range(3))
+    projection = torch.randn(math.prod(SHAPE), width, generator=draws) / 10
+
+    def features(batch: Tensor) -> Tensor:
+        return (rearrange(batch, "b c h w -> b (c h w)") @ projection).relu()
+
+    begun = time.perf_counter()
+    build_evaluator((train, held_out), samples=images, features=features, seed=seed)(x)
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {"peak_gigabytes": peak / 1e9, "measuring_minutes": (time.perf_counter() - begun) / 60}
+
+
+def metric_figures(settings: Benchmark) -> Figures:
+    """What precision, recall, density and coverage cost, and what a whole measurement does."""
+    prdc_tasks(settings)  # says what is missing before anything is measured
+    figures = Figures()
+    if settings.images:
+        # Before this process grows: a new one's peak begins with the memory of its parent.
+        fresh = multiprocessing.get_context("spawn")
+        sizes = settings.images, settings.width, settings.threads, settings.seed
+        with ProcessPoolExecutor(max_workers=1, mp_context=fresh) as processes:
+            figures |= processes.submit(whole_measurement, *sizes).result()
+    return figures | prdc_figures(settings)
+
+
+def table(figures: Mapping[str, float]) -> str:
+    """Every figure with its interval and, where there is a limit, what it may be at most."""
+    rows = ["| figure | measured | 95 % interval | at most |", "| --- | --- | --- | --- |"]
+    for name, value in figures.items():
+        if name.endswith(("_low", "_high")):
+            continue
+        limit = next((str(most) for what, most in LIMITS.items() if name.startswith(what)), "")
+        low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
+        interval = "" if low is None else f"{low:.3f} to {high:.3f}"
+        rows.append(f"| {name} | {value:.4g} | {interval} | {limit} |")
+    return "\n".join(rows) + "\n"
+
+
+def main(settings: Benchmark) -> None:
+    folder = settings.out or Path("runs", f"benchmark-{settings.what}", f"seed{settings.seed}")
+    accelerator = make_accelerator(folder, seed=settings.seed, threads=settings.threads)
+    run = Run(folder, replace(settings, **settings.size._asdict()), accelerator)
+    if settings.what == "metrics":
+        figures = metric_figures(settings)
+    else:
+        figures = training_figures(settings, accelerator)
+    run.finish({**figures, "seconds": run.seconds})
+    write_atomically(folder / "table.md", table(figures))
+    print(table(figures))
 
 
 if __name__ == "__main__":

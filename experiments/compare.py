@@ -6,23 +6,39 @@ Quality, diversity and cost of every method on equal terms; without `--config` i
 
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from compare_models import Model, recipe, train
-from compare_plan import Plan, planned, same_data
+from compare_models import (
+    Model,
+    check_recipe,
+    command_of,
+    find_runs,
+    needed,
+    recipe,
+    same_data,
+    train,
+)
 from tqdm import tqdm
 
 from hybridgen.cli import command
 from hybridgen.data.load import load_data
 from hybridgen.errors import InputError, RunError
-from hybridgen.evaluation.entries import Entry, entries
+from hybridgen.evaluation.entries import Entry, Runs, build_entries
 from hybridgen.evaluation.evaluator import build_evaluator
 from hybridgen.evaluation.measure import MeasuredEntry, measure_entry, picture_of, time_entries
 from hybridgen.evaluation.methods import Method, check_methods
-from hybridgen.evaluation.results import Comparison, Row, SamplingCost
-from hybridgen.evaluation.runs import about, biography, provenance
+from hybridgen.evaluation.results import (
+    Comparison,
+    Row,
+    SamplingCost,
+    data_facts,
+    mean_over_trainings,
+    provenance,
+)
+from hybridgen.evaluation.runs import training_summary
 from hybridgen.metrics.registry import UNRANKED
 from hybridgen.metrics.two_sample import FEWEST
 from hybridgen.report import markdown
@@ -53,14 +69,16 @@ class Compare:
 
     Attributes:
         models: runs that take part, discriminators after the models they judge.
-        runs: name -> folder of a finished run, in the place of a model of that name or beside them.
+        runs: name -> folder of a finished run, in the place of a model of that name or beside them;
+            or a pattern such as `runs/ring/seed*` of several trainings, over which the figures are
+            then means with their intervals.
         train: whether to train models that are missing.
         methods: ways to samples, each with its budgets.
         data: see `DataPath`.
         quality: the metric of the picture and the sentences; the Frechet distance of images, the
             sliced Wasserstein distance of points if not given.
         samples: for each row; as many as the data allows, at most 10 000, if not given.
-        subsets: random ones of the samples, whose spread makes the intervals.
+        subsets: random ones of the samples, whose spread makes the intervals of one training.
         timing_batch: samples made together when methods are timed.
         timing_rounds: turns of each method.
         seed: of trainings that are missing, and of the noise that all methods share.
@@ -103,33 +121,65 @@ def main(settings: Compare) -> None:
             f"a comparison is made by one process, and {accelerator.num_processes} were launched: "
             "use python experiments/compare.py"
         )
-    plan = planned(
-        settings.models,
-        settings.runs,
-        settings.methods,
-        out / "models",
-        may_train=settings.train,
-        seed=settings.seed,
-        data=settings.data.path,
-    )
+    runs = find_runs(settings.models, settings.runs, out / "models")
+    trainings = trainings_of(settings, runs)
     with lock_run_folder(
         out, {k: v for k, v in asdict(settings).items() if k != "out"}, changing=True
     ):
-        for model in plan.missing:
-            remembered = recipe(model, seed=settings.seed, data=settings.data.path)
-            train(model.name, plan.commands[model.name], plan.places[model.name], remembered)
-        comparison = compared(settings, plan, accelerator.device)
+        commands = {}
+        for model, words in trainings:
+            (run,) = runs[model.name]
+            if not run.finished:
+                made_by = recipe(model, seed=settings.seed, data=settings.data.path)
+                train(model.name, words, run.folder, made_by)
+            commands[model.name] = shlex.join(["python", f"experiments/{words[0]}", *words[1:]])
+        comparison = compare(settings, runs, commands, accelerator.device)
         publish(comparison, out)
         print(markdown(comparison))
         print("\n".join(headline(comparison)))
         print(f"the page is {out / 'report.html'}")
 
 
-def compared(settings: Compare, plan: Plan, device: torch.device) -> Comparison:
+def trainings_of(settings: Compare, runs: Runs) -> list[tuple[Model, list[str]]]:
+    """The models of this comparison's own, in their order, and the command that trains each.
+
+    Raises:
+        InputError: whatever is wrong with the settings, before anything is trained.
+    """
+    for method in settings.methods:
+        method.check_names(runs)
+    used = {name for method in settings.methods for name in method.models}
+    if idle := sorted(set(settings.runs) - used):
+        raise InputError(
+            f"no method samples the run {idle[0]!r}: name it as a method's model, guide or "
+            "discriminator"
+        )
+    models = [m for m in needed(settings.models, used) if m.name not in settings.runs]
+    missing = [model.name for model in models if not runs[model.name][0].finished]
+    scripts = {model.name: model.script for model in models}
+    for method in settings.methods:
+        for run in runs[method.model]:
+            method.check_kind(scripts.get(method.model) or run.kind)
+    sampled = [run for method in settings.methods for run in runs[method.model] if run.finished]
+    if sampled:
+        same_data(sampled)
+    seed, data = settings.seed, settings.data.path
+    for model in models:
+        check_recipe(model, runs[model.name][0].folder, seed=seed, data=data)
+    if missing and not settings.train:
+        raise InputError(
+            f"not trained yet: {', '.join(missing)}; add --train true, or name finished folders "
+            "with --runs"
+        )
+    return [(model, command_of(model, runs, seed=seed, data=data)) for model in models]
+
+
+def compare(
+    settings: Compare, runs: Runs, commands: Mapping[str, str], device: torch.device
+) -> Comparison:
     """Every method at every budget, measured on equal terms."""
-    places = plan.places
     used = dict.fromkeys(name for method in settings.methods for name in method.models)
-    source = load_data(same_data([places[method.model] for method in settings.methods]))
+    source = load_data(same_data([run for m in settings.methods for run in runs[m.model]]))
     evaluator = build_evaluator(
         source, samples=settings.samples, seed=settings.seed, subsets=settings.subsets
     )
@@ -138,79 +188,87 @@ def compared(settings: Compare, plan: Plan, device: torch.device) -> Comparison:
         raise InputError(
             f"no metric {quality!r} here; there are {', '.join(sorted(evaluator.floors))}"
         )
-    rivals = entries(settings.methods, places, source, device=device)
-    log, measured = JsonLines(settings.out / "log.jsonl"), settings.out / "measured"
+    entries = build_entries(settings.methods, runs, source, device=device)
+    log, folder = JsonLines(settings.out / "log.jsonl"), settings.out / "measured"
     log.forget_after(0)
-    rows: dict[str, MeasuredEntry] = {}
+    measured: dict[tuple[Entry, ...], list[MeasuredEntry]] = {}
     warnings = list(evaluator.warnings)
-    with tqdm(rivals, unit="row") as bar:
-        for number, rival in enumerate(bar, start=1):
-            bar.set_description(rival.name)
+    with tqdm(entries, unit="row") as bar:
+        for number, row in enumerate(bar, start=1):
+            name, results = row[0].name, []
+            bar.set_description(name)
             try:
-                found = measure_entry(rival, evaluator, source, seed=settings.seed, folder=measured)
+                for entry in row:
+                    result = measure_entry(
+                        entry, evaluator, source, seed=settings.seed, folder=folder
+                    )
+                    results.append(result)
             except RunError as error:  # one that diverges must not cost the others their page
-                warnings.append(f"{rival.name} is left out: {error}")
+                training = f"{entry.details['model']}: " if len(row) > 1 else ""
+                warnings.append(f"{name} is left out: {training}{error}")
                 continue
-            figures = {name: estimate.value for name, estimate in found.figures.items()}
-            log.log({"name": rival.name, **figures}, step=number)
-            rows[rival.name] = found
-    rivals = [rival for rival in rivals if rival.name in rows]
-    if not rivals:
+            measured[row] = results
+            figures = mean_over_trainings([result.figures for result in results])
+            log.log({"name": name, **{k: e.value for k, e in figures.items()}}, step=number)
+    if not measured:
         raise RunError(f"no method could be measured; {warnings[-1]}")
-    warnings += dict.fromkeys(rival.warning for rival in rivals if rival.warning)
-    expenses = time_entries(
-        rivals,
+    warnings += dict.fromkeys(e.warning for row in measured for e in row if e.warning)
+    costs = time_entries(
+        [row[0] for row in measured],
         source,
         batch=settings.timing_batch,
         rounds=settings.timing_rounds,
-        folder=measured,
+        folder=folder,
     )
     held_out, _ = source.reference("held_out", evaluator.samples, settings.seed)
     return Comparison(
         title=f"Single pass against guided diffusion: {source.name}",
-        data=about(source, held_out=evaluator.held_out),
+        data=data_facts(source, held_out=evaluator.held_out),
         features=evaluator.features,
         samples=evaluator.samples,
-        rows=tuple(row_of(rival, rows[rival.name], expenses[rival.name]) for rival in rivals),
-        models=tuple(
-            biography(name, places[name], spoken(plan.commands.get(name))) for name in used
-        ),
+        rows=tuple(row_of(row, each, costs[row[0].name]) for row, each in measured.items()),
+        models=tuple(training_summary(name, runs[name], commands.get(name, "")) for name in used),
         quality=quality,
         real_picture=picture_of(held_out, source),
         real_histogram=evaluator.histogram(held_out),
         classes=tuple(str(number) for number in range(len(evaluator.histogram(held_out)))),
         warnings=tuple(warnings),
         provenance=provenance(
-            [f"experiments/{Path(__file__).name}", *sys.argv[1:]], seed=settings.seed
+            [f"experiments/{Path(__file__).name}", *sys.argv[1:]],
+            seed=settings.seed,
+            trainings={name: len(runs[name]) for name in used},
         ),
     )
 
 
-def spoken(words: list[str] | None) -> str:
-    """A training command for the page; nothing for a run that was trained elsewhere."""
-    return "" if words is None else shlex.join(["python", f"experiments/{words[0]}", *words[1:]])
-
-
-def row_of(entry: Entry, found: MeasuredEntry, cost: SamplingCost) -> Row:
-    """A row of the page."""
+def row_of(entries: Sequence[Entry], measured: Sequence[MeasuredEntry], cost: SamplingCost) -> Row:
+    """A row of the page: an entry, or the means of the entries of several trainings."""
+    entry, number = entries[0], len(entries)
+    details = {
+        name: "; ".join(dict.fromkeys(each.details[name] for each in entries))
+        for name in entry.details
+    }
+    if number > 1:
+        details["trainings"] = f"{number}; cost, pictures and classes are those of the first"
     return Row(
         method=entry.method.name,
         setting=entry.budget.words,
         kind=entry.kind,
         models=entry.method.models,
         # A guide for other steps is no fair test of guidance.
-        baseline=None if entry.warning else entry.method.baseline,
-        figures=found.figures,
+        baseline=None if any(e.warning for e in entries) else entry.method.baseline,
+        figures=mean_over_trainings([each.figures for each in measured]),
         cost=cost,
-        details=entry.details,
-        picture=found.picture,
-        neighbours=found.neighbours,
-        histogram=found.histogram,
+        details=details,
+        picture=measured[0].picture,
+        neighbours=measured[0].neighbours,
+        histogram=measured[0].histogram,
+        trainings=number,
     )
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    if not any(word.split("=")[0] == "--config" for word in given):
-        given = ["--config", str(DEFAULT), *given]
-    sys.exit(command(main, Compare, given, description=__doc__ or ""))
+    arguments = sys.argv[1:]
+    if not any(word.split("=")[0] == "--config" for word in arguments):
+        arguments = ["--config", str(DEFAULT), *arguments]
+    sys.exit(command(main, Compare, arguments, description=__doc__ or ""))

@@ -1,4 +1,4 @@
-"""The runs that take part in a comparison: where they are, and how missing ones are trained."""
+"""The runs of a comparison: where they are, what cannot work, and how missing ones are trained."""
 
 import hashlib
 import json
@@ -13,18 +13,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
+from hybridgen.data.source import DataSettings
 from hybridgen.errors import InputError, Interrupted, RunError
+from hybridgen.evaluation.runs import SavedRun, matching_runs
 from hybridgen.training.checkpoint import write_atomically
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs"
-FINISHED = {
-    "gan": "generator",
-    "diffusion": "denoiser",
-    "hybrid": "denoiser",
-    "guide": "discriminator",
-}
-"""What the script of a run leaves when it is done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,46 +54,40 @@ class Model:
 
     @property
     def file(self) -> Path:
-        """Of settings."""
-        own = CONFIGS / f"{self.config}.yaml"
-        return own if own.is_file() else Path(self.config)
+        """The YAML file of its settings."""
+        shipped = CONFIGS / f"{self.config}.yaml"
+        return shipped if shipped.is_file() else Path(self.config)
 
 
-def folders(models: Sequence[Model], given: Mapping[str, str], home: Path) -> dict[str, Path]:
-    """Where each run is, or would be: name -> folder.
+def find_runs(
+    models: Sequence[Model], patterns: Mapping[str, str], home: Path
+) -> dict[str, list[SavedRun]]:
+    """Where the runs of each name are, or would be: one, or one for each seed of a pattern.
 
     Args:
-        given: folders that somebody trained before, under the same or further names.
+        patterns: name -> a folder, or a pattern of folders, of runs that were trained before;
+            in the place of models of these names, or beside them.
         home: of all others.
 
     Raises:
-        InputError: two models of one name, or a discriminator of a model that is not there.
+        InputError: two models of one name, a folder that is no finished run, or a discriminator of
+            a model that nobody named.
     """
-    places = {model.name: home / model.name for model in models}
-    if len(places) < len(models):
+    runs = {model.name: [SavedRun(home / model.name)] for model in models}
+    if len(runs) < len(models):
         raise InputError(f"models need different names, got {[model.name for model in models]}")
-    places |= {name: Path(folder) for name, folder in given.items()}
+    for name, pattern in patterns.items():
+        runs[name] = matching_runs(pattern) or [SavedRun(Path(pattern))]
+        for run in runs[name]:
+            if not run.finished:
+                raise InputError(
+                    f"{run.folder}, given for {name!r}, is not a finished run: let its training "
+                    "end, or name another folder"
+                )
     for model in models:
-        if model.of is not None and model.of not in places:
+        if model.of is not None and model.of not in runs:
             raise InputError(f"{model.name} is a discriminator of {model.of!r}, which nobody named")
-    return places
-
-
-def missing(
-    models: Sequence[Model], given: Mapping[str, str], places: Mapping[str, Path]
-) -> list[Model]:
-    """The models that are still to be trained, in the order of their list.
-
-    Raises:
-        InputError: a folder that was given is no finished run.
-    """
-    for name, folder in given.items():
-        if not _finished(Path(folder)):
-            raise InputError(
-                f"{folder}, given for {name!r}, is not a finished run: let its training end, or "
-                "name another folder"
-            )
-    return [m for m in models if m.name not in given and not _finished(places[m.name])]
+    return runs
 
 
 def needed(models: Sequence[Model], used: Collection[str]) -> list[Model]:
@@ -107,30 +96,56 @@ def needed(models: Sequence[Model], used: Collection[str]) -> list[Model]:
     return [model for model in models if model.name in used or model.name in judged]
 
 
+def same_data(runs: Sequence[SavedRun]) -> DataSettings:
+    """What all of these runs were trained on.
+
+    Raises:
+        InputError: they were trained on different data.
+    """
+    names = ("path", "resolution", "channels", "held_out")  # what decides which examples there are
+    first, *others = ({name: getattr(run.data, name) for name in names} for run in runs)
+    for run, data in zip(runs[1:], others, strict=True):
+        if data != first:
+            raise InputError(
+                f"{run.folder} was trained on other data than {runs[0].folder} ({data} and "
+                f"{first}): compare models of one data set and resolution"
+            )
+    return runs[0].data
+
+
 def command_of(
-    model: Model, places: Mapping[str, Path], *, seed: int, data: str | None
+    model: Model, runs: Mapping[str, Sequence[SavedRun]], *, seed: int, data: str | None
 ) -> list[str]:
-    """What trains a model, as words of a command line that begin with the script's name."""
-    words = [f"{model.script}.py", "--config", _shown(model.file)]
+    """What trains a model, as words of a command line that begin with the script's name.
+
+    Raises:
+        InputError: a discriminator of a model that was trained several times.
+    """
+    words = [f"{model.script}.py", "--config", _from_here(model.file)]
     for name, value in (model.arguments or {}).items():
         words += [f"--{name}", str(value)]
     if model.of is not None:
-        words += ["--run", str(places[model.of])]
+        if len(runs[model.of]) > 1:
+            raise InputError(
+                f"{model.name} is a discriminator of one training and {model.of!r} has "
+                f"{len(runs[model.of])}: train one for each, and name them with --runs"
+            )
+        words += ["--run", str(runs[model.of][0].folder)]
     elif data is not None:
         words += ["--data.path", data]
-    return [*words, "--seed", str(seed), "--out", str(places[model.name])]
+    return [*words, "--seed", str(seed), "--out", str(runs[model.name][0].folder)]
 
 
 def check_recipe(model: Model, folder: Path, *, seed: int, data: str | None) -> None:
-    """Refuse a run of ours that was trained by other settings than are asked for now.
+    """Refuse a run of this comparison that was trained by other settings than it has now.
 
     Raises:
-        InputError: see above; also for a finished run that nobody knows the settings of.
+        InputError: see above; also for a finished run whose settings nobody recorded.
     """
-    note = _note(folder)
+    record = _record(folder)
     if not (folder / "config.yaml").is_file():
-        return  # nothing was trained; what failed before it began left a note at most
-    before = json.loads(note.read_text()) if note.is_file() else None
+        return  # nothing was trained; a training that failed before it began leaves a record only
+    before = json.loads(record.read_text()) if record.is_file() else None
     if before != recipe(model, seed=seed, data=data):
         raise InputError(
             f"{folder} was trained by other settings than {model.name} has now: choose another "
@@ -150,19 +165,19 @@ def recipe(model: Model, *, seed: int, data: str | None) -> dict[str, object]:
     }
 
 
-def train(name: str, words: Sequence[str], folder: Path, remembered: Mapping[str, object]) -> None:
+def train(name: str, words: Sequence[str], folder: Path, made_by: Mapping[str, object]) -> None:
     """Run a training script to its end; its bar is shown, its table goes to `NAME.log`.
 
     Args:
         words: see `command_of`.
-        remembered: the recipe, kept beside the folder.
+        made_by: the recipe, kept beside the folder.
 
     Raises:
         RunError: it failed; it has said why.
         Interrupted: a signal came; the training was told, and has saved.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(_note(folder), json.dumps(remembered))
+    write_atomically(_record(folder), json.dumps(made_by))
     sys.stderr.write(f"training {name}: python experiments/{shlex.join(words)}\n")
     script, *arguments = words
     with folder.with_name(f"{name}.log").open("w") as log, _terminable():
@@ -191,16 +206,11 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _shown(path: Path) -> str:
+def _from_here(path: Path) -> str:
     """As a person in this folder would name it."""
     inside = path.resolve().is_relative_to(Path.cwd())
     return str(path.resolve().relative_to(Path.cwd()) if inside else path)
 
 
-def _finished(folder: Path) -> bool:
-    there = any((folder / part).is_dir() for part in FINISHED.values())
-    return there and (folder / "result.json").is_file() and (folder / "config.yaml").is_file()
-
-
-def _note(folder: Path) -> Path:
+def _record(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.recipe.json")

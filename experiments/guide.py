@@ -6,7 +6,7 @@ Of a diffusion model it becomes a guide; of a GAN, or of a diffusion model, it r
 import json
 import math
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,16 @@ from hybridgen.data.source import Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.density_ratio import LogRatio, calibrated
 from hybridgen.evaluation.guide import (
-    GuidanceEffect,
+    SampledModel,
     evaluate_guide,
     guidance_results,
+    load_sampled_model,
     refinement_results,
 )
 from hybridgen.evaluation.guide_data import GuideData, refuse_another_model
 from hybridgen.evaluation.monitor import table
 from hybridgen.evaluation.plots import curves
-from hybridgen.evaluation.runs import SampledModel, data_of, load_sampled_model, network_of
+from hybridgen.evaluation.runs import SavedRun
 from hybridgen.networks.build import (
     DiscriminatorSettings,
     build_discriminator,
@@ -124,8 +125,9 @@ class GuideExperiment:
 
 
 def main(settings: GuideExperiment) -> None:
-    source = load_data(data_of(Path(settings.run)))
-    kind = "gan-" if network_of(Path(settings.run)) == "generator" else ""
+    model_run = SavedRun(Path(settings.run))
+    kind = "gan-" if model_run.kind == "gan" else ""
+    source = load_data(model_run.data)
     folder = settings.out or Path(
         "runs",
         "discriminator",
@@ -139,7 +141,11 @@ def main(settings: GuideExperiment) -> None:
         tracking=settings.tracking,
     )
     sampled_model = load_sampled_model(
-        Path(settings.run), settings.sampler, source.shape, accelerator.device
+        model_run,
+        settings.sampler,
+        split_validation(source, settings.validation_fraction),
+        device=accelerator.device,
+        seed=settings.seed,
     )
     if settings.start is not None:
         discriminator: Any = noise_conditional(load_network(Path(settings.start, "discriminator")))
@@ -158,7 +164,7 @@ def main(settings: GuideExperiment) -> None:
     )
     matched = sampled_model.denoiser if settings.training.objective == "score_matching" else None
     guide_data = GuideData(
-        split_validation(source, settings.validation_fraction),
+        sampled_model.source,
         count=settings.num_samples or min(source.size or 10_000, 10_000),
         part=settings.validation_fraction,
         batch=settings.training.batch,
@@ -184,13 +190,7 @@ def main(settings: GuideExperiment) -> None:
                 "those set apart to judge it included: the verdict on it will be too kind"
             )
         start_trackers(accelerator, "hybridgen-discriminator", run.config)
-        effect = GuidanceEffect(
-            guide_data.real,
-            sampled_model.network,
-            sampler=sampled_model.sampler,
-            seed=settings.seed,
-        )
-        guide_data.draw(effect, folder / "generated.safetensors", run, model)
+        guide_data.draw(sampled_model, folder / "generated.safetensors", run)
         validation = guide_data.validation(
             settings.training.noise.quantiles(settings.training.levels), matched
         )
@@ -219,14 +219,13 @@ def main(settings: GuideExperiment) -> None:
                         accelerator.log(step.losses, step=number)
                     if run.leads and last:
                         bar.close()
-                        conclude(run, step, validation, effect, source, settings, sampled_model)
+                        conclude(run, step, validation, source, settings, sampled_model)
 
 
 def conclude(
     run: Run,
     step: Step,
     validation: HeldOutValidation,
-    effect: GuidanceEffect,
     source: Source,
     settings: GuideExperiment,
     sampled_model: SampledModel,
@@ -237,10 +236,11 @@ def conclude(
     curves(run.log_file.rows(), run.folder / "curves.png")
     outcome, figures = evaluate_guide(validation, best, run.folder)
     calibration, calibrating = calibrated(best, validation)
-    effect.window = validation.window(best)
-    low, high = effect.window
+    low, high = window = validation.window(best)
+    sampled_model = replace(sampled_model, window=window)
     guide = {
-        **dict(zip(("sampler", "steps"), sampled_model.sampled, strict=True)),
+        "sampler": sampled_model.sampler_name,
+        "steps": sampled_model.sampler_steps,
         "objective": settings.training.objective,
         "scale": 0.0,
         "window": [low, None if high == math.inf else high],  # JSON has no infinity
@@ -254,10 +254,10 @@ def conclude(
             LogRatio(discriminator=best, calibration=calibration),
             settings.final_samples,
         )
-        found = refinement_results(effect, ratio, source, run.folder, samples=samples)
+        found = refinement_results(sampled_model, ratio, source, run.folder, samples=samples)
     else:
         found = guidance_results(
-            effect, best, source, settings, run, significant=outcome.significant
+            sampled_model, best, source, settings, run, significant=outcome.significant
         )
         guide["scale"] = found["scale"]
     write_atomically(run.folder / "guide.json", json.dumps(guide, indent=1) + "\n")

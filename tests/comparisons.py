@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from hybridgen.evaluation.results import Comparison, Row, SamplingCost, Trained
+from hybridgen.evaluation.results import Comparison, Row, SamplingCost, TrainingSummary
 from hybridgen.metrics.intervals import Estimate
 from hybridgen.protocols import Cost
 
@@ -87,8 +87,8 @@ def full(name="digits"):
     )
     curves = {name: ((0.0, 1.0, 2.0, 3.0), (1.0, float("nan"), 0.5, 0.1)), "one": ((1.0,), (1.0,))}
     models = (
-        Trained(name="GAN", command=f"train {name}", facts={"seconds": 90.0, name: 3.0}),
-        Trained(
+        TrainingSummary(name="GAN", command=f"train {name}", facts={"seconds": 90.0, name: 3.0}),
+        TrainingSummary(
             name=name,
             command="train",
             facts={"steps": 10.0, "seconds": 200.0},

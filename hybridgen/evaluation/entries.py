@@ -1,9 +1,10 @@
-"""Who takes part in a comparison: methods at their budgets, on finished runs, as samplers."""
+"""Entries of a comparison: methods at their budgets, on finished runs, as samplers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,33 +12,26 @@ from torch import Tensor
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.methods import Budget, Method
-from hybridgen.evaluation.runs import (
-    SavedGuide,
-    config_of,
-    fingerprint,
-    load_guide,
-    network_of,
-)
-from hybridgen.networks.build import load_network
+from hybridgen.evaluation.runs import SavedGuide, SavedRun, load_guide
 from hybridgen.protocols import Sampler
 from hybridgen.sampling.build import build_sampler
 from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.sampling.refinement import Refined
 from hybridgen.sampling.samplers import SinglePass
 
-Kind = Literal["gan", "diffusion", "hybrid"]
+Runs = Mapping[str, Sequence[SavedRun]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Entry:
-    """A method at one budget, ready to sample.
+    """A method at one budget on one training, ready to sample.
 
     Attributes:
         kind: of method, for colours: that of the model, and `guided` or `refined`.
         like: a tensor of the type and on the device that the model computes with.
         key: all that its samples depend on beside the noise.
         details: the same for a reader.
-        caveat: a sentence if its guide or discriminator knows the errors of another sampler or
+        warning: a sentence if its guide or discriminator knows the errors of another sampler or
             other steps than these; else empty.
     """
 
@@ -56,70 +50,89 @@ class Entry:
         return ", ".join(filter(None, (self.method.name, self.budget.words)))
 
 
-def kind_of(folder: Path) -> Kind:
-    """What sort of generative model a finished run holds.
-
-    Raises:
-        InputError: it holds none.
-    """
-    config, finished = config_of(folder), (folder / "result.json").is_file()
-    if finished and (folder / "generator").is_dir():
-        return "gan"
-    if finished and (folder / "denoiser").is_dir():
-        term = config.get("adversarial") or {}
-        return "diffusion" if term.get("source") is None else "hybrid"
-    raise InputError(
-        f"{folder} holds no finished generator or denoiser: let its training end first, or name "
-        "another folder"
-    )
-
-
-def entries(
-    methods: tuple[Method, ...],
-    runs: Mapping[str, Path],
-    source: Source,
-    *,
-    device: torch.device | str = "cpu",
-) -> list[Entry]:
-    """Every method at each of its budgets.
+def build_entries(
+    methods: Sequence[Method], runs: Runs, source: Source, *, device: torch.device | str = "cpu"
+) -> list[tuple[Entry, ...]]:
+    """Every method at each of its budgets: a row each, of one entry for each training.
 
     Args:
         methods: as settings name them.
-        runs: name -> folder of a finished run, discriminators included.
+        runs: name -> finished runs, one for each training, discriminators included.
         source: what all of them were trained on.
 
     Raises:
         InputError: a run that nobody named, a discriminator of another model, a budget that a
-            sampler cannot meet, two rows of one name.
+            sampler cannot meet, two rows of one name, guides of one method that were given
+            different scales.
     """
-    networks: dict[Path, Any] = {}
-    found = [c for m in methods for c in _at_each_budget(m, runs, source, device, networks)]
-    names = [entry.name for entry in found]
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if twice:
-        raise InputError(f"two rows are called {twice[0]!r}: give the methods different names")
-    return found
+
+    @cache
+    def network(run: SavedRun) -> Any:
+        return run.network.to(device).requires_grad_(False)
+
+    rows: list[tuple[Entry, ...]] = []
+    for method in methods:
+        method.check_names(runs)
+        guides = _for_each_model(method, method.guide, runs, device)
+        discriminators = _for_each_model(method, method.discriminator, runs, device)
+        scales = {guide.scale for guide in guides.values()}
+        if len(scales) > 1 and not method.scales:
+            raise InputError(
+                f"{method.name}: its guides were given different scales ({sorted(scales)}): name "
+                "scales that all of them take"
+            )
+        trainings = [
+            list(_at_each_budget(method, run, network(run), guides, discriminators, source))
+            for run in runs[method.model]
+        ]
+        rows += zip(*trainings, strict=True)
+    names = [row[0].name for row in rows]
+    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if repeated:
+        raise InputError(f"two rows are called {repeated[0]!r}: give the methods different names")
+    return rows
+
+
+def _for_each_model(
+    method: Method, name: str | None, runs: Runs, device: torch.device | str
+) -> dict[Path, SavedGuide]:
+    """The runs called `name`, by the resolved folders of the models that they judge."""
+    guides: dict[Path, SavedGuide] = {}
+    if name is None:
+        return guides
+    models = [run.folder for run in runs[method.model]]
+    for run in runs[name]:
+        guide = load_guide(run.folder)
+        if guide.run.resolve() not in [model.resolve() for model in models]:
+            raise InputError(
+                f"{method.name}: {run.folder} is a discriminator for {guide.run} and not for "
+                f"{', '.join(map(str, models))}: a density ratio belongs to one model; train one "
+                "with experiments/guide.py"
+            )
+        guide.discriminator.to(device).requires_grad_(False)
+        guides[guide.run.resolve()] = guide
+    if not len(models) == len(guides) == len(runs[name]):
+        raise InputError(
+            f"{method.name}: {name!r} has {len(runs[name])} discriminators for {len(guides)} of "
+            f"{len(models)} trainings of {method.model!r}: expected one for each"
+        )
+    return guides
 
 
 def _at_each_budget(
     method: Method,
-    runs: Mapping[str, Path],
+    run: SavedRun,
+    network: Any,
+    guides: Mapping[Path, SavedGuide],
+    discriminators: Mapping[Path, SavedGuide],
     source: Source,
-    device: torch.device | str,
-    networks: dict[Path, Any],
 ) -> Iterator[Entry]:
-    method.check_names(runs)
-    run = runs[method.model]
-    kind = kind_of(run)
+    kind, fingerprint = run.kind, run.fingerprint
     method.check_kind(kind)
-    weights = run / network_of(run)
-    if weights not in networks:
-        networks[weights] = load_network(weights)
-    network = networks[weights].to(device).requires_grad_(False)
-    guide = _discriminator(method, method.guide, run, runs, device)
-    discriminator = _discriminator(method, method.discriminator, run, runs, device)
+    guide = guides.get(run.folder.resolve())
+    discriminator = discriminators.get(run.folder.resolve())
     for budget in method.budgets(guide.scale if guide is not None else 0.0):
-        key: dict[str, Any] = {"model": fingerprint(run, weights.name)}
+        key: dict[str, Any] = {"model": fingerprint}
         if kind == "gan":
             sampler: Sampler = SinglePass(network, (network.config["latent"],))
         else:
@@ -155,69 +168,44 @@ def _at_each_budget(
             like=next(network.parameters()),
             key=key,
             details=_details(run, key, guide, discriminator),
-            warning=_caveat(method, budget, kind, guide, discriminator),
+            warning="" if kind == "gan" else _warning(method, budget, guide, discriminator),
         )
 
 
-def _discriminator(
-    method: Method,
-    name: str | None,
-    run: Path,
-    runs: Mapping[str, Path],
-    device: torch.device | str,
-) -> SavedGuide | None:
-    if name is None:
-        return None
-    found = load_guide(runs[name])
-    if found.run.resolve() != run.resolve():
-        raise InputError(
-            f"{method.name}: {runs[name]} is a discriminator for {found.run} and not for {run}: "
-            f"a density "
-            "ratio belongs to one model; train one with experiments/guide.py"
-        )
-    found.discriminator.to(device).requires_grad_(False)
-    return found
-
-
-def _caveat(
-    method: Method,
-    budget: Budget,
-    kind: Kind,
-    guide: SavedGuide | None,
-    discriminator: SavedGuide | None,
+def _warning(
+    method: Method, budget: Budget, guide: SavedGuide | None, discriminator: SavedGuide | None
 ) -> str:
-    if kind == "gan":
-        return ""
     settings = method.sampler_settings(budget.calls)
-    for asked in (guide, discriminator):
-        if asked is not None and (asked.sampler, asked.steps) != (settings.name, settings.steps):
+    for used in (guide, discriminator):
+        if used is not None and (used.sampler, used.steps) != (settings.name, settings.steps):
             return (
                 f"{method.name} at {budget.calls} calls asks a discriminator that was trained on "
-                f"samples "
-                f"of {asked.sampler} with {asked.steps} steps: it knows the errors of those, so "
-                "this is no test of what such a discriminator can do here."
+                f"samples of {used.sampler} with {used.steps} steps: it knows the errors of those, "
+                "so this is no test of what such a discriminator can do here."
             )
     return ""
 
 
 def _details(
-    run: Path,
+    run: SavedRun,
     key: Mapping[str, Any],
     guide: SavedGuide | None,
     discriminator: SavedGuide | None,
 ) -> dict[str, str]:
-    said = {"model": run.name}
+    details = {"model": run.folder.name}
     if "sampler" in key:
-        said["sampler"] = ", ".join(f"{name} {value}" for name, value in key["sampler"].items())
-    for use, asked in (("guide", guide), ("discriminator", discriminator)):
-        if asked is not None:
-            significant = "significant" if asked.significant else "not significant"
-            said[use] = (
-                f"{asked.folder.name}, {significant}, for {asked.sampler}, {asked.steps} steps"
+        details["sampler"] = ", ".join(f"{name} {value}" for name, value in key["sampler"].items())
+    for use, used in (("guide", guide), ("discriminator", discriminator)):
+        if used is not None:
+            significant = "significant" if used.significant else "not significant"
+            details[use] = (
+                f"{used.folder.name}, {significant}, for {used.sampler}, {used.steps} steps"
             )
     if guide is not None:
         low, high = guide.window
-        said["guidance"] = f"scale {key['scale']:g}, asked at noise levels {low:.3g} to {high:.3g}"
+        details["guidance"] = (
+            f"scale {key['scale']:g}, asked at noise levels {low:.3g} to {high:.3g}"
+        )
     if discriminator is not None:
-        said["refinement"] = f"{key['how']}, {key['rounds']} rounds"
-    return said
+        details["refinement"] = f"{key['how']}, {key['rounds']} rounds"
+    return details

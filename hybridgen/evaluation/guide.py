@@ -1,10 +1,11 @@
-"""What a guide does to a sampler's samples: a distance at each scale, and pictures."""
+"""What a guide does to the samples of the model that it was trained for: distances and pictures."""
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,49 +15,60 @@ from hybridgen.data.source import Source
 from hybridgen.errors import RunError
 from hybridgen.evaluation.density_ratio import LogRatio
 from hybridgen.evaluation.plots import draw_calibration, draw_scales, sample_grid, scatter
-from hybridgen.evaluation.scale_search import ScaleChoice, choose_scale
+from hybridgen.evaluation.runs import SavedRun
+from hybridgen.evaluation.scale_search import choose_scale
 from hybridgen.metrics.calibration import calibration_figures
 from hybridgen.metrics.distances import frechet_distance
 from hybridgen.metrics.features import extract, feature_network
 from hybridgen.metrics.modes import mode_distance
 from hybridgen.protocols import Denoiser, Sampler
+from hybridgen.sampling.build import SamplerSettings, build_sampler
 from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.sampling.refinement import Refined
-from hybridgen.sampling.samplers import draw_samples
+from hybridgen.sampling.samplers import SinglePass, draw_samples
 from hybridgen.training.run import Run
 from hybridgen.training.validation import CHANCE, LOWEST, HeldOutValidation, ValidationResult
 
+ROUNDS = 10
+"""Of refinement, where its effect on a GAN is shown."""
 
-class GuidanceEffect:
-    """One sampler, guided at any scale from the same noise.
 
-    Args:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SampledModel:
+    """A model and how it is sampled, guided at any scale from the same noise.
+
+    Attributes:
         source: what the samples should be like.
-        denoiser: of the model, with weights (they say where to compute, and in which type).
-        sampler: how a denoiser is sampled.
+        network: a denoiser, or a generator, which takes one pass and cannot be guided; its weights
+            say where to compute, and in which type.
+        sampler: from the network, or any other denoiser, to samples.
+        sampler_name, sampler_steps: of the sampler, as `guide.json` keeps them.
+        fingerprint: of the network's weights.
         seed: names the noise.
-        window: noise levels `(low, high)` where a guide is asked.
+        window: noise levels `(low, high)` at which a guide is asked.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        denoiser: nn.Module,
-        *,
-        sampler: Callable[[Denoiser], Sampler],
-        seed: int = 0,
-        window: tuple[float, float] = (LOWEST, math.inf),
-    ) -> None:
-        self.source, self.denoiser, self.sampler, self.seed = source, denoiser, sampler, seed
-        self.window = window
+    source: Source
+    network: Any
+    sampler: Callable[[Any], Sampler]
+    sampler_name: str = "single_pass"
+    sampler_steps: int = 1
+    fingerprint: str = ""
+    seed: int = 0
+    window: tuple[float, float] = (LOWEST, math.inf)
+
+    @property
+    def denoiser(self) -> Denoiser | None:
+        """The network, if it can be guided."""
+        return None if self.sampler_name == "single_pass" else self.network
 
     def samples(
         self,
-        discriminator: nn.Module | None,
-        scale: float,
         count: int,
         purpose: str,
         *,
+        guide: nn.Module | None = None,
+        scale: float = 0.0,
         draw: int = 0,
         label: Tensor | None = None,
     ) -> Tensor:
@@ -64,22 +76,59 @@ class GuidanceEffect:
 
         Classes come in turn unless labels `[count]` are given.
         """
-        denoiser: Denoiser = self.denoiser
-        if discriminator is not None and scale != 0:
-            denoiser = discriminator_guidance(denoiser, discriminator, scale, window=self.window)
-        like = next(self.denoiser.parameters())
+        network = self.network
+        if guide is not None and scale != 0:
+            network = discriminator_guidance(network, guide, scale, window=self.window)
+        like = next(self.network.parameters())
         label = labels_of(self.source, count) if label is None else label
         label = None if label is None else label.to(like.device)
         key = (self.seed, purpose, draw)
-        return draw_samples(self.sampler(denoiser), count, key, like=like, label=label).cpu()
+        return draw_samples(self.sampler(network), count, key, like=like, label=label).cpu()
 
-    def draw(self, discriminator: nn.Module | None, scale: float, path: Path) -> None:
+    def draw(self, path: Path, *, guide: nn.Module | None = None, scale: float = 0.0) -> None:
         """A hundred images in a grid, or a scatter of 2 500 points."""
         mixture = self.source.mixture
-        if mixture is not None:
-            scatter(self.samples(discriminator, scale, 2_500, "preview"), mixture).save(path)
-        else:
-            sample_grid(self.samples(discriminator, scale, 100, "preview"), 10).save(path)
+        x = self.samples(100 if mixture is None else 2_500, "preview", guide=guide, scale=scale)
+        picture = sample_grid(x, 10) if mixture is None else scatter(x, mixture)
+        picture.save(path)
+
+
+def load_sampled_model(
+    run: SavedRun,
+    settings: SamplerSettings,
+    source: Source,
+    *,
+    device: torch.device | str,
+    seed: int = 0,
+) -> SampledModel:
+    """The model of a finished run.
+
+    Args:
+        settings: how a diffusion model is sampled.
+        source: what the samples should be like.
+        seed: names the noise.
+
+    Raises:
+        InputError: the folder holds no finished model, or it cannot be sampled in this way.
+    """
+    gan = run.kind == "gan"
+    network: Any = run.network.to(device).requires_grad_(False)
+
+    def sampler(model: Any) -> Sampler:
+        if gan:
+            return SinglePass(model, (network.config["latent"],))
+        return build_sampler(settings, model, source.shape)
+
+    sampler(network)  # refuses settings that cannot work
+    return SampledModel(
+        source=source,
+        network=network,
+        sampler=sampler,
+        sampler_name="single_pass" if gan else settings.name,
+        sampler_steps=1 if gan else settings.steps,
+        fingerprint=run.fingerprint,
+        seed=seed,
+    )
 
 
 def labels_of(source: Source, count: int) -> Tensor | None:
@@ -103,27 +152,25 @@ def distance_to(source: Source, limit: int = 10_000) -> tuple[str, Callable[[Ten
     network = feature_network(source.shape)
 
     def features(images: Tensor) -> Tensor:
-        seen = quantised(images)
+        images = quantised(images)
         if network is not None:
-            return extract(network, seen)[0]
-        small = torch.nn.functional.adaptive_avg_pool2d(seen, min(8, seen.shape[-1]))
-        return small.flatten(1)
+            return extract(network, images)[0]
+        side = min(8, images.shape[-1])
+        return torch.nn.functional.adaptive_avg_pool2d(images, side).flatten(1)
 
     reference = features(source.reference("held_out", limit)[0])
     name = "frechet_distance" if network is not None else "frechet_distance_of_pixels"
     return name, lambda x: frechet_distance(reference, features(x))
 
 
-ROUNDS = 10
-"""Of refinement, where its effect on a GAN is shown."""
-
-
 def evaluate_guide(
-    validation: HeldOutValidation, discriminator: nn.Module, folder: Path
+    validation: HeldOutValidation, guide: nn.Module, folder: Path
 ) -> tuple[ValidationResult, dict[str, float]]:
-    """The verdict with its figures; draws `calibration.png`. All of it on the judging half."""
-    outcome = validation.outcome(discriminator)
-    real, fake = (logits[:, 1::2] for logits in validation.logits(discriminator))
+    """Whether it is significant, with its figures, on the half of the validation data that chose
+    nothing; draws `calibration.png`.
+    """
+    outcome = validation.outcome(guide)
+    real, fake = (logits[:, 1::2] for logits in validation.logits(guide))
     draw_calibration(real, fake, validation.levels, folder / "calibration.png")
     levels = calibration_figures(real, fake, validation.levels)
     return outcome, {
@@ -137,49 +184,32 @@ def evaluate_guide(
 
 
 def scale_objective(
-    effect: GuidanceEffect, discriminator: nn.Module, samples: int
+    model: SampledModel, guide: nn.Module, samples: int
 ) -> tuple[str, Callable[[float, int], float]]:
-    """The name of a distance, and `(scale, draw) -> distance` for `choose_scale`."""
-    name, distance = distance_to(effect.source)
+    """The name of a distance, and `(scale, draw) -> distance` for `choose_scale`.
+
+    A scale at which samples stop being finite counts as the worst.
+    """
+    name, distance = distance_to(model.source)
 
     def measure(scale: float, draw: int) -> float:
         try:
-            return distance(effect.samples(discriminator, scale, samples, "scale", draw=draw))
+            return distance(model.samples(samples, "scale", guide=guide, scale=scale, draw=draw))
         except RunError:
             return math.inf
 
     return name, measure
 
 
-def tried_scales(
-    effect: GuidanceEffect,
-    discriminator: nn.Module,
-    folder: Path,
-    *,
-    scales: Sequence[float],
-    samples: int,
-    draws: int,
-) -> tuple[ScaleChoice, dict[str, float]]:
-    """The search for a scale and the mean distance at each, to what `effect.source` holds out.
-
-    Draws `scale.png`. A scale at which samples stop being finite counts as the worst.
-    """
-    name, measure = scale_objective(effect, discriminator, samples)
-    tried = choose_scale(measure, scales, range(draws))
-    draw_scales(tried, folder / "scale.png", distance=name)
-    return tried, {f"{name}_at_{scale:g}": tried.mean(scale) for scale in tried.distances}
-
-
 def held_out_distance(
-    effect: GuidanceEffect, source: Source, discriminator: nn.Module, scale: float, *, samples: int
+    model: SampledModel, source: Source, guide: nn.Module, scale: float, *, samples: int
 ) -> dict[str, float]:
     """The distance to what `source` holds out, which nothing was chosen by, without and with."""
     name, distance = distance_to(source)
-    unguided = distance(effect.samples(None, 0.0, samples, "judge"))
-    guidance_results = (
-        distance(effect.samples(discriminator, scale, samples, "judge")) if scale else unguided
-    )
-    return {f"{name}_unguided": unguided, f"{name}_guided": guidance_results}
+    unguided = guided = distance(model.samples(samples, "judge"))
+    if scale != 0:
+        guided = distance(model.samples(samples, "judge", guide=guide, scale=scale))
+    return {f"{name}_unguided": unguided, f"{name}_guided": guided}
 
 
 class Trials(Protocol):
@@ -196,59 +226,52 @@ class Trials(Protocol):
 
 
 def guidance_results(
-    effect: GuidanceEffect,
-    discriminator: nn.Module,
+    model: SampledModel,
+    guide: nn.Module,
     source: Source,
     trials: Trials,
     run: Run,
     *,
     significant: bool,
 ) -> dict[str, float]:
-    """The `scale` that is chosen, the distance at each, and to what `source` holds out.
+    """The `scale` that is chosen, the mean distance at each, and to what `source` holds out.
 
     A guide that is not significant gets scale 0, whatever the search says. Draws `scale.png`,
     `samples-unguided.png` and `samples-guided.png`.
     """
-    low, high = effect.window
+    low, high = model.window
     reach = f"from {low:.3g}" + ("" if high == math.inf else f" to {high:.3g}")
     run.say(f"trying guidance scales at noise levels {reach}")
-    tried, distances = tried_scales(
-        effect,
-        discriminator,
-        run.folder,
-        scales=trials.scales,
-        samples=trials.scale_samples,
-        draws=trials.scale_draws,
-    )
-    scale = tried.scale if significant else 0.0
-    effect.draw(None, 0.0, run.folder / "samples-unguided.png")
+    name, measure = scale_objective(model, guide, trials.scale_samples)
+    choice = choose_scale(measure, trials.scales, range(trials.scale_draws))
+    draw_scales(choice, run.folder / "scale.png", distance=name)
+    distances = {f"{name}_at_{scale:g}": choice.mean(scale) for scale in choice.distances}
+    scale = choice.scale if significant else 0.0
+    model.draw(run.folder / "samples-unguided.png")
     try:
-        effect.draw(discriminator, scale or 1.0, run.folder / "samples-guided.png")
+        model.draw(run.folder / "samples-guided.png", guide=guide, scale=scale or 1.0)
     except RunError as error:  # with scale 0 chosen there is a result all the same
         run.say(f"no picture of guided samples: {error}")
-    final = held_out_distance(effect, source, discriminator, scale, samples=trials.final_samples)
+    final = held_out_distance(model, source, guide, scale, samples=trials.final_samples)
     return {"scale": scale, **distances, **final}
 
 
 def refinement_results(
-    effect: GuidanceEffect, ratio: LogRatio, source: Source, folder: Path, *, samples: int
+    model: SampledModel, ratio: LogRatio, source: Source, folder: Path, *, samples: int
 ) -> dict[str, float]:
     """The distance to what `source` holds out without refinement and after ten rounds of it.
 
     Chains of Metropolis-Hastings, because they need no bound. Draws `samples-unrefined.png` and
     `samples-refined.png`, which begin with the same noise.
     """
-    better = GuidanceEffect(
-        effect.source,
-        effect.denoiser,
-        sampler=lambda network: Refined(
-            effect.sampler(network), ratio, "metropolis_hastings", ROUNDS
-        ),
-        seed=effect.seed,
-    )
+
+    def refined_sampler(network: Any) -> Sampler:
+        return Refined(model.sampler(network), ratio, "metropolis_hastings", ROUNDS)
+
     name, distance = distance_to(source)
     figures = {}
-    for word, shown in (("unrefined", effect), ("refined", better)):
-        shown.draw(None, 0.0, folder / f"samples-{word}.png")
-        figures[f"{name}_{word}"] = distance(shown.samples(None, 0.0, samples, "judge"))
+    variants = {"unrefined": model, "refined": replace(model, sampler=refined_sampler)}
+    for word, variant in variants.items():
+        variant.draw(folder / f"samples-{word}.png")
+        figures[f"{name}_{word}"] = distance(variant.samples(samples, "judge"))
     return figures

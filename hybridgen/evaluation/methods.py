@@ -16,15 +16,15 @@ class Method:
 
     Attributes:
         name: in tables and pictures.
-        model: the name of the run that is sampled.
+        model: the name of the run that is sampled, or of the runs if it is a pattern of seeds.
         sampler: of a diffusion model.
         calls: budgets of a diffusion model, denoiser calls a sample.
-        low: the lowest noise level of `heun` and `edm_*`.
-        high: the highest.
+        low: the lowest noise level of `heun` and `edm_*`,
+        high: and the highest.
         guide: the name of a run of `guide.py` that guides the sampling.
         scales: of guidance; the guide's own if none is given.
         discriminator: the name of a run of `guide.py` that refines finished samples.
-        how: they are refined.
+        how: the way in which they are refined.
         rounds: budgets of refinement, proposals beside the first.
         baseline: the name of the method that this one is a change of.
     """
@@ -51,8 +51,7 @@ class Method:
         if (self.discriminator is None) != (not self.rounds):
             raise InputError(
                 f"{self.name}: refinement takes a discriminator and rounds, got discriminator "
-                f"{self.discriminator} and "
-                f"rounds {list(self.rounds)}"
+                f"{self.discriminator} and rounds {list(self.rounds)}"
             )
         if self.scales and self.guide is None:
             raise InputError(f"{self.name}: scales {list(self.scales)} need a guide; name one")
@@ -77,30 +76,30 @@ class Method:
         if kind != "gan" and not self.calls:
             raise InputError(f"{self.name}: name its denoiser calls a sample, such as calls: [10]")
 
-    def check_names(self, known: Collection[str]) -> None:
-        """Refuse a method whose runs are not among the `known` names.
+    def check_names(self, runs: Collection[str]) -> None:
+        """Refuse a method whose runs are not among these names.
 
         Raises:
             InputError: see above.
         """
         for name in self.models:
-            if name not in known:
+            if name not in runs:
                 raise InputError(
-                    f"{self.name}: no run is called {name!r}; there are {', '.join(sorted(known))}"
+                    f"{self.name}: no run is called {name!r}; there are {', '.join(sorted(runs))}"
                 )
 
-    def budgets(self, own_scale: float) -> Iterator["Budget"]:
-        """Every combination; `own_scale` is the guide's."""
+    def budgets(self, guide_scale: float) -> Iterator["Budget"]:
+        """Every combination; `guide_scale` is the one that was chosen when the guide was tried."""
         scales: tuple[float | None, ...] = (None,)
         if self.guide is not None:
-            scales = self.scales or (own_scale,)
+            scales = self.scales or (guide_scale,)
         for calls, scale, rounds in product(self.calls or (0,), scales, self.rounds or (0,)):
             yield Budget(calls=calls, scale=scale, rounds=rounds)
 
     def sampler_settings(self, calls: int) -> SamplerSettings:
         """Of a diffusion model, with as many steps as make `calls` calls."""
-        named = SamplerSettings(name=self.sampler, low=self.low, high=self.high)
-        return with_calls(named, calls)
+        settings = SamplerSettings(name=self.sampler, low=self.low, high=self.high)
+        return with_calls(settings, calls)
 
 
 def check_methods(methods: Sequence[Method]) -> None:
@@ -137,9 +136,9 @@ class Budget:
     @property
     def words(self) -> str:
         """Such as "10 calls, scale 2"."""
-        said = [f"{self.calls} calls"] if self.calls else []
+        parts = [f"{self.calls} calls"] if self.calls else []
         if self.scale is not None:
-            said.append(f"scale {self.scale:g}")
+            parts.append(f"scale {self.scale:g}")
         if self.rounds:
-            said.append(f"{self.rounds} round" + "s" * (self.rounds > 1))
-        return ", ".join(said)
+            parts.append(f"{self.rounds} round" + "s" * (self.rounds > 1))
+        return ", ".join(parts)

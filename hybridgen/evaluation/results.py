@@ -1,9 +1,19 @@
 """What a comparison found: one row for each method at each budget, and how it came about."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+import os
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from statistics import fmean, stdev
 
-from hybridgen.metrics.intervals import Estimate
+import torch
+
+from hybridgen.data.source import Source
+from hybridgen.metrics.intervals import Estimate, interval
 from hybridgen.metrics.registry import METRICS
 from hybridgen.protocols import Cost
 
@@ -40,11 +50,13 @@ class Row:
         models: names of the runs that it takes.
         baseline: the method that it is a change of, at the same calls; `None` for a plain one.
         figures: metric -> estimate.
-        expense: of one sample.
+        cost: of one sample.
         details: every setting, name -> value, for the reader.
         picture: a PNG of samples from the noise that all rows share.
         neighbours: a PNG of some samples, each beside its nearest training example.
         histogram: samples that a classifier takes for each class.
+        trainings: of the model; with several, figures are means over them with their intervals,
+            and cost, pictures and histogram are those of the first.
     """
 
     method: str
@@ -58,6 +70,7 @@ class Row:
     picture: bytes = b""
     neighbours: bytes = b""
     histogram: tuple[int, ...] = ()
+    trainings: int = 1
 
     @property
     def name(self) -> str:
@@ -66,15 +79,16 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
-    """One run that took part.
+class TrainingSummary:
+    """What the training of one model took and how it went.
 
     Attributes:
         name: as methods call it.
         command: that trains it again.
-        facts: steps, images, seconds, parameters and the like, name -> number.
-        curves: quantity -> steps and values, thinned out for drawing.
-        settings: its resolved settings, as YAML.
+        facts: steps, images, seconds, parameters and the like, name -> number; where a model was
+            trained several times, means over the trainings, and their number as `trainings`.
+        curves: quantity -> steps and values, thinned out for drawing; of the first training.
+        settings: its resolved settings, as YAML; of the first training.
     """
 
     name: str
@@ -108,7 +122,7 @@ class Comparison:
     features: str
     samples: int
     rows: tuple[Row, ...]
-    models: tuple[Trained, ...]
+    models: tuple[TrainingSummary, ...]
     quality: str = "frechet_distance"
     real_picture: bytes = b""
     real_histogram: tuple[int, ...] = ()
@@ -119,6 +133,69 @@ class Comparison:
 
 def metrics_of(comparison: Comparison) -> list[str]:
     """Every figure that some row has: the comparison's quality first, then as listed here."""
-    there = {name for row in comparison.rows for name in row.figures}
-    order = [comparison.quality, *METRICS, *sorted(there)]
-    return [name for name in dict.fromkeys(order) if name in there]
+    measured = {name for row in comparison.rows for name in row.figures}
+    order = [comparison.quality, *METRICS, *sorted(measured)]
+    return [name for name in dict.fromkeys(order) if name in measured]
+
+
+def mean_over_trainings(figures: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
+    """The mean of each figure over trainings of one model, each given with all its figures.
+
+    Of one training the figures as they are. Of several the interval is `mean +- t error`, with the
+    standard error over trainings and Student's t for one degree of freedom less, cut where the
+    figure cannot go. A figure that is infinite once has an infinite mean. p-values have no mean
+    that is one, so `c2st_p` is left out.
+    """
+    if len(figures) == 1:
+        return dict(figures[0])
+    means = {}
+    for name in figures[0]:
+        if name == "c2st_p":
+            continue
+        values = [each[name].value for each in figures]
+        mean, finite = fmean(values), all(map(math.isfinite, values))
+        error = stdev(values) / math.sqrt(len(values)) if finite else math.inf
+        low, high = interval(name, mean, error, subsets=len(values))
+        means[name] = replace(
+            figures[0][name], value=mean, low=low, high=high, standard_error=error
+        )
+    return means
+
+
+PACKAGES = ("hybridgen", "torch", "diffusers", "accelerate", "torchmetrics", "scikit-learn")
+
+
+def provenance(
+    command: Sequence[str], *, seed: int, trainings: Mapping[str, int]
+) -> dict[str, str]:
+    """Command, date, seed, versions and machine, name -> text.
+
+    Args:
+        command: the words after `python`.
+        trainings: of each model, name -> number.
+    """
+    several = [f"{number} of {name}" for name, number in trainings.items() if number > 1]
+    counts = "one training of each model"
+    if several:
+        rest = ", one of each other model" if len(several) < len(trainings) else ""
+        counts = f"trainings: {', '.join(several)}{rest}"
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "CPU"
+    return {
+        "command": shlex.join(["python", *command]),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "seed": f"{seed}; {counts}",
+        "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        "machine": f"{device}; {os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "threads": f"{torch.get_num_threads()} for sampling and measuring",
+    }
+
+
+def data_facts(source: Source, *, held_out: int) -> dict[str, str]:
+    """The data in words, name -> text."""
+    return {
+        "name": source.name,
+        "shape": " x ".join(map(str, source.shape)),
+        "training examples": "drawn without end" if source.size is None else str(source.size),
+        "held-out examples": str(held_out),
+        "classes in training": str(source.classes) if source.classes else "none: unconditional",
+    }

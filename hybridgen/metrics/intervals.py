@@ -20,6 +20,7 @@ class Estimate:
         low, high: the ends of its 95 % interval; both equal the value where nothing is uncertain.
         floor: what as many real samples get: training examples in the place of generated ones.
         ideal: what perfect samples get in the limit, where the density is known.
+        standard_error: over trainings, of a mean over them; else `None`.
     """
 
     value: float
@@ -27,6 +28,7 @@ class Estimate:
     high: float
     floor: float | None = None
     ideal: float | None = None
+    standard_error: float | None = None
 
 
 SUBSETS = 32

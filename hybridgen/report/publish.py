@@ -29,6 +29,7 @@ def publish(comparison: Comparison, folder: Path) -> None:
 def flat(comparison: Comparison) -> dict[str, float | None]:
     """`row/metric`, with `_low` and `_high`; `row/seconds` and other costs; `floor_metric`.
 
+    Of a mean over several trainings also `row/metric_se` and `row/trainings`.
     What is not finite is `None`, which JSON has a word for.
     """
     figures: dict[str, float] = {}
@@ -37,8 +38,12 @@ def flat(comparison: Comparison) -> dict[str, float | None]:
             figures[f"{row.name}/{metric}"] = estimate.value
             figures[f"{row.name}/{metric}_low"] = estimate.low
             figures[f"{row.name}/{metric}_high"] = estimate.high
+            if estimate.standard_error is not None:
+                figures[f"{row.name}/{metric}_se"] = estimate.standard_error
             if estimate.floor is not None:
                 figures[f"floor_{metric}"] = estimate.floor
+        if row.trainings > 1:
+            figures[f"{row.name}/trainings"] = row.trainings
         spent = row.cost
         figures[f"{row.name}/seconds"] = spent.seconds.value
         figures[f"{row.name}/seconds_low"] = spent.seconds.low

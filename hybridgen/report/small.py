@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hybridgen.evaluation.results import Comparison, Trained
+from hybridgen.evaluation.results import Comparison, TrainingSummary
 from hybridgen.report import text as words
 from hybridgen.report.palette import Look
 
@@ -68,7 +68,7 @@ def histograms(comparison: Comparison, looked: Mapping[str, Look]) -> list[Histo
     ]
 
 
-def curves(trained: Trained) -> list[Curve]:
+def curves(trained: TrainingSummary) -> list[Curve]:
     """Those with two finite values or more."""
     found = (_curve(name, *places) for name, places in trained.curves.items())
     return [curve for curve in found if curve is not None]

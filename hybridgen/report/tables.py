@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hybridgen.evaluation.results import Comparison, Row, Trained, metrics_of
+from hybridgen.evaluation.results import Comparison, Row, TrainingSummary, metrics_of
 from hybridgen.metrics.intervals import Estimate
 from hybridgen.metrics.registry import (
     CHANCES,
@@ -104,7 +104,7 @@ def cost_table(rows: Sequence[Row], looked: Mapping[str, Look]) -> Table:
     )
 
 
-def trainings_table(models: Sequence[Trained]) -> Table:
+def trainings_table(models: Sequence[TrainingSummary]) -> Table:
     """What each run had."""
     names = list(dict.fromkeys(name for model in models for name in model.facts))
     return Table(

@@ -27,6 +27,8 @@ CHANCE = 2 * math.log(2)
 LOWEST = 0.0447
 """The noise level below which a guide is not asked: gradients there are the least certain."""
 _AT_ONCE = 1_000
+_DRAWS = "exam"
+"""Names the noise; another name is other noise, and recorded figures would not be met again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +203,7 @@ class HeldOutValidation:
         """For each level the noised samples of one side, in parts that fit into memory."""
         clean, label = self.real if side == "real" else self.fake
         for number, sigma in enumerate(self.levels.tolist()):
-            rng = rng_for(self._seed, "exam", side, number)
+            rng = rng_for(self._seed, _DRAWS, side, number)
             noise = torch.randn(clean.shape, generator=rng).to(clean)
             yield [
                 _Question(

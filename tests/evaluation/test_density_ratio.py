@@ -21,7 +21,7 @@ from hybridgen.evaluation.density_ratio import (
     cross_entropy,
     platt,
 )
-from hybridgen.evaluation.runs import fingerprint, load_guide
+from hybridgen.evaluation.runs import SavedRun, load_guide
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.training.validation import HeldOutValidation
 
@@ -147,7 +147,7 @@ def guide(tmp_path):
     (tmp_path / "g" / "config.yaml").write_text(yaml.safe_dump({"run": f"{tmp_path}/gan"}))
     said = {"sampler": "single_pass", "steps": 1, "scale": 0.0, "window": [0.05, None]}
     said |= {"validation_fraction": 0.2, "significant": True}
-    said["model"] = fingerprint(tmp_path / "gan", "generator")
+    said["model"] = SavedRun(tmp_path / "gan").fingerprint
 
     def write(**more):
         (tmp_path / "g" / "guide.json").write_text(json.dumps({**said, **more}))

@@ -9,7 +9,7 @@ import torch
 from hybridgen.data.images import ImageSource
 from hybridgen.data.load import DataSettings, load_data
 from hybridgen.errors import InputError
-from hybridgen.evaluation.guide import GuidanceEffect
+from hybridgen.evaluation.guide import SampledModel
 from hybridgen.evaluation.guide_data import cached_samples, refuse_another_model
 from hybridgen.networks.build import DenoiserSettings, build_denoiser
 from hybridgen.sampling.build import SamplerSettings, build_sampler
@@ -21,14 +21,19 @@ def run():
     return SimpleNamespace(leads=True, say=lambda sentence: None, accelerator=waiting)
 
 
-def effect(source):
+def model(source, fingerprint="first"):
     torch.manual_seed(0)
     denoiser = build_denoiser(
         DenoiserSettings(widths=(8,), width=8, depth=1), source.shape, source.classes
     )
     settings = SamplerSettings(steps=2)
-    return GuidanceEffect(
-        source, denoiser, sampler=lambda d: build_sampler(settings, d, source.shape)
+    return SampledModel(
+        source=source,
+        network=denoiser,
+        sampler=lambda d: build_sampler(settings, d, source.shape),
+        sampler_name="heun",
+        sampler_steps=2,
+        fingerprint=fingerprint,
     )
 
 
@@ -43,18 +48,18 @@ def test_samples_have_labels_as_frequent_as_the_datas(run, tmp_path):
         held_out_labels=labels,
         classes=2,
     )
-    _, label = cached_samples(effect(source), 200, tmp_path / "generated.safetensors", run, "model")
+    _, label = cached_samples(model(source), 200, tmp_path / "generated.safetensors", run)
     assert label.float().mean() == pytest.approx(0.1)
 
 
 def test_samples_are_drawn_once_and_belong_to_one_model(run, tmp_path):
     path = tmp_path / "generated.safetensors"
-    ring = effect(load_data(DataSettings(path="ring")))
-    x, label = cached_samples(ring, 5, path, run, "first")
+    ring = load_data(DataSettings(path="ring"))
+    x, label = cached_samples(model(ring), 5, path, run)
     assert label is None
-    assert torch.equal(cached_samples(ring, 5, path, run, "first")[0], x)
+    assert torch.equal(cached_samples(model(ring), 5, path, run)[0], x)
     with pytest.raises(InputError, match="samples of another model: choose another --out"):
-        cached_samples(ring, 5, path, run, "second")
+        cached_samples(model(ring, "second"), 5, path, run)
 
 
 def test_a_finished_guide_belongs_to_one_model(tmp_path):

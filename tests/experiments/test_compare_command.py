@@ -10,7 +10,7 @@ from experiments.conftest import EXPERIMENTS, Answer
 from PIL import Image
 
 from hybridgen.cli import command
-from hybridgen.evaluation.runs import fingerprint
+from hybridgen.evaluation.runs import SavedRun
 from hybridgen.networks.build import DenoiserSettings, build_denoiser
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 
@@ -33,13 +33,18 @@ FAST = (
 
 
 @pytest.fixture
-def call(capsys, monkeypatch, tmp_path):
+def script(monkeypatch):
     monkeypatch.syspath_prepend(EXPERIMENTS)
     import compare
 
+    return compare
+
+
+@pytest.fixture
+def call(script, capsys, tmp_path):
     def run(*argv):
-        given = [*FAST, "--out", str(tmp_path / "out"), *map(str, argv)]
-        return Answer(command(compare.main, compare.Compare, given), *capsys.readouterr())
+        arguments = [*FAST, "--out", str(tmp_path / "out"), *map(str, argv)]
+        return Answer(command(script.main, script.Compare, arguments), *capsys.readouterr())
 
     return run
 
@@ -48,6 +53,20 @@ def run_folder(folder, data, **more):
     config = {"data": {"path": data}, "training": {"batch": 8}, "adversarial": {"source": None}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config | more))
     (folder / "result.json").write_text(json.dumps({"steps": 2, "seconds": 1.0}))
+
+
+def guide_folder(folder, model):
+    """A discriminator that was never trained, as `guide.py` leaves one for this model."""
+    discriminator = DcganDiscriminator(resolution=8, width=8, noise_conditional=True)
+    discriminator.save_pretrained(folder / "discriminator")
+    run_folder(folder, "digits", run=str(model))
+    log_ratio = {"sigma": 0.05, "slope": 1.0, "offset": 0.0, "log_bound": 1.0, "acceptance": 0.5}
+    record = {
+        **{"sampler": "heun", "steps": 18, "scale": 1.0, "validation_fraction": 0.2},
+        **{"significant": True, "window": [0.05, None], "model": SavedRun(model).fingerprint},
+        "log_ratio": log_ratio,
+    }
+    (folder / "guide.json").write_text(json.dumps(record))
 
 
 @pytest.fixture(scope="session")
@@ -66,34 +85,21 @@ def runs(tmp_path_factory):
     )
     for name, data in (("gan", "digits"), ("diffusion", "digits"), ("ring", "ring")):
         run_folder(home / name, data)
-    for name, of, part in (("judge", "gan", "generator"), ("guide", "diffusion", "denoiser")):
-        discriminator = DcganDiscriminator(resolution=8, width=8, noise_conditional=True)
-        discriminator.save_pretrained(home / name / "discriminator")
-        run_folder(home / name, "digits", run=str(home / of))
-        said = {
-            **{
-                "sampler": "heun",
-                "steps": 18,
-                "scale": 1.0,
-                "validation_fraction": 0.2,
-                "significant": True,
-            },
-            **{"window": [0.05, None], "model": fingerprint(home / of, part)},
-            "log_ratio": {
-                **{"sigma": 0.05, "slope": 1.0, "offset": 0.0},
-                **{"log_bound": 1.0, "acceptance": 0.5},
-            },
-        }
-        (home / name / "guide.json").write_text(json.dumps(said))
+    for name, of in (("judge", "gan"), ("guide", "diffusion")):
+        guide_folder(home / name, home / of)
     return home
 
 
-def given(runs, *names):
+def run_flags(runs, *names):
     return ("--runs", json.dumps({name: str(runs / name) for name in names}))
 
 
 def everything(runs):
-    return (*given(runs, "gan", "judge", "diffusion", "guide"), "--methods", json.dumps(METHODS))
+    return (
+        *run_flags(runs, "gan", "judge", "diffusion", "guide"),
+        "--methods",
+        json.dumps(METHODS),
+    )
 
 
 def test_a_comparison_leaves_figures_a_table_pictures_and_a_page(call, runs, tmp_path):
@@ -125,7 +131,7 @@ def test_a_comparison_leaves_figures_a_table_pictures_and_a_page(call, runs, tmp
 
 
 def test_what_is_measured_is_not_measured_again_and_a_row_can_be_added(call, runs, monkeypatch):
-    first = call(*given(runs, "gan"), "--methods", json.dumps(METHODS[:1]))
+    first = call(*run_flags(runs, "gan"), "--methods", json.dumps(METHODS[:1]))
     assert first.status == 0, first.err
     import hybridgen.evaluation.measure as scoring
 
@@ -134,11 +140,93 @@ def test_what_is_measured_is_not_measured_again_and_a_row_can_be_added(call, run
     monkeypatch.setattr(
         scoring, "draw_samples", lambda *a, **k: measured.append(a[0]) or before(*a, **k)
     )
-    assert call(*given(runs, "gan"), "--methods", json.dumps(METHODS[:1])).out == first.out
+    assert call(*run_flags(runs, "gan"), "--methods", json.dumps(METHODS[:1])).out == first.out
     assert measured == []
-    more = call(*given(runs, "gan", "judge"), "--methods", json.dumps(METHODS[:2]))
+    more = call(*run_flags(runs, "gan", "judge"), "--methods", json.dumps(METHODS[:2]))
     assert more.status == 0, more.err
     assert len(measured) == 1
+
+
+@pytest.fixture(scope="session")
+def seeds(tmp_path_factory):
+    """Two trainings of a GAN, and two of a diffusion model with a guide for each."""
+    home = tmp_path_factory.mktemp("seeds")
+    settings = DenoiserSettings(widths=(8, 8), layers=1)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        gan, diffusion, guide = (
+            home / name / f"seed{seed}" for name in ("gan", "diffusion", "guide")
+        )
+        DcganGenerator(resolution=8, latent=8, width=8).save_pretrained(gan / "generator")
+        build_denoiser(settings, (1, 8, 8)).save_pretrained(diffusion / "denoiser")
+        run_folder(gan, "digits")
+        run_folder(diffusion, "digits")
+        guide_folder(guide, diffusion)
+    return home
+
+
+def test_a_pattern_of_seeds_gives_the_mean_of_the_trainings_and_its_standard_error(
+    call, seeds, tmp_path
+):
+    patterns = {"0": f"{seeds}/gan/seed0", "1": f"{seeds}/gan/seed1", "both": f"{seeds}/gan/seed*"}
+    methods = [{"name": f"row {name}", "model": name} for name in patterns]
+    answer = call("--runs", json.dumps(patterns), "--methods", json.dumps(methods))
+    assert answer.status == 0, answer.err
+    figures = json.loads((tmp_path / "out" / "result.json").read_text())
+    for metric in ("frechet_distance", "kid", "coverage"):
+        first, second = (figures[f"row {seed}/{metric}"] for seed in (0, 1))
+        mean, error = figures[f"row both/{metric}"], figures[f"row both/{metric}_se"]
+        assert mean == pytest.approx((first + second) / 2)
+        assert error == pytest.approx(abs(first - second) / 2)
+        assert f"row 0/{metric}_se" not in figures
+    reach = 12.7062 * figures["row both/kid_se"]  # Student's t, one degree of freedom
+    ends = [figures["row both/kid"] - reach, figures["row both/kid"] + reach]
+    assert [figures[f"row both/kid_{end}"] for end in ("low", "high")] == pytest.approx(ends)
+    assert figures["row both/trainings"] == figures["training/both/trainings"] == 2
+    assert "row 0/trainings" not in figures and "row both/c2st_p" not in figures
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "trainings: 2 of both, one of each other model" in page
+    assert "seed0; seed1" in page
+
+
+def test_each_training_is_guided_by_its_own_guide(call, seeds, tmp_path):
+    method = METHODS[3] | {"name": "guided", "scales": []}
+    patterns = {name: f"{seeds}/{name}/seed*" for name in ("diffusion", "guide")}
+    argv = ("--runs", json.dumps(patterns), "--methods", json.dumps([METHODS[2], method]))
+    answer = call(*argv)
+    assert answer.status == 0, answer.err
+    figures = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert figures["guided, 3 calls, scale 1/trainings"] == 2
+    assert figures["guided, 3 calls, scale 1/kid"] != figures["diffusion, 3 calls/kid"]
+    assert len(list((tmp_path / "out" / "measured").glob("*-neighbours.png"))) == 4
+
+
+def test_guides_for_some_of_the_trainings_or_of_different_scales_are_refused(call, seeds, tmp_path):
+    method = METHODS[3] | {"scales": []}
+    runs = {"diffusion": f"{seeds}/diffusion/seed*", "guide": f"{seeds}/guide/seed0"}
+    answer = call("--runs", json.dumps(runs), "--methods", json.dumps([method]))
+    assert answer.status == 2
+    assert "'guide' has 1 discriminators for 1 of 2 trainings of 'diffusion'" in answer.err
+    for seed in range(2):
+        folder = shutil.copytree(seeds / "guide" / f"seed{seed}", tmp_path / f"guide{seed}")
+        record = json.loads((folder / "guide.json").read_text()) | {"scale": 1.0 + seed}
+        (folder / "guide.json").write_text(json.dumps(record))
+    runs["guide"] = f"{tmp_path}/guide*"
+    answer = call("--runs", json.dumps(runs), "--methods", json.dumps([method]))
+    assert answer.status == 2
+    assert "its guides were given different scales ([1.0, 2.0])" in answer.err
+
+
+def test_missing_models_are_trained_in_the_order_of_their_list(script, tmp_path):
+    models = (
+        script.Model(name="gan", script="gan", config="gan/digits"),
+        script.Model(name="judge", script="guide", config="guide/gan-digits", of="gan"),
+    )
+    methods = (script.Method(name="a", model="gan", discriminator="judge", rounds=(1,)),)
+    settings = script.Compare(models=models, methods=methods, train=True)
+    folders = script.find_runs(models, {}, tmp_path)
+    names = [(model.name, words[0]) for model, words in script.trainings_of(settings, folders)]
+    assert names == [("gan", "gan.py"), ("judge", "guide.py")]
 
 
 @pytest.mark.parametrize(
@@ -146,11 +234,11 @@ def test_what_is_measured_is_not_measured_again_and_a_row_can_be_added(call, run
     [
         (lambda r: (), "there is nothing to compare"),
         (
-            lambda r: (*given(r, "gan"), "--methods", '[{"name": "a", "model": "b"}]'),
+            lambda r: (*run_flags(r, "gan"), "--methods", '[{"name": "a", "model": "b"}]'),
             "a: no run is called 'b'; there are gan",
         ),
         (
-            lambda r: (*given(r, "gan", "diffusion"), "--methods", METHOD),
+            lambda r: (*run_flags(r, "gan", "diffusion"), "--methods", METHOD),
             "no method samples the run 'diffusion'",
         ),
         (
@@ -159,14 +247,14 @@ def test_what_is_measured_is_not_measured_again_and_a_row_can_be_added(call, run
         ),
         (
             lambda r: (
-                *given(r, "gan", "ring"),
+                *run_flags(r, "gan", "ring"),
                 *("--methods", f'[{METHOD[1:-1]}, {{"name": "r", "model": "ring", "calls": [3]}}]'),
             ),
             "was trained on other data",
         ),
         (
             lambda r: (
-                *given(r, "gan", "guide"),
+                *run_flags(r, "gan", "guide"),
                 *(
                     "--methods",
                     '[{"name": "a", "model": "gan", "discriminator": "guide", "rounds": [1]}]',
@@ -175,7 +263,7 @@ def test_what_is_measured_is_not_measured_again_and_a_row_can_be_added(call, run
             "a density ratio belongs to one model",
         ),
         (
-            lambda r: (*given(r, "gan"), "--methods", METHOD, "--samples", "3"),
+            lambda r: (*run_flags(r, "gan"), "--methods", METHOD, "--samples", "3"),
             "samples",
         ),
         (
@@ -186,31 +274,31 @@ def test_what_is_measured_is_not_measured_again_and_a_row_can_be_added(call, run
             "not trained yet: gan; add --train true",
         ),
         (
-            lambda r: (*given(r, "diffusion"), "--methods", METHOD.replace("gan", "diffusion")),
+            lambda r: (*run_flags(r, "diffusion"), "--methods", METHOD.replace("gan", "diffusion")),
             "name its denoiser calls",
         ),
         (
-            lambda r: (*given(r, "gan"), "--methods", METHOD[:-2] + ', "calls": [3]}]'),
+            lambda r: (*run_flags(r, "gan"), "--methods", METHOD[:-2] + ', "calls": [3]}]'),
             "a GAN takes one pass",
         ),
         (
-            lambda r: (*given(r, "gan"), "--methods", METHOD, "--quality", "beauty"),
+            lambda r: (*run_flags(r, "gan"), "--methods", METHOD, "--quality", "beauty"),
             "no metric 'beauty'",
         ),
         (
-            lambda r: (*given(r, "gan"), "--methods", METHOD, "--quality", "c2st_p"),
+            lambda r: (*run_flags(r, "gan"), "--methods", METHOD, "--quality", "c2st_p"),
             "no metric 'c2st_p'",
         ),
         (
-            lambda r: (*given(r, "gan"), "--methods", METHOD, "--timing_rounds", "2"),
+            lambda r: (*run_flags(r, "gan"), "--methods", METHOD, "--timing_rounds", "2"),
             "timing_rounds must be at least 3, got 2",
         ),
         (
-            lambda r: (*given(r, "gan"), "--methods", f"[{METHOD[1:-1]}, {METHOD[1:-1]}]"),
+            lambda r: (*run_flags(r, "gan"), "--methods", f"[{METHOD[1:-1]}, {METHOD[1:-1]}]"),
             "two methods are called 'a'",
         ),
         (
-            lambda r: (*given(r, "gan"), "--methods", METHOD[:-2] + ', "baseline": "GANN"}]'),
+            lambda r: (*run_flags(r, "gan"), "--methods", METHOD[:-2] + ', "baseline": "GANN"}]'),
             "its baseline 'GANN' is no method",
         ),
     ],
@@ -243,7 +331,7 @@ def test_a_damaged_run_is_named(call, runs, tmp_path, name, content):
     config["run"] = str(tmp_path / "gan")
     (tmp_path / "judge" / "config.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / which / name).write_text(content)
-    answer = call(*given(tmp_path, "gan", "judge"), "--methods", json.dumps(METHODS[:2]))
+    answer = call(*run_flags(tmp_path, "gan", "judge"), "--methods", json.dumps(METHODS[:2]))
     assert answer.status == 2
     assert str(tmp_path / which) in answer.err
     assert "Traceback" not in answer.err
@@ -255,16 +343,16 @@ def test_a_row_that_diverges_is_named_and_left_out(call, runs, tmp_path):
     with torch.no_grad():
         next(generator.parameters()).fill_(float("nan"))
     generator.save_pretrained(tmp_path / "bad" / "generator")
-    given_runs = {"gan": str(runs / "gan"), "bad": str(tmp_path / "bad")}
+    runs_flag = {"gan": str(runs / "gan"), "bad": str(tmp_path / "bad")}
     methods = [METHODS[0], {"name": "broken", "model": "bad"}]
-    answer = call("--runs", json.dumps(given_runs), "--methods", json.dumps(methods))
+    answer = call("--runs", json.dumps(runs_flag), "--methods", json.dumps(methods))
     assert answer.status == 0, answer.err
     assert "broken is left out" in (tmp_path / "out" / "report.html").read_text()
     assert "GAN/kid" in json.loads((tmp_path / "out" / "result.json").read_text())
 
 
 def test_a_measurement_that_is_damaged_is_made_again(call, runs, tmp_path):
-    argv = (*given(runs, "gan"), "--methods", METHOD)
+    argv = (*run_flags(runs, "gan"), "--methods", METHOD)
     first = call(*argv)
     for path in (tmp_path / "out" / "measured").iterdir():
         path.unlink() if path.suffix == ".png" else path.write_text("{")
@@ -286,7 +374,7 @@ METHOD = '[{"name": "a", "model": "gan"}]'
 def test_a_comparison_does_not_overwrite_what_is_something_else(call, runs, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("mine")
-    answer = call(*given(runs, "gan"), "--methods", METHOD)
+    answer = call(*run_flags(runs, "gan"), "--methods", METHOD)
     assert answer.status == 2
     assert "not empty and not a run" in answer.err
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.tex"]

@@ -3,7 +3,7 @@ import re
 import pytest
 from comparisons import comparison, diffusion, estimate, gan, guided, row
 
-from hybridgen.evaluation.results import Trained
+from hybridgen.evaluation.results import TrainingSummary
 from hybridgen.report.calls import calls_chart
 from hybridgen.report.front import front_chart
 from hybridgen.report.palette import looks
@@ -97,7 +97,7 @@ def test_histograms_share_one_scale_with_the_held_out_classes():
 
 def test_a_curve_breaks_where_it_is_not_finite():
     values = (1.0, float("nan"), 4.0, 2.0)
-    model = Trained(name="x", command="", facts={}, curves={"loss": ((0, 1, 2, 3), values)})
+    model = TrainingSummary(name="x", command="", facts={}, curves={"loss": ((0, 1, 2, 3), values)})
     (drawn,) = curves(model)
     assert drawn.path == "M0.0 100.0M66.7 0.0L100.0 66.7"
     assert (drawn.bottom, drawn.top, drawn.last) == ("1", "4", "2")
@@ -105,6 +105,8 @@ def test_a_curve_breaks_where_it_is_not_finite():
 
 def test_a_long_curve_ends_where_its_training_ended():
     steps = tuple(float(i) for i in range(1001))
-    (drawn,) = curves(Trained(name="x", command="", facts={}, curves={"loss": (steps, steps)}))
+    (drawn,) = curves(
+        TrainingSummary(name="x", command="", facts={}, curves={"loss": (steps, steps)})
+    )
     assert drawn.path.endswith("L100.0 0.0")
     assert drawn.path.count("L") < 300

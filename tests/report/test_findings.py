@@ -3,7 +3,7 @@ import math
 import pytest
 from comparisons import comparison, diffusion, estimate, full, gan, guided, refined, row
 
-from hybridgen.evaluation.results import Trained
+from hybridgen.evaluation.results import TrainingSummary
 from hybridgen.report.findings import headline
 
 
@@ -116,7 +116,7 @@ def test_one_training_each_is_said_below_the_answer():
 )
 def test_how_long_generative_models_trained_is_said_if_all_is_known(seconds, text):
     rows = [gan(), diffusion(8), guided(8, models=("diffusion", "guide"))]
-    models = [Trained(name=n, command="", facts={"seconds": s}) for n, s in seconds.items()]
+    models = [TrainingSummary(name=n, command="", facts={"seconds": s}) for n, s in seconds.items()]
     assert text in said(*rows, models=tuple(models))[1]
     assert "digits" not in said(*rows, data={})[1]
 

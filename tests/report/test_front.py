@@ -9,8 +9,8 @@ import yaml
 from PIL import Image
 
 from hybridgen.errors import InputError
-from hybridgen.evaluation.results import Comparison, Row, SamplingCost, Trained
-from hybridgen.evaluation.runs import biography, drawn_curves
+from hybridgen.evaluation.results import Comparison, Row, SamplingCost, TrainingSummary
+from hybridgen.evaluation.runs import SavedRun, thinned_curves
 from hybridgen.metrics.intervals import Estimate
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.protocols import Cost
@@ -38,7 +38,7 @@ def comparison():
         row("own", math.inf, 1e-1, None),
         row("diffusion", 40.0, 1e-1, Cost(denoiser=10)),
     )
-    models = (Trained(name="m", command="c", facts={"steps": 7}),)
+    models = (TrainingSummary(name="m", command="c", facts={"steps": 7}),)
     return Comparison(title="t", data={}, features="lenet", samples=100, rows=rows, models=models)
 
 
@@ -70,7 +70,7 @@ def test_a_frechet_distance_is_called_by_its_features():
     assert named("class_reverse_kl", "lenet") == "class reverse kl"
 
 
-def test_a_biography_tells_steps_images_and_parameters(tmp_path):
+def test_a_summary_tells_steps_images_and_parameters(tmp_path):
     generator, discriminator = (
         MlpGenerator(latent=2, width=8, depth=1),
         MlpDiscriminator(width=8, depth=1),
@@ -79,11 +79,11 @@ def test_a_biography_tells_steps_images_and_parameters(tmp_path):
     discriminator.save_pretrained(tmp_path / "discriminator")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"training": {"batch": 32}}))
     with pytest.raises(InputError, match="is not finished"):
-        biography("gan", tmp_path, "python")
+        SavedRun(tmp_path).summary("gan", "python")
     (tmp_path / "result.json").write_text(json.dumps({"steps": 10, "seconds": 1.5}))
     lines = [{"step": step, "discriminator": step / 2, "images": 3} for step in range(1, 401)]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    found = biography("gan", tmp_path, "python x")
+    found = SavedRun(tmp_path).summary("gan", "python x")
     assert found.facts == {
         "steps": 10,
         "batch": 32,
@@ -100,4 +100,4 @@ def test_a_biography_tells_steps_images_and_parameters(tmp_path):
 
 
 def test_a_run_without_a_log_has_no_curves(tmp_path):
-    assert drawn_curves(tmp_path / "log.jsonl") == {}
+    assert thinned_curves(tmp_path / "log.jsonl") == {}

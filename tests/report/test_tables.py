@@ -3,7 +3,7 @@ from dataclasses import replace
 
 from comparisons import comparison, estimate, full, gan, guided, row
 
-from hybridgen.evaluation.results import Trained
+from hybridgen.evaluation.results import TrainingSummary
 from hybridgen.report import markdown
 from hybridgen.report.palette import looks
 from hybridgen.report.remarks import counted, unequal_trainings
@@ -41,7 +41,9 @@ def test_the_cost_table_counts_every_network_and_states_the_batch():
 
 
 def trained(**seconds):
-    return tuple(Trained(name=n, command="", facts={"seconds": s}) for n, s in seconds.items())
+    return tuple(
+        TrainingSummary(name=n, command="", facts={"seconds": s}) for n, s in seconds.items()
+    )
 
 
 def test_trainings_of_different_length_are_spoken_of():
