@@ -57,13 +57,12 @@ from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.neighbours import prdc
 from hybridgen.networks.build import build_denoiser, build_discriminator, build_generator
 from hybridgen.sampling.guidance import discriminator_guidance
-from hybridgen.training.adversarial_term import build_term
 from hybridgen.training.checkpoint import write_atomically
 from hybridgen.training.diffusion import train_diffusion
 from hybridgen.training.gan import GanTraining, train_gan
 from hybridgen.training.optim import Cosine
 from hybridgen.training.run import Run
-from hybridgen.training.setup import make_accelerator
+from hybridgen.training.setup import build_adversarial, make_accelerator
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STEP_SIZE = 0.01
@@ -159,9 +158,8 @@ class Benchmark:
     @property
     def size(self) -> Size:
         """What is given, and the rest as usual."""
-        usual = USUAL[self.what]
-        values = (getattr(self, name) for name in Size._fields)
-        return Size(*(b if a is None else a for a, b in zip(values, usual, strict=True)))
+        values = {name: getattr(self, name) for name in Size._fields}
+        return USUAL[self.what]._replace(**{k: v for k, v in values.items() if v is not None})
 
     def config(self, name: str) -> Path:
         """A file of settings."""
@@ -284,7 +282,7 @@ def hybrid_loops(
             discriminator = build_discriminator(
                 settings.discriminator, source.shape, source.classes
             )
-            adversarial = {"term": term, "adversarial": build_term(discriminator, term)}
+            adversarial = {"term": term, "adversarial": build_adversarial(discriminator, term)}
         return train_diffusion(
             denoiser,
             batches,
@@ -402,9 +400,9 @@ def prdc_tasks(settings: Benchmark) -> dict[str, Callable[[], Figures]]:
     fake *= 0.95
 
     def package(dtype: torch.dtype) -> Figures:
-        features = (x.to(dtype).numpy() for x in (real, fake))
+        x, y = real.to(dtype).numpy(), fake.to(dtype).numpy()
         with contextlib.redirect_stdout(io.StringIO()):
-            figures = compute_prdc(*features, settings.neighbours)
+            figures = compute_prdc(x, y, settings.neighbours)
         return {name: float(value) for name, value in figures.items()}
 
     return {

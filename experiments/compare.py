@@ -39,7 +39,7 @@ from hybridgen.evaluation.results import (
     provenance,
 )
 from hybridgen.evaluation.runs import training_summary
-from hybridgen.metrics.registry import UNRANKED
+from hybridgen.metrics.registry import metric_of
 from hybridgen.metrics.two_sample import FEWEST
 from hybridgen.report import markdown
 from hybridgen.report.findings import headline
@@ -184,7 +184,7 @@ def compare(
         source, samples=settings.samples, seed=settings.seed, subsets=settings.subsets
     )
     quality = settings.quality or ("sliced_wasserstein" if source.mixture else "frechet_distance")
-    if quality not in evaluator.floors or quality in UNRANKED:
+    if quality not in evaluator.floors or metric_of(quality).better is None:
         raise InputError(
             f"no metric {quality!r} here; there are {', '.join(sorted(evaluator.floors))}"
         )

@@ -7,11 +7,9 @@ import json
 import math
 import sys
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
-
-from accelerate.utils import set_seed
-from tqdm import tqdm
 
 from hybridgen.cli import command
 from hybridgen.data.augment import Augment, AugmentSettings
@@ -20,6 +18,7 @@ from hybridgen.data.load import load_data
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.density_ratio import LogRatio, calibrated
+from hybridgen.evaluation.fit import finished, fit
 from hybridgen.evaluation.guide import (
     SampledModel,
     evaluate_guide,
@@ -39,48 +38,36 @@ from hybridgen.networks.build import (
 )
 from hybridgen.sampling.build import SamplerSettings
 from hybridgen.training.checkpoint import save_network, write_atomically
-from hybridgen.training.guide import GuideTraining, train_guide, validate_guide
+from hybridgen.training.guide import GuideTraining, train_guide
 from hybridgen.training.run import Run
-from hybridgen.training.setup import (
-    Precision,
-    make_accelerator,
-    start_trackers,
-    validate_setup,
-)
+from hybridgen.training.settings import RunSettings
+from hybridgen.training.setup import accelerator_for, start
 from hybridgen.training.step import Step
 from hybridgen.training.validation import HeldOutValidation
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuideExperiment:
+class GuideExperiment(RunSettings):
     """Settings of `experiments/guide.py`.
 
     Attributes:
         run: the folder of a finished run of `experiments/diffusion.py`, `hybrid.py` or `gan.py`.
         discriminator: its network; `discriminator.noise_conditional` must be true.
         start: the folder of a run of `experiments/gan.py` whose discriminator is trained further,
-            instead of a new one of `discriminator`'s settings. It has seen the images set apart
-            here, so the verdict on it is too kind.
+            instead of a new one of `discriminator`'s settings. It has seen the validation images,
+            so its result on them is too kind.
         sampler: how a diffusion model is sampled; the guide serves this sampler with these steps.
         augment: random transformations of real and generated samples alike, for cross-entropy.
         num_samples: samples to generate; as many as there are training examples, at most 10 000,
             if not given.
         validation_fraction: share of the training examples, and of the samples, that is not
-            trained on but ends the training, blesses the guide, calibrates its log ratio and
-            chooses the scale.
+            trained on but ends the training, says whether the guide's gain is significant,
+            calibrates its log ratio and chooses the scale.
         scales: guidance scales to try, 0 among them; for diffusion models only.
         scale_samples: generated at each scale for each of `scale_draws`.
         scale_draws: draws of noise, the same at every scale.
         final_samples: compared with the examples that the data holds out, without the
             discriminator and with it: guided, or of a GAN refined.
-        seed: of the weights and of every draw.
-        out: the guide's folder; `runs/guide/NAME-OBJECTIVE-seedN` if not given, and
-            `runs/guide/gan-NAME-OBJECTIVE-seedN` for a GAN.
-        log_every: steps between two lines in the log.
-        save_every: steps between two checkpoints.
-        mixed_precision: `no` or `bf16`; the launcher's choice if not given.
-        threads: of torch on the CPU; tiny networks are fastest with one.
-        tracking: further trackers beside log.jsonl: tensorboard, trackio, wandb.
     """
 
     run: str = "runs/diffusion/digits-seed0"
@@ -97,18 +84,9 @@ class GuideExperiment:
     scale_samples: int = 250
     scale_draws: int = 3
     final_samples: int = 500
-    seed: int = 0
-    out: Path | None = None
-    log_every: int = 10
-    save_every: int = 200
-    mixed_precision: Precision | None = None
-    threads: int | None = None
-    tracking: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        super().__post_init__()
         if not 0 < self.validation_fraction < 1:
             raise InputError(
                 f"validation_fraction must lie between 0 and 1, got {self.validation_fraction}"
@@ -125,149 +103,129 @@ class GuideExperiment:
 
 
 def main(settings: GuideExperiment) -> None:
-    model_run = SavedRun(Path(settings.run))
+    training, model_run = settings.training, SavedRun(Path(settings.run))
     kind = "gan-" if model_run.kind == "gan" else ""
     source = load_data(model_run.data)
-    folder = settings.out or Path(
-        "runs",
-        "discriminator",
-        f"{kind}{source.name}-{settings.training.objective}-seed{settings.seed}",
-    )
-    accelerator = make_accelerator(
-        folder,
-        seed=settings.seed,
-        mixed_precision=settings.mixed_precision,
-        threads=settings.threads,
-        tracking=settings.tracking,
-    )
-    sampled_model = load_sampled_model(
+    name = f"{kind}{source.name}-{training.objective}-seed{settings.seed}"
+    folder = settings.out or Path("runs", "guide", name)
+    accelerator = accelerator_for(folder, settings)
+    model = load_sampled_model(
         model_run,
         settings.sampler,
         split_validation(source, settings.validation_fraction),
         device=accelerator.device,
         seed=settings.seed,
     )
-    if settings.start is not None:
-        discriminator: Any = noise_conditional(load_network(Path(settings.start, "discriminator")))
-        if discriminator.shape != source.shape:
-            raise InputError(
-                f"the discriminator in {settings.start} is for samples of shape "
-                f"{discriminator.shape} and the "
-                f"data has {source.shape}: name another --start"
-            )
-    else:
-        discriminator = build_discriminator(settings.discriminator, source.shape, source.classes)
-    augment = Augment(settings.augment) if settings.augment.strength > 0 else None
-    validate_setup(accelerator, None, settings.training.batch, settings.training.accumulation)
-    validate_guide(
-        discriminator, settings.training, sampled_model.denoiser, augmented=augment is not None
-    )
-    matched = sampled_model.denoiser if settings.training.objective == "score_matching" else None
-    guide_data = GuideData(
-        sampled_model.source,
+    matched = model.denoiser if training.objective == "score_matching" else None
+    data = GuideData(
+        model.source,
         count=settings.num_samples or min(source.size or 10_000, 10_000),
         part=settings.validation_fraction,
-        batch=settings.training.batch,
+        batch=training.batch,
         seed=settings.seed,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
         device=accelerator.device,
     )
-    set_seed(settings.seed, device_specific=True)
-    total, model = settings.training.steps, sampled_model.fingerprint
-    facts = {"examples": source.size, "model": model}
+
+    @cache
+    def validation() -> HeldOutValidation:
+        return data.validation(training.noise.quantiles(training.levels), matched)
+
+    steps = train_guide(
+        initial_discriminator(settings, source),
+        data.real_batches,
+        data.fake_batches,
+        validation,
+        training,
+        accelerator,
+        denoiser=model.denoiser,
+        augment=Augment(settings.augment) if settings.augment.strength > 0 else None,
+        seed=settings.seed,
+        resume=lambda state: run.resume(state),
+    )
+    facts = {"examples": source.size, "model": model.fingerprint}
     with Run(folder, settings, accelerator, facts=facts) as run:
         if run.result is not None:
-            refuse_another_model(folder, model)
-            run.say(f"{folder} is finished already; choose another --out to train again")
-            if run.leads:
-                print(table(run.result))
+            refuse_another_model(folder, model.fingerprint)
+        if finished(run):
             return
         if settings.start is not None and source.size is not None:
             run.say(
                 f"warning: the discriminator in {settings.start} was trained on all training "
-                f"images, "
-                "those set apart to judge it included: the verdict on it will be too kind"
+                "images, those set apart to judge it included: the verdict on it will be too kind"
             )
-        start_trackers(accelerator, "hybridgen-discriminator", run.config)
-        guide_data.draw(sampled_model, folder / "generated.safetensors", run)
-        validation = guide_data.validation(
-            settings.training.noise.quantiles(settings.training.levels), matched
+        start(run, "hybridgen-guide", settings)
+        data.draw(model, folder / "generated.safetensors", run)
+        fit(
+            run,
+            steps,
+            settings,
+            training,
+            lambda step: conclude(run, step, validation(), model, source, settings),
         )
-        steps = train_guide(
-            discriminator,
-            guide_data.real_batches,
-            guide_data.fake_batches,
-            validation,
-            settings.training,
-            accelerator,
-            denoiser=matched,
-            augment=augment,
-            seed=settings.seed,
-            resume=run.resume,
+
+
+def initial_discriminator(settings: GuideExperiment, source: Source) -> Any:
+    """A new discriminator, or that of a GAN made to know the noise level.
+
+    Raises:
+        InputError: the GAN's is of another kind of data.
+    """
+    if settings.start is None:
+        return build_discriminator(settings.discriminator, source.shape, source.classes)
+    discriminator: Any = noise_conditional(load_network(Path(settings.start, "discriminator")))
+    if discriminator.shape != source.shape:
+        raise InputError(
+            f"the discriminator in {settings.start} is for samples of shape "
+            f"{discriminator.shape} and the data has {source.shape}: name another --start"
         )
-        with tqdm(total=total, unit="step", mininterval=0.5, disable=not run.leads) as bar:
-            for step in steps:
-                number = step.number
-                last = step.state["best_checkpoint"].stop(number, total, settings.training.patience)
-                bar.update(number - bar.n)
-                if last:
-                    run.save(step)  # before the guide is tried, which takes a while
-                with run.between_steps(step, save=number % settings.save_every == 0):
-                    worth = last or number % settings.log_every == 0 or "held_out" in step.losses
-                    if worth and step.losses:
-                        accelerator.log(step.losses, step=number)
-                    if run.leads and last:
-                        bar.close()
-                        conclude(run, step, validation, source, settings, sampled_model)
+    return discriminator
 
 
 def conclude(
     run: Run,
     step: Step,
     validation: HeldOutValidation,
+    model: SampledModel,
     source: Source,
     settings: GuideExperiment,
-    sampled_model: SampledModel,
 ) -> None:
-    """Save the discriminator, examine and calibrate it, show what it does, and say so."""
-    seconds, best, best_checkpoint = run.seconds, step.state["best"], step.state["best_checkpoint"]
+    """Save the guide, validate and calibrate it, try it on its model, and say so."""
+    seconds, best = run.seconds, step.state["best"]
     save_network(best, run.folder / "discriminator")
     curves(run.log_file.rows(), run.folder / "curves.png")
     outcome, figures = evaluate_guide(validation, best, run.folder)
-    calibration, calibrating = calibrated(best, validation)
+    calibration, calibration_figures = calibrated(best, validation)
     low, high = window = validation.window(best)
-    sampled_model = replace(sampled_model, window=window)
+    model = replace(model, window=window)
+    if model.denoiser is None:
+        ratio = LogRatio(discriminator=best, calibration=calibration)
+        samples = settings.final_samples
+        results = refinement_results(model, ratio, source, run.folder, samples=samples)
+    else:
+        results = guidance_results(
+            model, best, source, settings, run, significant=outcome.significant
+        )
     guide = {
-        "sampler": sampled_model.sampler_name,
-        "steps": sampled_model.sampler_steps,
+        "sampler": model.sampler_name,
+        "steps": model.sampler_steps,
         "objective": settings.training.objective,
-        "scale": 0.0,
+        "scale": results.get("scale", 0.0),
         "window": [low, None if high == math.inf else high],  # JSON has no infinity
         "significant": outcome.significant,
         "validation_fraction": settings.validation_fraction,
-        "model": sampled_model.fingerprint,
+        "model": model.fingerprint,
         "log_ratio": asdict(calibration),
     }
-    if sampled_model.denoiser is None:
-        ratio, samples = (
-            LogRatio(discriminator=best, calibration=calibration),
-            settings.final_samples,
-        )
-        found = refinement_results(sampled_model, ratio, source, run.folder, samples=samples)
-    else:
-        found = guidance_results(
-            sampled_model, best, source, settings, run, significant=outcome.significant
-        )
-        guide["scale"] = found["scale"]
     write_atomically(run.folder / "guide.json", json.dumps(guide, indent=1) + "\n")
     run.accelerator.end_training()
-    progress = {"steps": step.number, "best_step": best_checkpoint.step, "seconds": seconds}
-    result = {**progress, **figures, **calibrating, **found}
+    progress = {"steps": step.number, "best_step": step.state["best_checkpoint"].step}
+    result = {**progress, "seconds": seconds, **figures, **calibration_figures, **results}
     run.finish({**result, "seconds_in_all": run.seconds})
     print(table(result))
-    chosen = "" if sampled_model.denoiser is None else f"; scale {guide['scale']:g} is chosen"
-    print(outcome.sentence + chosen)
+    scale = "" if model.denoiser is None else f"; scale {guide['scale']:g} is chosen"
+    print(outcome.sentence + scale)
     print(f"the discriminator and its pictures are in {run.folder}")
 
 

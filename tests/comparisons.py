@@ -54,8 +54,8 @@ def hybrid(calls, **others):
 
 
 def comparison(*rows, **others):
-    known = {"title": "A comparison", "data": {"data": "digits"}, "features": "lenet"}
-    return Comparison(**known | {"samples": 1_000, "rows": rows, "models": ()} | others)
+    settings = {"title": "A comparison", "data": {"data": "digits"}, "features": "lenet"}
+    return Comparison(**settings | {"samples": 1_000, "rows": rows, "models": ()} | others)
 
 
 def png(shade=128):
@@ -74,13 +74,13 @@ def full(name="digits"):
         "c2st_p": estimate(0.03, 0.0),
     }
     best = {"frechet_distance": estimate(12.0, floor=10.0, ideal=0.0)} | more
-    shown = {"picture": png(), "neighbours": png(90), "histogram": (5, 0, 9)}
+    pictures = {"picture": png(), "neighbours": png(90), "histogram": (5, 0, 9)}
     rows = (
-        gan(figures=more, **shown, details={name: name}),
+        gan(figures=more, **pictures, details={name: name}),
         refined(5, quality=20.0, seconds=6e-5),
-        diffusion(4, quality=50.0, seconds=4e-4, figures=more, **shown),
+        diffusion(4, quality=50.0, seconds=4e-4, figures=more, **pictures),
         diffusion(8, quality=15.0, seconds=8e-4, kind=name, models=(name,)),
-        guided(8, quality=12.0, seconds=2e-3, figures=best, **shown),
+        guided(8, quality=12.0, seconds=2e-3, figures=best, **pictures),
         row(name, name, quality=14.0, seconds=9e-4, kind=name, models=(name, "GAN")),
         row("broken", quality=float("inf")),
         row("unknown", quality=float("nan"), figures={"kid": estimate(float("nan"))}),

@@ -43,6 +43,7 @@ from hybridgen.metrics.intervals import (
 )
 from hybridgen.metrics.modes import mode_coverage
 from hybridgen.metrics.neighbours import memorisation, nearest, neighbour_radii, subset_prdc
+from hybridgen.metrics.registry import METRICS
 from hybridgen.metrics.two_sample import FEWEST, two_sample_test
 
 FeatureFunction = Callable[[Tensor], Tensor]
@@ -57,7 +58,7 @@ DRAWS, TRAINING_DRAWS = 4, 32
 """Sets of a mixture's own points that its floors are the mean of; more where figures are few."""
 TRAINING = 100_000
 """Training examples among which nearest ones are looked for, at most."""
-MODES = ("modes", "high_quality", "reverse_kl", "mode_std")
+MODES = tuple(name for name, metric in METRICS.items() if metric.group == "modes")
 """Figures of mode coverage with intervals: the least mode's width is too skewed for one."""
 
 

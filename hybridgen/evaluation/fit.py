@@ -1,89 +1,139 @@
-"""What an experiment does between the steps of its training: log, draw, judge, save, conclude."""
+"""From a training loop to a finished run: log, previews, evaluations, checkpoints, conclusion."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from tqdm import tqdm
 
 from hybridgen.errors import InputError
 from hybridgen.evaluation.evaluator import NEIGHBOURS
-from hybridgen.evaluation.monitor import Monitor
+from hybridgen.evaluation.monitor import Monitor, table
+from hybridgen.training.checkpoint import save_network
 from hybridgen.training.run import Run
+from hybridgen.training.settings import OptimSettings, RunSettings, check_intervals
 from hybridgen.training.step import Step
 
 
-class Rhythm(Protocol):
-    """How often something happens, in steps; part of every training script's settings."""
+@dataclass(frozen=True, kw_only=True)
+class MonitoredRunSettings(RunSettings):
+    """How an experiment runs whose model is sampled and evaluated along the way.
 
-    @property
-    def log_every(self) -> int: ...
-    @property
-    def sample_every(self) -> int: ...
-    @property
-    def eval_every(self) -> int: ...
-    @property
-    def save_every(self) -> int: ...
-    @property
-    def eval_samples(self) -> int: ...
-
-
-def check_rhythm(settings: Rhythm) -> None:
-    """Refuse intervals below one step and judgements on too few samples.
-
-    Raises:
-        InputError: see above.
+    Attributes:
+        sample_every: steps between two sample grids.
+        eval_every: steps between two evaluations on `eval_samples` samples.
+        eval_samples: samples for the metrics along the way; the last evaluation is as large as
+            the data allows.
     """
-    for name in ("log_every", "sample_every", "eval_every", "save_every"):
-        if getattr(settings, name) < 1:
-            raise InputError(f"{name} must be at least 1, got {getattr(settings, name)}")
-    if settings.eval_samples <= NEIGHBOURS:
-        raise InputError(
-            f"eval_samples must be more than {NEIGHBOURS}, got {settings.eval_samples}"
-        )
+
+    sample_every: int = 100
+    eval_every: int = 500
+    eval_samples: int = 1_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_intervals(self, "sample_every", "eval_every")
+        if self.eval_samples <= NEIGHBOURS:
+            raise InputError(
+                f"eval_samples must be more than {NEIGHBOURS}, got {self.eval_samples}"
+            )
 
 
-def conduct(
+def finished(run: Run) -> bool:
+    """Whether the run is finished; if so, its table is printed."""
+    if run.result is None:
+        return False
+    run.say(f"{run.folder} is finished already; choose another --out to train again")
+    if run.leads:
+        print(table(run.result))
+    return True
+
+
+def fit(
     run: Run,
     steps: Iterator[Step],
-    watch: Monitor,
-    settings: Rhythm,
+    settings: RunSettings,
+    training: OptimSettings,
     conclude: Callable[[Step], None],
     *,
-    total: int,
-    batch: int,
-    show: Sequence[str],
+    show: Sequence[str] = (),
+    between: Callable[[Step], None] = lambda step: None,
 ) -> None:
-    """Go through a training to its end, with a progress bar.
+    """Go through a training to its end, with a progress bar, a log and checkpoints.
 
-    The last step is saved before it is judged and before `conclude`, which may take a while; a
+    The last step is saved before it is evaluated and before `conclude`, which may take a while; a
     finished training that is resumed comes here with its last step alone.
 
     Args:
         conclude: called with the last step, by the process that leads.
-        total: steps of the training.
-        batch: samples a step.
         show: the losses at the bar.
+        between: called after every step, by the process that leads.
     """
+    batch, total = training.batch, training.steps
     with tqdm(
         total=total * batch, unit="img", unit_scale=True, mininterval=0.5, disable=not run.leads
     ) as bar:
         for step in steps:
-            number, last = step.number, step.number == total
-            if bar.n == 0:  # after a resume, speed is that of this sitting
+            number = step.number
+            if bar.n == 0:  # after a resume, the speed is that of this sitting
                 bar.initial = bar.n = (number - 1) * batch
             bar.update(batch)
-            if last:
+            if step.last:
                 run.save(step)
             with run.between_steps(step, save=number % settings.save_every == 0):
-                if (last or number % settings.log_every == 0) and step.losses:
+                worth = step.last or number % settings.log_every == 0 or "held_out" in step.losses
+                if worth and step.losses:
                     run.accelerator.log(step.losses, step=number)
                     values = {k: f"{step.losses[k]:.3f}" for k in show if k in step.losses}
                     bar.set_postfix(values, refresh=False)
-                if run.leads and number % settings.sample_every == 0:
-                    watch.preview(step.average, number)
-                if run.leads and (last or number % settings.eval_every == 0):
-                    figures = watch.figures(step.average, settings.eval_samples)
-                    run.accelerator.log(figures, step=number)
-                if run.leads and last:  # in here, so that a signal need not wait for it
+                if run.leads:
+                    between(step)
+                if run.leads and step.last:  # in here, so that a signal need not wait for it
                     bar.close()
                     conclude(step)
+
+
+def fit_monitored(
+    run: Run,
+    steps: Iterator[Step],
+    settings: MonitoredRunSettings,
+    training: OptimSettings,
+    monitor: Monitor,
+    network: str,
+    *,
+    show: Sequence[str],
+    final_samples: int | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """`fit` a model that is sampled and evaluated along the way and at its end, and save it.
+
+    Args:
+        network: the folder of the averaged model; a discriminator is saved beside it.
+        final_samples: for the last evaluation; as many as the data allows if not given.
+        facts: what else belongs into the result.
+    """
+
+    def between(step: Step) -> None:
+        if step.number % settings.sample_every == 0:
+            monitor.preview(step.average, step.number)
+        if step.last or step.number % settings.eval_every == 0:
+            figures = monitor.figures(step.average, settings.eval_samples)
+            run.accelerator.log(figures, step=step.number)
+
+    def conclude(step: Step) -> None:
+        seconds = run.seconds
+        save_network(step.average, run.folder / network)
+        if "discriminator" in step.state:
+            save_network(step.state["discriminator"], run.folder / "discriminator")
+        # Not logged: figures of another number of samples do not continue the curves.
+        figures = monitor.figures(step.average, final_samples)
+        monitor.finish(step.average, run.log_file.rows())
+        run.accelerator.end_training()
+        speed = step.number * training.batch / seconds
+        result = {"steps": step.number, "seconds": seconds, "images_per_second": speed}
+        result |= {**(facts or {}), **figures}
+        run.finish(result)
+        print(table(result))
+        print(f"samples, curves and weights are in {run.folder}")
+
+    fit(run, steps, settings, training, conclude, show=show, between=between)

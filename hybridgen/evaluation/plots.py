@@ -19,6 +19,7 @@ from hybridgen.data.images import to_bytes
 from hybridgen.evaluation.scale_search import ScaleChoice
 from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.metrics.calibration import calibration_figures, reliability
+from hybridgen.metrics.registry import METRICS
 
 REAL, FAKE = "#8c8c8c", "#c8321e"
 
@@ -128,8 +129,8 @@ TOGETHER = {
 }
 """Quantities that share a panel, by the part of their name after the last slash."""
 NOT_CURVES = {"step", "steps", "time", "timestamp", "epoch", "seconds", "images"}
-LINEAR = {"modes", "high_quality", "precision", "recall", "density", "coverage", "sign_accuracy"}
-"""Fractions and counts, which never get a log scale."""
+LINEAR = {"sign_accuracy", *(name for name, metric in METRICS.items() if metric.linear)}
+"""Fractions, counts and what is best near a value, which never get a log scale."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's, which the colour-blind tell apart."""
 LOGARITHMIC = 30.0

@@ -18,6 +18,7 @@ from hybridgen.errors import InputError
 from hybridgen.evaluation.density_ratio import Calibration, LogRatio
 from hybridgen.evaluation.plots import series
 from hybridgen.evaluation.results import TrainingSummary
+from hybridgen.metrics.registry import METRICS
 from hybridgen.networks.build import load_network
 from hybridgen.training.run import JsonLines
 
@@ -265,10 +266,7 @@ DRAWN = (
     "denoising",
     "sign_accuracy",
     "held_out",
-    "frechet_distance",
-    "coverage",
-    "sliced_wasserstein",
-    "high_quality",
+    *(name for name, metric in METRICS.items() if metric.curve),
 )
 """Quantities of a log that a page shows, of those that there are."""
 POINTS = 120

@@ -59,6 +59,8 @@ class AdversarialLoss(nn.Module):
         gp: weight of the one-centred penalty between them (arXiv:1704.00028).
         finite_difference: the step e, in units of the data, by which R1 and R2 are estimated
             without a double backward; exact gradients if `None`.
+        float32: run the discriminator's own loss in float32 even if nothing is penalised, as a
+            guide needs, whose slope is used.
         augment: applied to real and fake alike before the discriminator sees them, in both players'
             losses; penalties are taken with respect to the samples before it.
 
@@ -78,6 +80,7 @@ class AdversarialLoss(nn.Module):
         r2: float = 0.0,
         gp: float = 0.0,
         finite_difference: float | None = None,
+        float32: bool = False,
         augment: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
@@ -87,7 +90,7 @@ class AdversarialLoss(nn.Module):
         self.discriminator = discriminator
         self.objective = objective
         self.r1, self.r2, self.gp = r1, r2, gp
-        self.finite_difference = finite_difference
+        self.finite_difference, self.float32 = finite_difference, float32
         self.augment = augment
 
     @property
@@ -98,8 +101,11 @@ class AdversarialLoss(nn.Module):
     @property
     def twice_differentiated(self) -> bool:
         """Whether the discriminator must admit a double backward."""
-        exact = self.finite_difference is None and max(self.r1, self.r2) > 0
-        return exact or self.gp > 0
+        return self.twice_differentiated_at(max(self.r1, self.r2))
+
+    def twice_differentiated_at(self, weight: float) -> bool:
+        """The same where the heavier of r1 and r2, which a schedule may change, has `weight`."""
+        return self.gp > 0 or (self.finite_difference is None and weight > 0)
 
     def forward(
         self,
@@ -108,37 +114,37 @@ class AdversarialLoss(nn.Module):
         sigma: Tensor | None = None,
         label: Tensor | None = None,
         *,
+        fake_label: Tensor | None = None,
         rng: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """The discriminator's loss on paired batches: `total`, which has gradients, and its parts.
 
-        One call of the discriminator on real and fake stacked: the two halves see the same
-            weights, one
-        gradient call yields both penalties, and distributed training sees one forward pass.
+        One call of the discriminator on real and fake stacked: the two halves see the same weights,
+        one gradient call yields both penalties, and distributed training sees one forward pass.
 
         Args:
             real, fake: `[b ...]`, of one shape; gradients into them are cut.
             sigma: `[b]`, the noise level at which they are compared; zeros if not given.
             label: `[b]`, shared by both halves.
+            fake_label: `[b]`, of the fake half where it differs.
             rng: draws the directions of finite differences and GP's interpolates.
 
         Returns:
             Scalars: `total`, `adversarial`, the unweighted penalties in use (`r1` and `r2` if
-                either has
-            weight, `gp`), the mean logits `logit_real` and `logit_fake`, and `sign_accuracy`, the
-            mean sign of real minus fake logits: 0 where the discriminator cannot tell them apart,
-                1 where
-            it always can. Unlike the sign of the real logits it means the same in games that know
-            only differences.
+            either has weight, `gp`), the mean logits `logit_real` and `logit_fake`, and
+            `sign_accuracy`, the mean sign of real minus fake logits: 0 where the discriminator
+            cannot tell them apart, 1 where it always can. Unlike the sign of the real logits it
+            means the same in games that know only differences.
         """
         check_pair(real, fake)
+        precise = self.penalised or self.float32
         with (
-            full_precision(real, inside=self.penalised),
+            full_precision(real, inside=precise),
             twice_differentiable(self.twice_differentiated),
         ):
             x = torch.cat([real, fake.to(real.dtype)]).detach()
-            x = _full(x) if self.penalised else x
-            parts = self._parts(x, _twice(sigma), _twice(label), rng)
+            x = _full(x) if precise else x
+            parts = self._parts(x, _stacked(sigma), _stacked(label, fake_label), rng)
         total = parts["adversarial"]
         for name in ("r1", "r2"):
             if name in parts:
@@ -180,7 +186,7 @@ class AdversarialLoss(nn.Module):
         if slopes and self.finite_difference is not None:
             noise = torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype)
             both = torch.cat([x, x + self.finite_difference * noise])
-            logits, moved = self._logits(both, _twice(sigma), _twice(label)).chunk(2)
+            logits, moved = self._logits(both, _stacked(sigma), _stacked(label)).chunk(2)
             norms = squared_slope(logits, moved, self.finite_difference)
         else:
             logits = self._logits(x, sigma, label)
@@ -219,8 +225,8 @@ def _full(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def _twice(x: Tensor | None) -> Tensor | None:
-    return None if x is None else torch.cat([x, x])
+def _stacked(x: Tensor | None, other: Tensor | None = None) -> Tensor | None:
+    return None if x is None else torch.cat([x, x if other is None else other])
 
 
 def _half(x: Tensor | None) -> Tensor | None:

@@ -9,6 +9,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from hybridgen.maths.rng import rng_for
+from hybridgen.metrics.registry import metric_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +36,6 @@ SUBSETS = 32
 LEFT_OUT = 8
 """Of so many samples a subset lacks one. Halves would do for means, but not for coverage: of places
 that few samples hit, half of the samples hit half, and their number moves half as much."""
-FRACTIONS = frozenset(
-    {"precision", "recall", "coverage", "high_quality", "memorisation", "c2st_accuracy", "c2st_p"}
-)
-"""Figures that cannot leave [0, 1]."""
-SIGNED = frozenset({"kid", "tv_bound", "jsd_bound"})
-"""Figures that chance takes below 0; all others cannot be negative."""
 
 
 def jackknife_subsets(count: int, *, subsets: int = SUBSETS, seed: int = 0) -> list[Tensor]:
@@ -101,8 +96,7 @@ def interval(
     Returns:
         The ends; as far out as the figure goes where value or error is not finite.
     """
-    lowest = -math.inf if name in SIGNED else 0.0
-    highest = 1.0 if name in FRACTIONS else math.inf
+    lowest, highest = metric_of(name).range
     if not (math.isfinite(value) and math.isfinite(error)):
         return lowest, highest
     reach = float(student.ppf(0.975, subsets - 1)) * max(error, least)

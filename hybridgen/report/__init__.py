@@ -1,6 +1,6 @@
-"""One page that shows a comparison: a single file, with no network and readable without script."""
+"""What people read of a comparison: one page in a single file, a Markdown table, a picture."""
 
-from hybridgen.report.markdown import markdown
 from hybridgen.report.page import render, write_page
+from hybridgen.report.tables import markdown
 
 __all__ = ["markdown", "render", "write_page"]

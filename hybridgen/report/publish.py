@@ -2,11 +2,22 @@
 
 import json
 import math
+from io import BytesIO
 from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image
 
 from hybridgen.evaluation.results import Comparison
 from hybridgen.report import markdown, write_page
-from hybridgen.report.front_picture import draw_front
+from hybridgen.report.charts import chart_title, draw_front
+from hybridgen.report.ranking import finite_rows, ranked
+from hybridgen.report.styles import LIGHT, look, styles
+from hybridgen.report.text import NETWORKS, printable
 from hybridgen.training.checkpoint import write_atomically
 
 
@@ -20,10 +31,48 @@ def publish(comparison: Comparison, folder: Path) -> None:
         name = "-".join("".join(c if c.isalnum() or c == "." else " " for c in row.name).split())
         write_atomically(pictures / f"{name}.png", row.picture)
     write_atomically(pictures / "real.png", comparison.real_picture)
-    draw_front(comparison, folder / "front.png")
+    save_front(comparison, folder / "front.png")
     write_atomically(folder / "table.md", markdown(comparison))
     write_page(comparison, folder / "report.html")
     write_atomically(folder / "result.json", json.dumps(flat(comparison), indent=1) + "\n")
+
+
+def save_front(comparison: Comparison, path: Path) -> None:
+    """Quality against seconds as a picture, with a legend.
+
+    Below, samples of the best row of each kind, beside real ones. Rows whose figure is not finite
+    are left out.
+    """
+    metric, styled = comparison.quality, styles(comparison.rows)
+    rows = finite_rows(comparison.rows, metric)
+    best = {row.kind: row for row in reversed(ranked(rows, metric))}
+    samples = [("real", comparison.real_picture)]
+    samples += [(row.name, row.picture) for row in rows if best[row.kind] is row]
+    samples = [(name, picture) for name, picture in samples if picture]
+    with look(font_size=8, axes_titlesize=9, lines_markersize=6):
+        figure = Figure(figsize=(9.6, 6.4 if samples else 4.4), layout="constrained")
+        parts: Any = [figure]
+        if samples:
+            parts = figure.subfigures(2, 1, height_ratios=(2.4, 1))
+        axes = parts[0].subplots()
+        references = draw_front(axes, rows, metric, styled) if rows else []
+        axes.set_title(chart_title(comparison, metric))
+        figure.suptitle(printable(comparison.title), fontsize=10, x=0.01, ha="left")
+        marks = [(style.colour, style.mark, "-", name) for name, style in styled.items()]
+        lines = [(line.colour, "", line.dashes, line.label) for line in references]
+        handles = [
+            Line2D([], [], color=LIGHT[colour], marker=mark, ls=dashes, label=printable(name))
+            for colour, mark, dashes, name in marks + lines
+        ]
+        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        for part in parts[1:]:
+            grid = part.subplots(1, len(samples), squeeze=False)[0]
+            for place, (name, picture) in zip(grid, samples, strict=True):
+                with Image.open(BytesIO(picture)) as image:
+                    place.imshow(np.asarray(image.convert("RGB")), interpolation="lanczos")
+                place.set_title(fill(printable(name), 20), fontsize=6.5)
+                place.set_axis_off()
+        figure.savefig(path, dpi=150)
 
 
 def flat(comparison: Comparison) -> dict[str, float | None]:
@@ -51,12 +100,7 @@ def flat(comparison: Comparison) -> dict[str, float | None]:
         figures[f"{row.name}/flops"] = spent.flops
         figures[f"{row.name}/peak_bytes"] = spent.peak_bytes
         if spent.calls is not None:
-            for network in (
-                "denoiser",
-                "generator",
-                "discriminator_forward",
-                "discriminator_backward",
-            ):
+            for network in NETWORKS:
                 figures[f"{row.name}/{network}_calls"] = getattr(spent.calls, network)
     for model in comparison.models:
         figures |= {f"training/{model.name}/{name}": fact for name, fact in model.facts.items()}

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hybridgen.errors import InputError
-from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.losses.denoising import noised
 from hybridgen.maths.noise import karras_sigmas, like
-from hybridgen.maths.objectives import objective
 from hybridgen.networks.blocks import eval_mode
 from hybridgen.protocols import Denoiser
 from hybridgen.training.optim import Cosine
@@ -180,21 +178,3 @@ def discriminator_pair(
     level = draws.uniform * sigma
     again = like(level, x0) * draws.second
     return DiscriminatorPair(estimate + again, x0 + again, level)
-
-
-def build_term(discriminator: nn.Module, term: AdversarialTerm) -> AdversarialLoss:
-    """The discriminator with the term's game.
-
-    Raises:
-        InputError: the settings contradict each other, or the discriminator cannot play.
-    """
-    try:
-        return AdversarialLoss(
-            discriminator,
-            objective(term.objective),
-            r1=term.r1.greatest,
-            r2=term.r2.greatest,
-            finite_difference=term.finite_difference,
-        )
-    except ValueError as error:
-        raise InputError(str(error)) from error

@@ -1,4 +1,4 @@
-"""What one share of a batch costs a denoiser, alone or with a discriminator beside it."""
+"""The loss of one micro-batch of a denoiser, alone or with a discriminator beside it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,31 +23,41 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Denoising:
-    """The denoising loss of one share.
+    """The denoising loss of a micro-batch.
 
     Attributes:
-        denoiser: as prepared for training.
+        network: the denoiser, not prepared; it knows its weights.
         classes: the label that stands for "none".
         noise: from standard normal numbers to noise levels.
         data_std: of the data.
     """
 
-    denoiser: nn.Module
+    network: Any
     classes: int
     noise: LogNormal
     data_std: float
 
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """What is trained, by name."""
+        return {"denoiser": self.network}
+
     def __call__(
         self,
+        denoiser: nn.Module,
         x0: Tensor,
         label: Tensor | None,
         noise: Tensor,
         normal: Tensor,
         dropped: Tensor,
     ) -> Losses:
-        """`total`, from data, labels, noise, numbers of the levels, and which labels to hide."""
-        x, sigma, known = self.inputs(x0, label, noise, normal, dropped)
-        error = self.error(self.denoiser(x, sigma, known), x0, sigma)
+        """`total`, from data, labels, noise, numbers of the levels, and which labels to hide.
+
+        Args:
+            denoiser: as prepared for training.
+        """
+        x, sigma, label = self.inputs(x0, label, noise, normal, dropped)
+        error = self.error(denoiser(x, sigma, label), x0, sigma)
         return {"total": error, "denoising": error.detach()}
 
     def inputs(
@@ -66,25 +76,28 @@ class Denoising:
 
 @dataclass(frozen=True, eq=False)
 class Hybrid:
-    """The denoising loss of one share, the game that is added to it, and the discriminator's own
-    loss.
+    """The denoising loss with the adversarial term, and beside it the discriminator's own loss.
 
     Attributes:
-        plain: what is prepared as `denoising.denoiser`, for what needs no gradient.
-        term: the settings of the game.
-        adversarial: the discriminator's loss, as prepared for training.
-        lender: what is prepared there; lends its discriminator to the denoiser.
+        denoising: the loss that the term is added to.
+        term: where the discriminator's fakes come from, and what the term weighs.
+        adversarial: the discriminator's loss, not prepared; lends its discriminator.
     """
 
     denoising: Denoising
-    plain: Any
     term: AdversarialTerm
-    adversarial: nn.Module
-    adversarial_loss: AdversarialLoss
+    adversarial: AdversarialLoss
     accelerator: Accelerator
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """What is trained, by name."""
+        return {**self.denoising.models, "discriminator": self.adversarial}
 
     def __call__(
         self,
+        denoiser: nn.Module,
+        discriminator_loss: nn.Module,
         weight: float,
         calls: int,
         rng: torch.Generator,
@@ -93,44 +106,53 @@ class Hybrid:
         noise: Tensor,
         normal: Tensor,
         dropped: Tensor,
-        *draws: Tensor,
+        *term_noise: Tensor,
     ) -> Losses:
-        """`total` for the denoiser, `discriminator` for the discriminator, on one set of
-        estimates; and parts.
+        """`total` for the denoiser, `discriminator` for the discriminator, and parts of both.
+
+        Both learn from one set of estimates.
 
         Args:
-            weight: of the game at this step; with 0 the denoiser does not hear of it.
+            denoiser, discriminator_loss: as prepared for training.
+            weight: of the term at this step; with 0 it does not reach the denoiser.
             calls: the length of the chain at this step.
             rng: draws what the penalties need.
+            term_noise: see `TermNoise`.
         """
-        x, sigma, known = self.denoising.inputs(x0, label, noise, normal, dropped)
-        numbers = TermNoise(*draws)
-        # Evenly spaced, so that the parts of a batch together take what the whole batch would.
-        few = len(numbers.uniform)
-        places = torch.arange(few, device=x0.device) * len(x0) // few
-        real, wanted = x0[places], None if label is None else label[places]
+        plain, draws = self.denoising.network, TermNoise(*term_noise)
+        x, sigma, dropped_label = self.denoising.inputs(x0, label, noise, normal, dropped)
+        # Evenly spaced, so that all micro-batches together take what the whole batch would.
+        few = len(draws.uniform)
+        rows = torch.arange(few, device=x0.device) * len(x0) // few
+        real, real_label = x0[rows], None if label is None else label[rows]
         with self.accelerator.autocast():
-            asked, level = fake_inputs(
-                self.term, self.plain, real, wanted, numbers, self.denoising.noise, calls
+            fake_x, level = fake_inputs(
+                self.term, plain, real, real_label, draws, self.denoising.noise, calls
             )
         # One call for both: distributed training sees one forward for its one backward.
-        labels = None if known is None or wanted is None else torch.cat([known, wanted])
-        answer = self.denoising.denoiser(torch.cat([x, asked]), torch.cat([sigma, level]), labels)
-        error = self.denoising.error(answer[: len(x0)], x0, sigma)
-        fake, real, level = discriminator_pair(self.term, answer[len(x0) :], real, level, numbers)
-        discriminator = self.adversarial(real, fake, level, wanted, rng=rng)
+        labels = None
+        if dropped_label is not None and real_label is not None:
+            labels = torch.cat([dropped_label, real_label])
+        estimates = denoiser(torch.cat([x, fake_x]), torch.cat([sigma, level]), labels)
+        error = self.denoising.error(estimates[: len(x0)], x0, sigma)
+        fake, real, level = discriminator_pair(self.term, estimates[len(x0) :], real, level, draws)
+        discriminator = discriminator_loss(real, fake, level, real_label, rng=rng)
         losses = {"total": error, "denoising": error.detach()}
         if weight > 0:
             with self.accelerator.autocast():
-                game = self.adversarial_loss.generator_loss(fake, real, level, wanted)
-            pull = error.new_tensor(weight)
+                adversarial = self.adversarial.generator_loss(fake, real, level, real_label)
+            factor = error.new_tensor(weight)
             if self.term.adaptive:
-                pull = pull * adaptive_weight(
-                    error, game, self.plain.last_layer, mean=self._over_processes
+                factor = factor * adaptive_weight(
+                    error, adversarial, plain.last_layer, mean=self._over_processes
                 )
-            losses |= {"total": error + pull * game, "generator": game.detach(), "weight": pull}
-        own = discriminator.pop("total")  # after its parts, which name better what went wrong
-        return losses | discriminator | {"discriminator": own}
+            losses |= {
+                "total": error + factor * adversarial,
+                "generator": adversarial.detach(),
+                "weight": factor,
+            }
+        total = discriminator.pop("total")  # after its parts, which name better what went wrong
+        return losses | discriminator | {"discriminator": total}
 
     def _over_processes(self, gradient: Tensor) -> Tensor:
         if self.accelerator.num_processes == 1:

@@ -1,9 +1,10 @@
-"""The exponential moving average of a model: what is sampled from and saved."""
+"""Schedules of learning rate, betas and penalties, and the average of a model over training."""
 
 import copy
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -45,16 +46,16 @@ class EMA:
         half_life = min(self.half_life, self.ramp * seen)
         keep = 0.5 ** (images / half_life) if seen > images else 0.0
         if self._pairs is None:
-            # They share memory with the weights: optimisers and loading write in place. Not so
-            # `accelerator.prepare`, which on CPUs of several processes moves the model elsewhere.
-            here, there = self.module.state_dict().values(), self._model.state_dict().values()
-            self._pairs = list(zip(here, there, strict=True))
+            # Not before the first update: on CPUs of several processes `accelerator.prepare` moves
+            # the weights. From then on optimisers and loading write in place.
+            tensors = self.module.state_dict().values(), self._model.state_dict().values()
+            self._pairs = list(zip(*tensors, strict=True))
         weights = [pair for pair in self._pairs if pair[0].is_floating_point()]
         averaged, current = map(list, zip(*weights, strict=True))
         get_ema_multi_avg_fn(keep)(averaged, current, 0)
-        for mine, theirs in self._pairs:
-            if not mine.is_floating_point():
-                mine.copy_(theirs)
+        for average, counter in self._pairs:
+            if not average.is_floating_point():
+                average.copy_(counter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,3 +95,9 @@ class Cosine:
             return self.start
         u = min(progress / self.until, 1.0)
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * u)) / 2
+
+
+def schedule(optimizer: torch.optim.Optimizer, rate: float, betas: tuple[float, float]) -> None:
+    """Set Adam's learning rate and betas for the next step."""
+    for group in optimizer.param_groups:
+        group["lr"], group["betas"] = rate, betas

@@ -11,7 +11,7 @@ from hybridgen.data.points import MixturePoints
 from hybridgen.evaluation.evaluator import build_evaluator
 from hybridgen.maths.mixtures import GaussianMixture, ring
 from hybridgen.maths.rng import rng_for
-from hybridgen.metrics.registry import HIGHER_IS_BETTER, NEAREST_IS_BEST
+from hybridgen.report.ranking import loss_value
 
 RING = ring().standardised()
 
@@ -49,13 +49,6 @@ def noisy_digits(noise, count, seed):
     return x + noise * torch.randn(x.shape, generator=generator)
 
 
-def badness(name, estimate):
-    """How far from the best a figure is: less is better, for every metric."""
-    if name in NEAREST_IS_BEST:
-        return abs(estimate.value - NEAREST_IS_BEST[name])
-    return -estimate.value if name in HIGHER_IS_BETTER else estimate.value
-
-
 def assert_intervals_cover(evaluator, sampler):
     rows = [evaluator(sampler(evaluator.samples, seed)) for seed in range(20)]
     covered = {}
@@ -89,7 +82,7 @@ def test_a_collapsed_sampler_is_dominated(on_ring):
     exact = on_ring(RING.sample(500, rng_for("exact", 3))[0])
     collapsed = on_ring(first(2).sample(500, rng_for("collapsed"))[0])
     for name in exact.keys() - {"precision", "density", "high_quality", "mode_std", "c2st_p"}:
-        apart = badness(name, collapsed[name]) - badness(name, exact[name])
+        apart = loss_value(collapsed[name], name).value - loss_value(exact[name], name).value
         width = exact[name].high - exact[name].low + collapsed[name].high - collapsed[name].low
         assert apart > width / 2, name
     assert collapsed["modes"].value == 2
@@ -107,10 +100,10 @@ def test_the_order_of_graded_samplers_is_recovered(on_ring):
         *("tv_bound", "jsd_bound", "high_quality", "reverse_kl", "sliced_wasserstein"),
     }
     for name in ordered:
-        graded = [badness(name, row[name]) for row in rows]
+        graded = [loss_value(row[name], name).value for row in rows]
         # The first two may lie within chance of each other; all others must not be exchanged.
         assert graded[1:] == sorted(graded[1:]) and max(graded[:2]) < graded[2], (name, graded)
     wider = [on_ring(first(8, std).sample(500, rng_for("wide"))[0]) for std in (1, 1.5, 2, 3, 5)]
     for name in ("precision", "density", "high_quality", "c2st_accuracy", "jsd_bound"):
-        graded = [badness(name, row[name]) for row in wider]
+        graded = [loss_value(row[name], name).value for row in wider]
         assert graded == sorted(graded), (name, graded)

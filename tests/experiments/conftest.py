@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hybridgen.cli import command
+from hybridgen.evaluation.monitor import Monitor
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 TINY = (
@@ -56,7 +57,7 @@ def call(gan, capsys, monkeypatch, tmp_path_factory):
 
 
 @pytest.fixture
-def blind(gan, monkeypatch):
-    """Nobody looks: judging and drawing take longer than such a training and move no weight."""
+def blind(monkeypatch):
+    """No evaluation, no pictures: both take longer than such a training and move no weight."""
     for name in ("figures", "finish"):
-        monkeypatch.setattr(gan.Monitor, name, lambda *_: {})
+        monkeypatch.setattr(Monitor, name, lambda *_: {})

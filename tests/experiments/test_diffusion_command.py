@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from hybridgen.cli import command, read_settings
 from hybridgen.errors import InputError
+from hybridgen.evaluation.monitor import Monitor
 from hybridgen.networks.build import load_network
 
 TINY = (
@@ -145,17 +146,14 @@ def test_a_finished_run_is_answered_with_its_table(call, finished, kind):
 
 @BOTH
 def test_an_interrupted_run_goes_on_and_ends_bit_equal(
-    call, diffusion, finished, tmp_path, monkeypatch, kind
+    call, blind, finished, tmp_path, monkeypatch, kind
 ):
-    """Nobody looks: judging and drawing move no weight."""
-    for name in ("figures", "finish"):
-        monkeypatch.setattr(diffusion.Monitor, name, lambda *_: {})
     stop = lambda *_: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
-    monkeypatch.setattr(diffusion.Monitor, "preview", stop)
+    monkeypatch.setattr(Monitor, "preview", stop)
     status, _, err = call(*TERM[kind], "--out", tmp_path / "run")
     assert status == 128 + signal.SIGTERM
     assert "stopped and saved at step 3" in err.splitlines()[-1]
-    monkeypatch.setattr(diffusion.Monitor, "preview", lambda *_: None)
+    monkeypatch.setattr(Monitor, "preview", lambda *_: None)
     status, _, err = call(*TERM[kind], "--out", tmp_path / "run")
     assert status == 0 and "going on from step 3" in err
     assert same(weights(tmp_path / "run"), weights(finished / kind))
@@ -170,9 +168,7 @@ def ignored(folder, names):
 
 
 @pytest.mark.parametrize("source", ["clean", "renoised"])
-def test_points_are_trained_on_with_labels(call, diffusion, tmp_path, source, monkeypatch):
-    for name in ("figures", "finish"):
-        monkeypatch.setattr(diffusion.Monitor, name, lambda *_: {})
+def test_points_are_trained_on_with_labels(call, blind, tmp_path, source):
     points = ("--data.path", "ring", "--data.labels", "true", "--discriminator.architecture", "mlp")
     term = ("--adversarial.source", source, "--adversarial.warm_up", 0, "--adversarial.ramp", 0)
     forced = ("--adversarial.force", "true")  # the ring's modes are far narrower than the noise
@@ -243,9 +239,7 @@ def test_a_setting_that_cannot_work_is_one_sentence_and_leaves_no_folder(
     assert not (tmp_path / "run").exists()
 
 
-def test_clean_estimates_at_high_noise_can_be_forced(call, diffusion, tmp_path, monkeypatch):
-    for name in ("figures", "finish"):
-        monkeypatch.setattr(diffusion.Monitor, name, lambda *_: {})
+def test_clean_estimates_at_high_noise_can_be_forced(call, blind, tmp_path):
     high = ("--adversarial.source", "clean", "--adversarial.highest", 2, "--adversarial.force")
     assert call(*high, "true", "--out", tmp_path / "run").status == 0
 

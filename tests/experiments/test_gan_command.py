@@ -22,6 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hybridgen.cli import command
+from hybridgen.evaluation.monitor import Monitor
 from hybridgen.networks.build import load_network
 
 ADVERSARIAL = ("--adversarial.objective", "non_saturating")
@@ -286,7 +287,7 @@ def test_a_loss_that_explodes_is_one_sentence_and_the_last_good_checkpoint_stays
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_training_saves_and_leaves_within_a_second_and_the_run_goes_on(
-    call, blind, finished, tmp_path, gan, monkeypatch, number
+    call, blind, finished, tmp_path, monkeypatch, number
 ):
     sent = []
 
@@ -294,35 +295,35 @@ def test_a_signal_while_training_saves_and_leaves_within_a_second_and_the_run_go
         sent.append(time.monotonic())
         os.kill(os.getpid(), number)
 
-    preview = gan.Monitor.preview
-    monkeypatch.setattr(gan.Monitor, "preview", lambda *_: (send(), time.sleep(20)))
+    preview = Monitor.preview
+    monkeypatch.setattr(Monitor, "preview", lambda *_: (send(), time.sleep(20)))
     status, _, err = call("--out", tmp_path / "run")
     assert time.monotonic() - sent[0] < 1
     assert status == 128 + number
     assert (
         err.splitlines()[-1] == "stopped and saved at step 3; the same command goes on from there"
     )
-    monkeypatch.setattr(gan.Monitor, "preview", preview)
+    monkeypatch.setattr(Monitor, "preview", preview)
     status, _, err = call("--out", tmp_path / "run")
     assert status == 0 and "going on from step 3" in err
     assert same(weights(tmp_path / "run"), weights(finished))
 
 
 def test_a_signal_at_the_final_judgement_leaves_at_once_and_the_run_goes_on(
-    call, blind, finished, tmp_path, gan, monkeypatch
+    call, blind, finished, tmp_path, monkeypatch
 ):
-    figures = gan.Monitor.figures
+    figures = Monitor.figures
 
     def hang(*_):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(20)
 
-    monkeypatch.setattr(gan.Monitor, "figures", hang)
+    monkeypatch.setattr(Monitor, "figures", hang)
     started = time.monotonic()
     assert call("--out", tmp_path / "run").status == 128 + signal.SIGTERM
     assert time.monotonic() - started < 15
     assert not (tmp_path / "run" / "result.json").exists()
-    monkeypatch.setattr(gan.Monitor, "figures", figures)
+    monkeypatch.setattr(Monitor, "figures", figures)
     assert call("--out", tmp_path / "run").status == 0
     assert same(weights(tmp_path / "run"), weights(finished))
 

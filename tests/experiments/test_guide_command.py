@@ -249,7 +249,7 @@ def test_guides_of_a_gan_and_of_a_diffusion_model_have_folders_of_their_own(
 ):
     monkeypatch.chdir(tmp_path)
     assert call("--run", models["gan"]).status == 0
-    assert [path.name for path in (tmp_path / "runs" / "discriminator").iterdir()] == [
+    assert [path.name for path in (tmp_path / "runs" / "guide").iterdir()] == [
         "gan-digits-cross_entropy-seed0"
     ]
 

@@ -14,8 +14,7 @@ from hybridgen.evaluation.runs import SavedRun, thinned_curves
 from hybridgen.metrics.intervals import Estimate
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.protocols import Cost
-from hybridgen.report.front_picture import draw_front, named
-from hybridgen.report.publish import flat
+from hybridgen.report.publish import flat, save_front
 
 
 def row(method, value, seconds, calls):
@@ -59,15 +58,9 @@ def test_flat_numbers_say_everything_by_name(comparison):
 
 
 def test_the_front_is_drawn_though_a_figure_is_infinite(comparison, tmp_path):
-    draw_front(comparison, tmp_path / "front.png")
+    save_front(comparison, tmp_path / "front.png")
     with Image.open(tmp_path / "front.png") as picture:
         assert picture.size == (1440, 660)
-
-
-def test_a_frechet_distance_is_called_by_its_features():
-    assert named("frechet_distance", "lenet") == "FD-lenet"
-    assert named("frechet_distance", "") == "Frechet distance"
-    assert named("class_reverse_kl", "lenet") == "class reverse kl"
 
 
 def test_a_summary_tells_steps_images_and_parameters(tmp_path):
@@ -83,8 +76,8 @@ def test_a_summary_tells_steps_images_and_parameters(tmp_path):
     (tmp_path / "result.json").write_text(json.dumps({"steps": 10, "seconds": 1.5}))
     lines = [{"step": step, "discriminator": step / 2, "images": 3} for step in range(1, 401)]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    found = SavedRun(tmp_path).summary("gan", "python x")
-    assert found.facts == {
+    summary = SavedRun(tmp_path).summary("gan", "python x")
+    assert summary.facts == {
         "steps": 10,
         "batch": 32,
         "images": 320,
@@ -92,11 +85,11 @@ def test_a_summary_tells_steps_images_and_parameters(tmp_path):
         "generator_parameters": sum(p.numel() for p in generator.parameters()),
         "discriminator_parameters": sum(p.numel() for p in discriminator.parameters()),
     }
-    steps, values = found.curves["discriminator"]
+    steps, values = summary.curves["discriminator"]
     assert len(steps) == 100
     assert steps[0] == 2.5
     torch.testing.assert_close(torch.tensor(values), torch.tensor(steps) / 2)
-    assert "images" not in found.curves
+    assert "images" not in summary.curves
 
 
 def test_a_run_without_a_log_has_no_curves(tmp_path):

@@ -5,62 +5,68 @@ from comparisons import diffusion, estimate, gan, guided, hybrid, refined, row
 
 from hybridgen.metrics.intervals import Estimate
 from hybridgen.protocols import Cost
-from hybridgen.report.pairs import pairs
-from hybridgen.report.ranking import badness, best_apart, dominated, verdict
+from hybridgen.report.ranking import (
+    baseline_of,
+    change_of,
+    clear_winner,
+    dominated,
+    loss_value,
+    outcome,
+)
 
 FRECHET = "frechet_distance"
 
 
 def test_two_figures_are_told_apart_beyond_the_root_of_the_sum_of_squares():
     other = estimate(10.0, half=4.0)
-    assert verdict(estimate(15.1, half=3.0), other, FRECHET) == "worse"
-    assert verdict(estimate(14.9, half=3.0), other, FRECHET) == "tie"
-    assert verdict(estimate(4.9, half=3.0), other, FRECHET) == "better"
+    assert outcome(estimate(15.1, half=3.0), other, FRECHET) == "worse"
+    assert outcome(estimate(14.9, half=3.0), other, FRECHET) == "tie"
+    assert outcome(estimate(4.9, half=3.0), other, FRECHET) == "better"
 
 
 def test_the_sides_that_face_each_other_count():
     upper = Estimate(value=13.0, low=12.0, high=99.0)
-    assert verdict(upper, estimate(10.0, half=2.0), FRECHET) == "worse"
-    assert verdict(estimate(116.0, half=1.0), upper, FRECHET) == "worse"
-    assert verdict(estimate(98.0, half=1.0), upper, FRECHET) == "tie"
+    assert outcome(upper, estimate(10.0, half=2.0), FRECHET) == "worse"
+    assert outcome(estimate(116.0, half=1.0), upper, FRECHET) == "worse"
+    assert outcome(estimate(98.0, half=1.0), upper, FRECHET) == "tie"
 
 
 def test_turning_a_figure_round_turns_its_interval_round():
-    around = badness(Estimate(value=0.8, low=0.5, high=0.9), "recall")
+    around = loss_value(Estimate(value=0.8, low=0.5, high=0.9), "recall")
     assert (around.value, around.below, around.above) == pytest.approx((-0.8, 0.1, 0.3))
 
 
 def test_more_is_better_where_it_is():
-    assert verdict(estimate(0.9, 0.01), estimate(0.8, 0.01), "recall") == "better"
-    assert verdict(estimate(0.9, 0.01), estimate(0.8, 0.01), "kid") == "worse"
+    assert outcome(estimate(0.9, 0.01), estimate(0.8, 0.01), "recall") == "better"
+    assert outcome(estimate(0.9, 0.01), estimate(0.8, 0.01), "kid") == "worse"
 
 
 def test_nearest_is_best_on_either_side():
-    assert verdict(estimate(0.45, 0.01), estimate(0.6, 0.01), "c2st_accuracy") == "better"
-    assert verdict(estimate(0.4, 0.01), estimate(0.45, 0.01), "c2st_accuracy") == "worse"
-    assert verdict(estimate(0.45, 0.01), estimate(0.55, 0.01), "c2st_accuracy") == "tie"
+    assert outcome(estimate(0.45, 0.01), estimate(0.6, 0.01), "c2st_accuracy") == "better"
+    assert outcome(estimate(0.4, 0.01), estimate(0.45, 0.01), "c2st_accuracy") == "worse"
+    assert outcome(estimate(0.45, 0.01), estimate(0.55, 0.01), "c2st_accuracy") == "tie"
 
 
 def test_distance_from_a_value_keeps_its_interval():
-    around = badness(Estimate(value=0.52, low=0.47, high=0.58), "memorisation")
+    around = loss_value(Estimate(value=0.52, low=0.47, high=0.58), "memorisation")
     assert around.value == pytest.approx(0.02)
     assert around.below == pytest.approx(0.02)
     assert around.above == pytest.approx(0.06)
-    beside = badness(Estimate(value=0.4, low=0.3, high=0.45), "memorisation")
+    beside = loss_value(Estimate(value=0.4, low=0.3, high=0.45), "memorisation")
     assert (beside.value, beside.below, beside.above) == pytest.approx((0.1, 0.05, 0.1))
 
 
 @pytest.mark.parametrize("metric", [FRECHET, "recall", "memorisation"])
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 def test_what_is_not_finite_neither_wins_nor_is_judged(metric, value):
-    assert badness(estimate(value), metric).value == math.inf
-    assert verdict(estimate(value), estimate(0.5), metric) is None
-    assert verdict(estimate(0.5), estimate(value), metric) is None
+    assert loss_value(estimate(value), metric).value == math.inf
+    assert outcome(estimate(value), estimate(0.5), metric) is None
+    assert outcome(estimate(0.5), estimate(value), metric) is None
 
 
 def test_nothing_is_told_apart_from_a_figure_without_an_end():
     loose = Estimate(value=1.0, low=math.nan, high=math.nan)
-    assert verdict(loose, estimate(900.0), FRECHET) == "tie"
+    assert outcome(loose, estimate(900.0), FRECHET) == "tie"
 
 
 def test_rows_that_another_beats_in_both_are_dominated():
@@ -87,19 +93,20 @@ def test_more_dominates_where_more_is_better():
 
 def test_the_best_is_named_only_if_its_interval_is_apart_from_all_others():
     best, far = row("best", quality=10), row("far", quality=20)
-    assert best_apart([far, best], FRECHET) is best
-    assert best_apart([far, best, row("near", quality=11.9)], FRECHET) is None
-    assert best_apart([best], FRECHET) is None
-    assert best_apart([best, row("lost", quality=math.inf)], FRECHET) is None
+    assert clear_winner([far, best], FRECHET) is best
+    assert clear_winner([far, best, row("near", quality=11.9)], FRECHET) is None
+    assert clear_winner([best], FRECHET) is None
+    assert clear_winner([best, row("lost", quality=math.inf)], FRECHET) is None
 
 
-def found(*rows):
-    return [(pair.row.name, pair.base.name, pair.change) for pair in pairs(rows)]
+def changes(*rows):
+    bases = [(row, baseline_of(row, rows)) for row in rows]
+    return [(row.name, base.name, change_of(row, base)) for row, base in bases if base is not None]
 
 
 def test_guidance_and_training_stand_beside_their_baseline_at_equal_calls():
     rows = [diffusion(4), diffusion(8), guided(8), guided(16), hybrid(4)]
-    assert found(*rows) == [
+    assert changes(*rows) == [
         ("guided, 8 calls, scale 1", "diffusion, 8 calls", "guidance"),
         ("hybrid, 4 calls", "diffusion, 4 calls", "training"),
     ]
@@ -109,7 +116,7 @@ def test_refinement_stands_beside_the_budget_that_it_refines():
     cost = Cost(denoiser=48, discriminator_forward=6)
     walked = row("walked", "8 calls, 5 rounds", calls=cost, baseline="diffusion")
     rows = [gan(), refined(5), diffusion(8), diffusion(18), walked]
-    assert found(*rows) == [
+    assert changes(*rows) == [
         ("GAN, refined, 5 rounds", "GAN", "refinement"),
         ("walked, 8 calls, 5 rounds", "diffusion, 8 calls", "refinement"),
     ]
@@ -118,12 +125,12 @@ def test_refinement_stands_beside_the_budget_that_it_refines():
 def test_no_baseline_is_better_than_a_wrong_one():
     twins = [row("diffusion", name, calls=Cost(denoiser=8)) for name in ("a", "b")]
     silent = row("guided", calls=None, baseline="diffusion")
-    assert found(guided(8)) == []
-    assert found(diffusion(7), guided(8), silent) == []
-    assert found(*twins, guided(8)) == []
-    assert found(row("self", calls=Cost(denoiser=1), baseline="self")) == []
+    assert changes(guided(8)) == []
+    assert changes(diffusion(7), guided(8), silent) == []
+    assert changes(*twins, guided(8)) == []
+    assert changes(row("self", calls=Cost(denoiser=1), baseline="self")) == []
     costly = row("GAN", calls=Cost(generator=9))
     critical = row("GAN", calls=Cost(generator=2, discriminator_forward=9))
     for base in (costly, critical):
-        assert found(base, refined(5)) == []
-    assert found(gan(), row("x", calls=Cost(generator=2), baseline="GAN")) == []
+        assert changes(base, refined(5)) == []
+    assert changes(gan(), row("x", calls=Cost(generator=2), baseline="GAN")) == []

@@ -1,13 +1,21 @@
 import re
 from dataclasses import replace
 
-from comparisons import comparison, estimate, full, gan, guided, row
+import pytest
+from comparisons import (
+    comparison,
+    diffusion,
+    estimate,
+    full,
+    gan,
+    guided,
+    hybrid,
+    refined,
+    row,
+)
 
-from hybridgen.evaluation.results import TrainingSummary
 from hybridgen.report import markdown
-from hybridgen.report.palette import looks
-from hybridgen.report.remarks import counted, unequal_trainings
-from hybridgen.report.tables import cost_table, quality_table, two_sample_table
+from hybridgen.report.tables import changes_table, cost_table, quality_table, two_sample_table
 
 
 def cells(table, name):
@@ -16,43 +24,27 @@ def cells(table, name):
 
 
 def test_the_quality_table_is_bold_only_where_intervals_are_apart():
-    rows = full().rows
-    found = cells(quality_table(full(), looks(r.kind for r in rows)), "Fr\u00e9chet distance")
-    assert [name for name, cell in found.items() if cell.best] == []
+    column = cells(quality_table(full()), "Fr\u00e9chet distance")
+    assert [name for name, cell in column.items() if cell.best] == []
     apart = [row("a", quality=10), row("b", quality=20)]
-    found = cells(quality_table(comparison(*apart), looks("ab")), "Fr\u00e9chet distance")
-    assert [name for name, cell in found.items() if cell.best] == ["a"]
-    assert found["a"].small == "9.0 to 11.0"
+    column = cells(quality_table(comparison(*apart)), "Fr\u00e9chet distance")
+    assert [name for name, cell in column.items() if cell.best] == ["a"]
+    assert column["a"].small == "9.0 to 11.0"
 
 
-def test_floor_and_truth_stand_above_the_rows():
+def test_floor_and_ideal_stand_above_the_rows():
     one = row("a", figures={"frechet_distance": estimate(12, floor=10.0, ideal=0.0)})
-    found = cells(quality_table(comparison(one), looks("a")), "Fr\u00e9chet distance")
-    assert [cell.text for cell in found.values()] == ["10", "0", "12.0"]
+    column = cells(quality_table(comparison(one)), "Fr\u00e9chet distance")
+    assert [cell.text for cell in column.values()] == ["10", "0", "12.0"]
 
 
 def test_the_cost_table_counts_every_network_and_states_the_batch():
     rows = [gan(seconds=1e-3), guided(8, seconds=4e-3), row("silent")]
-    table = cost_table(rows, looks(r.kind for r in rows))
+    table = cost_table(comparison(*rows))
     assert [cell.text for cell in table.rows[1][1:5]] == ["8", "0", "8", "8"]
     assert table.rows[1][7].text == "4"
     assert [cell.text for cell in table.rows[2][1:5]] == ["?"] * 4
-    assert table.rows[0][8].small == "batch of 64"
-
-
-def trained(**seconds):
-    return tuple(
-        TrainingSummary(name=n, command="", facts={"seconds": s}) for n, s in seconds.items()
-    )
-
-
-def test_trainings_of_different_length_are_spoken_of():
-    rows = [row("GAN", models=("gan",)), row("guided", models=("diffusion", "guide"))]
-    equal = comparison(*rows, models=trained(gan=100.0, diffusion=80.0, guide=40.0))
-    assert unequal_trainings(equal) == ""
-    more = unequal_trainings(replace(equal, models=trained(gan=100.0, diffusion=90.0, guide=40.0)))
-    assert "100 s behind what takes gan, 130 s behind what takes diffusion and guide" in more
-    assert unequal_trainings(replace(equal, models=trained(gan=100.0, diffusion=900.0))) == ""
+    assert table.rows[0][8].text == "1 MiB / 64"
 
 
 def test_the_markdown_has_a_line_for_every_row_and_as_many_cells_everywhere():
@@ -75,12 +67,12 @@ def test_the_two_sample_test_has_a_table_of_its_own():
     more = {name: estimate(0.6, 0.1) for name in ("c2st_accuracy", "tv_bound", "jsd_bound")}
     one = row("a", figures=more | {"c2st_p": estimate(4e-22, 0.0, floor=0.04)})
     other = row("b", figures={"c2st_p": estimate(0.3123, 0.0, floor=0.04)})
-    both, looked = comparison(one, other), looks("ab")
-    assert [name for name, _ in quality_table(both, looked).columns] == [
+    both = comparison(one, other)
+    assert [name for name, _ in quality_table(both).columns] == [
         "method",
         "Fr\u00e9chet distance",
     ]
-    table = two_sample_table(both, looked)
+    table = two_sample_table(both)
     assert [name for name, _ in table.columns] == [
         "method",
         "C2ST accuracy",
@@ -89,29 +81,48 @@ def test_the_two_sample_test_has_a_table_of_its_own():
         "JSD bound",
     ]
     assert [c.text for c in cells(table, "C2ST p-value").values()] == ["0.04", "< 0.001", "0.31"]
-    assert two_sample_table(comparison(row("a")), looked).columns == (("method", ""),)
+    assert two_sample_table(comparison(row("a"))).columns == (("method", ""),)
     chosen = replace(both, quality="c2st_p")
-    assert [name for name, _ in quality_table(chosen, looked).columns][1] == "C2ST p-value"
+    assert [name for name, _ in quality_table(chosen).columns][1] == "C2ST p-value"
     assert "| &lt; 0.001 |" in markdown(chosen)
 
 
-def test_recall_and_coverage_come_with_how_many_were_compared():
-    both = row("a", figures={"recall": estimate(0.8, 0.1), "coverage": estimate(0.5, 0.1)})
-    limit = "With fewer samples than held-out examples coverage cannot reach 1"
-    for text in ("10000", "10 000", "10\u202f000", "10,000"):
-        said = counted(comparison(both, data={"held-out examples": text}))
-        assert said.startswith(
-            "1\u202f000 samples against 10\u202f000 held-out examples: recall and coverage "
-            "depend on"
-        )
-        assert limit in said
-    said = counted(comparison(both, data={"held-out examples": "360"}))
-    assert "360 held-out examples" in said
-    assert limit not in said
-    only = row("a", figures={"recall": estimate(0.8, 0.1)})
-    said = counted(comparison(only, data={"held-out examples": "10000"}))
-    assert "recall depends on" in said
-    assert limit not in said
-    for data in ({}, {"held-out examples": "many"}, {"held-out examples": "\u00b2"}):
-        assert counted(comparison(both, data=data)) == ""
-    assert counted(comparison(row("a"), data={"held-out examples": "360"})) == ""
+@pytest.mark.parametrize(
+    ("quality", "outcome"), [(10.0, "better"), (20.5, "cannot be told apart"), (40.0, "worse")]
+)
+@pytest.mark.parametrize(
+    ("change", "changed", "base"),
+    [
+        ("guidance", lambda **q: guided(8, **q), diffusion(8, quality=20.0)),
+        ("refinement", lambda **q: refined(5, **q), gan(quality=20.0)),
+        ("training", lambda **q: hybrid(8, **q), diffusion(8, quality=20.0)),
+    ],
+)
+def test_a_change_is_called_what_its_figures_show(change, changed, base, quality, outcome):
+    after = changed(quality=quality, seconds=base.cost.seconds.value * 3)
+    (line,) = changes_table(comparison(base, after)).rows
+    assert [cell.text for cell in line] == [
+        *(after.method, change, f"{quality:.1f}", "20.0", outcome, "3 times as long")
+    ]
+    assert (line[2].small, line[3].small) == (
+        f"{quality - 1:.1f} to {quality + 1:.1f}",
+        f"19.0 to 21.0; {base.name}",
+    )
+
+
+def test_without_equal_calls_or_a_finite_figure_nothing_is_said_of_a_change():
+    rows = [diffusion(7), guided(8), hybrid(16), gan(), row("refined", baseline="none")]
+    broken = [diffusion(4), guided(4, quality=float("nan"))]
+    assert changes_table(comparison(*rows, *broken)).rows == ()
+
+
+def test_every_changed_row_has_a_line_and_the_time_is_about_equal_if_it_cannot_be_told():
+    base = [diffusion(n, quality=q) for n, q in ((4, 80.0), (8, 40.0), (16, 20.0))]
+    trained = [hybrid(n, quality=q) for n, q in ((4, 50.0), (8, 40.5), (16, 30.0))]
+    table = changes_table(comparison(*base, *trained))
+    assert [line[0].small for line in table.rows] == ["4 calls", "8 calls", "16 calls"]
+    assert [line[4].text for line in table.rows] == ["better", "cannot be told apart", "worse"]
+    assert {line[5].text for line in table.rows} == {"about as long"}
+    assert [name for name, _ in table.columns] == [
+        *("method", "change", "Fr\u00e9chet distance", "without", "outcome", "a sample takes")
+    ]

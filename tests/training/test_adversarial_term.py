@@ -15,11 +15,10 @@ from hybridgen.networks.mlp import MlpDiscriminator
 from hybridgen.training.adversarial_term import (
     AdversarialTerm,
     TermNoise,
-    build_term,
     discriminator_pair,
     fake_inputs,
 )
-from hybridgen.training.optim import Cosine
+from hybridgen.training.setup import build_adversarial
 
 STD = 0.5
 GAUSSIAN = one_dimensional([1.0], [0.0], [STD])
@@ -176,17 +175,13 @@ def test_settings_that_cannot_work_are_refused(settings, sentence):
         AdversarialTerm(**settings)
 
 
-def test_the_game_and_its_penalties_reach_the_discriminators_loss():
+def test_the_game_reaches_the_discriminators_loss():
     discriminator = MlpDiscriminator(noise_conditional=True)
-    term = AdversarialTerm(
-        objective="hinge",
-        r1=Cosine(start=0.1, end=0.4),
-        r2=Cosine(start=0.2),
-        finite_difference=0.1,
+    loss = build_adversarial(
+        discriminator, AdversarialTerm(objective="hinge", finite_difference=0.1)
     )
-    loss = build_term(discriminator, term)
     assert loss.discriminator is discriminator and loss.objective is objectives.hinge
-    assert (loss.r1, loss.r2, loss.finite_difference) == (0.4, 0.2, 0.1)
+    assert loss.finite_difference == 0.1 and not loss.penalised  # until the loop sets r1 and r2
 
 
 @pytest.mark.parametrize(
@@ -198,4 +193,4 @@ def test_the_game_and_its_penalties_reach_the_discriminators_loss():
 )
 def test_a_game_that_cannot_be_played_is_an_input_error(settings, sentence):
     with pytest.raises(InputError, match=sentence):
-        build_term(MlpDiscriminator(noise_conditional=True), AdversarialTerm(**settings))
+        build_adversarial(MlpDiscriminator(noise_conditional=True), AdversarialTerm(**settings))

@@ -244,7 +244,7 @@ def test_a_discriminator_whose_loss_is_not_finite_is_named(train):
         adversarial.discriminator.head.linear.weight.fill_(1e30)
     before = weights(denoiser)
     with pytest.raises(
-        RunError, match=r"discriminator's loss .* step 1: its part '(r1|game)' is (inf|nan)"
+        RunError, match=r"discriminator's loss .* step 1: its part '(r1|adversarial)' is (inf|nan)"
     ):
         next(train(term=term, made=(denoiser, adversarial)))
     assert same(weights(denoiser), before)
@@ -260,14 +260,14 @@ def share_of(kind, made, term, weight=0.5):
     def normal(*shape):
         return torch.randn(shape, generator=rng, dtype=x0.dtype)
 
-    own = (x0, label, normal(8, 2), normal(8), torch.zeros(8, dtype=torch.bool))
+    batch = (x0, label, normal(8, 2), normal(8), torch.zeros(8, dtype=torch.bool))
     denoising = Denoising(denoiser, denoiser.classes, LogNormal(), 1.0)
     if kind == "plain":
-        return denoising(*own)
-    hybrid = Hybrid(denoising, denoiser, term, adversarial, adversarial, Accelerator(cpu=True))
+        return denoising(denoiser, *batch)
+    hybrid = Hybrid(denoising, term, adversarial, Accelerator(cpu=True))
     uniform = torch.rand(3, generator=rng, dtype=x0.dtype)
-    others = (normal(3, 2), normal(3, 2), normal(3), uniform)
-    return hybrid(weight, 3, torch.Generator(), *own, *others)
+    term_noise = (normal(3, 2), normal(3, 2), normal(3), uniform)
+    return hybrid(denoiser, adversarial, weight, 3, torch.Generator(), *batch, *term_noise)
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
@@ -338,10 +338,10 @@ def test_an_adaptively_weighted_game_can_be_scaled_and_nothing_changes(train, ki
     term, finals = term_of(kind, adaptive=True), []
     for scale in (1e3, 1e6):
         made = denoiser, adversarial = players(term)
-        player = adversarial.objective.player
+        generator = adversarial.objective.generator
         adversarial.objective = replace(
             adversarial.objective,
-            player=lambda fake, real, scale=scale, player=player: scale * player(fake, real),
+            generator=lambda fake, real, scale=scale, loss=generator: scale * loss(fake, real),
         )
         *_, last = train(term=term, made=made)
         assert last.losses["weight"] < 1 < last.losses["generator"]

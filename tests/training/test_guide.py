@@ -67,7 +67,7 @@ def train(
         small() if discriminator is None else discriminator,
         lambda first: batches(REAL, seed, first),
         lambda first: batches(FAKE, seed + 100, first),
-        validation or exam_for(config, denoiser),
+        lambda: validation or exam_for(config, denoiser),
         config,
         accelerator or Accelerator(cpu=True),
         denoiser=denoiser,
@@ -263,7 +263,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_has_moved():
                     small(),
                     lambda first: iter(()),
                     lambda first: iter(()),
-                    Script(),
+                    Script,
                     GuideTraining(objective="score_matching"),
                     Accelerator(cpu=True),
                 )

@@ -11,6 +11,8 @@ from hybridgen.training.gan import GanTraining
 from hybridgen.training.optim import Cosine
 from hybridgen.training.setup import check_finite, check_ranks_agree, validate_setup
 
+R1 = Cosine(start=0.3)
+
 
 def state(**changes):
     """As much of an Accelerator as the guards look at."""
@@ -40,25 +42,25 @@ def state(**changes):
 )
 def test_what_cannot_work_is_refused_with_the_reason(players, changes, sentence):
     with pytest.raises(InputError, match=sentence):
-        validate_setup(state(**changes), players()[1], 16, 1)
+        validate_setup(state(**changes), GanTraining(batch=16), players()[1], R1)
 
 
 @pytest.mark.parametrize("engine", ["NO", "MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "MULTI_XPU"])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_data_parallelism_in_either_precision_is_welcome(players, engine, precision):
     fine = state(distributed_type=DistributedType[engine], mixed_precision=precision)
-    validate_setup(fine, players()[1], 16, 4)
+    validate_setup(fine, GanTraining(batch=16, accumulation=4), players()[1], R1)
 
 
 def test_a_compiled_discriminator_is_welcome_without_a_double_backward(players):
     compiled = state(backend=DynamoBackend.EAGER)
-    validate_setup(compiled, players(finite_difference=0.1)[1], 16, 1)
+    config = GanTraining(batch=16)
+    validate_setup(compiled, config, players(finite_difference=0.1)[1], R1)
     _, plain = players()
-    plain.r1 = plain.r2 = 0.0
-    validate_setup(compiled, plain, 16, 1)
+    validate_setup(compiled, config, plain, Cosine(start=0.0))
     plain.gp = 1.0
     with pytest.raises(InputError, match="double backward"):
-        validate_setup(compiled, plain, 16, 1)
+        validate_setup(compiled, config, plain, Cosine(start=0.0))
 
 
 def test_a_batch_that_accumulation_cannot_cut_is_refused_before_training(train, training):

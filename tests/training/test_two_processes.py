@@ -1,38 +1,24 @@
-"""Two processes are one, only faster. They are started once for all tests here."""
+"""Two processes are one, only faster: of a GAN, a denoiser with each kind of term, and guides."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from training.workers import two_processes
+from training.workers import two_diffusions, two_processes
 
 from hybridgen.training import checkpoint
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*launch, two_processes.__file__, folder],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
+@pytest.fixture
+def folder(two_processes_folder: Path) -> Path:
+    return two_processes_folder
 
 
 @pytest.fixture
-def said(folder: Path):
+def records(folder: Path):
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -51,17 +37,41 @@ def test_both_processes_hold_the_same_bits(folder):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_a_loss_through_the_unprepared_discriminator_is_found_and_the_right_one_passes(said):
-    for each in said:
-        assert each["world"] == 2
-        assert each["right"] is None
-        assert "the processes disagree on the discriminator's gradients at step 1" in each["wrong"]
+def test_a_loss_through_the_unprepared_discriminator_is_found_and_the_right_one_passes(records):
+    for record in records:
+        assert record["world"] == 2
+        assert record["right"] is None
+        assert (
+            "the processes disagree on the discriminator's gradients at step 1" in record["wrong"]
+        )
 
 
-def test_when_one_process_is_asked_to_stop_all_stop_at_the_same_step_and_it_is_saved(folder, said):
-    assert {each["stopped"] for each in said} == {
+def test_when_one_process_is_asked_to_stop_all_stop_at_the_same_step_and_it_is_saved(
+    folder, records
+):
+    assert {record["stopped"] for record in records} == {
         "stopped and saved at step 2; the same command goes on from there"
     }
-    found, complaints = checkpoint.newest(folder / "run" / "checkpoints")
-    assert found is not None and found.step == 2 and complaints == []
-    assert found.manifest["world"] == 2
+    newest, complaints = checkpoint.newest(folder / "run" / "checkpoints")
+    assert newest is not None and newest.step == 2 and complaints == []
+    assert newest.manifest["world"] == 2
+
+
+@pytest.mark.parametrize("kind", two_diffusions.KINDS)
+def test_two_processes_have_the_gradients_and_weights_of_one_denoiser(folder, kind, double):
+    one = two_diffusions.outcome(Accelerator(cpu=True), kind, adaptive=kind == "chain")
+    compare(folder, kind, one)
+
+
+@pytest.mark.parametrize("objective", two_diffusions.OBJECTIVES)
+def test_two_processes_train_the_guide_of_one(folder, objective, double):
+    compare(folder, objective, two_diffusions.guide_outcome(Accelerator(cpu=True), objective))
+
+
+def compare(folder, kind, one):
+    ranks = [load_file(folder / f"rank{rank}-{kind}.safetensors") for rank in (0, 1)]
+    for two in ranks:
+        assert set(two) == set(one)
+        for name, expected in one.items():
+            torch.testing.assert_close(two[name], expected, rtol=1e-6, atol=1e-6, msg=name)
+    assert all(torch.equal(ranks[0][name], ranks[1][name]) for name in one)

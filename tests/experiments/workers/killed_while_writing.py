@@ -12,8 +12,8 @@ from pathlib import Path
 from experiments.conftest import load
 
 from hybridgen.cli import command
+from hybridgen.evaluation import fit
 from hybridgen.training import checkpoint
-from hybridgen.training import checkpoint as files
 
 
 def die(*_, **__):
@@ -25,11 +25,11 @@ def at(module, name, when, *, after=False):
     original = getattr(module, name)
 
     def call(*args, **kwargs):
-        wanted = when(*args)
-        if wanted and not after:
+        hit = when(*args)
+        if hit and not after:
             die()
         result = original(*args, **kwargs)
-        if wanted:
+        if hit:
             die()
         return result
 
@@ -71,7 +71,7 @@ def before_the_settings_are_written():
 
 
 def between_the_weights_and_the_result():
-    at(files, "save_network", lambda network, folder: folder.name == "discriminator")
+    at(fit, "save_network", lambda network, folder: folder.name == "discriminator")
 
 
 PLACES = (
@@ -91,7 +91,6 @@ def main(folder, argv):
         child = os.fork()
         if child == 0:
             place()
-            gan.save_network = files.save_network
             os._exit(command(gan.main, gan.Gan, [*argv, "--out", f"{folder}/{place.__name__}"]))
         _, status = os.waitpid(child, 0)
         if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:

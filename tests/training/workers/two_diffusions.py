@@ -1,25 +1,17 @@
-"""A small labelled denoiser with each kind of term, and guides; as a program, one of two processes.
-
-`python -m torch.distributed.run --standalone --nproc_per_node 2 two_diffusions.py FOLDER`
-"""
-
-import signal
-import sys
-from pathlib import Path
+"""A small labelled denoiser with each kind of term, and guides, for one of two processes."""
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import save_file
 
 from hybridgen.data.points import MixturePoints
 from hybridgen.maths.mixtures import ring
 from hybridgen.networks.denoisers import PointDenoiser
 from hybridgen.networks.mlp import MlpDiscriminator
-from hybridgen.training.adversarial_term import AdversarialTerm, build_term
+from hybridgen.training.adversarial_term import AdversarialTerm
 from hybridgen.training.diffusion import DiffusionTraining, train_diffusion
 from hybridgen.training.guide import GuideTraining, train_guide
 from hybridgen.training.optim import Cosine
+from hybridgen.training.setup import build_adversarial
 from hybridgen.training.validation import HeldOutValidation
 
 SOURCE = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)
@@ -41,7 +33,7 @@ def players(term=None, *, classes=SOURCE.classes):
     torch.manual_seed(0)
     denoiser = PointDenoiser(width=16, depth=2, waves=4, classes=classes)
     discriminator = MlpDiscriminator(width=16, depth=2, classes=classes, noise_conditional=True)
-    return denoiser, None if term is None else build_term(discriminator, term)
+    return denoiser, None if term is None else build_adversarial(discriminator, term)
 
 
 def config_of(**changes):
@@ -51,10 +43,8 @@ def config_of(**changes):
 def steps_of(config, term, made, accelerator, *, source=SOURCE, resume=None, seed=5):
     def batches(start):
         rank, world = accelerator.process_index, accelerator.num_processes
-        micro_batches = source.batches(
-            batch=config.batch, seed=5, start=start, rank=rank, world=world
-        )
-        for x, label in micro_batches:
+        stream = source.batches(batch=config.batch, seed=5, start=start, rank=rank, world=world)
+        for x, label in stream:
             yield x.to(torch.get_default_dtype()), label
 
     denoiser, adversarial = made
@@ -74,18 +64,18 @@ def steps_of(config, term, made, accelerator, *, source=SOURCE, resume=None, see
 def outcome(accelerator, kind, *, accumulation=1, adaptive=False):
     """Every gradient and weight after each step, the average, and the losses, by name."""
     term = None if kind == "plain" else term_of(kind, adaptive=adaptive)
-    made, found = players(term), {}
+    made, tensors = players(term), {}
     config = config_of(steps=3, accumulation=accumulation, check_ranks=True)
     for step in steps_of(config, term, made, accelerator):
         for name, player in zip(("denoiser", "discriminator"), made, strict=True):
             for key, p in player.named_parameters() if player is not None else ():
-                found[f"{step.number}.{name}.{key}"] = p.detach().clone()
-                found[f"{step.number}.{name}.{key}.grad"] = p.grad.clone()
+                tensors[f"{step.number}.{name}.{key}"] = p.detach().clone()
+                tensors[f"{step.number}.{name}.{key}.grad"] = p.grad.clone()
         for key, p in step.average.named_parameters():
-            found[f"{step.number}.average.{key}"] = p.detach().clone()
+            tensors[f"{step.number}.average.{key}"] = p.detach().clone()
         for key, loss in step.losses.items():
-            found[f"{step.number}.{key}"] = torch.tensor(loss)
-    return found
+            tensors[f"{step.number}.{key}"] = torch.tensor(loss)
+    return tensors
 
 
 def guide_outcome(accelerator, objective):
@@ -110,34 +100,28 @@ def guide_outcome(accelerator, objective):
     validation = HeldOutValidation(
         x, x, config.noise.quantiles(2), label=label, fake_label=label, denoiser=denoiser
     )
-    found = {}
+    tensors = {}
     for step in train_guide(
-        discriminator, batches(1), batches(2), validation, config, accelerator, denoiser=denoiser
+        discriminator,
+        batches(1),
+        batches(2),
+        lambda: validation,
+        config,
+        accelerator,
+        denoiser=denoiser,
     ):
         for key, p in discriminator.named_parameters():
-            found[f"{step.number}.{key}"] = p.detach().clone()
+            tensors[f"{step.number}.{key}"] = p.detach().clone()
         for key, p in step.average.named_parameters():
-            found[f"{step.number}.average.{key}"] = p.detach().clone()
+            tensors[f"{step.number}.average.{key}"] = p.detach().clone()
         for key, loss in step.losses.items():
-            found[f"{step.number}.{key}"] = torch.tensor(loss)
-    return found
+            tensors[f"{step.number}.{key}"] = torch.tensor(loss)
+    return tensors
 
 
-def main(folder):
-    signal.alarm(200)  # processes that wait for each other in vain must not outlive the test
-    torch.set_num_threads(1)
-    accelerator = Accelerator(
-        cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)]
-    )
-    torch.set_default_dtype(torch.float64)
-    for kind in KINDS:
-        found = outcome(accelerator, kind, adaptive=kind == "chain")
-        save_file(found, folder / f"rank{accelerator.process_index}-{kind}.safetensors")
-    for objective in OBJECTIVES:
-        found = guide_outcome(accelerator, objective)
-        save_file(found, folder / f"rank{accelerator.process_index}-{objective}.safetensors")
-    accelerator.end_training()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+def leave_outcomes(accelerator, folder):
+    """A file of this rank's outcome for each kind and objective."""
+    figures = {kind: outcome(accelerator, kind, adaptive=kind == "chain") for kind in KINDS}
+    figures |= {objective: guide_outcome(accelerator, objective) for objective in OBJECTIVES}
+    for name, tensors in figures.items():
+        save_file(tensors, folder / f"rank{accelerator.process_index}-{name}.safetensors")

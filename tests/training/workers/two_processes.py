@@ -1,4 +1,4 @@
-"""One of two processes: trains its share, looks for disagreements, and leaves what it found.
+"""One of two processes: trains its share of everything, and leaves gradients and complaints.
 
 `python -m torch.distributed.run --standalone --nproc_per_node 2 two_processes.py FOLDER`
 """
@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import save_file
+from training.workers import two_diffusions
 
 from hybridgen import AdversarialLoss
 from hybridgen.data.points import MixturePoints
@@ -44,8 +45,7 @@ def players():
 def batches_for(accelerator):
     def batches(start):
         rank, world = accelerator.process_index, accelerator.num_processes
-        micro_batches = SOURCE.batches(batch=BATCH, seed=5, start=start, rank=rank, world=world)
-        for x, label in micro_batches:
+        for x, label in SOURCE.batches(batch=BATCH, seed=5, start=start, rank=rank, world=world):
             yield x.to(torch.get_default_dtype()), label
 
     return batches
@@ -67,17 +67,17 @@ def steps_of(accelerator, made, *, accumulation=1, steps=3, resume=None):
 
 def outcome(accelerator, accumulation):
     """Every gradient and weight after each step, and the losses, by name."""
-    made, found = players(), {}
+    made, tensors = players(), {}
     for step in steps_of(accelerator, made, accumulation=accumulation):
         for name, player in zip(("generator", "adversarial"), made, strict=True):
             for key, p in player.named_parameters():
-                found[f"{step.number}.{name}.{key}"] = p.detach().clone()
-                found[f"{step.number}.{name}.{key}.grad"] = p.grad.clone()
+                tensors[f"{step.number}.{name}.{key}"] = p.detach().clone()
+                tensors[f"{step.number}.{name}.{key}.grad"] = p.grad.clone()
         for key, tensor in step.average.state_dict().items():
-            found[f"{step.number}.average.{key}"] = tensor.clone()
+            tensors[f"{step.number}.average.{key}"] = tensor.clone()
         for key, loss in step.losses.items():
-            found[f"{step.number}.{key}"] = torch.tensor(loss)
-    return found
+            tensors[f"{step.number}.{key}"] = torch.tensor(loss)
+    return tensors
 
 
 def complaint(accelerator, *, wrapped):
@@ -114,7 +114,7 @@ def main(folder):
         cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)]
     )
     rank = accelerator.process_index
-    said = {
+    record = {
         "world": accelerator.num_processes,
         "right": complaint(accelerator, wrapped=True),
         "wrong": complaint(accelerator, wrapped=False),
@@ -122,9 +122,12 @@ def main(folder):
     }
     torch.set_default_dtype(torch.float64)
     for accumulation in (1, 2):
-        found = outcome(accelerator, accumulation)
-        save_file(found, folder / f"rank{rank}-accumulation{accumulation}.safetensors")
-    (folder / f"rank{rank}.json").write_text(json.dumps(said))
+        save_file(
+            outcome(accelerator, accumulation),
+            folder / f"rank{rank}-accumulation{accumulation}.safetensors",
+        )
+    two_diffusions.leave_outcomes(accelerator, folder)
+    (folder / f"rank{rank}.json").write_text(json.dumps(record))
     accelerator.end_training()
 
 

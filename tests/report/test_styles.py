@@ -1,35 +1,20 @@
+import re
 from itertools import combinations
 
 import numpy as np
 import pytest
+from comparisons import row
 
-from hybridgen.report.kinds import kind_name
-from hybridgen.report.palette import DARK, LIGHT, colour_of, looks
+from hybridgen.report.styles import DARK, LIGHT, MARKS, Style, styles
 
-
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        ("gan", "GAN"),
-        ("gan, refined", "GAN, refined by a discriminator"),
-        ("diffusion", "diffusion"),
-        ("diffusion, guided", "diffusion, guided"),
-        ("diffusion, guided, refined", "diffusion, guided and refined by a discriminator"),
-        ("hybrid", "diffusion trained with a discriminator"),
-        ("hybrid, refined", "diffusion trained with a discriminator, refined by a discriminator"),
-        ("gan, other", "gan, other"),
-        ("exact", "exact"),
-        ("", ""),
-    ],
-)
-def test_kinds_are_named_in_a_readers_words(kind, name):
-    assert kind_name(kind) == name
-    assert looks([kind])[kind].name == name
+KINDS = [name for name in LIGHT if name.startswith("kind-")]
 
 
-def test_a_kind_has_the_colour_of_its_marks():
-    kinds = ["a", "b", "a", "c"]
-    assert [colour_of(kind, kinds) for kind in "abc"] == list(LIGHT.kinds[:3])
+def test_methods_of_a_kind_share_its_colour_and_differ_in_their_marks():
+    drawn = styles([row(f"{kind}{i}", kind=kind) for i in range(2) for kind in "abc"])
+    colours = {name: style.colour for name, style in drawn.items()}
+    assert colours == {f"{k}{i}": f"kind-{'abc'.index(k)}" for i in range(2) for k in "abc"}
+    assert len({style.mark for style in drawn.values()}) == 6
 
 
 def linear(colour):
@@ -45,8 +30,8 @@ def contrast(a, b):
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
 def test_every_text_has_a_contrast_of_four_and_a_half(theme):
-    for colour in (theme.ink, theme.muted, theme.accent, *theme.kinds):
-        assert min(contrast(colour, back) for back in (theme.page, theme.surface)) >= 4.5
+    for name in ("ink", "muted", "accent", *KINDS):
+        assert min(contrast(theme[name], theme[back]) for back in ("page", "surface")) >= 4.5
 
 
 def oklab(rgb):
@@ -88,11 +73,21 @@ SIGHT = {
 @pytest.mark.parametrize("sight", SIGHT)
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
 def test_kinds_differ_in_colour_for_every_sight(theme, sight):
-    seen = [oklab(np.array(SIGHT[sight]) @ linear(colour)) for colour in theme.kinds]
+    seen = [oklab(np.array(SIGHT[sight]) @ linear(theme[name])) for name in KINDS]
     assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) > 0.06
 
 
-def test_no_two_kinds_look_alike():
-    found = looks(f"kind {i}" for i in range(42)).values()
-    assert len({(look.colour, look.mark) for look in found}) == 42
-    assert len(LIGHT.kinds) == len(DARK.kinds)
+def test_no_two_methods_look_alike():
+    rows = [row(f"method {i}", kind=f"kind {i // 10}") for i in range(60)]
+    assert len({(s.colour, s.mark) for s in styles(rows).values()}) == 60
+    assert LIGHT.keys() == DARK.keys()
+
+
+def test_a_mark_is_a_closed_path_around_the_origin():
+    for mark in MARKS:
+        path = Style(colour="kind-0", mark=mark).path
+        numbers = [float(n) for n in re.findall(r"-?[\d.]+(?:e-?\d+)?", path)]
+        assert (
+            path.startswith("M") and path.endswith("z") and set(path) <= set("MLQCz .e-0123456789")
+        )
+        assert -9 < min(numbers) < -4 and 4 < max(numbers) < 9
