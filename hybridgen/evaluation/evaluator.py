@@ -13,12 +13,7 @@ from torchmetrics.utilities import dim_zero_cat
 from hybridgen.data.images import quantised
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError, RunError
-from hybridgen.evaluation.baselines import (
-    NEIGHBOURS,
-    floors,
-    ideal_values,
-    sample_size_warnings,
-)
+from hybridgen.evaluation.baselines import NEIGHBOURS, floors, ideal_values, sample_size_warnings
 from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.distances import (
