@@ -39,7 +39,7 @@ from hybridgen.metrics.two_sample import FEWEST
 Data = Source | tuple[Tensor, Tensor]
 
 POINTS, IMAGES = 2_500, 10_000
-"""Samples to evaluate unless told otherwise, of points while training and of everything else."""
+"""Default numbers of samples: of points while training, and of everything else."""
 RECOGNISED = 0.9
 """Held-out accuracy above which a network's classes are taken for the data's."""
 DRAWS, TRAINING_DRAWS = 4, 32
