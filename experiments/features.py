@@ -1,7 +1,7 @@
 """Train the small classifier whose last layer measures images: `python experiments/features.py`.
 
 The two that are shipped come from (`network/` and `result.json` then go to
-`hybridgen/evaluation/weights/digits` and `.../mnist`):
+`hybridgen/metrics/weights/digits` and `.../mnist`):
 
     python experiments/features.py --out runs/features/digits
     python experiments/features.py --data.path MNIST_FOLDER --out runs/features/mnist \
@@ -58,7 +58,7 @@ class FeatureTraining:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Features:
+class FeatureExperiment:
     """Settings of `experiments/features.py`; an interrupted training starts again.
 
     Attributes:
@@ -110,7 +110,7 @@ def accuracy(network: LeNet, source: Source, part: Part) -> float:
     return float((extract(network, x)[1] == label).double().mean())
 
 
-def main(settings: Features) -> None:
+def main(settings: FeatureExperiment) -> None:
     source = load_data(replace(settings.data, labels=True))
     if source.shape not in SHIPPED:
         raise InputError(f"expected one of the image shapes {list(SHIPPED)}, got {source.shape}.")
@@ -144,4 +144,4 @@ def main(settings: Features) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command(main, Features, description=__doc__ or ""))
+    sys.exit(command(main, FeatureExperiment, description=__doc__ or ""))

@@ -1,37 +1,29 @@
 """The evaluator: prepared once for a data set, it maps anybody's samples to figures."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
-from hybridgen.data.images import quantised
 from hybridgen.data.source import Source
-from hybridgen.errors import InputError, RunError
+from hybridgen.errors import InputError
 from hybridgen.evaluation.baselines import (
     NEIGHBOURS,
+    ReferenceStatistics,
     floors,
     ideal_values,
     sample_size_warnings,
 )
-from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.maths.rng import rng_for
-from hybridgen.metrics.distances import (
-    frechet_distance,
-    mean_kernel,
-    sliced_wasserstein,
-    subset_kernel_distance,
-)
 from hybridgen.metrics.features import (
-    LeNet,
-    class_reverse_kl,
+    CollectedFeatures,
+    FeatureExtractor,
+    FeatureFunction,
+    Features,
     count_classes,
-    extract,
     feature_network,
 )
 from hybridgen.metrics.intervals import (
@@ -41,210 +33,23 @@ from hybridgen.metrics.intervals import (
     jackknife_error,
     jackknife_subsets,
 )
-from hybridgen.metrics.modes import mode_coverage
-from hybridgen.metrics.neighbours import memorisation, nearest, neighbour_radii, subset_prdc
-from hybridgen.metrics.registry import METRICS
-from hybridgen.metrics.two_sample import FEWEST, two_sample_test
+from hybridgen.metrics.neighbours import nearest
+from hybridgen.metrics.two_sample import FEWEST
 
-FeatureFunction = Callable[[Tensor], Tensor]
 Data = Source | tuple[Tensor, Tensor]
 
 POINTS, IMAGES = 2_500, 10_000
-"""Samples to evaluate unless told otherwise, of points while training and of everything else."""
+"""Default numbers of samples: of points while training, and of everything else."""
 RECOGNISED = 0.9
 """Held-out accuracy above which a network's classes are taken for the data's."""
-BATCH = 500
 DRAWS, TRAINING_DRAWS = 4, 32
 """Sets of a mixture's own points that its floors are the mean of; more where figures are few."""
 TRAINING = 100_000
 """Training examples among which nearest ones are looked for, at most."""
-MODES = tuple(name for name, metric in METRICS.items() if metric.group == "modes")
-"""Figures of mode coverage with intervals: the least mode's width is too skewed for one."""
 
 
 class Unmeasurable(InputError):
     """Data that no shipped network knows, or of which there is too little."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Features:
-    """What samples are compared by.
-
-    Attributes:
-        features: `[b d]`.
-        label: `[b]`, the class that the network takes each for, or `None`.
-    """
-
-    features: Tensor
-    label: Tensor | None
-
-    def take(self, rows: Tensor) -> "Features":
-        """Those of the samples `rows` `[r]`."""
-        label = None if self.label is None else self.label[rows]
-        return Features(features=self.features[rows], label=label)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureExtractor:
-    """How examples of one shape become features, on the CPU, a batch at a time.
-
-    Images are taken as they would be saved, in 256 grey values, whoever made them.
-
-    Attributes:
-        shape: of one example.
-        function: `[b ...] -> [b d]`; `None` where the network or the coordinates give them.
-        network: whose classes may be the data's, if there is one.
-    """
-
-    shape: tuple[int, ...]
-    function: FeatureFunction | None
-    network: LeNet | None
-
-    @torch.no_grad()
-    def extract(self, x: Tensor) -> Features:
-        """Features of `[b ...]`.
-
-        Raises:
-            ValueError: examples of another shape.
-            RunError: a number that is not finite.
-        """
-        if tuple(x.shape[1:]) != self.shape:
-            raise ValueError(f"expected examples {list(self.shape)}, got {list(x.shape[1:])}")
-        rows, labels, function = [], [], self.function
-        for part in x.detach().split(BATCH):
-            if not bool(torch.isfinite(part).all()):
-                raise RunError(
-                    "cannot measure samples that are not finite: the sampler or its training has "
-                    "diverged."
-                )
-            part = features = quantised(part) if part.ndim == 4 else part.cpu()
-            if self.network is not None:
-                features, label = extract(self.network, part)
-                labels.append(label)
-            if function is not None:
-                features = function(part).detach().cpu()
-            if features.ndim != 2 or len(features) != len(part):
-                raise InputError(
-                    f"the features of {len(part)} examples must be [{len(part)} d], got "
-                    f"{list(features.shape)}: pass features, a function of a batch of images"
-                )
-            rows.append(features)
-        return Features(features=torch.cat(rows), label=torch.cat(labels) if labels else None)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ReferenceStatistics:
-    """What samples are compared with, and what follows from held-out data alone.
-
-    Attributes:
-        held_out: features `[n d]`.
-        training: features `[t d]` among which nearest ones are looked for, if there are any.
-        classes: how many the network tells apart; 0 where they are not the data's.
-        mixture: the density of points, if known.
-        modes_only: of points, leave out all but what their modes and distance say.
-    """
-
-    held_out: Tensor
-    training: Tensor | None
-    classes: int
-    mixture: GaussianMixture | None
-    modes_only: bool
-
-    @cached_property
-    def radii(self) -> Tensor:
-        """See `neighbour_radii`, `[n]`."""
-        return neighbour_radii(self.held_out, neighbours=NEIGHBOURS)
-
-    @cached_property
-    def kernel(self) -> float:
-        """See `mean_kernel`."""
-        return mean_kernel(self.held_out)
-
-    @cached_property
-    def distance(self) -> Tensor:
-        """From held-out to the nearest training examples, `[n]`."""
-        return self.nearest(self.held_out)[0]
-
-    def nearest(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance of features `[b d]` to the nearest training examples, and their index, `[b]`."""
-        if self.training is None:
-            raise ValueError("training examples that are drawn without end have no nearest one")
-        return nearest(features, self.training)
-
-    def figures(self, x: Features, subsets: Sequence[Tensor]) -> dict[str, list[float]]:
-        """Every figure but the two-sample test's, for each subset of the samples.
-
-        Args:
-            subsets: indices of samples.
-
-        Returns:
-            metric -> a value for each subset.
-        """
-        fake, figures = x.features, {}
-        if not self.modes_only:
-            members = torch.zeros(len(subsets), len(fake), dtype=torch.bool)
-            for member, index in zip(members, subsets, strict=True):
-                member[index] = True
-            distances = [frechet_distance(self.held_out, fake[i]) for i in subsets]
-            kid = subset_kernel_distance(self.held_out, self.kernel, fake, members)
-            shares = subset_prdc(self.held_out, self.radii, fake, members, neighbours=NEIGHBOURS)
-            figures = {"frechet_distance": distances, "kid": kid.tolist()}
-            figures |= {name: share.tolist() for name, share in shares.items()}
-        if self.classes and (label := x.label) is not None:
-            figures["class_reverse_kl"] = [
-                class_reverse_kl(label[i], self.classes) for i in subsets
-            ]
-        if self.training is not None:
-            copied = memorisation(self.nearest(fake)[0], self.distance)
-            figures["memorisation"] = [float(copied[i].mean()) for i in subsets]
-        if self.mixture is not None:
-            rows = [mode_coverage(fake[i], self.mixture) for i in subsets]
-            names = rows[0] if self.modes_only else MODES
-            figures |= {name: [row[name] for row in rows] for name in names}
-            if self.mixture.dimension <= 2:
-                figures["sliced_wasserstein"] = [
-                    sliced_wasserstein(self.held_out[: len(i)], fake[i]) for i in subsets
-                ]
-        return figures
-
-    def values(self, x: Features, seed: int | None) -> dict[str, float]:
-        """Plain figures of all samples, with those of the two-sample test if it has a seed."""
-        figures = self.figures(x, [torch.arange(len(x.features))])
-        tests = {} if seed is None else self.two_sample(x, seed)
-        values = {name: value for name, (value,) in figures.items()}
-        return values | {name: estimate.value for name, estimate in tests.items()}
-
-    def two_sample(self, x: Features, seed: int) -> dict[str, Estimate]:
-        """The two-sample test; its own intervals, and none for its p-value."""
-        test = two_sample_test(self.held_out, x.features, seed=seed)
-        return {
-            "c2st_accuracy": test.accuracy,
-            "c2st_p": Estimate(value=test.p, low=test.p, high=test.p),
-            "tv_bound": test.tv_bound,
-            "jsd_bound": test.jsd_bound,
-        }
-
-
-class CollectedFeatures(Metric):
-    """Features of batches, and then those of all of them on all processes."""
-
-    full_state_update = False
-    features: list[Tensor]
-    labels: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("features", [], dist_reduce_fx="cat")
-        self.add_state("labels", [], dist_reduce_fx="cat")
-
-    def update(self, batch: Features) -> None:
-        self.features.append(batch.features)
-        if batch.label is not None:
-            self.labels.append(batch.label)
-
-    def compute(self) -> tuple[Tensor, Tensor | None]:
-        label = dim_zero_cat(self.labels) if len(self.labels) else None
-        return dim_zero_cat(self.features), label
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -448,7 +253,7 @@ def build_evaluator(
             searched=None if train is None else len(train),
             training=None if isinstance(data, tuple) else data.size,
         ),
-        floors=floors(lambda draw: reference.values(draw, seed if intervals else None), perfect),
+        floors=floors(reference, perfect, seed if intervals else None),
         ideal={} if mixture is None else ideal_values(mixture, len(held_out), count),
         extractor=extractor,
         reference=reference,

@@ -1,5 +1,7 @@
-"""Feature networks: small convolutional classifiers whose last layer measures images."""
+"""Features that samples are compared by: small classifiers, or any function of a batch."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
@@ -9,11 +11,18 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
+from hybridgen.data.images import quantised
+from hybridgen.errors import InputError, RunError
 from hybridgen.maths.mixtures import reverse_kl
 from hybridgen.networks.blocks import in_chunks
 
+FeatureFunction = Callable[[Tensor], Tensor]
+
 FEATURES = 64
+BATCH = 500
 SHIPPED: dict[tuple[int, ...], str] = {(1, 8, 8): "digits", (1, 28, 28): "mnist"}
 """Image shapes `(c, h, w)` that a network in `weights/` was trained for."""
 
@@ -101,3 +110,91 @@ def count_classes(label: Tensor, classes: int) -> Tensor:
 def class_reverse_kl(label: Tensor, classes: int) -> float:
     """`KL(q | uniform)` of the histogram of labels `[b]`: 0 if all are drawn equally often."""
     return reverse_kl(count_classes(label, classes))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """What samples are compared by.
+
+    Attributes:
+        features: `[b d]`.
+        label: `[b]`, the class that the network takes each for, or `None`.
+    """
+
+    features: Tensor
+    label: Tensor | None
+
+    def take(self, rows: Tensor) -> "Features":
+        """Those of the samples `rows` `[r]`."""
+        label = None if self.label is None else self.label[rows]
+        return Features(features=self.features[rows], label=label)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureExtractor:
+    """How examples of one shape become features, on the CPU, a batch at a time.
+
+    Images are taken as they would be saved, in 256 grey values, whoever made them.
+
+    Attributes:
+        shape: of one example.
+        function: `[b ...] -> [b d]`; `None` where the network or the coordinates give them.
+        network: whose classes may be the data's, if there is one.
+    """
+
+    shape: tuple[int, ...]
+    function: FeatureFunction | None
+    network: LeNet | None
+
+    @torch.no_grad()
+    def extract(self, x: Tensor) -> Features:
+        """Features of `[b ...]`.
+
+        Raises:
+            ValueError: examples of another shape.
+            RunError: a number that is not finite.
+        """
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"expected examples {list(self.shape)}, got {list(x.shape[1:])}")
+        rows, labels, function = [], [], self.function
+        for part in x.detach().split(BATCH):
+            if not bool(torch.isfinite(part).all()):
+                raise RunError(
+                    "cannot measure samples that are not finite: the sampler or its training has "
+                    "diverged."
+                )
+            part = features = quantised(part) if part.ndim == 4 else part.cpu()
+            if self.network is not None:
+                features, label = extract(self.network, part)
+                labels.append(label)
+            if function is not None:
+                features = function(part).detach().cpu()
+            if features.ndim != 2 or len(features) != len(part):
+                raise InputError(
+                    f"the features of {len(part)} examples must be [{len(part)} d], got "
+                    f"{list(features.shape)}: pass features, a function of a batch of images"
+                )
+            rows.append(features)
+        return Features(features=torch.cat(rows), label=torch.cat(labels) if labels else None)
+
+
+class CollectedFeatures(Metric):
+    """Features of batches, and then those of all of them on all processes."""
+
+    full_state_update = False
+    features: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("features", [], dist_reduce_fx="cat")
+        self.add_state("labels", [], dist_reduce_fx="cat")
+
+    def update(self, batch: Features) -> None:
+        self.features.append(batch.features)
+        if batch.label is not None:
+            self.labels.append(batch.label)
+
+    def compute(self) -> tuple[Tensor, Tensor | None]:
+        label = dim_zero_cat(self.labels) if len(self.labels) else None
+        return dim_zero_cat(self.features), label

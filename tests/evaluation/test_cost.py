@@ -114,7 +114,7 @@ def test_operations_of_guided_sampling_are_its_calls_times_those_of_one(name):
     assert denoiser.calls == (1 + 1 + 3) * cost.denoiser  # counted, warmed up, timed
 
 
-def test_operations_of_a_refined_sampler_are_those_of_every_proposal_and_judgement():
+def test_operations_of_a_refined_sampler_are_those_of_every_proposal_and_its_discriminator_call():
     generator, discriminator = nn.Linear(4, 2, bias=False), nn.Linear(2, 1, bias=False)
     once = SinglePass(lambda noise, label: generator(noise), (4,))
     chain = Refined(once, lambda x, y: discriminator(x)[:, 0], "importance", 3)

@@ -89,7 +89,7 @@ def test_the_level_the_line_and_the_bound_are_chosen():
 
 def test_figures_are_of_the_half_that_chose_nothing():
     real, fake = REAL[:400].clone(), FAKE[:400].clone()
-    real[1::2], fake[1::2] = FAKE[:200], REAL[:200]  # the judging half is the wrong way round
+    real[1::2], fake[1::2] = FAKE[:200], REAL[:200]  # the other half is the wrong way round
     level = torch.tensor([0.5]).double()
     found, figures = calibrated(distorted, HeldOutValidation(real, fake, level))
     assert found.slope == pytest.approx(0.2, rel=0.3)
@@ -120,7 +120,7 @@ def test_a_discriminator_that_knows_nothing_changes_nothing():
     assert (found.log_bound, found.acceptance) == (found.offset, 1)
 
 
-def test_images_are_judged_as_they_are_saved():
+def test_images_are_taken_as_they_are_saved():
     seen = []
 
     def discriminator(x, sigma, label):

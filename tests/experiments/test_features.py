@@ -37,7 +37,7 @@ def test_jitter_of_nothing_is_the_image_and_a_shift_moves_it(script):
 
 
 def test_a_short_training_leaves_a_network_and_its_accuracy(script, tmp_path):
-    settings = script.Features(
+    settings = script.FeatureExperiment(
         training=script.FeatureTraining(steps=80, batch=32), out=tmp_path / "run", log_every=20
     )
     script.main(settings)
@@ -53,7 +53,7 @@ def test_a_short_training_leaves_a_network_and_its_accuracy(script, tmp_path):
 
 def test_points_and_settings_out_of_range_are_refused(script, tmp_path):
     with pytest.raises(InputError, match="image shapes"):
-        script.main(script.Features(data=DataSettings(path="ring"), out=tmp_path / "run"))
+        script.main(script.FeatureExperiment(data=DataSettings(path="ring"), out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match=r"training\.steps"):
         script.FeatureTraining(steps=0)
