@@ -197,6 +197,8 @@ def test_each_training_is_guided_by_its_own_guide(call, seeds, tmp_path):
     assert answer.status == 0, answer.err
     figures = json.loads((tmp_path / "out" / "result.json").read_text())
     assert figures["guided, 3 calls, scale 1/trainings"] == 2
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "trained 2 times each" in page and "one training" not in page
     assert figures["guided, 3 calls, scale 1/kid"] != figures["diffusion, 3 calls/kid"]
     assert len(list((tmp_path / "out" / "measured").glob("*-neighbours.png"))) == 4
 
