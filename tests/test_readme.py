@@ -98,6 +98,7 @@ def finished_runs(tmp_path_factory, experiment):
 def test_the_python_blocks_of_a_page_run_one_after_the_other(page, request, monkeypatch, tmp_path):
     blocks = BLOCK.findall(TEXT[page])
     assert len(blocks) == TEXT[page].count("```python")
+    assert "from hybridgen." not in TEXT[page], "a reader imports from the top"
     needs_run = any(mark for mark, _ in blocks)
     monkeypatch.chdir(request.getfixturevalue("finished_runs") if needs_run else tmp_path)
     names: dict = {}

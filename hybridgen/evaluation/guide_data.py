@@ -42,7 +42,7 @@ def cached_samples(
     points = len(effect.source.shape) == 1
     if run.leads and not path.exists():
         run.say(f"drawing {count} samples of the model")
-        x = effect.samples(None, 0.0, count, "fake_batches", label=label)
+        x = effect.samples(None, 0.0, count, "fakes", label=label)
         write_atomically(path, save({"x": x if points else to_bytes(x)}, {"model": model}))
     run.accelerator.wait_for_everyone()
     try:

@@ -201,7 +201,7 @@ class HeldOutValidation:
         """For each level the noised samples of one side, in parts that fit into memory."""
         clean, label = self.real if side == "real" else self.fake
         for number, sigma in enumerate(self.levels.tolist()):
-            rng = rng_for(self._seed, "validation", side, number)
+            rng = rng_for(self._seed, "exam", side, number)
             noise = torch.randn(clean.shape, generator=rng).to(clean)
             yield [
                 _Question(
