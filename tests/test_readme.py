@@ -193,6 +193,7 @@ def test_flags_in_prose_exist(experiment):
 def test_files_and_links_exist(page):
     text = TEXT[page]
     links = re.findall(r"\]\((?!http)([^)#\s]*)(#[^)]*)?\)", text)
+    links += [(source, "") for source in re.findall(r'<img src="([^"]*)"', text)]
     for target, anchor in links:
         path = page.parent / target if target else page
         assert path.exists(), f"{page.name} links to {target}"
