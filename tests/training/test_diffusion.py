@@ -338,10 +338,10 @@ def test_an_adaptively_weighted_game_can_be_scaled_and_nothing_changes(train, ki
     term, finals = term_of(kind, adaptive=True), []
     for scale in (1e3, 1e6):
         made = denoiser, adversarial = players(term)
-        player = adversarial.objective.player
+        lent = adversarial.objective.generator
         adversarial.objective = replace(
             adversarial.objective,
-            player=lambda fake, real, scale=scale, player=player: scale * player(fake, real),
+            generator=lambda fake, real, scale=scale, lent=lent: scale * lent(fake, real),
         )
         *_, last = train(term=term, made=made)
         assert last.losses["weight"] < 1 < last.losses["generator"]

@@ -202,7 +202,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_has_moved(train, traini
     next(steps), next(steps)
     before = [weights(player) for player in made]
     with pytest.raises(
-        RunError, match=r"discriminator's loss .* at step 3: its part 'game' is nan"
+        RunError, match=r"discriminator's loss .* at step 3: its part 'adversarial' is nan"
     ):
         next(steps)
     assert all(same(weights(player), old) for player, old in zip(made, before, strict=True))
