@@ -161,7 +161,7 @@ def test_the_training_ends_when_the_patience_is_over_and_keeps_the_best():
 
 def test_a_finished_training_yields_its_last_step_without_losses():
     def ended(state):
-        state["best_checkpoint"].load_state_dict({"loss": -3.0, "step": 4, "waited": 2})
+        state["best_checkpoint"].load_state_dict({"loss": -3.0, "step": 4, "patience_used": 2})
         return 8
 
     config = GuideTraining(**{**SHORT, "patience": 2})
