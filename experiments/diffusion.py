@@ -1,4 +1,4 @@
-"""Train a diffusion model, watch it, judge it: `accelerate launch experiments/diffusion.py`.
+"""Train a diffusion model, watch it, evaluate it: `accelerate launch experiments/diffusion.py`.
 
 With `--adversarial.source` a discriminator takes part in the training (see `hybrid.py`).
 """

@@ -5,13 +5,16 @@ weights with those of a training that was never killed: they must be equal bit f
 """
 
 import json
+import multiprocessing
+import os
 import random
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import gan
 import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
@@ -20,19 +23,12 @@ from hybridgen.cli import command
 from hybridgen.errors import InputError, RunError
 from hybridgen.training.checkpoint import write_atomically
 
-SCRIPT = Path(__file__).with_name("gan.py")
 SAVE_EVERY = 3
 # Small, but with everything that has a state: batch normalisation, labels, schedules.
 TRAINING = (
     *("--generator.architecture", "dcgan", "--generator.width", "8", "--generator.latent", "8"),
-    *(
-        "--discriminator.architecture",
-        "dcgan",
-        "--discriminator.width",
-        "8",
-        "--data.labels",
-        "true",
-    ),
+    *("--discriminator.architecture", "dcgan", "--discriminator.width", "8"),
+    *("--data.labels", "true"),
     *("--training.batch", "16", "--save_every", str(SAVE_EVERY), "--log_every", "5"),
     *("--threads", "1"),
 )
@@ -95,24 +91,33 @@ def main(settings: Endurance) -> None:
         raise RunError(f"the weights in {killed} are not those in {straight}")
 
 
-def start(settings: Endurance, folder: Path) -> subprocess.Popen[bytes]:
-    """The training of `settings` in a process of its own."""
+def start(settings: Endurance, folder: Path) -> BaseProcess:
+    """The training of `settings` in a process of its own, forked: what it imports is here."""
+    process = multiprocessing.get_context("fork").Process(target=train, args=(settings, folder))
+    process.start()
+    return process
+
+
+def train(settings: Endurance, folder: Path) -> None:
+    """The command `experiments/gan.py`, what it says in a file."""
     numbers = ["--training.steps", str(settings.steps), "--seed", str(settings.seed)]
-    call = [sys.executable, SCRIPT, *TRAINING, *numbers, "--out", folder]
     with (settings.out / f"{folder.name}.log").open("ab") as log:
-        return subprocess.Popen(call, stdout=log, stderr=log)
+        for descriptor in (1, 2):
+            os.dup2(log.fileno(), descriptor)
+    sys.exit(command(gan.main, gan.Gan, [*TRAINING, *numbers, "--out", str(folder)]))
 
 
 def train_to_the_end(settings: Endurance, folder: Path) -> float:
     """Wait for the training to end by itself; returns the seconds to its first new checkpoint."""
     started, before = time.monotonic(), saved(folder)
     process = start(settings, folder)
-    while process.poll() is None and saved(folder) == before:
+    while process.is_alive() and saved(folder) == before:
         time.sleep(0.01)
     start_up = time.monotonic() - started
-    if process.wait() != 0:
+    process.join()
+    if process.exitcode != 0:
         raise RunError(
-            f"the training in {folder} ended with status {process.returncode}: see "
+            f"the training in {folder} ended with status {process.exitcode}: see "
             f"{settings.out / folder.name}.log"
         )
     return start_up
@@ -136,17 +141,17 @@ def kill_once(
         time.sleep(fraction * start_up)
     else:
         reached = [time.monotonic()]  # when each new checkpoint was seen
-        while process.poll() is None and (saved(folder) < goal or len(reached) < 3):
+        while process.is_alive() and (saved(folder) < goal or len(reached) < 3):
             if saved(folder) > before:
                 before = saved(folder)
                 reached.append(time.monotonic())
             time.sleep(0.001)
         time.sleep(fraction * (reached[-1] - reached[-2]) if len(reached) > 2 else 0)
     process.kill()
-    process.wait()
-    if process.returncode != -9 and process.returncode != 0:
+    process.join()
+    if process.exitcode not in (-9, 0):
         raise RunError(f"the training in {folder} failed after {time.monotonic() - started:.1f} s")
-    return process.returncode == -9
+    return process.exitcode == -9
 
 
 def saved(folder: Path) -> int:

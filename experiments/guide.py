@@ -153,7 +153,7 @@ def main(settings: GuideExperiment) -> None:
         if settings.start is not None and source.size is not None:
             run.say(
                 f"warning: the discriminator in {settings.start} was trained on all training "
-                "images, those set apart to judge it included: the verdict on it will be too kind"
+                "images, those for validation included: its result on them will be too kind"
             )
         start(run, "hybridgen-guide", settings)
         data.draw(model, folder / "generated.safetensors", run)

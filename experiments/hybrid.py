@@ -25,7 +25,7 @@ def hybrid(settings: Diffusion) -> None:
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    if not any(word.split("=")[0] == "--config" for word in given):
-        given = ["--config", str(DEFAULT), *given]
-    sys.exit(command(hybrid, Diffusion, given, description=__doc__ or ""))
+    argv = sys.argv[1:]
+    if not any(word.split("=")[0] == "--config" for word in argv):
+        argv = ["--config", str(DEFAULT), *argv]
+    sys.exit(command(hybrid, Diffusion, argv, description=__doc__ or ""))

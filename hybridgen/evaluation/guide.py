@@ -14,7 +14,12 @@ from hybridgen.data.images import quantised
 from hybridgen.data.source import Source
 from hybridgen.errors import RunError
 from hybridgen.evaluation.density_ratio import LogRatio
-from hybridgen.evaluation.plots import draw_calibration, draw_scales, sample_grid, scatter
+from hybridgen.evaluation.plots import (
+    draw_calibration,
+    draw_scales,
+    picture_size,
+    sample_picture,
+)
 from hybridgen.evaluation.runs import SavedRun
 from hybridgen.evaluation.scale_search import choose_scale
 from hybridgen.metrics.calibration import calibration_figures
@@ -88,9 +93,8 @@ class SampledModel:
     def draw(self, path: Path, *, guide: nn.Module | None = None, scale: float = 0.0) -> None:
         """A hundred images in a grid, or a scatter of 2 500 points."""
         mixture = self.source.mixture
-        x = self.samples(100 if mixture is None else 2_500, "preview", guide=guide, scale=scale)
-        picture = sample_grid(x, 10) if mixture is None else scatter(x, mixture)
-        picture.save(path)
+        x = self.samples(picture_size(mixture), "preview", guide=guide, scale=scale)
+        sample_picture(x, mixture).save(path)
 
 
 def load_sampled_model(

@@ -1,4 +1,4 @@
-"""What a person sees of a generator while it trains and at the end: pictures, figures, a table."""
+"""What a person sees of a model while it trains and at its end: pictures, figures, a table."""
 
 from collections.abc import Callable, Mapping
 from io import BytesIO
@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from hybridgen.data.source import Source
 from hybridgen.evaluation.evaluator import Evaluator, Unmeasurable, build_evaluator
-from hybridgen.evaluation.plots import curve_panels, curves, sample_grid, save_animation, scatter
+from hybridgen.evaluation.plots import (
+    curve_panels,
+    curves,
+    picture_size,
+    sample_picture,
+    save_animation,
+)
 from hybridgen.protocols import Sampler
 from hybridgen.sampling.samplers import draw_samples
 from hybridgen.training.checkpoint import write_atomically
@@ -20,7 +26,7 @@ _FRAMES = 100
 
 
 class Monitor:
-    """Looks at one model from the same noise every time.
+    """Pictures and figures of a model in training, from the same noise every time.
 
     Args:
         folder: of the run; pictures go to `samples/` in it.
@@ -28,7 +34,6 @@ class Monitor:
         sampler: how a model is sampled, such as a `SinglePass` of a generator.
         seed: names the noise.
         columns: of the sample grid; images have as many rows.
-        points: drawn in a scatter of points.
     """
 
     def __init__(
@@ -39,12 +44,10 @@ class Monitor:
         sampler: Callable[[Any], Sampler],
         seed: int,
         columns: int = 10,
-        points: int = 2_500,
     ) -> None:
         self.folder, self.source, self.sampler, self.seed = folder, source, sampler, seed
         self.columns = columns
         self._evaluators: dict[int | None, Evaluator | None] = {}
-        self.shown = points if source.mixture is not None else columns**2
 
     def preview(self, model: nn.Module, step: int) -> Path:
         """Draw samples of the fixed noise into `samples/step-N.png`."""
@@ -81,10 +84,9 @@ class Monitor:
             curves(rows, self.folder / "curves.png")
 
     def _picture(self, model: nn.Module) -> Image.Image:
-        x = self.samples(model, self.shown, "preview").cpu()
-        if self.source.mixture is not None:
-            return scatter(x, self.source.mixture)
-        return sample_grid(x, self.columns)
+        mixture, columns = self.source.mixture, self.columns
+        x = self.samples(model, picture_size(mixture, columns), "preview").cpu()
+        return sample_picture(x, mixture, columns)
 
     def samples(self, model: nn.Module, count: int, purpose: str) -> Tensor:
         """`count` samples `[count ...]` from the noise that `purpose` names, labels in turn."""

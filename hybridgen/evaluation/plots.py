@@ -1,4 +1,4 @@
-"""Pictures of what a generator makes: grids, scatters, animations and curves."""
+"""Pictures of samples and of figures: grids, scatters, animations, curves, calibration."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -94,7 +94,22 @@ def scatter(
         axes.text(0.02, 0.02, f"{outside} of {len(xy)} outside", transform=axes.transAxes, size=8)
     if title:
         axes.set_title(title, size=10)
-    return _drawn(figure)
+    return _rendered(figure)
+
+
+def sample_picture(x: Tensor, mixture: GaussianMixture | None, columns: int = 10) -> Image.Image:
+    """Samples as a person looks at them: points over their mixture, or images in a square grid.
+
+    Args:
+        x: `[b 2]` or `[b c h w]`; only as many as the picture holds (`picture_size`) are drawn.
+    """
+    x = x[: picture_size(mixture, columns)]
+    return sample_grid(x, columns) if mixture is None else scatter(x, mixture)
+
+
+def picture_size(mixture: GaussianMixture | None, columns: int = 10) -> int:
+    """How many samples a `sample_picture` shows."""
+    return columns**2 if mixture is None else 2_500
 
 
 def save_animation(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 150) -> None:
@@ -116,7 +131,7 @@ def save_animation(frames: Sequence[Image.Image], path: Path, *, milliseconds: i
     )
 
 
-def _drawn(figure: Figure) -> Image.Image:
+def _rendered(figure: Figure) -> Image.Image:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
@@ -148,24 +163,24 @@ def curves(
         rows: each with `step`; other numbers are quantities and the rest is passed over. Not every
             row needs every quantity.
         path: the picture; its suffix (png, svg, pdf) chooses the format.
-        floors: dashed lines, `floor_x` for the quantity `x`; those in rows are found by themselves.
+        floors: dashed lines, `floor_x` for the quantity `x`, beside those in the rows.
     """
-    drawn, panels = series(rows), curve_panels(rows)
-    known = {**_last_floors(drawn), **(floors or {})}
+    lines, panels = series(rows), curve_panels(rows)
+    floors = {**_last_floors(lines), **(floors or {})}
     if not panels:
         raise ValueError(f"there is nothing to draw against the step in {len(rows)} rows")
 
     columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.2 * columns, 2.3 * lines), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False, sharex=True)
+    height = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.3 * height), layout="constrained")
+    grid = figure.subplots(height, columns, squeeze=False, sharex=True)
     for axes, (title, names) in zip(grid.flat, panels.items(), strict=False):
         for name, colour in zip(names, COLOURS * len(names), strict=False):
-            _draw(axes, *drawn[name], colour, _leaf(name).replace("_", " "))
-            if f"floor_{_leaf(name)}" in known:
-                floor = known[f"floor_{_leaf(name)}"]
+            _draw(axes, *lines[name], colour, _leaf(name).replace("_", " "))
+            floor = floors.get(f"floor_{_leaf(name)}")
+            if floor is not None:
                 axes.axhline(floor, color=colour, linestyle="--", linewidth=0.9, label="floor")
-        _finish(axes, title, [drawn[name][1] for name in names])
+        _finish(axes, title, [value for name in names for value in lines[name][1]])
     for axes in list(grid.flat)[len(panels) :]:
         axes.remove()
     for column in range(columns):
@@ -196,8 +211,7 @@ def _draw(axes: Axes, steps: list[float], values: list[float], colour: str, labe
     axes.plot(middle, mean, color=colour, linewidth=1.3, label=label)
 
 
-def _finish(axes: Axes, title: str, drawn: list[list[float]]) -> None:
-    values = [value for line in drawn for value in line]
+def _finish(axes: Axes, title: str, values: list[float]) -> None:
     if title not in LINEAR and min(values) > 0 and max(values) > LOGARITHMIC * min(values):
         axes.set_yscale("log")
     axes.set_title(title.replace("_", " "), fontsize=9, loc="left")
@@ -211,15 +225,15 @@ def _finish(axes: Axes, title: str, drawn: list[list[float]]) -> None:
 
 def series(rows: Sequence[Mapping]) -> Series:
     """Every finite number in `rows` against its `step`: quantity -> steps and values."""
-    found: Series = {}
+    lines: Series = {}
     for row in rows:
         for name, value in row.items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if number and name not in NOT_CURVES and math.isfinite(value):
-                steps, values = found.setdefault(name, ([], []))
+                steps, values = lines.setdefault(name, ([], []))
                 steps.append(float(row["step"]))
                 values.append(float(value))
-    return found
+    return lines
 
 
 def _last_floors(series: Series) -> dict[str, float]:
@@ -231,8 +245,8 @@ def _last_floors(series: Series) -> dict[str, float]:
 
 
 def _panel(name: str) -> str:
-    together = (title for title, members in TOGETHER.items() if _leaf(name) in members)
-    return next(together, _leaf(name))
+    shared = (title for title, members in TOGETHER.items() if _leaf(name) in members)
+    return next(shared, _leaf(name))
 
 
 def _leaf(name: str) -> str:
@@ -261,16 +275,14 @@ def draw_calibration(real: Tensor, fake: Tensor, levels: Tensor, path: Path) -> 
         reach = 1.15 * float(torch.cat([predicted - 0.5, observed - 0.5]).abs().max())
         reach = min(max(reach, 0.02), 0.5)
         ends = (0.5 - reach, 0.5 + reach)
-        axes.plot(ends, ends, color="#8c8c8c", linewidth=0.9, linestyle="--")
+        axes.plot(ends, ends, color=REAL, linewidth=0.9, linestyle="--")
         axes.errorbar(
             *(predicted.tolist(), observed.tolist(), error.tolist()),
-            **{
-                "color": COLOURS[0],
-                "marker": "o",
-                "markersize": 3,
-                "linestyle": "none",
-                "elinewidth": 0.8,
-            },
+            color=COLOURS[0],
+            marker="o",
+            markersize=3,
+            linestyle="none",
+            elinewidth=0.8,
         )
         axes.set(xlim=ends, ylim=ends, aspect="equal")
         name = f"$\\sigma$ = {row['sigma']:.2g}"

@@ -34,7 +34,7 @@ class AdversarialTerm:
             gradient through its last step.
         weight: of the term beside the denoising loss, once warm-up and ramp are over.
         adaptive: multiply the weight so that both losses pull equally on the last layer.
-        warm_up: steps in which the discriminator trains and the denoiser does not hear of it.
+        warm_up: steps in which the discriminator trains and the term does not reach the denoiser.
         ramp: steps in which the weight then rises to its full value.
         share: samples of the term as a fraction of the batch.
         highest: the largest level of `clean`; the smallest is `lowest`.
@@ -102,9 +102,9 @@ class AdversarialTerm:
             raise InputError(
                 f"clean estimates at noise up to {self.highest} would be compared with data, but "
                 f"above {limit:g} even a perfect denoiser's are posterior means that a "
-                f"discriminator can "
-                "tell from data, so the term would fight the score: lower adversarial.highest, "
-                "choose adversarial.source chain, or set adversarial.force true"
+                "discriminator can tell from data, so the term would fight the score: lower "
+                "adversarial.highest, choose adversarial.source chain, or set adversarial.force "
+                "true"
             )
 
     def weight_at(self, number: int) -> float:
@@ -139,7 +139,7 @@ def fake_inputs(
     levels: Callable[[Tensor], Tensor],
     calls: int,
 ) -> tuple[Tensor, Tensor]:
-    """What the denoiser is asked for the term's sake: noisy input `[k ...]` and its level `[k]`.
+    """The denoiser's inputs for the term: noisy samples `[k ...]` and their level `[k]`.
 
     Args:
         denoiser: walks the chain down, without gradients.
@@ -165,7 +165,7 @@ def fake_inputs(
 def discriminator_pair(
     term: AdversarialTerm, estimate: Tensor, x0: Tensor, sigma: Tensor, draws: TermNoise
 ) -> DiscriminatorPair:
-    """The denoiser's answer to `question` beside data, both at the same level.
+    """The denoiser's estimate from `fake_inputs` beside data, both at the same level.
 
     Renoised, that level is uniform between 0 and `sigma`; the noise is the same on both sides, so
     that all the discriminator can see is the estimate (the form of DMD2, arXiv:2405.14867, and

@@ -179,7 +179,8 @@ def write(root: Path, step: int, state: Mapping[str, Any], keep: int = 2, **fact
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     others = [path for path in sorted(root.glob("step-*")) if path != final]
-    # What claims to be newer is damaged, or this run would have gone on from it.
+    # A checkpoint of a later step goes too: it is damaged, for a run resumes from its newest good
+    # one, and would be kept in place of an older one that is whole.
     older = [path for path in others if path.name < final.name]
     for path in others:
         if path not in older[len(older) - (keep - 1) :]:
@@ -201,7 +202,7 @@ def newest(root: Path, facts: Iterable[str] = ()) -> tuple[Checkpoint | None, li
                 raise ValueError(f"schema {manifest['schema']}, expected {SCHEMA}")
             if path.name != _name(manifest["step"]):
                 raise ValueError(f"its manifest is of step {manifest['step']}")
-            wrong = [f for f, known in manifest["sha256"].items() if _sha256(path / f) != known]
+            wrong = [f for f, hash in manifest["sha256"].items() if _sha256(path / f) != hash]
             if wrong:
                 raise ValueError(f"{wrong[0]} has changed")
             if not {"parts", *facts} <= manifest.keys():

@@ -1,4 +1,4 @@
-"""Taking a folder for one run: nobody else works in it, and it holds nothing else."""
+"""The lock of a run's folder: one process works in it, and it holds one run of one settings."""
 
 import fcntl
 import json
@@ -11,7 +11,7 @@ import yaml
 from hybridgen.errors import InputError
 from hybridgen.training.checkpoint import write_atomically
 
-# What a process that is killed while it claims an empty folder leaves behind.
+# What a process that is killed while it locks an empty folder leaves behind.
 _LEFTOVERS = {".lock", ".tmp-config.yaml"}
 
 
@@ -32,8 +32,8 @@ def lock_run_folder(folder: Path, config: Mapping[str, Any], *, changing: bool =
     """
     config_file, plain = folder / "config.yaml", json.loads(json.dumps(config))
     try:
-        there = {path.name for path in folder.iterdir()} if folder.exists() else set()
-        if there - _LEFTOVERS and config_file.name not in there:
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        if names - _LEFTOVERS and config_file.name not in names:
             raise InputError(
                 f"{folder} is not empty and not a run of this program (it has no config.yaml): "
                 "choose another --out"

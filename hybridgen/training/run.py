@@ -1,4 +1,4 @@
-"""A run is a folder: what was asked, what happened, what came out, and where to go on from."""
+"""A run is a folder: settings, log, result, and checkpoints to resume from."""
 
 import dataclasses
 import hashlib
@@ -121,11 +121,11 @@ class Run:
         self._saved = 0
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._lock: IO[str] | None = None
-        self._lead(self._claim)
+        self._lead(self._lock_folder)
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """Whether this process is the one that writes files and messages."""
         return self.accelerator.is_main_process
 
     @property
@@ -147,16 +147,16 @@ class Run:
             RunError: there are checkpoints, and none is intact.
         """
         needed = (*self.facts, "seconds", "world")
-        found, complaints = checkpoint.newest(self.folder / "checkpoints", needed)
+        newest, complaints = checkpoint.newest(self.folder / "checkpoints", needed)
         for complaint in complaints:
             self.say(f"warning: {complaint}")
-        if found is not None:
-            self._check_facts(found)
-            found.restore({**state, "random": self.random})
-            self._seconds_before = found.manifest["seconds"]
-            self.say(f"going on from step {found.step} of {self.folder}")
+        if newest is not None:
+            self._check_facts(newest)
+            newest.restore({**state, "random": self.random})
+            self._seconds_before = newest.manifest["seconds"]
+            self.say(f"going on from step {newest.step} of {self.folder}")
         self._started = time.monotonic()
-        self._saved = found.step if found else 0
+        self._saved = newest.step if newest else 0
         if self.leads:
             self.log_file.forget_after(self._saved)
         return self._saved
@@ -189,8 +189,8 @@ class Run:
     def finish(self, result: Mapping[str, float]) -> None:
         """Write `result.json`: flat, metric name -> number, null for one that is not finite."""
         if self.leads:
-            known = {k: v if math.isfinite(v) else None for k, v in result.items()}
-            text = json.dumps(known, indent=1, allow_nan=False)
+            figures = {k: v if math.isfinite(v) else None for k, v in result.items()}
+            text = json.dumps(figures, indent=1, allow_nan=False)
             write_atomically(self.folder / "result.json", text + "\n")
 
     def say(self, sentence: str) -> None:
@@ -222,7 +222,7 @@ class Run:
         if bool(torch.as_tensor(self.accelerator.gather(failed)).any()):
             raise error or FailedElsewhere("the first process could not go on")
 
-    def _claim(self) -> None:
+    def _lock_folder(self) -> None:
         self._lock = lock_run_folder(self.folder, self.config)
 
     def _write(self, step: TrainingStep) -> None:
@@ -242,16 +242,16 @@ class Run:
             number, f"stopped and saved at step {step.number}; the same command goes on from there"
         ) from None
 
-    def _check_facts(self, found: checkpoint.Checkpoint) -> None:
+    def _check_facts(self, saved: checkpoint.Checkpoint) -> None:
         for name, now in self.facts.items():
-            if found.manifest[name] != now:
+            if saved.manifest[name] != now:
                 raise InputError(
-                    f"{found.path} was written with another {name} ({found.manifest[name]}, "
+                    f"{saved.path} was written with another {name} ({saved.manifest[name]}, "
                     f"now {now}): go on as it was begun, or choose another --out"
                 )
-        if found.manifest["world"] != self.accelerator.num_processes:
+        if saved.manifest["world"] != self.accelerator.num_processes:
             self.say(
-                f"warning: begun on {found.manifest['world']} process(es), going on with "
+                f"warning: begun on {saved.manifest['world']} process(es), going on with "
                 f"{self.accelerator.num_processes}: the result is not the same bit for bit"
             )
 

@@ -12,7 +12,7 @@ from hybridgen.errors import Interrupted
 
 
 class Signals:
-    """While open, signals are remembered; `agreed` says which, the same on every process.
+    """While open, signals are remembered; `received` says which, the same on every process.
 
     A second Ctrl-C raises `KeyboardInterrupt` at once.
     """
@@ -20,13 +20,13 @@ class Signals:
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
         self._received = 0
-        self._at_once = False
+        self._interruptible = False
 
     def received(self) -> int:
         """The largest signal that any process has received, 0 for none; a collective call."""
         if self._accelerator.num_processes > 1:
-            mine = torch.tensor([self._received], device=self._accelerator.device)
-            self._received = int(torch.as_tensor(self._accelerator.gather(mine)).max())
+            signals = torch.tensor([self._received], device=self._accelerator.device)
+            self._received = int(torch.as_tensor(self._accelerator.gather(signals)).max())
         return self._received
 
     @contextmanager
@@ -35,11 +35,11 @@ class Signals:
 
         Of several processes, one must not leave alone: there it goes on being remembered.
         """
-        self._at_once = self._accelerator.num_processes == 1
+        self._interruptible = self._accelerator.num_processes == 1
         try:
             yield
         finally:
-            self._at_once = False
+            self._interruptible = False
 
     def __enter__(self) -> "Signals":
         self._handlers = {
@@ -56,6 +56,6 @@ class Signals:
         if self._received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._received = number
-        if self._at_once:
-            self._at_once = False
+        if self._interruptible:
+            self._interruptible = False
             raise Interrupted(number)

@@ -1,8 +1,8 @@
-"""What a guide is asked about samples it has not seen: always the same question.
+"""Validation of a guide on held-out samples, always with the same noise, and early stopping.
 
 One half of the samples chooses among the discriminators that a training passes through, the other
-half judges the one chosen: the best of many looks good on the samples that chose it, whatever it
-knows.
+half says how good the one chosen is: the best of many looks good on the samples that chose it,
+even if it has learnt nothing.
 """
 
 import copy
@@ -24,7 +24,7 @@ from hybridgen.protocols import Denoiser, Discriminator
 from hybridgen.sampling.guidance import LOWEST
 
 CHANCE = 2 * math.log(2)
-"""The cross-entropy of a discriminator that knows nothing, on real and on fake summed, in nats."""
+"""The cross-entropy of a constant logit of 0, on real and on fake samples summed, in nats."""
 _AT_ONCE = 1_000
 _DRAWS = "exam"
 """Names the noise; another name is other noise, and recorded figures would not be met again."""
@@ -36,8 +36,7 @@ class ValidationResult:
 
     Attributes:
         bce: cross-entropy in nats, of real and generated samples summed; `CHANCE` is chance.
-        gain: how far the loss that was trained is below that of a discriminator which knows
-            nothing.
+        gain: how far the loss that was trained is below that of a constant logit.
         standard_error: of the gain, over samples.
     """
 
@@ -52,36 +51,40 @@ class ValidationResult:
 
     @property
     def sentence(self) -> str:
-        """What a person should take from it."""
+        """The gain in words, for a person."""
         word = "significant" if self.significant else "not significant"
         gain = f"{self.gain:.4f} +- {self.standard_error:.4f}"
         return f"the guide's gain is {word}: {gain} over knowing nothing, on held-out samples"
 
 
-class _Question(NamedTuple):
+class _NoisedBatch(NamedTuple):
     clean: Tensor
     sigma: Tensor
     noise: Tensor
     label: Tensor | None
 
+    @property
+    def noised(self) -> Tensor:
+        return noised(self.clean, self.sigma, self.noise)
+
 
 class HeldOutValidation:
-    """Held-out samples, noised in the same way whenever they are shown, at a few levels.
+    """Held-out samples at a few noise levels, with the same noise in every validation.
 
-    With a denoiser the loss examined is `score_matching`, else `cross_entropy`. Score matching
-    leaves a number at each level of the logit undecided; it is chosen on the choosing half of the
-    samples before any probability is told.
+    With a denoiser the loss is `score_matching`, else cross-entropy. Score matching leaves the
+    logit undecided up to a number at each level; it is chosen on the choosing half of the samples
+    before any probability is computed.
 
     Args:
         real, fake: `[n ...]` and `[m ...]`, at least four of each; even rows choose, odd ones
-            judge.
+            say how good the choice is.
         levels: noise levels `[l]`.
         label, fake_label: `[n]` and `[m]`.
         denoiser: of the model to be guided, for score matching.
         seed: names the noise.
 
     Attributes:
-        real, fake: the samples and their labels; as above, even rows choose and odd ones judge.
+        real, fake: the samples and their labels, rows as above.
     """
 
     def __init__(
@@ -105,107 +108,102 @@ class HeldOutValidation:
 
     @torch.no_grad()
     def logits(self, discriminator: Discriminator) -> tuple[Tensor, Tensor]:
-        """What it says of real `[l n]` and generated `[l m]` samples, on the CPU."""
-        real, fake = (
-            torch.stack(
-                [
-                    torch.cat(
-                        [
-                            discriminator(noised(q.clean, q.sigma, q.noise), q.sigma, q.label)
-                            for q in level
-                        ]
-                    )
-                    for level in self._questions(side)
-                ]
-            )
-            .double()
-            .cpu()
-            for side in ("real", "fake")
-        )
+        """Logits of the real `[l n]` and generated `[l m]` samples, float64 on the CPU."""
+
+        def of(side: str) -> Tensor:
+            levels = [
+                torch.cat([discriminator(b.noised, b.sigma, b.label) for b in batches])
+                for batches in self._noised_batches(side)
+            ]
+            return torch.stack(levels).double().cpu()
+
+        real, fake = of("real"), of("fake")
         if self._denoiser is None:
             return real, fake
         offset = rearrange(_offsets(real[:, ::2], fake[:, ::2]), "l -> l 1")
         return real + offset, fake + offset
 
     def loss(self, discriminator: Discriminator) -> float:
-        """The loss that is trained, less that of knowing nothing, on the choosing half."""
+        """The loss that is trained, less that of a constant logit, on the choosing half."""
         return -self._gain(discriminator, 0)[0]
 
     def outcome(self, discriminator: Discriminator) -> ValidationResult:
-        """The result on the judging half."""
+        """The result on the half that chose nothing."""
         gain, error = self._gain(discriminator, 1)
         real, fake = (logits[:, 1::2] for logits in self.logits(discriminator))
         bce = float(F.softplus(-real).mean() + F.softplus(fake).mean())
         return ValidationResult(bce=bce, gain=gain, standard_error=error)
 
     def window(self, discriminator: Discriminator) -> tuple[float, float]:
-        """The noise levels `(low, high)` between which it knows anything, by the choosing half.
+        """The noise levels `(low, high)` of significant gain, on the choosing half.
 
         From the lowest to the highest level whose gain is more than two standard errors, and half
         the way (in the logarithm) to the next ones; never below `LOWEST`. All levels from there on
         if there is no such level.
         """
         gains = self._gains(discriminator)
-        known = []
+        significant = []
         for number in range(len(self.levels)):
             mean, error = _summed([gain[number, ::2] for gain in gains])
-            known.append(mean > 2 * error)
-        if not any(known):
+            significant.append(mean > 2 * error)
+        if not any(significant):
             return LOWEST, math.inf
         levels = self.levels.double().tolist()
-        first, last = known.index(True), len(known) - 1 - known[::-1].index(True)
+        first = significant.index(True)
+        last = len(levels) - 1 - significant[::-1].index(True)
         low = math.sqrt(levels[first - 1] * levels[first]) if first else 0.0
         high = math.sqrt(levels[last] * levels[last + 1]) if last + 1 < len(levels) else math.inf
         return max(low, LOWEST), max(high, 2 * LOWEST)
 
     def _gain(self, discriminator: Discriminator, half: int) -> tuple[float, float]:
-        """The mean gain over knowing nothing, and its standard error over samples."""
-        # The levels of a sample are not apart.
+        """The mean gain over a constant logit, and its standard error over samples."""
+        # Averaged over levels first: one sample's losses at two levels are not independent.
         return _summed([gain.mean(0)[half::2] for gain in self._gains(discriminator)])
 
     def _gains(self, discriminator: Discriminator) -> list[Tensor]:
-        """How much less it loses than knowing nothing, `[l n]` for each kind of samples."""
+        """How far its loss is below that of a constant logit, `[l n]` for each kind of samples."""
         if self._denoiser is not None:
-            return [self._of_nothing - self._matched(discriminator)]
+            return [self._constant_losses - self._matched(discriminator)]
         real, fake = self.logits(discriminator)
         return [math.log(2) - F.softplus(-real), math.log(2) - F.softplus(fake)]
 
     def _matched(self, discriminator: Discriminator) -> Tensor:
         """Score matching's loss of each real sample at each level, `[l n]`."""
         rows = []
-        for level, estimates in zip(self._questions("real"), self._estimates, strict=True):
+        for batches, estimates in zip(self._noised_batches("real"), self._estimates, strict=True):
             losses = [
                 score_matching(
-                    discriminator, lambda *_, e=estimate: e, q.clean, q.sigma, q.noise, q.label
+                    discriminator, lambda *_, e=estimate: e, b.clean, b.sigma, b.noise, b.label
                 )
-                for q, estimate in zip(level, estimates, strict=True)
+                for b, estimate in zip(batches, estimates, strict=True)
             ]
             rows.append(torch.cat(losses).detach().double().cpu())
         return torch.stack(rows)
 
     @cached_property
-    def _of_nothing(self) -> Tensor:
+    def _constant_losses(self) -> Tensor:
+        """`_matched` of a logit without slope, `[l n]`."""
         return self._matched(lambda x, sigma, label=None: 0 * x.flatten(1).sum(1))
 
     @cached_property
     @torch.no_grad()
     def _estimates(self) -> list[list[Tensor]]:
-        """What the denoiser makes of the real samples: asked once, it does not change."""
+        """The denoiser's estimates of the noised real samples, the same in all validations."""
         if self._denoiser is None:
             return []
         return [
-            [self._denoiser(noised(q.clean, q.sigma, q.noise), q.sigma, q.label) for q in level]
-            for level in self._questions("real")
+            [self._denoiser(b.noised, b.sigma, b.label) for b in batches]
+            for batches in self._noised_batches("real")
         ]
 
-    def _questions(self, side: str) -> Iterator[list[_Question]]:
-        """For each level the noised samples of one side, in parts that fit into memory."""
+    def _noised_batches(self, side: str) -> Iterator[list[_NoisedBatch]]:
+        """For each level the noised samples of one side, in batches that fit into memory."""
         clean, label = self.real if side == "real" else self.fake
         for number, sigma in enumerate(self.levels.tolist()):
             rng = rng_for(self._seed, _DRAWS, side, number)
             noise = torch.randn(clean.shape, generator=rng).to(clean)
             yield [
-                _Question(
+                _NoisedBatch(
                     clean[part],
                     clean.new_full((len(clean[part]),), sigma),
                     noise[part],
@@ -222,28 +220,28 @@ def _summed(kinds: list[Tensor]) -> tuple[float, float]:
 
 
 def _offsets(real: Tensor, fake: Tensor) -> Tensor:
-    """The number to add to each level's logits `[l n]`, `[l m]` for the least cross-entropy.
+    """The number `[l]` to add to each level's logits `[l n]`, `[l m]` for the least cross-entropy.
 
-    `mean sigmoid(-real - c) = mean sigmoid(fake + c)`; the difference falls in c, so halving finds
-    it: `[l]`.
+    It solves `mean sigmoid(-real - c) = mean sigmoid(fake + c)` by bisection: the difference of
+    the two sides falls in c.
     """
     low, high = real.new_full((len(real), 1), -100.0), real.new_full((len(real), 1), 100.0)
     for _ in range(60):
         middle = (low + high) / 2
-        missed = (-real - middle).sigmoid().mean(1) - (fake + middle).sigmoid().mean(1)
-        rising = rearrange(missed > 0, "l -> l 1")
+        difference = (-real - middle).sigmoid().mean(1) - (fake + middle).sigmoid().mean(1)
+        rising = rearrange(difference > 0, "l -> l 1")
         low, high = torch.where(rising, middle, low), torch.where(rising, high, middle)
     return rearrange((low + high) / 2, "l 1 -> l")
 
 
 class BestCheckpoint:
-    """The best discriminator so far by the held-out samples, and how long ago it was.
+    """The best discriminator so far on the held-out samples, for early stopping.
 
     Attributes:
         module: a copy of it, in eval mode.
-        loss: its held-out loss less that of knowing nothing.
-        step: when it was.
-        waited: looks since.
+        loss: its held-out loss less that of a constant logit.
+        step: of the training at which it was.
+        patience_used: validations since then.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -259,11 +257,12 @@ class BestCheckpoint:
 
     def state_dict(self) -> dict[str, float]:
         """The numbers; the module is saved by itself."""
-        return {"loss": self.loss, "step": self.step, "waited": self.patience_used}
+        return {"loss": self.loss, "step": self.step, "patience_used": self.patience_used}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
-        self.loss, self.step, self.patience_used = state["loss"], state["step"], state["waited"]
+        self.loss, self.step = state["loss"], state["step"]
+        self.patience_used = state["patience_used"]
 
     def stop(self, step: int, steps: int, patience: int) -> bool:
         """Whether a training of `steps` with this patience ends with `step`."""

@@ -232,7 +232,7 @@ def test_a_gan_gets_a_discriminator_that_refines_it(call, models, tmp_path, name
     }
     guide = json.loads((tmp_path / "g" / "guide.json").read_text())
     assert (guide["sampler"], guide["steps"], guide["scale"]) == ("single_pass", 1, 0.0)
-    assert ("the verdict on it will be too kind" in err) == start
+    assert ("its result on them will be too kind" in err) == start
     assert "frechet_distance_refined" in out and "scale" not in out
     result = json.loads((tmp_path / "g" / "result.json").read_text())
     assert result["log_ratio_slope"] == guide["log_ratio"]["slope"] >= 0
