@@ -1,20 +1,11 @@
 """hybridgen: adversarial and diffusion models, and what a discriminator can do for both."""
 
+# ruff: noqa: F401  (what type checkers see is what `__getattr__` loads; a test compares them)
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hybridgen.losses.adaptive import adaptive_weight
-from hybridgen.losses.adversarial import AdversarialLoss
-from hybridgen.losses.discriminators import Unconditional
 from hybridgen.maths import objectives
-from hybridgen.maths.mixtures import grid, ring
-from hybridgen.maths.noise import karras_sigmas
-from hybridgen.maths.objectives import Objective
-from hybridgen.protocols import Denoiser, Discriminator, Generator, Sampler
-from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
-from hybridgen.sampling.refinement import Refined
-from hybridgen.sampling.samplers import Heun, SinglePass
-from hybridgen.sampling.schedulers import Scheduled
 
 if TYPE_CHECKING:
     from hybridgen.data.augment import Augment
@@ -25,12 +16,23 @@ if TYPE_CHECKING:
     from hybridgen.evaluation.evaluator import Evaluator, build_evaluator
     from hybridgen.evaluation.measure import measure
     from hybridgen.evaluation.runs import load_guide
+    from hybridgen.losses.adaptive import adaptive_weight
+    from hybridgen.losses.adversarial import AdversarialLoss
+    from hybridgen.losses.discriminators import Unconditional
+    from hybridgen.maths.mixtures import grid, ring
+    from hybridgen.maths.noise import karras_sigmas
+    from hybridgen.maths.objectives import Objective
     from hybridgen.networks.build import load_network
     from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
     from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
     from hybridgen.networks.residual import ResidualDiscriminator, ResidualGenerator
+    from hybridgen.protocols import Denoiser, Discriminator, Generator, Sampler
+    from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
     from hybridgen.sampling.load import load_denoiser
     from hybridgen.sampling.pipeline import GuidedDiffusionPipeline
+    from hybridgen.sampling.refinement import Refined
+    from hybridgen.sampling.samplers import Heun, SinglePass
+    from hybridgen.sampling.schedulers import Scheduled
     from hybridgen.training.adversarial_term import AdversarialTerm
     from hybridgen.training.diffusion import DiffusionTraining, train_diffusion
     from hybridgen.training.gan import GanTraining, train_gan
@@ -45,65 +47,32 @@ _LAZY = {
     "evaluation.evaluator": ("Evaluator", "build_evaluator"),
     "evaluation.measure": ("measure",),
     "evaluation.runs": ("load_guide",),
+    "losses.adaptive": ("adaptive_weight",),
+    "losses.adversarial": ("AdversarialLoss",),
+    "losses.discriminators": ("Unconditional",),
+    "maths.mixtures": ("grid", "ring"),
+    "maths.noise": ("karras_sigmas",),
+    "maths.objectives": ("Objective",),
     "networks.build": ("load_network",),
     "networks.denoisers": ("ImageDenoiser", "PointDenoiser"),
     "networks.mlp": ("MlpDiscriminator", "MlpGenerator"),
     "networks.residual": ("ResidualDiscriminator", "ResidualGenerator"),
+    "protocols": ("Denoiser", "Discriminator", "Generator", "Sampler"),
+    "sampling.guidance": ("classifier_free_guidance", "discriminator_guidance"),
     "sampling.load": ("load_denoiser",),
     "sampling.pipeline": ("GuidedDiffusionPipeline",),
+    "sampling.refinement": ("Refined",),
+    "sampling.samplers": ("Heun", "SinglePass"),
+    "sampling.schedulers": ("Scheduled",),
     "training.adversarial_term": ("AdversarialTerm",),
     "training.diffusion": ("DiffusionTraining", "train_diffusion"),
     "training.gan": ("GanTraining", "train_gan"),
     "training.guide": ("GuideTraining", "train_guide"),
 }
-"""Names whose modules import diffusers, datasets or accelerate, loaded when first asked for."""
+"""Public names by module, loaded when first asked for: diffusers and datasets are heavy."""
 _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 
-__all__ = [
-    "AdversarialLoss",
-    "AdversarialTerm",
-    "Augment",
-    "DataSettings",
-    "Denoiser",
-    "DiffusionTraining",
-    "Discriminator",
-    "Evaluator",
-    "GanTraining",
-    "Generator",
-    "GuideTraining",
-    "GuidedDiffusionPipeline",
-    "Heun",
-    "ImageDenoiser",
-    "MixturePoints",
-    "MlpDiscriminator",
-    "MlpGenerator",
-    "Objective",
-    "PointDenoiser",
-    "Refined",
-    "ResidualDiscriminator",
-    "ResidualGenerator",
-    "Sampler",
-    "Scheduled",
-    "SinglePass",
-    "Unconditional",
-    "adaptive_weight",
-    "build_evaluator",
-    "classifier_free_guidance",
-    "digits",
-    "discriminator_guidance",
-    "grid",
-    "karras_sigmas",
-    "load_data",
-    "load_denoiser",
-    "load_guide",
-    "load_network",
-    "measure",
-    "objectives",
-    "ring",
-    "train_diffusion",
-    "train_gan",
-    "train_guide",
-]
+__all__ = ["objectives", *_MODULE_OF]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

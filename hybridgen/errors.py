@@ -1,6 +1,12 @@
 """The failures that a person at the command line meets, each explained in one sentence."""
 
 
+def reason(error: BaseException) -> str:
+    """What an error, or better its cause, has to say: one line of bounded length."""
+    text = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+    return text[:300].rstrip(".")
+
+
 class InputError(ValueError):
     """A setting or the data cannot work; found before any work was done (exit status 2)."""
 

@@ -31,20 +31,10 @@ class Cost:
         return self.denoiser + self.generator
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            denoiser=self.denoiser + other.denoiser,
-            generator=self.generator + other.generator,
-            discriminator_forward=self.discriminator_forward + other.discriminator_forward,
-            discriminator_backward=self.discriminator_backward + other.discriminator_backward,
-        )
+        return Cost(**{name: calls + getattr(other, name) for name, calls in vars(self).items()})
 
     def __mul__(self, times: float) -> "Cost":
-        return Cost(
-            denoiser=times * self.denoiser,
-            generator=times * self.generator,
-            discriminator_forward=times * self.discriminator_forward,
-            discriminator_backward=times * self.discriminator_backward,
-        )
+        return Cost(**{name: times * calls for name, calls in vars(self).items()})
 
 
 class Discriminator(Protocol):

@@ -1,8 +1,5 @@
-"""Augmentation of what the discriminator sees, so that few images do not teach it the images by
-heart.
-"""
+"""Augmentation of what a discriminator sees, so that it does not learn few images by heart."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -55,9 +52,6 @@ class Augment(nn.Module):
 
     Source: Karras et al. 2020, arXiv:2006.06676, sections 2.2 and 3, with milder operations.
 
-    Args:
-        settings: see `AugmentSettings`.
-
     Raises:
         InputError: kornia is not installed.
     """
@@ -102,9 +96,8 @@ class Augment(nn.Module):
             )
         if not self.settings.adaptive or sign_accuracy == self.settings.target:
             return
-        step = math.copysign(
-            images / self.settings.speed_images, sign_accuracy - self.settings.target
-        )
+        step = images / self.settings.speed_images
+        step = step if sign_accuracy > self.settings.target else -step
         self.strength.add_(step).clamp_(0, 1)
 
 
@@ -140,15 +133,13 @@ def _geometry(x: Tensor, draw: _Draw, flips: bool) -> Tensor:
     sides = x.new_tensor([width, height], dtype=torch.float32)
     shift = draw.between(_SHIFT, axes=2) * sides
     turn = rearrange(draw.between(_TURN), "b 1 -> b")
-    zoom = torch.exp2(draw.gaussian(_ZOOM))
-    zoom = torch.stack([zoom, zoom], dim=1)
+    zoom = rearrange(torch.exp2(draw.gaussian(_ZOOM)), "b -> b 1").expand(-1, 2)
     centre = ((sides - 1) / 2).expand(len(x), 2)
     matrix = get_affine_matrix2d(shift, centre, zoom, turn)
     moved = (matrix != torch.eye(3, device=x.device)).flatten(1).any(1)
-    size = (height, width)
-    warped = warp_affine(x.float(), matrix[:, :2], size, padding_mode="reflection").to(x.dtype)
+    warped = warp_affine(x.float(), matrix[:, :2], (height, width), padding_mode="reflection")
     # Resampling rounds even where nothing moves; an image left alone must stay itself.
-    x = torch.where(rearrange(moved, "b -> b 1 1 1"), warped, x)
+    x = torch.where(rearrange(moved, "b -> b 1 1 1"), warped.to(x.dtype), x)
     if not flips:
         return x
     mirrored = draw.applied() & (draw.uniform() < 0.5)

@@ -18,6 +18,7 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 _DAMAGE += (IndexError, KeyError, TypeError, Image.DecompressionBombError)
 _DEEP_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _GREY = ("1", "L", "LA", "La", *_DEEP_GREY)
+# A palette counts as colours.
 _COLOUR = ("P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
 
 
@@ -74,7 +75,7 @@ class ImageFormat:
         Raises:
             InputError: the image is of another size or kind and may not be changed.
         """
-        if not self.convert and channels_of(image) != self.channels:
+        if not self.convert and _channels(image) != self.channels:
             kind, others = ("colour", "grey") if self.channels == 1 else ("grey", "colour")
             raise InputError(
                 f"{where} is {kind} while the first image is {others}; "
@@ -82,12 +83,15 @@ class ImageFormat:
             )
         if not self.resize and image.size != (self.side, self.side):
             raise InputError(
-                f"{where} is {_pixels(image)} pixels while the first image is "
+                f"{where} is {image.width}x{image.height} pixels while the first image is "
                 f"{self.side}x{self.side}; set data.resolution to crop and resize all images."
             )
         plain = _plain(image, "L" if self.channels == 1 else "RGB")
         if plain.size != (self.side, self.side):
-            plain = _square(plain).resize((self.side, self.side), Image.Resampling.LANCZOS)
+            short = min(plain.size)
+            left, top = (plain.width - short) // 2, (plain.height - short) // 2
+            square = plain.crop((left, top, left + short, top + short))
+            plain = square.resize((self.side, self.side), Image.Resampling.LANCZOS)
         pixels = np.asarray(plain)
         return pixels[None] if pixels.ndim == 2 else rearrange(pixels, "h w c -> c h w")
 
@@ -102,27 +106,19 @@ def image_format(
     """
     if resolution is None and first.width != first.height:
         raise InputError(
-            f"{where} is {_pixels(first)} pixels, expected a square image; "
+            f"{where} is {first.width}x{first.height} pixels, expected a square image; "
             "set data.resolution to crop and resize all images."
         )
     return ImageFormat(
         side=resolution or first.width,
-        channels=channels or channels_of(first),
+        channels=channels or _channels(first),
         resize=resolution is not None,
         convert=channels is not None,
     )
 
 
-def channels_of(image: Image.Image) -> int:
-    """1 if the pixel format is grey, 3 if it has colours (a palette counts as colours)."""
+def _channels(image: Image.Image) -> int:
     return 1 if image.mode in _GREY else 3
-
-
-def _square(image: Image.Image) -> Image.Image:
-    """The largest square in the middle."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
 
 
 def _plain(image: Image.Image, mode: str) -> Image.Image:
@@ -135,7 +131,3 @@ def _plain(image: Image.Image, mode: str) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image if image.mode == mode else image.convert(mode)
-
-
-def _pixels(image: Image.Image) -> str:
-    return f"{image.width}x{image.height}"

@@ -11,7 +11,7 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import RepositoryNotFoundError
 from PIL import Image
 
-from hybridgen.errors import InputError
+from hybridgen.errors import InputError, reason
 
 _PATIENCE_SECONDS = 10.0
 
@@ -25,29 +25,14 @@ def open_hub(name: str) -> datasets.DatasetDict:
     Raises:
         InputError: no such data set, no network, or not readable without further choices.
     """
-    if not huggingface_hub.is_offline_mode():
-        _ask(name)
-    try:
-        tables = datasets.load_dataset(name)
-    except (ValueError, OSError, DatasetsError) as error:
-        if huggingface_hub.is_offline_mode():
+    if huggingface_hub.is_offline_mode():
+        try:
+            return _read(f"the hub data set {name!r}", name)
+        except InputError as error:
             raise InputError(
                 f"{name!r} is no folder here, and as a hub name it cannot be downloaded while "
                 "HF_HUB_OFFLINE is set and is not in the cache; correct the path or go online."
             ) from error
-        raise InputError(f"the hub data set {name!r} cannot be read: {reason(error)}.") from error
-    if not isinstance(tables, datasets.DatasetDict):
-        raise InputError(f"the hub data set {name!r} cannot be read as tables of images.")
-    return tables
-
-
-def reason(error: BaseException) -> str:
-    """What an error, or better its cause, has to say: one line of bounded length."""
-    text = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
-    return text[:300].rstrip(".")
-
-
-def _ask(name: str) -> None:
     try:
         huggingface_hub.HfApi().dataset_info(name, timeout=_PATIENCE_SECONDS)
     except RepositoryNotFoundError as error:
@@ -61,6 +46,7 @@ def _ask(name: str) -> None:
             f"({reason(error)}); correct data.path, go online, or set HF_HUB_OFFLINE=1 "
             "to use a copy downloaded before."
         ) from error
+    return _read(f"the hub data set {name!r}", name)
 
 
 _SPLITS = {
@@ -79,32 +65,36 @@ def open_folder(path: Path) -> datasets.DatasetDict:
     Raises:
         InputError: nothing there that can be read.
     """
+    kind, options = _how_to_read(path)
+    bars = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        return _read(path, kind, **options)
+    finally:
+        if bars:
+            datasets.enable_progress_bars()
+
+
+def _how_to_read(path: Path) -> tuple[str, dict[str, Any]]:
+    """The arguments of `load_dataset` for what lies at `path`."""
     if path.is_file():
         if path.suffix != ".parquet":
             raise InputError(f"{path} is a file, expected an image folder or parquet; give those.")
-        return _read(path, "parquet", data_files={"train": str(path)})
+        return "parquet", {"data_files": {"train": str(path)}}
     kind = _kind(path)
     if kind is None:
         raise InputError(
             f"the folder {path} holds no image and no parquet file; give a folder that does."
         )
     if kind == "parquet":
-        return _read(path, str(path))
-    splits = _split_folders(path)
-    if not splits:
-        return _read(
-            path, "imagefolder", data_dir=glob.escape(str(path)), data_files={"train": ["**"]}
-        )
-    files = {name: [f"{folder.name}/**"] for name, folder in splits.items()}
-    # Without classes `datasets` would take the names of the splits themselves for labels.
-    flat = not any(child.is_dir() for folder in splits.values() for child in folder.iterdir())
-    return _read(
-        path,
-        "imagefolder",
-        data_dir=glob.escape(str(path)),
-        data_files=files,
-        drop_labels=flat or None,
-    )
+        return str(path), {}
+    options: dict[str, Any] = {"data_dir": glob.escape(str(path)), "data_files": {"train": ["**"]}}
+    if splits := _split_folders(path):
+        options["data_files"] = {name: [f"{folder.name}/**"] for name, folder in splits.items()}
+        # Without classes `datasets` would take the names of the splits themselves for labels.
+        flat = not any(child.is_dir() for folder in splits.values() for child in folder.iterdir())
+        options["drop_labels"] = flat or None
+    return "imagefolder", options
 
 
 def _kind(path: Path) -> str | None:
@@ -133,16 +123,11 @@ def _split_folders(path: Path) -> dict[str, Path]:
     return splits if "train" in splits and len(splits) == len(folders) else {}
 
 
-def _read(path: Path, kind: str, **options: Any) -> datasets.DatasetDict:
-    bars = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
+def _read(what: object, kind: str, **options: Any) -> datasets.DatasetDict:
     try:
         tables = datasets.load_dataset(kind, **options)
     except (ValueError, OSError, DatasetsError) as error:
-        raise InputError(f"{path} cannot be read: {reason(error)}.") from error
-    finally:
-        if bars:
-            datasets.enable_progress_bars()
+        raise InputError(f"{what} cannot be read: {reason(error)}.") from error
     if not isinstance(tables, datasets.DatasetDict):
-        raise InputError(f"{path} cannot be read as tables of images.")
+        raise InputError(f"{what} cannot be read as tables of images.")
     return tables

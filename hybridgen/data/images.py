@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -73,10 +74,7 @@ class ImageSource(Batched):
     classes: int = 0
 
     def __post_init__(self) -> None:
-        for images, labels in (
-            (self.train, self.train_labels),
-            (self.held_out, self.held_out_labels),
-        ):
+        for images, labels in self._parts.values():
             if images.dtype != torch.uint8 or images.ndim != 4:
                 raise ValueError(
                     f"expected uint8 images [n c h w], got {images.dtype} {tuple(images.shape)}"
@@ -90,6 +88,13 @@ class ImageSource(Batched):
             )
         if self.classes > 0 and self.train_labels is None:
             raise ValueError(f"classes={self.classes} needs train_labels, got None")
+
+    @property
+    def _parts(self) -> dict[str, Batch]:
+        return {
+            "train": (self.train, self.train_labels),
+            "held_out": (self.held_out, self.held_out_labels),
+        }
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -111,8 +116,7 @@ class ImageSource(Batched):
     def reference(self, part: Part, count: int, seed: int = 0) -> Batch:
         """See `Source.reference`."""
         check_part(part, count)
-        images = self.train if part == "train" else self.held_out
-        labels = self.train_labels if part == "train" else self.held_out_labels
+        images, labels = self._parts[part]
         rows = shuffled_positions(seed, 0, min(count, len(images)), len(images))
         return to_float(images[rows]), None if labels is None else labels[rows]
 
@@ -127,16 +131,19 @@ def digits(*, labelled: bool = False) -> ImageSource:
     values, target = load_digits(return_X_y=True)
     grey = torch.from_numpy(values).mul(255 / 16).round().to(torch.uint8)
     images = rearrange(grey, "n (h w) -> n 1 h w", h=8)
-    labels = torch.from_numpy(target).to(torch.int64)
-    train, held_out = split(len(images), DIGITS_HELD_OUT)
-    return ImageSource(
-        name="digits",
-        train=images[train],
-        held_out=images[held_out],
-        train_labels=labels[train],
-        held_out_labels=labels[held_out],
-        classes=10 if labelled else 0,
-    )
+    parts = _two_parts(images, torch.from_numpy(target).to(torch.int64), DIGITS_HELD_OUT)
+    return ImageSource(name="digits", classes=10 if labelled else 0, **parts)
+
+
+def _two_parts(images: Tensor, labels: Tensor | None, held_out: int) -> dict[str, Any]:
+    """Images and labels split in two, as arguments of `ImageSource`."""
+    train, rest = split(len(images), held_out)
+    return {
+        "train": images[train],
+        "held_out": images[rest],
+        "train_labels": None if labels is None else labels[train],
+        "held_out_labels": None if labels is None else labels[rest],
+    }
 
 
 def split_validation(source: Source, fraction: float) -> Source:
@@ -155,12 +162,5 @@ def split_validation(source: Source, fraction: float) -> Source:
             f"a part of {source.name} can be kept for validation only if all of it is in memory: "
             "train the model with a larger data.memory_limit"
         )
-    train, validation = split(source.size, round(fraction * source.size))
-    labels = source.train_labels
-    return replace(
-        source,
-        train=source.train[train],
-        held_out=source.train[validation],
-        train_labels=None if labels is None else labels[train],
-        held_out_labels=None if labels is None else labels[validation],
-    )
+    held_out = round(fraction * source.size)
+    return replace(source, **_two_parts(source.train, source.train_labels, held_out))

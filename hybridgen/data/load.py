@@ -19,14 +19,16 @@ def load_data(settings: DataSettings) -> Source:
     Raises:
         InputError: the data is missing, unreadable or does not fit the settings.
     """
-    if settings.path == "digits":
-        return _digits(settings)
     if settings.path in _MIXTURES:
-        return _points(settings)
-    return _images(settings)
-
-
-def _digits(settings: DataSettings) -> Source:
+        if settings.resolution is not None or settings.channels is not None:
+            raise InputError(
+                f"{settings.path!r} is made of points, so leave data.resolution and data.channels "
+                "out."
+            )
+        mixture = _MIXTURES[settings.path]().standardised()
+        return MixturePoints(mixture=mixture, name=settings.path, labelled=settings.labels)
+    if settings.path != "digits":
+        return _images(settings)
     if settings.resolution not in (None, 8) or settings.channels not in (None, 1):
         raise InputError(
             "the built-in digits are grey 8x8 images, got "
@@ -34,15 +36,6 @@ def _digits(settings: DataSettings) -> Source:
             "leave both out."
         )
     return digits(labelled=settings.labels)
-
-
-def _points(settings: DataSettings) -> Source:
-    if settings.resolution is not None or settings.channels is not None:
-        raise InputError(
-            f"{settings.path!r} is made of points, so leave data.resolution and data.channels out."
-        )
-    mixture = _MIXTURES[settings.path]().standardised()
-    return MixturePoints(mixture=mixture, name=settings.path, labelled=settings.labels)
 
 
 def _images(settings: DataSettings) -> Source:
@@ -65,11 +58,7 @@ def _images(settings: DataSettings) -> Source:
     gibibytes = (len(train) + len(held_out)) * channels * height * width / 2**30
     if gibibytes > settings.memory_limit:
         return StreamedSource(
-            name=name,
-            train=train,
-            held_out=held_out,
-            classes=classes,
-            workers=settings.workers,
+            name=name, train=train, held_out=held_out, classes=classes, workers=settings.workers
         )
     return ImageSource(
         name=name,

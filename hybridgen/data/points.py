@@ -41,14 +41,12 @@ class MixturePoints(Batched):
     def read(self, shard: Shard) -> Iterator[Batch]:
         """See `Source.batches`. Drawn on the CPU, so that every device sees the same points."""
         for number in count_from(shard.start):
-            points, component = self.mixture.sample(
-                shard.batch, rng_for("batch", shard.seed, number)
-            )
+            rng = rng_for("batch", shard.seed, number)
+            points, component = self.mixture.sample(shard.batch, rng)
             label = component[shard.rows].to(shard.device) if self.labelled else None
             yield points[shard.rows].to(shard.device), label
 
     def reference(self, part: Part, count: int, seed: int = 0) -> Batch:
         """`count` points that occur in no batch; see `Source.reference`."""
         check_part(part, count)
-        points, component = self.mixture.sample(count, rng_for(part, seed))
-        return points, component
+        return self.mixture.sample(count, rng_for(part, seed))

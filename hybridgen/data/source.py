@@ -155,11 +155,7 @@ def row_batches(x: Tensor, label: Tensor | None, shard: Shard) -> Iterator[Batch
 
 
 def check_part(part: str, count: int) -> None:
-    """Refuse a part that does not exist, or fewer than one example.
-
-    Raises:
-        ValueError: the part or count is not usable.
-    """
+    """Refuse a part that does not exist, or fewer than one example, with a `ValueError`."""
     if part not in ("train", "held_out"):
         raise ValueError(f"there are the parts 'train' and 'held_out', got {part!r}")
     if count < 1:
@@ -187,14 +183,11 @@ def shuffled_positions(seed: int, start: int, count: int, size: int) -> LongTens
         raise ValueError(
             f"need start >= 0, count >= 0 and size >= 1, got {start=}, {count=}, {size=}"
         )
-    pieces: list[Tensor] = []
-    while count > 0:
-        epoch, offset = divmod(start, size)
-        piece = _epoch(seed, epoch, size)[offset : offset + count]
-        pieces.append(piece)
-        start, count = start + len(piece), count - len(piece)
+    end = start + count
+    epochs = range(start // size, max(start, end - 1) // size + 1)
+    pieces = [_epoch(seed, e, size)[max(0, start - e * size) : end - e * size] for e in epochs]
     # A copy: a view would let the caller write into the cached permutation.
-    return torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.int64)  # type: ignore[return-value]
+    return torch.cat(pieces)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, kw_only=True)

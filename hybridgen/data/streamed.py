@@ -48,6 +48,7 @@ class StreamedSource(Batched):
     def read(self, shard: Shard) -> Iterator[Batch]:
         """See `Source.batches`."""
         positions = shard.positions(self.size)
+        labels = self.train.labels if self.classes > 0 else None
         loader = DataLoader(
             _Reader(self.train),
             sampler=shard.positions(self.size),
@@ -59,7 +60,6 @@ class StreamedSource(Batched):
             # no longer continue the same random numbers.
             generator=torch.Generator().manual_seed(0),
         )
-        labels = self.train.labels if self.classes > 0 else None
 
         def decoded() -> Iterator[Batch]:
             for rows, images in zip(positions, loader, strict=True):

@@ -1,7 +1,7 @@
 """What `datasets` read, as the two parts of a set: undecoded images and their labels."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +49,9 @@ class ImageTable:
             InputError: an image is damaged or is of another format; named by its path.
         """
         images = np.empty((len(positions), *self.format.shape), dtype=np.uint8)
-        for slot, (cell, where) in enumerate(self._cells(positions)):
+        rows = self.rows[positions].tolist()
+        for slot, (row, cell) in enumerate(zip(rows, self.table[rows]["image"], strict=True)):
+            where = _where(cell, row, self.name)
             images[slot] = self.format.apply(open_image(cell, where), where)
         return torch.from_numpy(images)
 
@@ -64,11 +66,6 @@ class ImageTable:
             for _ in pool.map(fill, torch.arange(len(self)).split(_CHUNK)):
                 pass  # asking for the results raises the first error
         return images
-
-    def _cells(self, positions: Tensor) -> Iterator[tuple[Any, str]]:
-        rows = self.rows[positions].tolist()
-        for row, cell in zip(rows, self.table[rows]["image"], strict=True):
-            yield cell, _where(cell, row, self.name)
 
 
 def train_and_held_out(
@@ -92,24 +89,23 @@ def train_and_held_out(
         rows = split(len(train), max(1, round(settings.held_out * len(train))))
     else:
         rows = torch.arange(len(train)), torch.arange(len(held))
-    names = (f"split {train_name!r} of {settings.path}", f"split {held_name!r} of {settings.path}")
+    names = [f"split {name!r} of {settings.path}" for name in (train_name, held_name)]
     labels, classes = _labels([train, held], settings)
-
     sides = [_undecoded(table, column, settings.path) for table in (train, held)]
     first = sides[0][[0]]["image"][0]
     where = _where(first, 0, names[0])
     format = image_format(open_image(first, where), where, settings.resolution, settings.channels)
-    both = [
+    train_part, held_part = (
         ImageTable(
-            table=sides[i],
-            rows=rows[i],
-            labels=None if labels is None else labels[i][rows[i]],
+            table=table,
+            rows=rows,
+            labels=None if label is None else label[rows],
             format=format,
-            name=names[i],
+            name=name,
         )
-        for i in range(2)
-    ]
-    return both[0], both[1], classes
+        for table, rows, label, name in zip(sides, rows, labels, names, strict=True)
+    )
+    return train_part, held_part, classes
 
 
 def _where(cell: Any, row: int, name: str) -> str:
@@ -129,17 +125,17 @@ def _train_name(tables: datasets.DatasetDict, path: str) -> str:
 
 def _image_column(table: datasets.Dataset, path: str) -> str:
     """The first column of images; bytes that were written without the image type count too."""
-    for name, feature in table.features.items():
-        if isinstance(feature, datasets.Image):
-            return name
-    for name, feature in table.features.items():
-        if isinstance(feature, dict) and "bytes" in feature:
-            return name
-        if isinstance(feature, datasets.Value) and "binary" in feature.dtype:
-            return name
-    raise InputError(
-        f"{path!r} has the columns {list(table.features)} and none of them holds images."
-    )
+    columns = table.features.items()
+    images = [name for name, kind in columns if isinstance(kind, datasets.Image)]
+    for name, kind in columns:
+        binary = isinstance(kind, datasets.Value) and "binary" in kind.dtype
+        if binary or (isinstance(kind, dict) and "bytes" in kind):
+            images.append(name)
+    if not images:
+        raise InputError(
+            f"{path!r} has the columns {list(table.features)} and none of them holds images."
+        )
+    return images[0]
 
 
 def _undecoded(table: datasets.Dataset, column: str, path: str) -> datasets.Dataset:
@@ -153,8 +149,8 @@ def _undecoded(table: datasets.Dataset, column: str, path: str) -> datasets.Data
 
 def _labels(
     tables: list[datasets.Dataset], settings: DataSettings
-) -> tuple[list[Tensor] | None, int]:
-    """Class indices `[n]` of each table, and how many classes there are.
+) -> tuple[Sequence[Tensor | None], int]:
+    """Class indices `[n]` of each table, `None` without labels, and how many classes there are.
 
     Classes of a `ClassLabel` keep their numbers; other values are numbered in sorted order.
     """
@@ -180,4 +176,4 @@ def _labels(
             f"data.labels is set, but {settings.path!r} has no usable labels: {problem}; "
             "give class sub-folders or a label column, or leave data.labels out."
         )
-    return None, 0
+    return [None] * len(tables), 0

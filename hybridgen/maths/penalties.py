@@ -6,8 +6,10 @@ scale suits data of scale s when divided by 1/s^2.
 """
 
 import torch
-from einops import rearrange, reduce
+from einops import reduce
 from torch import Tensor
+
+from hybridgen.maths.noise import like
 
 
 def input_gradient(logits: Tensor, x: Tensor) -> Tensor:
@@ -32,7 +34,9 @@ def squared_gradient_norm(logits: Tensor, x: Tensor) -> Tensor:
     Returns:
         `[b]`, non-negative, in float32 or better.
     """
-    return _squared_norm(input_gradient(logits, x))
+    gradient = input_gradient(logits, x)
+    gradient = gradient.float() if gradient.dtype in (torch.bfloat16, torch.float16) else gradient
+    return reduce(gradient.square(), "b ... -> b", "sum")
 
 
 def squared_slope(logits: Tensor, moved: Tensor, step: float) -> Tensor:
@@ -63,10 +67,5 @@ def one_centred(logits: Tensor, x: Tensor) -> Tensor:
 
 def interpolates(real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
     """`u real + (1 - u) fake` on the segment between each pair; `mix [b]` holds u in [0, 1]."""
-    u = rearrange(mix, "b -> b" + " 1" * (real.ndim - 1))
+    u = like(mix, real)
     return u * real + (1 - u) * fake
-
-
-def _squared_norm(gradient: Tensor) -> Tensor:
-    gradient = gradient.float() if gradient.dtype in (torch.bfloat16, torch.float16) else gradient
-    return reduce(gradient.square(), "b ... -> b", "sum")

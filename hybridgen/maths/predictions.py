@@ -6,7 +6,7 @@ preserving has `alpha^2 + s^2 = 1`, variance exploding `alpha = 1`, flow matchin
 is a level like any other wherever the prediction says what the clean estimate is.
 """
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -36,7 +36,7 @@ def from_clean(kind: Prediction, x0: Tensor, x: Tensor, alpha: Tensor, s: Tensor
     Raises:
         ValueError: a kind that is not one of these.
     """
-    _check(kind)
+    _check(kind, Prediction)
     if kind == "sample":
         return x0
     a, b = like(alpha, x), like(s, x)
@@ -63,7 +63,7 @@ def to_clean(kind: Prediction, prediction: Tensor, x: Tensor, alpha: Tensor, s: 
     Raises:
         ValueError: a kind that is not one of these.
     """
-    _check(kind)
+    _check(kind, Prediction)
     if kind == "sample":
         return prediction
     a, b = like(alpha, x), like(s, x)
@@ -102,11 +102,10 @@ def edm_to_clean(
 
 
 def _signed(out: Tensor, sign: str) -> Tensor:
-    if sign not in get_args(EdmSign):
-        raise ValueError(f"no EDM prediction {sign!r}; there are {', '.join(get_args(EdmSign))}")
+    _check(sign, EdmSign, "EDM ")
     return -out if sign == "v_prediction" else out
 
 
-def _check(kind: str) -> None:
-    if kind not in get_args(Prediction):
-        raise ValueError(f"no prediction {kind!r}; there are {', '.join(get_args(Prediction))}")
+def _check(kind: str, kinds: Any, maker: str = "") -> None:
+    if kind not in get_args(kinds):
+        raise ValueError(f"no {maker}prediction {kind!r}; there are {', '.join(get_args(kinds))}")

@@ -1,10 +1,10 @@
 """What image networks are made of: resampling, residual blocks, initial weights, resolutions."""
 
 import math
+from bisect import bisect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -40,11 +40,7 @@ def activate(x: Tensor, kind: Activation) -> Tensor:
 
 
 def check_activation(kind: str) -> None:
-    """Refuse a name that no activation has.
-
-    Raises:
-        InputError: the message lists those there are.
-    """
+    """Refuse a name that no activation has with an `InputError` that lists those there are."""
     if kind not in get_args(Activation):
         raise InputError(f"no activation {kind!r}; there are {', '.join(get_args(Activation))}")
 
@@ -118,12 +114,11 @@ def initialised(layer: Layer, gain: float = 1.0) -> Layer:
     return layer
 
 
-_SMALLEST, _LARGEST = 8, 256
-_BASES = range(4, 8)
+_SIZES = sorted(base << halvings for base in range(4, 8) for halvings in range(1, 7))
+_SIZES = [size for size in _SIZES if size <= 256]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Resolutions:
+class Resolutions(NamedTuple):
     """Square resolutions with their numbers of channels, smallest picture first.
 
     The resolution is halved while the result is whole and at least 4 (28, 14, 7). Each halving
@@ -148,27 +143,19 @@ def resolutions(*, resolution: int, channels: int, width: int) -> Resolutions:
     require_positive(width=width)
     if channels not in (1, 3):
         raise InputError(f"images have {channels} channels, expected 1 or 3; convert them")
-    sizes = [resolution]
-    while sizes[0] % 2 == 0 and sizes[0] // 2 >= _BASES[0]:
-        sizes.insert(0, sizes[0] // 2)
-    if sizes[0] not in _BASES or not _SMALLEST <= resolution <= _LARGEST:
+    if resolution not in _SIZES:
+        place = bisect(_SIZES, resolution)
+        nearest = " or ".join(map(str, _SIZES[max(0, place - 1) : place + 1]))
         raise InputError(
             f"images of {resolution}x{resolution} do not halve into a base of 4 to 7; "
-            f"resize them to {_nearest(resolution)}"
+            f"resize them to {nearest}"
         )
+    sizes = [resolution]
+    while sizes[0] >= 8:
+        sizes.insert(0, sizes[0] // 2)
     cap = max(width, min(8 * width, 512))
     widths = [min(width * 2**halvings, cap) for halvings in range(len(sizes))]
     return Resolutions(sizes=tuple(sizes), widths=tuple(reversed(widths)))
-
-
-def _nearest(resolution: int) -> str:
-    """The workable resolutions on both sides of one that is not."""
-    doublings = range(1, _LARGEST.bit_length())
-    workable = sorted({base * 2**k for base in _BASES for k in doublings})
-    workable = [size for size in workable if _SMALLEST <= size <= _LARGEST]
-    below = [size for size in workable if size < resolution][-1:]
-    above = [size for size in workable if size > resolution][:1]
-    return " or ".join(str(size) for size in below + above)
 
 
 @contextmanager

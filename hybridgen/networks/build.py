@@ -1,10 +1,11 @@
 """From settings to networks, and from a folder back to the network saved in it."""
 
+import inspect
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from diffusers.models.modeling_utils import ModelMixin
 
@@ -15,17 +16,14 @@ from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.networks.residual import ResidualDiscriminator, ResidualGenerator
 
+N = TypeVar("N")
 Architecture = Literal["mlp", "dcgan", "residual"]
-_GENERATORS: dict[str, type[Any]] = {
-    "mlp": MlpGenerator,
-    "dcgan": DcganGenerator,
-    "residual": ResidualGenerator,
+_NETWORKS: dict[str, tuple[type[Any], type[Any]]] = {
+    "mlp": (MlpGenerator, MlpDiscriminator),
+    "dcgan": (DcganGenerator, DcganDiscriminator),
+    "residual": (ResidualGenerator, ResidualDiscriminator),
 }
-_DISCRIMINATORS: dict[str, type[Any]] = {
-    "mlp": MlpDiscriminator,
-    "dcgan": DcganDiscriminator,
-    "residual": ResidualDiscriminator,
-}
+"""Generator and discriminator of each architecture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,30 +106,15 @@ def build_denoiser(
         InputError: no denoiser of these settings fits the shape.
     """
     if len(shape) == 1:
-        return PointDenoiser(
-            dimension=shape[0],
-            width=settings.width,
-            depth=settings.depth,
-            frequencies=settings.frequencies,
-            min_wavelength=settings.min_wavelength,
-            classes=classes,
-            data_std=1.0 if settings.data_std is None else settings.data_std,
-        )
+        return _configured(PointDenoiser, settings, dimension=shape[0], classes=classes)
     if len(shape) != 3 or shape[1] != shape[2]:
         raise InputError(
             f"a denoiser takes points (d,) or square images (c, h, h), but the data has shape "
             f"{shape}; crop or resize the images"
         )
-    return ImageDenoiser(
-        channels=shape[0],
-        resolution=shape[1],
-        widths=settings.widths,
-        patch=settings.patch,
-        layers=settings.layers,
-        attention=settings.attention,
-        dropout=settings.dropout,
-        classes=classes,
-        data_std=0.5 if settings.data_std is None else settings.data_std,
+    channels, resolution, _ = shape
+    return _configured(
+        ImageDenoiser, settings, channels=channels, resolution=resolution, classes=classes
     )
 
 
@@ -143,7 +126,7 @@ def build_generator(
     Raises:
         InputError: the architecture cannot make that shape.
     """
-    return _build(_GENERATORS, settings, shape, classes, latent=settings.latent)
+    return _build(0, settings, shape, classes)
 
 
 def build_discriminator(
@@ -154,16 +137,12 @@ def build_discriminator(
     Raises:
         InputError: no discriminator of these settings fits the shape.
     """
-    options: dict[str, Any] = {"activation": settings.activation}
-    if settings.architecture == "mlp":
-        options["frequencies"] = settings.frequencies
-    elif settings.frequencies != 0:
+    if settings.architecture != "mlp" and settings.frequencies != 0:
         raise InputError(
             f"frequencies are for points, but architecture {settings.architecture} is for images; "
             "leave them out"
         )
-    noise = settings.noise_conditional
-    return _build(_DISCRIMINATORS, settings, shape, classes, noise_conditional=noise, **options)
+    return _build(1, settings, shape, classes)
 
 
 def load_network(folder: str | Path) -> ModelMixin:
@@ -173,7 +152,7 @@ def load_network(folder: str | Path) -> ModelMixin:
         InputError: there is no network of this package in the folder, or it is damaged.
     """
     path = Path(folder) / "config.json"
-    kinds = [*_GENERATORS.values(), *_DISCRIMINATORS.values(), ImageDenoiser, PointDenoiser]
+    kinds = [*chain(*_NETWORKS.values()), ImageDenoiser, PointDenoiser]
     classes = {kind.__name__: kind for kind in kinds}
     if not path.is_file():
         raise InputError(f"no network in {folder}: expected config.json there; name another folder")
@@ -193,32 +172,36 @@ def load_network(folder: str | Path) -> ModelMixin:
 
 
 def _build(
-    networks: Mapping[str, type[Any]],
+    role: Literal[0, 1],
     settings: GeneratorSettings | DiscriminatorSettings,
     shape: tuple[int, ...],
     classes: int,
-    **options: Any,
 ) -> ModelMixin:
     architecture = settings.architecture
-    if architecture not in networks:
-        raise InputError(f"no architecture {architecture!r}; there are {sorted(networks)}")
+    if architecture not in _NETWORKS:
+        raise InputError(f"no architecture {architecture!r}; there are {sorted(_NETWORKS)}")
     if architecture == "mlp":
         if len(shape) != 1:
             raise InputError(
                 f"architecture {architecture} is for points (d,), but the data has shape {shape}; "
                 "choose residual or dcgan"
             )
-        options["dimension"] = shape[0]
+        sizes = {"dimension": shape[0]}
     elif len(shape) != 3 or shape[1] != shape[2]:
         raise InputError(
             f"architecture {architecture} is for square images (c, h, h), but the data has shape "
             f"{shape}; " + ("choose mlp" if len(shape) == 1 else "crop or resize the images")
         )
     else:
-        options |= {"channels": shape[0], "resolution": shape[1]}
-    if architecture != "dcgan":
-        options["depth"] = settings.depth
-    return networks[architecture](width=settings.width, classes=classes, **options)
+        sizes = {"channels": shape[0], "resolution": shape[1]}
+    return _configured(_NETWORKS[architecture][role], settings, classes=classes, **sizes)
+
+
+def _configured(kind: type[N], settings: Any, **sizes: int) -> N:
+    """A new network with those of the settings that it knows; `None` leaves it its default."""
+    names = inspect.signature(kind.__init__).parameters
+    options = {name: value for name, value in vars(settings).items() if name in names}
+    return kind(**{k: v for k, v in options.items() if v is not None}, **sizes)
 
 
 def add_noise_conditioning(discriminator: ModelMixin) -> ModelMixin:

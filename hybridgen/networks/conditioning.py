@@ -7,38 +7,27 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from hybridgen.errors import InputError
+from hybridgen.maths.noise import like
 
 _FREQUENCIES = 12
 _SMALLEST_SIGMA = 0.002
 
 
 def require_positive(**settings: int) -> None:
-    """Refuse sizes below one by their names.
-
-    Raises:
-        InputError: a setting is smaller than 1.
-    """
+    """Refuse sizes below one, by their names, with an `InputError`."""
     for name, value in settings.items():
         if value < 1:
             raise InputError(f"{name} is {value}, but must be at least 1; choose a larger one")
 
 
 def require_classes(classes: int) -> None:
-    """Refuse a negative number of classes; 0 is a network that knows no labels.
-
-    Raises:
-        InputError: `classes` is negative.
-    """
+    """Refuse a negative number with an `InputError`; 0 is a network that knows no labels."""
     if classes < 0:
         raise InputError(f"classes is {classes}, expected 0 (no labels) or their number")
 
 
 def check_input(x: Tensor, shape: tuple[int, ...], name: str) -> None:
-    """Refuse a batch whose samples do not have `shape`.
-
-    Raises:
-        ValueError: `x` is not `[b *shape]`.
-    """
+    """Refuse a batch that is not `[b *shape]` with a `ValueError`."""
     if x.shape[1:] != shape:
         expected = " ".join(["b", *map(str, shape)])
         raise ValueError(f"{name} has shape {list(x.shape)}, but this network expects [{expected}]")
@@ -65,14 +54,19 @@ def check_label(label: Tensor | None, classes: int, batch: int) -> None:
         )
 
 
+def label_or_null(label: Tensor | None, x: Tensor, classes: int, null: int | None) -> Tensor | None:
+    """The labels `[b]` of `x [b ...]`, checked; if none are given, the id `null` for each."""
+    if label is None and classes and null is not None:
+        return torch.full((len(x),), null, device=x.device)
+    check_label(label, classes, len(x))
+    return label
+
+
 class LabelledNoise(nn.Module):
     """A learned vector per class, joined to the latent noise: `[b latent] -> [b size]`.
 
     Without classes the noise passes unchanged. A vector has `min(classes, 64)` entries, and
-    starts at the scale of the noise.
-
-    Attributes:
-        size: entries of what comes out.
+    starts at the scale of the noise; `size` is the length of the two joined.
     """
 
     def __init__(self, *, latent: int, classes: int) -> None:
@@ -154,7 +148,6 @@ class NoiseConditioning(nn.Module):
             raise ValueError(
                 f"sigma has shape {got}, but a noise-conditional discriminator needs [{len(x)}]"
             )
-        scale = torch.rsqrt(1 + sigma.float().square()).to(x.dtype)
-        rescaled = x * rearrange(scale, "b -> b" + " 1" * (x.ndim - 1))
+        rescaled = x * like(torch.rsqrt(1 + sigma.float().square()).to(x.dtype), x)
         features = noise_features(sigma).to(self.linear.weight.dtype)
         return rescaled, self.linear(features).split(self.sizes, dim=1)

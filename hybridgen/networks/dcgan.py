@@ -15,20 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
-from hybridgen.networks.blocks import (
-    GAIN,
-    Activation,
-    activate,
-    check_activation,
-    initialised,
-    resolutions,
-)
-from hybridgen.networks.conditioning import (
-    LabelledNoise,
-    NoiseConditioning,
-    ProjectionHead,
-    check_input,
-)
+from hybridgen.networks import blocks, conditioning
 
 
 class DcganGenerator(ModelMixin, ConfigMixin):
@@ -55,12 +42,12 @@ class DcganGenerator(ModelMixin, ConfigMixin):
         classes: int = 0,
     ) -> None:
         super().__init__()
-        pyramid = resolutions(resolution=resolution, channels=channels, width=width)
+        pyramid = blocks.resolutions(resolution=resolution, channels=channels, width=width)
         widths, base = pyramid.widths[1:], pyramid.sizes[0]
-        self.entry = LabelledNoise(latent=latent, classes=classes)
+        self.entry = conditioning.LabelledNoise(latent=latent, classes=classes)
         first = nn.ConvTranspose2d(self.entry.size, widths[0], base, bias=False)
         mix = nn.Conv2d(widths[0], widths[0], 3, padding=1, bias=False)
-        grow = [_doubling(a, b) for a, b in pairwise(widths)]
+        grow = [nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise(widths)]
         norms = [nn.BatchNorm2d(c) for c in (widths[0], *widths)]
         out = nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1)
         for layer in (first, mix, *grow, out):
@@ -99,37 +86,29 @@ class DcganDiscriminator(ModelMixin, ConfigMixin):
         width: int = 32,
         classes: int = 0,
         noise_conditional: bool = False,
-        activation: Activation = "leaky_relu",
+        activation: blocks.Activation = "leaky_relu",
     ) -> None:
         super().__init__()
-        check_activation(activation)
-        pyramid = resolutions(resolution=resolution, channels=channels, width=width)
+        blocks.check_activation(activation)
+        pyramid = blocks.resolutions(resolution=resolution, channels=channels, width=width)
         widths, base = pyramid.widths[:0:-1], pyramid.sizes[0]
         self.shape = (channels, resolution, resolution)
-        self.activation: Activation = activation
-        shrink = [_halving(a, b) for a, b in pairwise((channels, *widths))]
-        mix = nn.Conv2d(widths[-1], widths[-1], 3, padding=1)
-        self.layers = nn.ModuleList(initialised(layer, GAIN) for layer in (*shrink, mix))
-        self.head = ProjectionHead(features=widths[-1] * base**2, classes=classes)
+        self.activation: blocks.Activation = activation
+        layers = [nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise((channels, *widths))]
+        layers.append(nn.Conv2d(widths[-1], widths[-1], 3, padding=1))
+        self.layers = nn.ModuleList(blocks.initialised(layer, blocks.GAIN) for layer in layers)
+        self.head = conditioning.ProjectionHead(features=widths[-1] * base**2, classes=classes)
         sizes = [*widths, widths[-1]]
-        self.noise = NoiseConditioning(sizes) if noise_conditional else None
+        self.noise = conditioning.NoiseConditioning(sizes) if noise_conditional else None
 
     def forward(
         self, x: Tensor, sigma: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
-        check_input(x, self.shape, "x")
+        conditioning.check_input(x, self.shape, "x")
         h, biases = (x, None) if self.noise is None else self.noise(x, sigma)
         for i, layer in enumerate(self.layers):
             h = layer(h).contiguous(memory_format=torch.channels_last)
             if biases is not None:
                 h = h + rearrange(biases[i], "b c -> b c 1 1")
-            h = activate(h, self.activation)
+            h = blocks.activate(h, self.activation)
         return self.head(rearrange(h, "b c h w -> b (c h w)"), label)
-
-
-def _doubling(a: int, b: int) -> nn.ConvTranspose2d:
-    return nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, bias=False)
-
-
-def _halving(a: int, b: int) -> nn.Conv2d:
-    return nn.Conv2d(a, b, 4, stride=2, padding=1)

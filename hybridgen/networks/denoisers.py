@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, cast
 
-import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -13,16 +12,13 @@ from torch import Tensor, nn
 
 from hybridgen.errors import InputError
 from hybridgen.maths.noise import clamp_level, like, scalings
-from hybridgen.networks.conditioning import (
-    check_input,
-    noise_features,
-    require_classes,
-    require_positive,
-)
+from hybridgen.networks import conditioning
 from hybridgen.networks.mlp import FourierFeatures
 
 _HEAD = 8
 """Channels of one attention head."""
+_TURN = 100.0
+"""Radians of the U-Net's highest frequency per unit of `log(sigma) / 4`."""
 
 
 def _groups(widths: Sequence[int]) -> int:
@@ -37,11 +33,28 @@ def _groups(widths: Sequence[int]) -> int:
     return groups
 
 
-_TURN = 100.0
-"""Radians of the U-Net's highest frequency per unit of `log(sigma) / 4`."""
+class _Denoiser(ModelMixin, ConfigMixin):
+    """EDM's preconditioning around `raw`; derived classes are networks for one kind of data."""
+
+    def _describe(self, shape: tuple[int, ...], classes: int, data_std: float) -> None:
+        conditioning.require_classes(classes)
+        if not 0 < data_std < math.inf:
+            raise InputError(f"data_std must be positive and finite, got {data_std}")
+        self.shape, self.classes = shape, classes
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        conditioning.check_input(x, self.shape, "x")
+        label = conditioning.label_or_null(label, x, self.classes, self.classes)
+        c = scalings(clamp_level(sigma), self.config["data_std"])
+        raw = self.raw(like(c.inner, x) * x, sigma, label)
+        return like(c.skip, x) * x + like(c.out, x) * raw
+
+    def raw(self, scaled: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        """The network's answer F to input of unit variance."""
+        raise NotImplementedError
 
 
-class ImageDenoiser(ModelMixin, ConfigMixin):
+class ImageDenoiser(_Denoiser):
     """`(x [b c h w], sigma [b], label [b] or None) -> x0 [b c h w]` around `UNet2DModel`.
 
     Args:
@@ -73,18 +86,17 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
         data_std: float = 0.5,
     ) -> None:
         super().__init__()
-        require_positive(resolution=resolution, patch=patch)
-        require_classes(classes)
-        _check_std(data_std)
+        conditioning.require_positive(resolution=resolution, patch=patch)
+        self._describe((channels, resolution, resolution), classes, data_std)
         if not widths:
             raise InputError("widths is empty: give the U-Net's channels at each resolution")
-        require_positive(layers=layers, **{f"width {width}": width for width in widths})
+        sizes = {f"width {width}": width for width in widths}
+        conditioning.require_positive(layers=layers, **sizes)
         if resolution % (deepest := patch * 2 ** (len(widths) - 1)):
             raise InputError(
                 f"patches of {patch} and {len(widths)} widths reduce the picture by {deepest}, "
                 f"which does not divide {resolution}: give fewer widths or resize"
             )
-        self.shape, self.classes = (channels, resolution, resolution), classes
         if attention and widths[-1] < _HEAD:
             raise InputError(
                 f"attention needs at least {_HEAD} channels at the coarsest resolution, got "
@@ -115,16 +127,14 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
         """The weight that every output passes last, for an adaptive weight."""
         return cast(Any, self.unet).conv_out.weight
 
-    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        check_input(x, self.shape, "x")
-        label = _null(label, self.classes, x)
-        c = scalings(clamp_level(sigma), self.config["data_std"])
-        patches = F.pixel_unshuffle(like(c.inner, x) * x, self.config["patch"])
-        raw = self.unet(patches, _TURN * c.noise, class_labels=label).sample
-        return like(c.skip, x) * x + like(c.out, x) * F.pixel_shuffle(raw, self.config["patch"])
+    def raw(self, scaled: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        patches = F.pixel_unshuffle(scaled, self.config["patch"])
+        level = _TURN * (clamp_level(sigma).log() / 4)
+        answer = self.unet(patches, level, class_labels=label).sample
+        return F.pixel_shuffle(answer, self.config["patch"])
 
 
-class PointDenoiser(ModelMixin, ConfigMixin):
+class PointDenoiser(_Denoiser):
     """`(x [b d], sigma [b], label [b] or None) -> x0 [b d]`: an MLP on Fourier features.
 
     A plain MLP is too smooth to see modes a hundredth as wide as the data; it is given frequencies
@@ -153,10 +163,8 @@ class PointDenoiser(ModelMixin, ConfigMixin):
         data_std: float = 1.0,
     ) -> None:
         super().__init__()
-        require_positive(width=width, depth=depth)
-        require_classes(classes)
-        _check_std(data_std)
-        self.shape, self.classes = (dimension,), classes
+        conditioning.require_positive(width=width, depth=depth)
+        self._describe((dimension,), classes, data_std)
         self.features = FourierFeatures(
             dimension=dimension, frequencies=frequencies, min_wavelength=min_wavelength
         )
@@ -172,39 +180,13 @@ class PointDenoiser(ModelMixin, ConfigMixin):
         """The weight that every output passes last, for an adaptive weight."""
         return self.out.weight
 
-    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        check_input(x, self.shape, "x")
-        label = _null(label, self.classes, x)
-        c = scalings(clamp_level(sigma), self.config["data_std"])
-        return like(c.skip, x) * x + like(c.out, x) * self._raw(like(c.inner, x) * x, sigma, label)
-
-    def _raw(self, scaled: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+    def raw(self, scaled: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
         h = self.entry(self.features(scaled))
-        biases = self.level(noise_features(sigma).to(h.dtype)).chunk(len(self.hidden) + 1, dim=1)
+        level = conditioning.noise_features(sigma).to(h.dtype)
+        biases = self.level(level).chunk(len(self.hidden) + 1, dim=1)
         h = h + biases[0]
         if self.embedding is not None:
             h = h + self.embedding(label)
         for layer, bias in zip(self.hidden, biases[1:], strict=True):
             h = h + layer(F.silu(h + bias))
         return self.out(F.silu(h))
-
-
-def _null(label: Tensor | None, classes: int, x: Tensor) -> Tensor | None:
-    """The label that stands for "none" where none is given; nothing for an unlabelled network."""
-    if classes == 0:
-        if label is not None:
-            raise ValueError("this denoiser has classes=0 but got labels; pass label=None")
-        return None
-    if label is None:
-        return torch.full((len(x),), classes, device=x.device)
-    if label.shape != (len(x),) or label.is_floating_point():
-        raise ValueError(
-            f"labels have shape {list(label.shape)} and type {label.dtype}, "
-            f"expected integers of shape [{len(x)}]"
-        )
-    return label
-
-
-def _check_std(data_std: float) -> None:
-    if not 0 < data_std < math.inf:
-        raise InputError(f"data_std must be positive and finite, got {data_std}")

@@ -10,14 +10,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from hybridgen.errors import InputError
+from hybridgen.networks import conditioning
 from hybridgen.networks.blocks import SLOPE, Activation, activate, check_activation
-from hybridgen.networks.conditioning import (
-    LabelledNoise,
-    NoiseConditioning,
-    ProjectionHead,
-    check_input,
-    require_positive,
-)
 
 _MAX_WAVELENGTH = 8.0
 
@@ -48,8 +42,8 @@ class MlpGenerator(ModelMixin, ConfigMixin):
         classes: int = 0,
     ) -> None:
         super().__init__()
-        require_positive(latent=latent, dimension=dimension, width=width, depth=depth)
-        self.entry = LabelledNoise(latent=latent, classes=classes)
+        conditioning.require_positive(latent=latent, dimension=dimension, width=width, depth=depth)
+        self.entry = conditioning.LabelledNoise(latent=latent, classes=classes)
         self.hidden = _hidden(self.entry.size, width, depth)
         self.out = nn.Linear(width, dimension)
 
@@ -76,7 +70,7 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, *, dimension: int, frequencies: int, min_wavelength: float) -> None:
         super().__init__()
-        require_positive(dimension=dimension, frequencies=frequencies)
+        conditioning.require_positive(dimension=dimension, frequencies=frequencies)
         if not 0 < min_wavelength < math.inf:
             raise InputError(f"min_wavelength must be positive and finite, got {min_wavelength}")
         self.size = dimension * (2 * frequencies + 1)
@@ -120,7 +114,7 @@ class MlpDiscriminator(ModelMixin, ConfigMixin):
         activation: Activation = "leaky_relu",
     ) -> None:
         super().__init__()
-        require_positive(dimension=dimension, width=width, depth=depth)
+        conditioning.require_positive(dimension=dimension, width=width, depth=depth)
         check_activation(activation)
         self.shape = (dimension,)
         self.activation: Activation = activation
@@ -131,13 +125,13 @@ class MlpDiscriminator(ModelMixin, ConfigMixin):
             )
         size = dimension if self.features is None else self.features.size
         self.hidden = _hidden(size, width, depth)
-        self.head = ProjectionHead(features=width, classes=classes)
-        self.noise = NoiseConditioning([width] * depth) if noise_conditional else None
+        self.head = conditioning.ProjectionHead(features=width, classes=classes)
+        self.noise = conditioning.NoiseConditioning([width] * depth) if noise_conditional else None
 
     def forward(
         self, x: Tensor, sigma: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
-        check_input(x, self.shape, "x")
+        conditioning.check_input(x, self.shape, "x")
         h, biases = (x, None) if self.noise is None else self.noise(x, sigma)
         if self.features is not None:
             h = self.features(h)

@@ -14,21 +14,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
-from hybridgen.networks.blocks import (
-    Activation,
-    Downsample,
-    ResidualBlock,
-    initialised,
-    resolutions,
-    upsample,
-)
-from hybridgen.networks.conditioning import (
-    LabelledNoise,
-    NoiseConditioning,
-    ProjectionHead,
-    check_input,
-    require_positive,
-)
+from hybridgen.networks import blocks, conditioning
 
 
 class ResidualGenerator(ModelMixin, ConfigMixin):
@@ -55,16 +41,16 @@ class ResidualGenerator(ModelMixin, ConfigMixin):
         classes: int = 0,
     ) -> None:
         super().__init__()
-        require_positive(depth=depth)
-        pyramid = resolutions(resolution=resolution, channels=channels, width=width)
+        conditioning.require_positive(depth=depth)
+        pyramid = blocks.resolutions(resolution=resolution, channels=channels, width=width)
         widths, base = pyramid.widths, pyramid.sizes[0]
-        self.entry = LabelledNoise(latent=latent, classes=classes)
+        self.entry = conditioning.LabelledNoise(latent=latent, classes=classes)
         self.constant = nn.Parameter(torch.randn(widths[0], base, base))
-        self.modulate = initialised(nn.Linear(self.entry.size, widths[0], bias=False))
+        self.modulate = blocks.initialised(nn.Linear(self.entry.size, widths[0], bias=False))
         self.depth = depth
         self.blocks = _blocks(widths, depth)
         self.narrow = _transitions(widths)
-        self.out = initialised(nn.Conv2d(width, channels, 1, bias=False))
+        self.out = blocks.initialised(nn.Conv2d(width, channels, 1, bias=False))
 
     def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
         scale = self.modulate(self.entry(noise, label))
@@ -72,7 +58,7 @@ class ResidualGenerator(ModelMixin, ConfigMixin):
         h = h.contiguous(memory_format=torch.channels_last)
         for i, block in enumerate(self.blocks):
             if i > 0 and i % self.depth == 0:
-                h = upsample(self.narrow[i // self.depth - 1](h))
+                h = blocks.upsample(self.narrow[i // self.depth - 1](h))
             h = block(h)
         return self.out(h).contiguous()
 
@@ -103,29 +89,29 @@ class ResidualDiscriminator(ModelMixin, ConfigMixin):
         depth: int = 2,
         classes: int = 0,
         noise_conditional: bool = False,
-        activation: Activation = "leaky_relu",
+        activation: blocks.Activation = "leaky_relu",
     ) -> None:
         super().__init__()
-        require_positive(depth=depth)
-        pyramid = resolutions(resolution=resolution, channels=channels, width=width)
+        conditioning.require_positive(depth=depth)
+        pyramid = blocks.resolutions(resolution=resolution, channels=channels, width=width)
         widths, base = pyramid.widths[::-1], pyramid.sizes[0]
         self.shape = (channels, resolution, resolution)
-        self.entry = initialised(nn.Conv2d(channels, width, 1, bias=False))
+        self.entry = blocks.initialised(nn.Conv2d(channels, width, 1, bias=False))
         self.depth = depth
         self.blocks = _blocks(widths, depth, activation)
-        self.downsample = Downsample()
+        self.downsample = blocks.Downsample()
         self.widen = _transitions(widths)
         last = widths[-1]
         self.collect = nn.Parameter(torch.randn(last, base, base) / base)
-        self.head = ProjectionHead(features=last, classes=classes, bias=False)
-        initialised(self.head.linear)
+        self.head = conditioning.ProjectionHead(features=last, classes=classes, bias=False)
+        blocks.initialised(self.head.linear)
         sizes = [2 * width for width in widths for _ in range(depth)]
-        self.noise = NoiseConditioning(sizes) if noise_conditional else None
+        self.noise = conditioning.NoiseConditioning(sizes) if noise_conditional else None
 
     def forward(
         self, x: Tensor, sigma: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
-        check_input(x, self.shape, "x")
+        conditioning.check_input(x, self.shape, "x")
         x, biases = (x, None) if self.noise is None else self.noise(x, sigma)
         h = self.entry(x).contiguous(memory_format=torch.channels_last)
         for i, block in enumerate(self.blocks):
@@ -136,12 +122,12 @@ class ResidualDiscriminator(ModelMixin, ConfigMixin):
 
 
 def _blocks(
-    widths: Sequence[int], depth: int, activation: Activation = "leaky_relu"
+    widths: Sequence[int], depth: int, activation: blocks.Activation = "leaky_relu"
 ) -> nn.ModuleList:
     """`depth` blocks at each resolution, in the order they are passed."""
     total = depth * len(widths)
     return nn.ModuleList(
-        ResidualBlock(width=width, blocks=total, activation=activation)
+        blocks.ResidualBlock(width=width, blocks=total, activation=activation)
         for width in widths
         for _ in range(depth)
     )
@@ -150,6 +136,6 @@ def _blocks(
 def _transitions(widths: Sequence[int]) -> nn.ModuleList:
     """Between resolutions, a 1x1 convolution where the number of channels changes."""
     return nn.ModuleList(
-        nn.Identity() if a == b else initialised(nn.Conv2d(a, b, 1, bias=False))
+        nn.Identity() if a == b else blocks.initialised(nn.Conv2d(a, b, 1, bias=False))
         for a, b in pairwise(widths)
     )

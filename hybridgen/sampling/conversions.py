@@ -4,7 +4,7 @@ Schedulers are recognised by class name and configuration, so nothing here impor
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
@@ -12,14 +12,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from hybridgen.maths.predictions import (
-    EdmSign,
-    Prediction,
-    edm_from_clean,
-    edm_to_clean,
-    from_clean,
-    to_clean,
-)
+from hybridgen.maths import predictions
 
 
 @dataclass(frozen=True)
@@ -44,21 +37,21 @@ class PredictionType:
         edm: `(sigma_data, sign)` where the answer is EDM's raw F.
     """
 
-    kind: Prediction = "sample"
-    edm: tuple[float, EdmSign] | None = None
+    kind: predictions.Prediction = "sample"
+    edm: tuple[float, predictions.EdmSign] | None = None
 
     def from_clean(self, x0: Tensor, x: Tensor, level: NoiseLevel) -> Tensor:
         """The clean estimate `x0 [b ...]` of `x [b ...]` at `level`, in this way."""
         alpha, s = x.new_full((len(x),), level.alpha), x.new_full((len(x),), level.s)
         if self.edm is not None:
-            return edm_from_clean(x0, x, s, *self.edm)
-        return from_clean(self.kind, x0, x, alpha, s)
+            return predictions.edm_from_clean(x0, x, s, *self.edm)
+        return predictions.from_clean(self.kind, x0, x, alpha, s)
 
     def to_clean(self, answer: Tensor, x: Tensor, alpha: Tensor, s: Tensor) -> Tensor:
         """The clean estimate in `answer [b ...]`; `alpha`, `s` are `[b]`."""
         if self.edm is not None:
-            return edm_to_clean(answer, x, s, *self.edm)
-        return to_clean(self.kind, answer, x, alpha, s)
+            return predictions.edm_to_clean(answer, x, s, *self.edm)
+        return predictions.to_clean(self.kind, answer, x, alpha, s)
 
 
 def scheduler_name(scheduler: Any) -> str:
@@ -87,15 +80,15 @@ def prediction_type(scheduler: Any) -> PredictionType:
         return PredictionType("flow")
     prediction = config.get("prediction_type")
     if name.startswith("EDM"):
-        _among(name, prediction, ("epsilon", "v_prediction"))
+        _among(name, prediction, "epsilon", "v_prediction")
         return PredictionType(edm=(float(config["sigma_data"]), prediction))
     if in_flow_scale(scheduler):
-        _among(name + " with use_flow_sigmas", prediction, ("flow_prediction", "epsilon", "sample"))
+        _among(name + " with use_flow_sigmas", prediction, "flow_prediction", "epsilon", "sample")
         return PredictionType("flow" if prediction == "flow_prediction" else prediction)
     if prediction == "flow_prediction":
         raise ValueError(f"{name} needs use_flow_sigmas=True for prediction_type={prediction!r}")
-    _among(name, prediction, ("epsilon", "v_prediction", "sample"))
-    return PredictionType(cast(Prediction, prediction))
+    _among(name, prediction, "epsilon", "v_prediction", "sample")
+    return PredictionType(cast(predictions.Prediction, prediction))
 
 
 def check_variance(scheduler: Any) -> None:
@@ -136,9 +129,8 @@ def levels(scheduler: Any) -> list[NoiseLevel]:
 
 def in_flow_scale(scheduler: Any) -> bool:
     """Whether its sample is `(1 - t) x0 + t n`."""
-    config = scheduler.config
     flow = scheduler_name(scheduler) == "FlowMatchEulerDiscreteScheduler"
-    return flow or bool(config.get("use_flow_sigmas"))
+    return flow or bool(scheduler.config.get("use_flow_sigmas"))
 
 
 def _cumulative(scheduler: Any) -> list[NoiseLevel]:
@@ -198,7 +190,7 @@ SCHEDULERS: dict[str, KnownScheduler] = {
 _LEVELS = {scheduler.kind: scheduler.levels for scheduler in SCHEDULERS.values()}
 
 
-def _among(name: str, prediction: Any, expected: Sequence[str]) -> None:
+def _among(name: str, prediction: Any, *expected: str) -> None:
     if prediction not in expected:
         raise ValueError(
             f"{name} has prediction_type={prediction!r}, expected one of {', '.join(expected)}"

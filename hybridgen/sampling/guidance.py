@@ -18,21 +18,15 @@ LOWEST = 0.0447
 
 
 def check_scale(scale: Any) -> None:
-    """Refuse a scale that is neither a finite number nor a function.
-
-    Raises:
-        ValueError: see above.
-    """
-    if callable(scale):
-        return
-    if not isinstance(scale, Real) or not math.isfinite(scale):
+    """Refuse a scale that is neither a finite number nor a function with a `ValueError`."""
+    if not callable(scale) and not (isinstance(scale, Real) and math.isfinite(scale)):
         raise ValueError(
             f"a guidance scale is a finite number or a function of sigma, got {scale!r}"
         )
 
 
 def check_guide(denoiser: Any, discriminator: Any) -> None:
-    """Refuse a discriminator that does not know the noise level, or another kind of data or labels.
+    """Refuse a discriminator that knows no noise level, or another kind of data or labels.
 
     Reads `shape`, `classes` and the config of networks of this package; other callables have
     none of them and pass.
@@ -40,11 +34,8 @@ def check_guide(denoiser: Any, discriminator: Any) -> None:
     Raises:
         ValueError: see above.
     """
-    blind = (
-        isinstance(discriminator, Unconditional)
-        or _configured(discriminator, "noise_conditional") is False
-    )
-    if blind:
+    blind = configured(discriminator, "noise_conditional") is False
+    if blind or isinstance(discriminator, Unconditional):
         raise ValueError(
             "a guide must know the noise level and this "
             f"{type(discriminator).__name__} ignores it: train one with experiments/guide.py, or "
@@ -79,7 +70,7 @@ def _weights(discriminator: Any) -> torch.dtype | None:
 def _attribute(network: Any, name: str) -> Any:
     """An attribute of a network or of the one it wraps; `None` where there is none."""
     while network is not None:
-        value = _configured(network, name)
+        value = configured(network, name)
         if value is None:
             value = getattr(network, name, None)
         if value is not None:
@@ -88,7 +79,7 @@ def _attribute(network: Any, name: str) -> Any:
     return None
 
 
-def _configured(network: Any, name: str) -> Any:
+def configured(network: Any, name: str) -> Any:
     """A diffusers network's setting; other people's `config` may be anything and is not read."""
     config = getattr(network, "config", None)
     return config.get(name) if isinstance(config, Mapping) else None

@@ -8,7 +8,7 @@ import diffusers
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
-from hybridgen.errors import InputError
+from hybridgen.errors import InputError, reason
 from hybridgen.sampling.pretrained import DiffusersDenoiser
 
 _INDEX = "model_index.json"
@@ -38,15 +38,14 @@ def load_denoiser(name: str | Path, *, null: int | None = None) -> DiffusersDeno
     index = _index(str(name))
     pipeline = index.get("_class_name", "a pipeline without a name")
     parts = [part for part in ("unet", "transformer") if _kind(index, part) is not None]
+    problem = ""
     if len(parts) != 1 or _kind(index, "scheduler") is None:
+        problem = "has no network and scheduler of diffusers that can be told apart"
+    elif any(part.startswith(("text_encoder", "tokenizer", "image_encoder")) for part in index):
+        problem = "needs text or images as conditions"
+    if problem:
         raise InputError(
-            f"{name} is {pipeline}, which has no network and scheduler of diffusers that can be "
-            f"told apart; a denoiser can be made of {_KINDS}"
-        )
-    if any(part.startswith(("text_encoder", "tokenizer", "image_encoder")) for part in index):
-        raise InputError(
-            f"{name} is {pipeline}, which needs text or images as conditions; a denoiser can be "
-            f"made of {_KINDS}"
+            f"{name} is {pipeline}, which {problem}; a denoiser can be made of {_KINDS}"
         )
     scheduler = _component(str(name), index, "scheduler")
     network = _component(str(name), index, parts[0], use_safetensors=True)
@@ -60,20 +59,16 @@ def load_denoiser(name: str | Path, *, null: int | None = None) -> DiffusersDeno
 
 def _index(name: str) -> dict[str, Any]:
     """What `model_index.json` says: the pipeline's class and the class of each component."""
-    folder = Path(name)
-    if folder.is_dir():
-        path = folder / _INDEX
-        if not path.is_file():
-            raise InputError(
-                f"no diffusers pipeline in {name}: expected {_INDEX} there; name a folder that a "
-                "pipeline's save_pretrained wrote"
-            )
-    else:
-        path = Path(_from_hub(name))
+    path = Path(name) / _INDEX if Path(name).is_dir() else Path(_from_hub(name))
+    if not path.is_file():
+        raise InputError(
+            f"no diffusers pipeline in {name}: expected {_INDEX} there; name a folder that a "
+            "pipeline's save_pretrained wrote"
+        )
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({_reason(error)}); save it again") from error
+        raise InputError(f"{path} cannot be read ({reason(error)}); save it again") from error
     if not isinstance(index, dict):
         raise InputError(f"{path} does not describe a pipeline; save it again")
     return index
@@ -94,7 +89,7 @@ def _from_hub(name: str) -> str:
             "read; correct the name, or log in to the hub if it is private"
         ) from error
     except Exception as error:  # every failure of the network means the same here
-        why = "HF_HUB_OFFLINE is set" if offline else _reason(error)
+        why = "HF_HUB_OFFLINE is set" if offline else reason(error)
         raise InputError(
             f"{name!r} is no folder here, and no pipeline of that name can be had from the "
             f"Hugging Face hub ({why}) or its cache; correct the name or go online"
@@ -115,45 +110,6 @@ def _component(name: str, index: dict[str, Any], part: str, **how: Any) -> Any:
         return kind.from_pretrained(name, subfolder=part, **how)
     except Exception as error:  # a damaged file fails in as many ways as there are formats
         raise InputError(
-            f"the {part} of {name} cannot be read ({_reason(error)}); save it again, its weights "
+            f"the {part} of {name} cannot be read ({reason(error)}); save it again, its weights "
             "as safetensors"
-        ) from error
-
-
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:300].rstrip(".")
-
-
-_FILES = ["*.json", "*.safetensors", "*.md"]
-
-
-def download(
-    name: str,
-    *,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
-) -> str:
-    """The folder of the cache where the repository `name` now lies.
-
-    Raises:
-        InputError: no such repository, no network, or a name that is none.
-    """
-    try:
-        return huggingface_hub.snapshot_download(
-            name,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-            force_download=force_download,
-            allow_patterns=_FILES,
-        )
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{name!r} is no folder here, and cannot be had from the Hugging Face hub "
-            f"({_reason(error)}); correct the name, or go online"
         ) from error

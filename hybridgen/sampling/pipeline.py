@@ -3,11 +3,12 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import diffusers
+import huggingface_hub
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
@@ -16,30 +17,16 @@ from torch import Tensor, nn
 
 # diffusers finds the class of a saved network only in modules that have been imported.
 import hybridgen.networks.build  # noqa: F401
+from hybridgen.errors import InputError, reason
 from hybridgen.networks.blocks import eval_mode
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
-from hybridgen.sampling.guidance import (
-    LOWEST,
-    Scale,
-    check_guide,
-    check_scale,
-    classifier_free_guidance,
-    discriminator_guidance,
-)
-from hybridgen.sampling.load import download
+from hybridgen.sampling import guidance
+from hybridgen.sampling import pipeline_inputs as inputs
 from hybridgen.sampling.model_card import model_card
-from hybridgen.sampling.pipeline_inputs import (
-    check_output,
-    check_trained_for,
-    labels_of,
-    present,
-    starting_noise,
-    warn_if_mismatched,
-)
 from hybridgen.sampling.pretrained import DiffusersDenoiser
 from hybridgen.sampling.schedulers import Scheduled
 
-_HIGHEST = 80.0  # EDM's range of noise levels, and so that of our denoisers, ends here
+_FILES = ["*.json", "*.safetensors", "*.md"]
 _OF_THE_HUB = {"revision", "cache_dir", "token", "local_files_only", "force_download"}
 _GENERATED = "card has been automatically generated"
 
@@ -75,12 +62,12 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         scheduler: SchedulerMixin,
         discriminator: nn.Module | None = None,
         trained_for: dict | None = None,
-        window: list | tuple = (LOWEST, None),
+        window: list | tuple = (guidance.LOWEST, None),
         null_label: int | None = None,
         trained_with: dict | None = None,
     ) -> None:
         super().__init__()
-        check_trained_for(trained_for)
+        inputs.check_trained_for(trained_for)
         low, high = window
         if low is None or not 0 <= low < (math.inf if high is None else high):
             raise ValueError(f"a window is (low, high) with 0 <= low < high or None, got {window}")
@@ -95,7 +82,7 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
             trained_with=trained_with,
         )
         if discriminator is not None:
-            check_guide(self.denoiser, discriminator)
+            guidance.check_guide(self.denoiser, discriminator)
 
     @property
     def denoiser(self) -> Any:
@@ -115,7 +102,7 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
     def __call__(
         self,
         batch_size: int = 1,
-        guidance_scale: Scale = 1.0,
+        guidance_scale: guidance.Scale = 1.0,
         num_inference_steps: int = 18,
         generator: torch.Generator | list[torch.Generator] | None = None,
         class_labels: Tensor | Sequence[int] | int | None = None,
@@ -143,31 +130,30 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         Raises:
             ValueError: arguments that this model cannot follow.
         """
-        check_scale(guidance_scale)
+        guidance.check_scale(guidance_scale)
         denoiser = self.denoiser
         shape = tuple(denoiser.shape)
-        check_output(output_type, shape)
+        inputs.check_output(output_type, shape)
         weight = next(self.unet.parameters(), torch.empty(0))
-        noise = starting_noise(latents, (batch_size, *shape), generator, weight)
-        labels = labels_of(class_labels, denoiser.classes, noise)
+        noise = inputs.starting_noise(latents, (batch_size, *shape), generator, weight)
+        labels = inputs.labels_of(class_labels, denoiser.classes, noise)
         if classifier_free_scale is not None:
             if labels is None:
                 raise ValueError("classifier_free_scale needs class_labels, got None; give both")
-            denoiser = classifier_free_guidance(denoiser, classifier_free_scale)
+            denoiser = guidance.classifier_free_guidance(denoiser, classifier_free_scale)
         if self.discriminator is not None and guidance_scale != 0:
-            warn_if_mismatched(self.config["trained_for"], self.scheduler, num_inference_steps)
-            low, high = self.config["window"]
+            trained_for, (low, high) = self.config["trained_for"], self.config["window"]
+            inputs.warn_if_mismatched(trained_for, self.scheduler, num_inference_steps)
             window = low, math.inf if high is None else high
-            guide = self.discriminator
-            denoiser = discriminator_guidance(denoiser, guide, guidance_scale, window=window)
+            guided = guidance.discriminator_guidance
+            denoiser = guided(denoiser, self.discriminator, guidance_scale, window=window)
         bar = not getattr(self, "_progress_bar_config", {}).get("disable", False)
-        highest = _HIGHEST if hasattr(self.unet, "shape") else 1e3
-        sampler = Scheduled(
-            denoiser, self.scheduler, shape, num_inference_steps, highest=highest, progress=bar
-        )
+        # Levels of EDM, and so those of our denoisers, end at 80.
+        options = {"highest": 80.0 if hasattr(self.unet, "shape") else 1e3, "progress": bar}
+        sampler = Scheduled(denoiser, self.scheduler, shape, num_inference_steps, **options)
         with eval_mode(self.unet, self.discriminator):
             samples = sampler(noise, labels, generator=generator)
-        images = present(samples, output_type)
+        images = inputs.present(samples, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
@@ -183,19 +169,11 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
                     "derive it from diffusers' ModelMixin and ConfigMixin"
                 )
         super().save_pretrained(save_directory, **kwargs)
-        path = Path(save_directory) / "README.md"
-        if not path.exists():
-            path.write_text(self.card(path.parent.resolve().name or "pipeline"), encoding="utf-8")
+        folder = Path(save_directory)
+        self._write_card(folder, folder.resolve().name or "pipeline")
 
-    def card(
-        self,
-        name: str,
-        *,
-        data: str | None = None,
-        figures: Mapping[str, float] | None = None,
-        licence: str | None = None,
-    ) -> str:
-        """The text of `README.md`; `model_card` explains the arguments."""
+    def card(self, name: str, **facts: Any) -> str:
+        """The text of `README.md`; `facts` are `data`, `figures`, `licence`, see `model_card`."""
         guide, denoiser = self.discriminator, self.denoiser
         return model_card(
             name=name,
@@ -205,21 +183,36 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
             scheduler=type(self.scheduler).__name__,
             guide=None if guide is None else type(guide).__name__,
             trained_for=self.config["trained_for"],
-            data=data,
-            figures=figures,
-            licence=licence,
+            **facts,
         )
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
-        """As every pipeline, but settings and weights only; arguments about code are ignored."""
-        return download(pretrained_model_name, **{k: kwargs[k] for k in _OF_THE_HUB & {*kwargs}})
+        """As every pipeline, but settings and weights only; arguments about code are ignored.
+
+        Raises:
+            InputError: no such repository, no network, or a name that is none.
+        """
+        options = {key: kwargs[key] for key in _OF_THE_HUB & {*kwargs}}
+        try:
+            return huggingface_hub.snapshot_download(
+                pretrained_model_name, allow_patterns=_FILES, **options
+            )
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{pretrained_model_name!r} is no folder here, and cannot be had from the Hugging "
+                f"Face hub ({reason(error)}); correct the name, or go online"
+            ) from error
 
     def _upload_folder(
         self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any
     ) -> Any:
         # diffusers writes an empty card over ours just before it uploads.
-        path = Path(working_dir) / "README.md"
-        if not path.exists() or _GENERATED in path.read_text(encoding="utf-8"):
-            path.write_text(self.card(repo_id), encoding="utf-8")
+        self._write_card(Path(working_dir), repo_id)
         return super()._upload_folder(working_dir, repo_id, *args, **kwargs)
+
+    def _write_card(self, folder: Path, name: str) -> None:
+        """A `README.md`, unless somebody has written one."""
+        path = folder / "README.md"
+        if not path.exists() or _GENERATED in path.read_text(encoding="utf-8"):
+            path.write_text(self.card(name), encoding="utf-8")

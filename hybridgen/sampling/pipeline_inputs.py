@@ -17,10 +17,7 @@ Generators = torch.Generator | list[torch.Generator] | None
 
 
 def starting_noise(
-    latents: Tensor | None,
-    shape: tuple[int, ...],
-    generator: Generators,
-    weight: Tensor,
+    latents: Tensor | None, shape: tuple[int, ...], generator: Generators, weight: Tensor
 ) -> Tensor:
     """`latents` or a fresh draw `[b ...]`, standard normal, on the device of `weight`.
 
@@ -73,11 +70,7 @@ def labels_of(
 
 
 def check_output(output_type: str, shape: tuple[int, ...]) -> None:
-    """Refuse a form of output that there is not, or not for samples of this `shape`.
-
-    Raises:
-        ValueError: see above.
-    """
+    """Refuse a form of output that samples of this `shape` do not have with a `ValueError`."""
     image = len(shape) == 3
     available = ["pil", "np", "pt"] if image else ["np", "pt"]
     if output_type not in available:
@@ -106,17 +99,11 @@ def present(samples: Tensor, output_type: str) -> Any:
 
 
 def check_trained_for(trained_for: Mapping[str, Any] | None) -> None:
-    """Refuse a description that is not `{"sampler": name, "steps": number}`, more keys allowed.
-
-    Raises:
-        ValueError: see above.
-    """
+    """Refuse what is not `{"sampler": name, "steps": number, ...}` or `None`: a `ValueError`."""
     if trained_for is None:
         return
-    sampler, steps = (
-        trained_for.get(key) if isinstance(trained_for, Mapping) else None
-        for key in ("sampler", "steps")
-    )
+    facts = trained_for if isinstance(trained_for, Mapping) else {}
+    sampler, steps = facts.get("sampler"), facts.get("steps")
     if not isinstance(sampler, str) or not isinstance(steps, int) or steps < 1:
         raise ValueError(
             'trained_for is {"sampler": its name, "steps": their number} or None, '

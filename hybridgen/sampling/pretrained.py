@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from hybridgen.errors import InputError
 from hybridgen.maths.noise import clamp_level, like, scalings
-from hybridgen.networks.conditioning import check_input, check_label
+from hybridgen.networks.conditioning import check_input, label_or_null
 from hybridgen.sampling.conversions import in_flow_scale, prediction_type, scheduler_name
+from hybridgen.sampling.guidance import configured
 
 _LEAST = 2.0**-24
 
@@ -57,8 +58,7 @@ class DiffusersDenoiser(nn.Module):
         self._prediction_type = prediction_type(scheduler)
         self._flow = in_flow_scale(scheduler)
         self._timesteps = int(scheduler.config["num_train_timesteps"])
-        config = scheduler.config
-        if config.get("timestep_type") == "continuous":
+        if scheduler.config.get("timestep_type") == "continuous":
             raise InputError(
                 f"this {scheduler_name(scheduler)} has timestep_type='continuous', which is not "
                 "known here: give the scheduler that the network was trained with"
@@ -71,13 +71,17 @@ class DiffusersDenoiser(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         if self.shape is not None:
             check_input(x, self.shape, "x")
-        label = self._label(x, label)
+        if label is None and self.classes and self.null is None:
+            raise ValueError(
+                f"this network has {self.classes} classes and no id for 'none': pass labels [b], "
+                "or build its denoiser with null=..."
+            )
+        label = label_or_null(label, x, self.classes, self.null)
         if self._prediction_type.edm is not None:
             c = scalings(clamp_level(sigma), self._prediction_type.edm[0])
             prediction = self._predict(like(c.inner, x) * x, c.noise, label)
-            return self._prediction_type.to_clean(
-                prediction, x, torch.ones_like(sigma), clamp_level(sigma)
-            )
+            one = torch.ones_like(sigma)
+            return self._prediction_type.to_clean(prediction, x, one, clamp_level(sigma))
         if self._flow:
             alpha, timestep = 1 / (1 + sigma), self._timesteps * sigma / (1 + sigma)
         else:
@@ -95,15 +99,14 @@ class DiffusersDenoiser(nn.Module):
         log_sigma = sigma.double().log().clamp(float(table[0]), float(table[-1]))
         above = torch.searchsorted(table, log_sigma).clamp(1, len(table) - 1)
         below = above - 1
-        part = (log_sigma - table[below]) / (table[above] - table[below])
-        position = below + part
+        position = below + (log_sigma - table[below]) / (table[above] - table[below])
         # Rounding to float32 moves a level by up to about 1e-4 entries.
         entry = position.round()
         return torch.where((position - entry).abs() < 1e-3, entry, position)
 
     def _predict(self, scaled: Tensor, timestep: Tensor, label: Tensor | None) -> Tensor:
         dtype = next((p.dtype for p in self.network.parameters()), scaled.dtype)
-        if _configured(self.network, "time_embedding_type") == "learned":
+        if configured(self.network, "time_embedding_type") == "learned":
             timestep = timestep.round().long()
         elif dtype != torch.float64:
             timestep = timestep.float()
@@ -120,25 +123,9 @@ class DiffusersDenoiser(nn.Module):
             )
         return prediction
 
-    def _label(self, x: Tensor, label: Tensor | None) -> Tensor | None:
-        if label is None and self.classes and self.null is not None:
-            return torch.full((len(x),), self.null, device=x.device)
-        if label is None and self.classes:
-            raise ValueError(
-                f"this network has {self.classes} classes and no id for 'none': pass labels [b], "
-                "or build its denoiser with null=..."
-            )
-        check_label(label, self.classes, len(x))
-        return label
-
-
-def _configured(network: nn.Module, name: str) -> Any:
-    config = getattr(network, "config", {})
-    return config.get(name) if hasattr(config, "get") else None
-
 
 def _shape(network: nn.Module) -> tuple[int, ...] | None:
-    channels, size = _configured(network, "in_channels"), _configured(network, "sample_size")
+    channels, size = configured(network, "in_channels"), configured(network, "sample_size")
     if channels is None or size is None:
         return None
     return (channels, size, size) if isinstance(size, int) else (channels, *size)
@@ -146,10 +133,10 @@ def _shape(network: nn.Module) -> tuple[int, ...] | None:
 
 def _labels(network: nn.Module, null: int | None) -> tuple[int, int | None]:
     """How many classes a network knows, and its id for none of them."""
-    ids = _configured(network, "num_class_embeds") or 0
-    if _configured(network, "num_embeds_ada_norm"):
+    ids = configured(network, "num_class_embeds") or 0
+    if configured(network, "num_embeds_ada_norm"):
         # A DiT counts its classes without the extra id, which is there if labels were dropped.
-        classes = int(_configured(network, "num_embeds_ada_norm"))
+        classes = int(configured(network, "num_embeds_ada_norm"))
         tables = (m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding))
         ids = max(tables, default=classes)
         null = classes if null is None and ids > classes else null

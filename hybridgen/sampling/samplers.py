@@ -53,12 +53,9 @@ class Heun:
     @property
     def cost(self) -> Cost:
         """Network calls of one sample, those of every discriminator that guides included."""
-        total = Cost()
-        for now, after in pairwise(self.sigmas.tolist()):
-            total += cost_of(self.denoiser, self._raised(now))
-            if after > 0:
-                total += cost_of(self.denoiser, after)
-        return total
+        levels = self.sigmas.tolist()[:-1]
+        visited = [self._raised(level) for level in levels] + levels[1:]
+        return sum((cost_of(self.denoiser, level) for level in visited), Cost())
 
     @torch.no_grad()
     def __call__(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
@@ -68,10 +65,7 @@ class Heun:
             ValueError: noise of another shape.
             RunError: the samples stopped being finite; the message names the step.
         """
-        if tuple(noise.shape[1:]) != self.noise_shape:
-            raise ValueError(
-                f"expected noise of shape [b, *{list(self.noise_shape)}], got {list(noise.shape)}"
-            )
+        check_noise(noise, self.noise_shape)
         levels = self.sigmas.tolist()
         x = noise * levels[0]
         draws = rng_from(noise) if self.churn else None
@@ -115,12 +109,16 @@ def draw_samples(
     return in_chunks(sampler, noise, label, size=500)
 
 
-def check_samples(x: Tensor, step: int, steps: int, sigma: float) -> None:
-    """Stop a sampler whose samples are not finite any more.
+def check_noise(noise: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse noise that is not `[b *shape]`, or not of real numbers, with a `ValueError`."""
+    if tuple(noise.shape[1:]) != shape or not noise.is_floating_point():
+        raise ValueError(
+            f"expected noise of shape [b, *{list(shape)}], got {list(noise.shape)} of {noise.dtype}"
+        )
 
-    Raises:
-        RunError: the message names the step and its noise level.
-    """
+
+def check_samples(x: Tensor, step: int, steps: int, sigma: float) -> None:
+    """Stop a sampler whose samples are not finite with a `RunError` that names step and level."""
     if not bool(torch.isfinite(x).all()):
         raise RunError(
             f"samples stopped being finite at step {step} of {steps} (sigma {sigma:.4g}): lower "
@@ -148,8 +146,5 @@ class SinglePass:
 
     @torch.no_grad()
     def __call__(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
-        if tuple(noise.shape[1:]) != self.noise_shape:
-            raise ValueError(
-                f"expected noise of shape [b, *{list(self.noise_shape)}], got {list(noise.shape)}"
-            )
+        check_noise(noise, self.noise_shape)
         return self.generator(noise, label)

@@ -12,16 +12,9 @@ from tqdm import tqdm
 
 from hybridgen.maths.rng import rng_from
 from hybridgen.protocols import Cost, Denoiser
-from hybridgen.sampling.conversions import (
-    NoiseLevel,
-    PredictionType,
-    check_variance,
-    levels,
-    prediction_type,
-    scheduler_name,
-)
+from hybridgen.sampling import conversions
 from hybridgen.sampling.guidance import cost_of
-from hybridgen.sampling.samplers import check_samples
+from hybridgen.sampling.samplers import check_noise, check_samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,19 +45,20 @@ class Scheduled:
     highest: float = field(default=1e3, kw_only=True)
     progress: bool = field(default=False, kw_only=True)
     _prepared: Any = field(init=False, repr=False)
-    _levels: list[NoiseLevel] = field(init=False, repr=False)
-    _prediction_type: PredictionType = field(init=False, repr=False)
+    _levels: list[conversions.NoiseLevel] = field(init=False, repr=False)
+    _prediction_type: conversions.PredictionType = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.highest < math.inf:
             raise ValueError(f"highest must be positive and finite, got {self.highest}")
         prepared = _prepared(self.scheduler, self.steps)
-        check_variance(prepared)
-        visited, prediction = levels(prepared), prediction_type(prepared)
+        conversions.check_variance(prepared)
+        visited, prediction = conversions.levels(prepared), conversions.prediction_type(prepared)
         if visited[0].alpha == 0 and prediction.kind == "epsilon":
             raise ValueError(
-                f"{scheduler_name(prepared)} starts at pure noise, where prediction_type='epsilon' "
-                "says nothing of the data: build it with prediction_type='v_prediction'"
+                f"{conversions.scheduler_name(prepared)} starts at pure noise, where "
+                "prediction_type='epsilon' says nothing of the data: build it with "
+                "prediction_type='v_prediction'"
             )
         object.__setattr__(self, "_prepared", prepared)
         object.__setattr__(self, "_levels", visited)
@@ -98,17 +92,15 @@ class Scheduled:
             ValueError: noise of another shape, or a denoiser that returns another.
             RunError: the samples stopped being finite; the message names the step.
         """
-        if tuple(noise.shape[1:]) != self.noise_shape or not noise.is_floating_point():
-            raise ValueError(
-                f"expected noise of shape [b, *{list(self.noise_shape)}], got {list(noise.shape)} "
-                f"of {noise.dtype}"
-            )
+        check_noise(noise, self.noise_shape)
         scheduler = copy.deepcopy(self._prepared)
         randomness = {}
         if "generator" in inspect.signature(scheduler.step).parameters:
             randomness["generator"] = generator if generator is not None else rng_from(noise)
         # Half precision would lose the difference between neighbouring levels.
-        x = noise.to(torch.promote_types(noise.dtype, torch.float32)) * _first_scale(scheduler)
+        x = noise.to(torch.promote_types(noise.dtype, torch.float32))
+        # Flow matching, at t = 1, has no name for what unit noise is multiplied by.
+        x = x * float(getattr(scheduler, "init_noise_sigma", 1.0))
         if hasattr(scheduler, "scale_model_input"):
             # The scaling is ours; schedulers that ask for this call warn if it never came.
             scheduler.scale_model_input(x, scheduler.timesteps[0])
@@ -121,10 +113,10 @@ class Scheduled:
             check_samples(x, number, len(self._levels), level.sigma)
         return x
 
-    def _sigma(self, level: NoiseLevel) -> float:
+    def _sigma(self, level: conversions.NoiseLevel) -> float:
         return min(level.sigma, self.highest)
 
-    def _clean(self, x: Tensor, level: NoiseLevel, label: Tensor | None) -> Tensor:
+    def _clean(self, x: Tensor, level: conversions.NoiseLevel, label: Tensor | None) -> Tensor:
         sigma = self._sigma(level)
         # x / alpha below `highest`; above, alpha may be 0.
         rescaled = x * (sigma / level.s)
@@ -135,12 +127,8 @@ class Scheduled:
 
 
 def _prepared(scheduler: Any, steps: int) -> Any:
-    """A copy of `scheduler` that has laid out its steps.
-
-    Raises:
-        ValueError: an unknown scheduler, or steps that it cannot lay out.
-    """
-    name = scheduler_name(scheduler)
+    """A copy of `scheduler` that has laid out its steps."""
+    name = conversions.scheduler_name(scheduler)
     if steps < 1:
         raise ValueError(f"a sampler takes at least one step, got steps={steps}")
     prepared = copy.deepcopy(scheduler)
@@ -152,8 +140,3 @@ def _prepared(scheduler: Any, steps: int) -> Any:
         # Else it looks for its first timestep and, where rounding made two alike, skips one.
         prepared.set_begin_index(0)
     return prepared
-
-
-def _first_scale(scheduler: Any) -> float:
-    """What unit noise is multiplied by; flow matching, at t = 1, has no name for it."""
-    return float(getattr(scheduler, "init_noise_sigma", 1.0))

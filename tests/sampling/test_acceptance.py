@@ -8,7 +8,7 @@ from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridgen.sampling.acceptance import (
+from hybridgen.sampling.refinement import (
     importance_choice,
     metropolis_hastings,
     rejection,

@@ -31,11 +31,11 @@ from oracles import (
 
 from hybridgen.maths.noise import karras_sigmas, like
 from hybridgen.maths.objectives import non_saturating
-from hybridgen.sampling.acceptance import (
+from hybridgen.sampling.guidance import discriminator_guidance
+from hybridgen.sampling.refinement import (
     metropolis_hastings,
     rejection,
 )
-from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.sampling.samplers import Heun
 
 EVERYWHERE = (0.0, math.inf)
