@@ -223,8 +223,8 @@ def compare(
     held_out, _ = source.reference("held_out", evaluator.samples, settings.seed)
     return Comparison(
         title=f"Single pass against guided diffusion: {source.name}",
-        data=data_facts(source, held_out=evaluator.held_out),
-        features=evaluator.features,
+        data=data_facts(source, held_out=len(evaluator.held_out)),
+        features=evaluator.extractor.name,
         samples=evaluator.samples,
         rows=tuple(row_of(row, each, costs[row[0].name]) for row, each in measured.items()),
         models=tuple(training_summary(name, runs[name], commands.get(name, "")) for name in used),

@@ -1,6 +1,5 @@
 """A calibrated log density ratio of clean samples from a trained discriminator's logit."""
 
-import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -9,6 +8,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from hybridgen.data.images import quantised
+from hybridgen.metrics.calibration import cross_entropy
 from hybridgen.networks.blocks import in_chunks
 from hybridgen.protocols import Discriminator
 from hybridgen.training.validation import HeldOutValidation
@@ -76,18 +76,13 @@ def calibrated(
     _, sigma, slope, offset, real, fake = min(candidates, key=lambda candidate: candidate[0])
     ratios = slope * fake + offset
     log_bound = float(ratios.quantile(BOUND))
-    calibration = Calibration(
-        sigma=sigma,
-        slope=slope,
-        offset=offset,
-        log_bound=log_bound,
-        acceptance=float((ratios - log_bound).exp().clamp(max=1).mean()),
-    )
-    unused = slope * real[1::2] + offset, ratios[1::2]
+    acceptance = float((ratios - log_bound).exp().clamp(max=1).mean())
+    line = {"sigma": sigma, "slope": slope, "offset": offset}
+    calibration = Calibration(**line, log_bound=log_bound, acceptance=acceptance)
     return calibration, {
         **{f"log_ratio_{name}": value for name, value in asdict(calibration).items()},
         "log_ratio_bce_raw": cross_entropy(real[1::2], fake[1::2]),
-        "log_ratio_bce": cross_entropy(*unused),
+        "log_ratio_bce": cross_entropy(slope * real[1::2] + offset, ratios[1::2]),
     }
 
 
@@ -125,9 +120,3 @@ def platt(real: Tensor, fake: Tensor) -> tuple[float, float]:
     bounds = [(0.0, None), (None, None)]
     slope, offset = minimize(loss, (1.0, 0.0), jac=True, method="L-BFGS-B", bounds=bounds).x
     return float(slope) / unit, float(offset - slope * middle / unit)
-
-
-def cross_entropy(real: Tensor, fake: Tensor) -> float:
-    """Of logits, real and generated summed, in nats; chance is `2 log 2`."""
-    value = float(F.softplus(-real).mean() + F.softplus(fake).mean())
-    return value if math.isfinite(value) else math.inf

@@ -1,28 +1,31 @@
 """The evaluator: prepared once for a data set, it maps anybody's samples to figures."""
 
 import hashlib
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
-from hybridgen.evaluation.baselines import (
-    NEIGHBOURS,
-    ReferenceStatistics,
-    floors,
-    ideal_values,
-    sample_size_warnings,
-)
+from hybridgen.evaluation.baselines import NEIGHBOURS, ideal_values, sample_size_warnings
+from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.maths.rng import rng_for
+from hybridgen.metrics.distances import (
+    frechet_distance,
+    mean_kernel,
+    sliced_wasserstein,
+    subset_kernel_distance,
+)
 from hybridgen.metrics.features import (
     CollectedFeatures,
     FeatureExtractor,
     FeatureFunction,
     Features,
+    class_reverse_kl,
     count_classes,
     feature_network,
 )
@@ -33,8 +36,9 @@ from hybridgen.metrics.intervals import (
     jackknife_error,
     jackknife_subsets,
 )
-from hybridgen.metrics.neighbours import nearest
-from hybridgen.metrics.two_sample import FEWEST
+from hybridgen.metrics.modes import mode_coverage
+from hybridgen.metrics.neighbours import memorisation, nearest, neighbour_radii, subset_prdc
+from hybridgen.metrics.two_sample import FEWEST, two_sample_test
 
 Data = Source | tuple[Tensor, Tensor]
 
@@ -64,31 +68,31 @@ class Evaluator:
 
     Attributes:
         samples: how many it takes, the same number from every sampler.
-        held_out: examples that samples are compared with.
+        extractor: of features, what examples are compared by.
+        held_out: features `[n d]` that samples are compared with.
+        training: features `[t d]` among which nearest ones are looked for, if there are any.
         training_examples: `[t ...]`; `None` where they are drawn without end.
-        features: what images are compared by, in a word.
-        warnings: a sentence each.
-        floors: figures of as many real samples; of memorisation, what new examples get.
-        ideal: figures of perfect samples in the limit, where the density is known.
-        extractor: of features.
-        reference: what it compares with.
+        classes: how many the network tells apart; 0 where they are not the data's.
+        mixture: the density of points, if known.
         subsets: of the samples, for the intervals; without them (0) there is no two-sample test
             and no memorisation either, and an interval's ends are its value.
         seed: of the subsets and of the classifier.
+        warnings: a sentence each.
+        floors: figures of as many real samples; of memorisation, what new examples get.
         collected: features of the updates so far.
     """
 
     samples: int
-    held_out: int
-    training_examples: Tensor | None
-    features: str
-    warnings: tuple[str, ...]
-    floors: Mapping[str, float]
-    ideal: Mapping[str, float]
     extractor: FeatureExtractor
-    reference: ReferenceStatistics
+    held_out: Tensor
+    training: Tensor | None
+    training_examples: Tensor | None
+    classes: int
+    mixture: GaussianMixture | None
     subsets: int
     seed: int
+    warnings: tuple[str, ...]
+    floors: dict[str, float] = field(default_factory=dict)
     collected: CollectedFeatures = field(default_factory=CollectedFeatures)
 
     def __call__(self, x: Tensor) -> dict[str, Estimate]:
@@ -106,8 +110,7 @@ class Evaluator:
 
     def compute(self) -> dict[str, Estimate]:
         """Every figure of the samples of all updates on all processes; see `__call__`."""
-        features, label = self.collected.compute()
-        return self._figures(Features(features=features, label=label))
+        return self._figures(self.collected.compute())
 
     def reset(self) -> None:
         """Forget all updates."""
@@ -121,9 +124,9 @@ class Evaluator:
     def histogram(self, x: Tensor) -> tuple[int, ...]:
         """How many of `[b ...]` the network takes for each class; empty where it has none."""
         label = self.extractor.extract(x).label
-        if label is None or not self.reference.classes:
+        if label is None or not self.classes:
             return ()
-        return tuple(count_classes(label, self.reference.classes).tolist())
+        return tuple(count_classes(label, self.classes).tolist())
 
     def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Distance of features of `[b ...]` to the nearest training examples, and their index.
@@ -131,20 +134,45 @@ class Evaluator:
         Raises:
             ValueError: training examples are drawn without end.
         """
-        return self.reference.nearest(self.extractor.extract(x).features)
+        return self._nearest(self.extractor.extract(x).features)
 
     def distance_to_held_out(self, x: Tensor) -> Tensor:
         """Distance of features of `[b ...]` to the nearest held-out example, `[b]`."""
-        return nearest(self.extractor.extract(x).features, self.reference.held_out)[0]
+        return nearest(self.extractor.extract(x).features, self.held_out)[0]
+
+    @cached_property
+    def ideal(self) -> dict[str, float]:
+        """Figures of perfect samples in the limit, where the density is known."""
+        if self.mixture is None:
+            return {}
+        return ideal_values(self.mixture, len(self.held_out), self.samples)
 
     @cached_property
     def key(self) -> dict[str, str | int]:
         """What its figures depend on but the samples, to recognise a measurement by."""
         content = hashlib.sha256()
-        for x in (self.reference.held_out, self.reference.training):
+        for x in (self.held_out, self.training):
             content.update(b"" if x is None else x.contiguous().numpy().tobytes())
         settings = {"samples": self.samples, "subsets": self.subsets, "seed": self.seed}
-        return {**settings, "classes": self.reference.classes, "compared": content.hexdigest()}
+        return {**settings, "classes": self.classes, "compared": content.hexdigest()}
+
+    def _nearest(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        if self.training is None:
+            raise ValueError("training examples that are drawn without end have no nearest one")
+        return nearest(features, self.training)
+
+    @cached_property
+    def _radii(self) -> Tensor:
+        return neighbour_radii(self.held_out, neighbours=NEIGHBOURS)
+
+    @cached_property
+    def _held_out_distance(self) -> Tensor:
+        """From held-out to the nearest training examples, `[n]`."""
+        return self._nearest(self.held_out)[0]
+
+    @cached_property
+    def _kernel(self) -> float:
+        return mean_kernel(self.held_out)
 
     def _figures(self, x: Features) -> dict[str, Estimate]:
         count = len(x.features)
@@ -152,29 +180,61 @@ class Evaluator:
             raise ValueError(
                 f"this evaluator's floors hold for {self.samples} samples, got {count}"
             )
-        subsets = [torch.arange(count)]
-        if self.subsets:
-            subsets += jackknife_subsets(count, subsets=self.subsets, seed=self.seed)
-        estimates = {
-            name: self._estimate(name, *values)
-            for name, values in self.reference.figures(x, subsets).items()
-        }
-        if self.subsets:
-            estimates |= self.reference.two_sample(x, self.seed)
         return {
             name: replace(estimate, floor=self.floors.get(name), ideal=self.ideal.get(name))
-            for name, estimate in estimates.items()
+            for name, estimate in self._estimates(x, self.subsets).items()
         }
 
-    def _estimate(self, name: str, value: float, *of_subsets: float) -> Estimate:
-        if not of_subsets:
-            return Estimate(value=value, low=value, high=value)
-        shares = dict.fromkeys(("precision", "high_quality", "memorisation"), self.samples)
-        shares |= dict.fromkeys(("recall", "coverage"), self.held_out)
-        least = 1.5 / shares[name] if name in shares else 0.0
-        error = jackknife_error(of_subsets, self.samples)
-        low, high = interval(name, value, error, subsets=self.subsets, least=least)
-        return Estimate(value=value, low=low, high=high)
+    def _estimates(self, x: Features, subsets: int) -> dict[str, Estimate]:
+        """Figures without floors; with 0 subsets an interval's ends are its value."""
+        members = torch.ones(1, self.samples, dtype=torch.bool)
+        if subsets:
+            parts = jackknife_subsets(self.samples, subsets=subsets, seed=self.seed)
+            members = torch.cat([members, parts])
+        # Of n samples that all agree no subset differs: 1.5 / n gives the rule of three.
+        shares = {name: self.samples for name in ("precision", "high_quality", "memorisation")}
+        shares |= {name: len(self.held_out) for name in ("recall", "coverage")}
+        figures = {}
+        for name, (value, *of_subsets) in self._values(x, members).items():
+            low = high = value
+            if of_subsets:
+                error = jackknife_error(of_subsets, self.samples)
+                error = max(error, 1.5 / shares.get(name, math.inf))
+                low, high = interval(name, value, error, subsets=subsets)
+            figures[name] = Estimate(value=value, low=low, high=high)
+        if self.subsets:
+            test = two_sample_test(self.held_out, x.features, seed=self.seed)
+            figures["c2st_accuracy"] = test.accuracy
+            figures["c2st_p"] = Estimate(value=test.p, low=test.p, high=test.p)
+            figures |= {"tv_bound": test.tv_bound, "jsd_bound": test.jsd_bound}
+        return figures
+
+    def _values(self, x: Features, members: Tensor) -> dict[str, list[float]]:
+        """Every figure but the two-sample test's, for each subset `[s n]` of the samples."""
+        fake, figures = x.features, {}
+        if self.mixture is None or self.subsets:
+            distances = [frechet_distance(self.held_out, fake[m]) for m in members]
+            kid = subset_kernel_distance(self.held_out, self._kernel, fake, members)
+            shares = subset_prdc(self.held_out, self._radii, fake, members, neighbours=NEIGHBOURS)
+            figures = {"frechet_distance": distances, "kid": kid.tolist()}
+            figures |= {name: share.tolist() for name, share in shares.items()}
+        if self.classes and (label := x.label) is not None:
+            figures["class_reverse_kl"] = [
+                class_reverse_kl(label[m], self.classes) for m in members
+            ]
+        if self.training is not None:
+            copied = memorisation(self._nearest(fake)[0], self._held_out_distance)
+            figures["memorisation"] = [float(copied[m].mean()) for m in members]
+        if self.mixture is not None:
+            rows = [mode_coverage(fake[m], self.mixture) for m in members]
+            # The least mode's width is too skewed for an interval.
+            names = [name for name in rows[0] if not self.subsets or name != "mode_std_min"]
+            figures |= {name: [row[name] for row in rows] for name in names}
+            if self.mixture.dimension <= 2:
+                figures["sliced_wasserstein"] = [
+                    sliced_wasserstein(self.held_out[: int(m.sum())], fake[m]) for m in members
+                ]
+        return figures
 
 
 def build_evaluator(
@@ -201,7 +261,8 @@ def build_evaluator(
             themselves, of points only those about modes, no two-sample test, no memorisation.
 
     Raises:
-        InputError: images that no shipped network knows, without features; too few examples.
+        InputError: images that no shipped network knows, without features; too few examples; a
+            pair of different shapes, or of images that are not in [-1, 1].
     """
     mixture = None if isinstance(data, tuple) else data.mixture
     count = samples or (IMAGES if mixture is None or intervals else POINTS)
@@ -222,67 +283,53 @@ def build_evaluator(
         )
     extractor = FeatureExtractor(shape=shape, function=features, network=network)
     real = extractor.extract(held_out)
-    recognised = (
-        real.label is not None
-        and label is not None
-        and float((real.label == label).float().mean()) >= RECOGNISED
-    )
-    training = None if train is None else extractor.extract(train)
-    if training is None:
-        perfect = [extractor.extract(draw) for draw in draws]
-    else:
-        chosen = torch.randperm(len(training.features), generator=rng_for("floor", seed))[:count]
+    classes, training = 0, None
+    if network is not None and real.label is not None and label is not None:
+        recognised = float((real.label == label).float().mean()) >= RECOGNISED
+        classes = int(network.config["classes"]) if recognised else 0
+    perfect = [extractor.extract(draw) for draw in draws]
+    if train is not None:
+        training = extractor.extract(train)
+        chosen = torch.randperm(len(train), generator=rng_for("floor", seed))[:count]
         perfect = [training.take(chosen)]
-    reference = ReferenceStatistics(
+    evaluator = Evaluator(
+        samples=count,
+        extractor=extractor,
         held_out=real.features,
         training=training.features if training is not None and intervals else None,
-        classes=int(network.config["classes"]) if network is not None and recognised else 0,
-        mixture=mixture,
-        modes_only=mixture is not None and not intervals,
-    )
-    coordinates = "coordinates" if len(shape) == 1 else "lenet"
-    return Evaluator(
-        samples=count,
-        held_out=len(held_out),
         training_examples=train,
-        features=coordinates if features is None else getattr(features, "__name__", "features"),
+        classes=classes,
+        mixture=mixture,
+        subsets=subsets if intervals else 0,
+        seed=seed,
         warnings=sample_size_warnings(
             count,
             real.features,
             requested=samples,
-            searched=None if train is None else len(train),
-            training=None if isinstance(data, tuple) else data.size,
+            searched=0 if train is None else len(train),
+            training=0 if train is None or isinstance(data, tuple) else data.size or 0,
         ),
-        floors=floors(reference, perfect, seed if intervals else None),
-        ideal={} if mixture is None else ideal_values(mixture, len(held_out), count),
-        extractor=extractor,
-        reference=reference,
-        subsets=subsets if intervals else 0,
-        seed=seed,
     )
+    rows = [evaluator._estimates(draw, 0) for draw in perfect]
+    floors = {name: fmean(row[name].value for row in rows) for name in rows[0]}
+    # Training examples are their own nearest ones; what was never trained on gets one half.
+    evaluator.floors.update(floors | ({"memorisation": 0.5} if "memorisation" in floors else {}))
+    return evaluator
 
 
 def _examples(
     data: Data, samples: int, seed: int, intervals: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
-    """What an evaluator needs of the data.
-
-    Returns:
-        Held-out examples; their labels, if there are any; training examples, if nearest ones are
-        looked for among them; and otherwise some sets of `samples` of them, for the floors.
-
-    Raises:
-        InputError: training and held-out examples of different shapes, or images that are not in
-            [-1, 1].
-    """
+    """Held-out examples; their labels, if any; training examples, if nearest ones are looked for
+    among them; and otherwise some sets of `samples` of them, for the floors."""
     if isinstance(data, tuple):
         train, held_out = data
         for x in data:
             _check_examples(x)
-        if train.shape[1:] != held_out.shape[1:]:
+        one, other = list(train.shape[1:]), list(held_out.shape[1:])
+        if one != other:
             raise InputError(
-                "training and held-out examples must have one shape, got "
-                f"{list(train.shape[1:])} and {list(held_out.shape[1:])}"
+                f"training and held-out examples must have one shape, got {one} and {other}"
             )
         return held_out, None, train, []
     if data.mixture is not None and not intervals:

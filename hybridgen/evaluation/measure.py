@@ -1,9 +1,13 @@
 """Measuring any sampler: how good its samples are, how sure that is, what one costs."""
 
+import hashlib
 import json
-import math
+import platform
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,11 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import hybridgen
 from hybridgen.data.source import Source
-from hybridgen.evaluation.cache import cache_path, cached, code_version, machine, read_json
 from hybridgen.evaluation.cost import sampling_cost, sampling_costs
 from hybridgen.evaluation.entries import Entry
-from hybridgen.evaluation.evaluator import Evaluator, build_evaluator
+from hybridgen.evaluation.evaluator import Data, Evaluator, build_evaluator
 from hybridgen.evaluation.guide import labels_of
 from hybridgen.evaluation.plots import sample_grid, scatter
 from hybridgen.evaluation.results import SamplingCost
@@ -26,8 +30,6 @@ from hybridgen.networks.blocks import in_chunks
 from hybridgen.protocols import Cost
 from hybridgen.sampling.samplers import draw_samples
 from hybridgen.training.checkpoint import write_atomically
-
-Data = Source | tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,7 +121,13 @@ def measure(
     inputs = [noise] if label is None else [noise, label.to(device)]
 
     def sample(noise: Tensor, *label: Tensor) -> Tensor:
-        return _checked(sampler(noise, *label), noise).cpu()
+        x = sampler(noise, *label)
+        if not isinstance(x, Tensor) or len(x) != len(noise):
+            kind = f"{len(x)} samples" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise ValueError(
+                f"a sampler maps noise [{len(noise)} ...] to as many samples, a tensor; got {kind}"
+            )
+        return x.cpu()
 
     with torch.no_grad():
         x = in_chunks(sample, *inputs, size=batch)
@@ -129,15 +137,6 @@ def measure(
         samples=x,
         warnings=evaluator.warnings,
     )
-
-
-def _checked(x: object, noise: Tensor) -> Tensor:
-    if not isinstance(x, Tensor) or len(x) != len(noise):
-        kind = f"{len(x)} samples" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-        raise ValueError(
-            f"a sampler maps noise [{len(noise)} ...] to as many samples, a tensor; got {kind}"
-        )
-    return x
 
 
 IMAGES, PAIRS = 64, 10
@@ -172,40 +171,37 @@ def measure_entry(
         folder: of everything that was measured, by content: a file is valid for one entry, one
             evaluator and one seed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    key = {**entry.key, "evaluator": evaluator.key, "seed": seed, "code": code_version()}
-    path = cache_path(folder, {**key, "device": str(entry.like.device)})
-    picture, neighbours = path.with_suffix(".png"), path.with_name(f"{path.stem}-neighbours.png")
-    record = read_json(path)
-    if record is None or not (picture.exists() and neighbours.exists()):
-        count, like, label = evaluator.samples, entry.like, labels_of(source, evaluator.samples)
-        label = None if label is None else label.to(like.device)
+    key = {"evaluator": evaluator.key, "seed": seed, "device": str(entry.like.device)}
+
+    def work() -> dict[str, Any]:
+        count, like = evaluator.samples, entry.like
+        label = _labels(entry, source, count)
         x = draw_samples(entry.sampler, count, (seed, "compare"), like=like, label=label).cpu()
-        figures = {name: asdict(estimate) for name, estimate in evaluator(x).items()}
-        write_atomically(picture, picture_of(x, source))
-        write_atomically(neighbours, _nearest(x, evaluator, source))
-        record = {"name": entry.name, "figures": figures, "histogram": evaluator.histogram(x)}
-        write_atomically(path, json.dumps(_to_json(record)))  # last: it says that all is complete
-        record = json.loads(path.read_text())
+        pictures = {"picture": picture_of(x, source), "neighbours": _nearest(x, evaluator, source)}
+        return {
+            "name": entry.name,
+            "figures": {name: asdict(estimate) for name, estimate in evaluator(x).items()},
+            "histogram": evaluator.histogram(x),
+            **{name: b64encode(picture).decode() for name, picture in pictures.items()},
+        }
+
+    record = _cached(folder, {**entry.key, **key}, work)
     return MeasuredEntry(
-        figures={
-            name: Estimate(**{key: _from_json(value) for key, value in estimate.items()})
-            for name, estimate in record["figures"].items()
-        },
+        figures={name: Estimate(**estimate) for name, estimate in record["figures"].items()},
         histogram=tuple(record["histogram"]),
-        picture=picture.read_bytes(),
-        neighbours=neighbours.read_bytes(),
+        picture=b64decode(record["picture"]),
+        neighbours=b64decode(record["neighbours"]),
     )
 
 
-def picture_of(x: torch.Tensor, source: Source) -> bytes:
+def picture_of(x: Tensor, source: Source) -> bytes:
     """A PNG of the first 64 images in a grid, or of 2 500 points over the mixture's circles."""
     if source.mixture is not None:
         return _png(scatter(x[:2_500], source.mixture, side=360))
     return _png(sample_grid(x[:IMAGES], 8, side=32))
 
 
-def _nearest(x: torch.Tensor, evaluator: Evaluator, source: Source) -> bytes:
+def _nearest(x: Tensor, evaluator: Evaluator, source: Source) -> bytes:
     """Samples above the training examples nearest to them, the most suspicious pairs first.
 
     Simple examples lie close to each other whoever made them, so what counts is how close a sample
@@ -226,19 +222,6 @@ def _png(picture: Image.Image) -> bytes:
     return content.getvalue()
 
 
-def _to_json(value: Any) -> Any:
-    """Infinite numbers as words: JSON has none."""
-    if isinstance(value, dict):
-        return {name: _to_json(each) for name, each in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
-
-
-def _from_json(value: float | str | None) -> Any:
-    return float(value) if isinstance(value, str) else value
-
-
 def time_entries(
     entries: Sequence[Entry], source: Source, *, batch: int, rounds: int, folder: Path
 ) -> dict[str, SamplingCost]:
@@ -248,37 +231,65 @@ def time_entries(
     another number of threads measures all of them again.
 
     Args:
-        batch: samples made together.
         rounds: timed batches of each entry, at most.
         folder: where measurements are cached.
     """
-    label, device = labels_of(source, batch), entries[0].like.device
-    label = None if label is None else label.to(device)
     key = {
         "timed": [[entry.name, dict(entry.key)] for entry in entries],
         "batch": batch,
         "rounds": rounds,
-        "machine": machine(),
-        "code": code_version(),
-        "device": str(device),
+        "machine": [platform.node(), platform.machine(), torch.get_num_threads()],
+        "device": str(entries[0].like.device),
     }
 
-    def costs() -> dict[str, Any]:
-        noise = {
-            entry.name: torch.randn(batch, *entry.sampler.noise_shape, generator=rng_for("timing"))
-            for entry in entries
-        }
-        measured = sampling_costs(
-            {entry.name: entry.sampler for entry in entries},
-            {entry.name: noise[entry.name].to(entry.like) for entry in entries},
-            {entry.name: label for entry in entries},
-            rounds=rounds,
-        )
-        return {name: asdict(cost) for name, cost in measured.items()}
+    def work() -> dict[str, Any]:
+        inputs = {}
+        for entry in entries:
+            noise = torch.randn(batch, *entry.sampler.noise_shape, generator=rng_for("timing"))
+            label = _labels(entry, source, batch)
+            inputs[entry.name] = (noise.to(entry.like), *([] if label is None else [label]))
+        samplers = {entry.name: entry.sampler for entry in entries}
+        costs = sampling_costs(samplers, inputs, rounds=rounds)
+        return {name: asdict(cost) for name, cost in costs.items()}
 
-    return {name: _read_cost(record) for name, record in cached(folder, key, costs).items()}
+    return {name: _read_cost(record) for name, record in _cached(folder, key, work).items()}
 
 
 def _read_cost(record: dict[str, Any]) -> SamplingCost:
     calls = None if record["calls"] is None else Cost(**record["calls"])
     return SamplingCost(**{**record, "calls": calls, "seconds": Estimate(**record["seconds"])})
+
+
+def _labels(entry: Entry, source: Source, count: int) -> Tensor | None:
+    label = labels_of(source, count)
+    return None if label is None else label.to(entry.like.device)
+
+
+def _cached(folder: Path, key: Mapping[str, Any], work: Callable[[], Any]) -> Any:
+    """What `work` returns, from a file in `folder` if the same code did it under an equal key.
+
+    A file that cannot be read counts as none.
+    """
+    text = json.dumps({**key, "code": _code_version()}, sort_keys=True)
+    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(work()))
+        return json.loads(path.read_text())
+
+
+NO_FIGURES = {"report", "training"}
+"""Folders of the package that change no figure of a finished run."""
+
+
+@cache
+def _code_version() -> str:
+    """A hash of all that figures depend on: this package's code, torch and diffusers."""
+    root = Path(hybridgen.__path__[0])
+    digest = hashlib.sha256(f"{version('torch')} {version('diffusers')}".encode())
+    for path in sorted(root.rglob("*.py")):
+        if not NO_FIGURES & set(path.relative_to(root).parts):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

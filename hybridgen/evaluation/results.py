@@ -24,8 +24,8 @@ class SamplingCost:
 
     Attributes:
         calls: of networks; `None` for a sampler that does not say.
-        flops: floating-point operations, counted by torch: matrix products, convolutions and
-            attention, forward and backward; a multiplication and an addition are two.
+        flops: floating-point operations of matrix products, convolutions and attention, forward
+            and backward; a multiplication and an addition are two.
         seconds: the median over rounds, and its interval.
         peak_bytes: of tensors alive at once, for the whole batch.
         batch: samples made together.
@@ -44,13 +44,10 @@ class Row:
 
     Attributes:
         method: a line in the pictures, such as "diffusion, guided"; rows of one method differ in
-            their budget.
-        setting: the budget in words, such as "18 calls" or "5 rounds".
+            their budget, `setting`, such as "18 calls" or "5 rounds".
         kind: of method, which chooses colour and mark.
         models: names of the runs that it takes.
         baseline: the method that it is a change of, at the same calls; `None` for a plain one.
-        figures: metric -> estimate.
-        cost: of one sample.
         details: every setting, name -> value, for the reader.
         picture: a PNG of samples from the noise that all rows share.
         neighbours: a PNG of some samples, each beside its nearest training example.
@@ -83,7 +80,6 @@ class TrainingSummary:
     """What the training of one model took and how it went.
 
     Attributes:
-        name: as methods call it.
         command: that trains it again.
         facts: steps, images, seconds, parameters and the like, name -> number; where a model was
             trained several times, means over the trainings, and their number as `trainings`.
@@ -103,12 +99,10 @@ class Comparison:
     """Everything that a page needs.
 
     Attributes:
-        title: of the page.
         data: name of the data set, its shape and sizes, name -> text.
         features: what the distances are measured on, such as "lenet".
         samples: for each row.
-        rows: methods at budgets.
-        models: the runs behind them.
+        models: the runs behind the rows.
         quality: the metric that pictures begin with and sentences speak of.
         real_picture: a PNG of held-out examples, beside which samples are shown.
         real_histogram: classes of the held-out examples, as the classifier sees them.
@@ -149,16 +143,13 @@ def mean_over_trainings(figures: Sequence[Mapping[str, Estimate]]) -> dict[str, 
     if len(figures) == 1:
         return dict(figures[0])
     means = {}
-    for name in figures[0]:
-        if name == "c2st_p":
-            continue
+    for name in (each for each in figures[0] if each != "c2st_p"):
         values = [each[name].value for each in figures]
         mean, finite = fmean(values), all(map(math.isfinite, values))
         error = stdev(values) / math.sqrt(len(values)) if finite else math.inf
         low, high = interval(name, mean, error, subsets=len(values))
-        means[name] = replace(
-            figures[0][name], value=mean, low=low, high=high, standard_error=error
-        )
+        ends = {"value": mean, "low": low, "high": high, "standard_error": error}
+        means[name] = replace(figures[0][name], **ends)
     return means
 
 
@@ -174,16 +165,15 @@ def provenance(
         command: the words after `python`.
         trainings: of each model, name -> number.
     """
-    several = [f"{number} of {name}" for name, number in trainings.items() if number > 1]
-    counts = "one training of each model"
-    if several:
-        rest = ", one of each other model" if len(several) < len(trainings) else ""
-        counts = f"trainings: {', '.join(several)}{rest}"
+    counts = [f"{number} of {name}" for name, number in trainings.items() if number > 1]
+    if counts and len(counts) < len(trainings):
+        counts.append("one of each other model")
+    how_often = f"trainings: {', '.join(counts)}" if counts else "one training of each model"
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "CPU"
     return {
         "command": shlex.join(["python", *command]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "seed": f"{seed}; {counts}",
+        "seed": f"{seed}; {how_often}",
         "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
         "machine": f"{device}; {os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "threads": f"{torch.get_num_threads()} for sampling and measuring",

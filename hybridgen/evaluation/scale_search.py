@@ -30,15 +30,6 @@ class ScaleChoice:
         """The distance at a scale that was tried, a mean over seeds."""
         return fmean(self.distances[scale])
 
-    def gain(self, scale: float) -> tuple[float, float]:
-        """How much smaller the distance is than at 0, and the standard error over seeds.
-
-        Seed by seed, because the same noise leads to similar samples at every scale.
-        """
-        pairs = zip(self.distances[0.0], self.distances[scale], strict=True)
-        gains = [without - guided for without, guided in pairs]
-        return fmean(gains), stdev(gains) / math.sqrt(len(gains))
-
 
 def choose_scale(
     measure: Callable[[float, int], float],
@@ -65,8 +56,13 @@ def choose_scale(
         raise ValueError(f"scales to try are different finite numbers and 0, got {list(scales)}")
     if len(seeds) < 2:
         raise ValueError(f"telling gain from noise takes at least 2 seeds, got {list(seeds)}")
+
+    def distance(scale: float, seed: int) -> float:
+        value = measure(scale, seed)
+        return value if math.isfinite(value) else math.inf
+
     distances = {
-        float(scale): tuple(_finite(measure(float(scale), seed)) for seed in seeds)
+        float(scale): tuple(distance(float(scale), seed) for seed in seeds)
         for scale in sorted(scales)
     }
     choice = ScaleChoice(scale=0.0, distances=distances)
@@ -74,17 +70,10 @@ def choose_scale(
     if best == 0 or not math.isfinite(choice.mean(best)):
         return choice
     fresh = range(max(seeds) + 1, max(seeds) + 1 + len(seeds))
-    gains = tuple(_finite(measure(0.0, seed)) - _finite(measure(best, seed)) for seed in fresh)
-    return ScaleChoice(scale=best if _real(gains) else 0.0, distances=distances, confirmed=gains)
-
-
-def _real(gains: Sequence[float]) -> bool:
-    """Whether a mean of so few normal numbers is above 0, with 5 % error."""
-    if not all(map(math.isfinite, gains)):
-        return False
-    quantile = float(student.ppf(0.95, len(gains) - 1))
-    return fmean(gains) > quantile * stdev(gains) / math.sqrt(len(gains))
-
-
-def _finite(distance: float) -> float:
-    return distance if math.isfinite(distance) else math.inf
+    # Seed by seed, because the same noise leads to similar samples at every scale.
+    gains = tuple(distance(0.0, seed) - distance(best, seed) for seed in fresh)
+    confirmed = all(map(math.isfinite, gains))
+    if confirmed:
+        error = stdev(gains) / math.sqrt(len(gains))
+        confirmed = fmean(gains) > float(student.ppf(0.95, len(gains) - 1)) * error
+    return ScaleChoice(scale=best if confirmed else 0.0, distances=distances, confirmed=gains)

@@ -1,5 +1,7 @@
 """Whether a discriminator's probabilities mean what they say, at every noise level."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,12 +34,8 @@ def reliability(real: Tensor, fake: Tensor, bins: int = BINS) -> tuple[Tensor, T
     mass = torch.zeros_like(distinct).index_add_(0, index, weight)
     # By the middle of each value's weight: equal probabilities must not be parted by a bin's edge.
     group = ((mass.cumsum(0) - mass / 2) * bins).long().clamp(max=bins - 1)[index]
-    sums = torch.stack(
-        [
-            torch.zeros(bins, dtype=torch.float64).index_add_(0, group, weight * values)
-            for values in (probability, is_real, torch.ones_like(is_real))
-        ]
-    )
+    values = torch.stack([probability, is_real, torch.ones_like(is_real)])
+    sums = torch.zeros(3, bins, dtype=torch.float64).index_add_(1, group, weight * values)
     predicted, observed, share = sums[:, sums[2] > 0]
     return predicted / share, observed / share, share
 
@@ -59,11 +57,15 @@ def calibration_figures(real: Tensor, fake: Tensor, levels: Tensor) -> list[dict
         real, fake: held-out logits `[l n]` and `[l m]`.
         levels: `[l]`.
     """
-    _check(real, fake, levels)
+    if real.ndim != 2 or fake.ndim != 2 or not len(real) == len(fake) == len(levels) > 0:
+        raise ValueError(
+            "expected logits [l n] and [l m] at levels [l], got "
+            f"{list(real.shape)}, {list(fake.shape)} and {list(levels.shape)}"
+        )
     return [
         {
             "sigma": sigma,
-            "bce": float(F.softplus(-a).mean() + F.softplus(b).mean()),
+            "bce": cross_entropy(a, b),
             "calibration_error": expected_calibration_error(a, b),
             "accuracy": float((a > 0).double().mean() + (b <= 0).double().mean()) / 2,
         }
@@ -71,9 +73,7 @@ def calibration_figures(real: Tensor, fake: Tensor, levels: Tensor) -> list[dict
     ]
 
 
-def _check(real: Tensor, fake: Tensor, levels: Tensor) -> None:
-    if real.ndim != 2 or fake.ndim != 2 or not len(real) == len(fake) == len(levels) > 0:
-        raise ValueError(
-            "expected logits [l n] and [l m] at levels [l], got "
-            f"{list(real.shape)}, {list(fake.shape)} and {list(levels.shape)}"
-        )
+def cross_entropy(real: Tensor, fake: Tensor) -> float:
+    """Of logits, real and generated summed, in nats; chance is `2 log 2`."""
+    value = float(F.softplus(-real).mean() + F.softplus(fake).mean())
+    return value if math.isfinite(value) else math.inf

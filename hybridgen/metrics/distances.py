@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from hybridgen.metrics.neighbours import check_members
+from hybridgen.metrics.neighbours import check_features, check_members
 
 CHUNK = 512
 """Samples whose kernels with all others are worked out at a time, which bounds the memory."""
@@ -23,10 +23,9 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     Source: Heusel et al. 2017, arXiv:1706.08500, equation 6.
 
     Args:
-        real: `[n d]`, n >= 2.
-        fake: `[m d]`, m >= 2.
+        real, fake: `[n d]` and `[m d]`, two or more of each.
     """
-    _check_features(real, fake)
+    check_features(real, fake, 2)
     # Moments are sums of products: far from the origin they would cancel but for their last digits.
     middle = real.detach().mean(dim=0, dtype=torch.float64)
     (mean, covariance), (other_mean, other) = (_moments(x.detach() - middle) for x in (real, fake))
@@ -80,10 +79,9 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
     Source: Binkowski et al. 2018, arXiv:1801.01401, section 4.
 
     Args:
-        real: `[n d]`, n >= 2.
-        fake: `[m d]`, m >= 2.
+        real, fake: `[n d]` and `[m d]`, two or more of each.
     """
-    _check_features(real, fake)
+    check_features(real, fake, 2)
     everything = torch.ones(1, len(fake), dtype=torch.bool)
     return float(subset_kernel_distance(real, mean_kernel(real), fake, everything))
 
@@ -101,7 +99,6 @@ def subset_kernel_distance(
         real_kernel: `mean_kernel(real)`.
         fake: `[m d]`.
         members: `[s m]`, bool; at least 2 in each.
-        chunk: samples compared with everything at a time, which bounds the memory.
     """
     check_members(members, fake)
     real, fake, weights = real.double(), fake.double(), members.double()
@@ -131,13 +128,3 @@ def _kernel(a: Tensor, b: Tensor) -> Tensor:
 
 def _kernel_diagonal(x: Tensor) -> Tensor:
     return (x.square().mean(dim=1) + 1) ** 3
-
-
-def _check_features(real: Tensor, fake: Tensor) -> None:
-    """Refuse sets that are not `[n d]` and `[m d]`, or hold fewer than two samples."""
-    if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
-        raise ValueError(
-            f"expected features [n d] and [m d], got {tuple(real.shape)} and {tuple(fake.shape)}"
-        )
-    if min(len(real), len(fake)) < 2:
-        raise ValueError(f"need two samples of each kind, got {len(real)} and {len(fake)}")

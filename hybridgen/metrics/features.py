@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -80,17 +81,14 @@ class LeNet(ModelMixin, ConfigMixin):
 
 
 @cache
-def _shipped(name: str) -> LeNet:
-    folder = files("hybridgen.metrics") / "weights" / name
+def feature_network(shape: tuple[int, ...]) -> LeNet | None:
+    """The shipped network for images of shape `(c, h, w)`, frozen; `None` if there is none."""
+    if shape not in SHIPPED:
+        return None
+    folder = files("hybridgen.metrics") / "weights" / SHIPPED[shape]
     # diffusers' quick start needs the accelerate hooks; four small layers do not.
     network = LeNet.from_pretrained(str(folder), low_cpu_mem_usage=False)
     return network.eval().requires_grad_(False)
-
-
-def feature_network(shape: tuple[int, ...]) -> LeNet | None:
-    """The shipped network for images of shape `(c, h, w)`, frozen; `None` if there is none."""
-    name = SHIPPED.get(tuple(shape))
-    return None if name is None else _shipped(name)
 
 
 @torch.no_grad()
@@ -112,22 +110,16 @@ def class_reverse_kl(label: Tensor, classes: int) -> float:
     return reverse_kl(count_classes(label, classes))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Features:
-    """What samples are compared by.
-
-    Attributes:
-        features: `[b d]`.
-        label: `[b]`, the class that the network takes each for, or `None`.
-    """
+class Features(NamedTuple):
+    """What samples are compared by: features `[b d]`, and the network's class of each, `[b]` or
+    `None`."""
 
     features: Tensor
     label: Tensor | None
 
     def take(self, rows: Tensor) -> "Features":
         """Those of the samples `rows` `[r]`."""
-        label = None if self.label is None else self.label[rows]
-        return Features(features=self.features[rows], label=label)
+        return Features(self.features[rows], None if self.label is None else self.label[rows])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +137,13 @@ class FeatureExtractor:
     shape: tuple[int, ...]
     function: FeatureFunction | None
     network: LeNet | None
+
+    @property
+    def name(self) -> str:
+        """Of the features, in a word."""
+        if self.function is not None:
+            return getattr(self.function, "__name__", "features")
+        return "coordinates" if len(self.shape) == 1 else "lenet"
 
     @torch.no_grad()
     def extract(self, x: Tensor) -> Features:
@@ -175,7 +174,7 @@ class FeatureExtractor:
                     f"{list(features.shape)}: pass features, a function of a batch of images"
                 )
             rows.append(features)
-        return Features(features=torch.cat(rows), label=torch.cat(labels) if labels else None)
+        return Features(torch.cat(rows), torch.cat(labels) if labels else None)
 
 
 class CollectedFeatures(Metric):
@@ -195,6 +194,6 @@ class CollectedFeatures(Metric):
         if batch.label is not None:
             self.labels.append(batch.label)
 
-    def compute(self) -> tuple[Tensor, Tensor | None]:
+    def compute(self) -> Features:
         label = dim_zero_cat(self.labels) if len(self.labels) else None
-        return dim_zero_cat(self.features), label
+        return Features(dim_zero_cat(self.features), label)

@@ -38,21 +38,23 @@ LEFT_OUT = 8
 that few samples hit, half of the samples hit half, and their number moves half as much."""
 
 
-def jackknife_subsets(count: int, *, subsets: int = SUBSETS, seed: int = 0) -> list[Tensor]:
-    """Random subsets of 7/8 of `count` indices, drawn without replacement; nobody's state changes.
+def jackknife_subsets(count: int, *, subsets: int = SUBSETS, seed: int = 0) -> Tensor:
+    """Random subsets of 7/8 of `count` samples, bool `[subsets count]`; nobody's state changes.
 
-    They hold no sample twice, as bootstrap samples do, which nearest neighbours would take for
-    copies.
+    Drawn without replacement: bootstrap samples hold some twice, which nearest neighbours would
+    take for copies.
 
     Raises:
         ValueError: a set too small to leave anything out, or fewer than two subsets.
     """
     if count < 2 or subsets < 2:
         raise ValueError(f"need at least 2 samples and 2 subsets, got {count=}, {subsets=}")
-    return [
-        torch.randperm(count, generator=rng_for("part", seed, number))[: _size(count)].sort().values
-        for number in range(subsets)
-    ]
+    members = torch.zeros(subsets, count, dtype=torch.bool)
+    for number, member in enumerate(members):
+        member[torch.randperm(count, generator=rng_for("part", seed, number))[: _size(count)]] = (
+            True
+        )
+    return members
 
 
 def jackknife_error(values: Sequence[float], count: int) -> float:
@@ -83,15 +85,11 @@ def _size(count: int) -> int:
 
 
 def interval(
-    name: str, value: float, error: float, *, subsets: int = SUBSETS, least: float = 0.0
+    name: str, value: float, error: float, *, subsets: int = SUBSETS
 ) -> tuple[float, float]:
     """The 95 % interval `value +- t error`, cut where the figure called `name` cannot go.
 
     `t` is Student's quantile for `subsets - 1` degrees of freedom.
-
-    Args:
-        least: an error that the figure has at least; for a share of n that came out as 0 or 1,
-            where subsets do not differ, `1.5 / n` gives the rule of three.
 
     Returns:
         The ends; as far out as the figure goes where value or error is not finite.
@@ -99,5 +97,5 @@ def interval(
     lowest, highest = metric_of(name).range
     if not (math.isfinite(value) and math.isfinite(error)):
         return lowest, highest
-    reach = float(student.ppf(0.975, subsets - 1)) * max(error, least)
+    reach = float(student.ppf(0.975, subsets - 1)) * error
     return max(value - reach, lowest), min(value + reach, highest)

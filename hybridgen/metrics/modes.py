@@ -10,44 +10,38 @@ HIGH_QUALITY = 3.0
 """A sample is of high quality strictly within this many standard deviations of the nearest mean."""
 
 
-def mode_moments(points: Tensor, mixture: GaussianMixture) -> dict[str, Tensor]:
-    """Moments of the points of each mode; those of two sets add up.
+def mode_statistics(points: Tensor, mixture: GaussianMixture) -> tuple[Tensor, Tensor]:
+    """How many high-quality points each mode has, and how wide they are spread; `[k]`, float64.
+
+    The spread is their deviation a coordinate over the mixture's, 0 below two points. Well below 1
+    the mode has collapsed towards a point. A perfect sampler in two dimensions gives .974, because
+    high-quality points are a Gaussian cut off at three standard deviations.
 
     Args:
         points: `[b d]`; a point that is not finite counts as drawn and of low quality.
         mixture: k modes.
-
-    Returns:
-        In float64, of the high-quality points of each mode: their number `hits` `[k]`, the sum of
-        their offsets from its mean `first` `[k d]` and the sum of the squared lengths of those
-        `second` `[k]`.
     """
     if points.ndim != 2 or points.shape[1] != mixture.dimension:
         raise ValueError(f"expected points [b {mixture.dimension}], got {tuple(points.shape)}")
-    points = points.detach().double()
+    points, distance, nearest = _nearest_modes(points, mixture)
     means, stds = mixture.means.to(points), mixture.stds.to(points)
-    offsets = rearrange(points, "b d -> b 1 d") - means
-    distances = reduce(offsets.square(), "b k d -> b k", "sum").sqrt()
-    distance, nearest = distances.min(dim=1)
     # Chosen by index, not multiplied by zero: what is not finite must not reach the sums.
     rows = torch.nonzero(distance < HIGH_QUALITY * stds[nearest])[:, 0]
     mode = nearest[rows]
     hits = torch.bincount(mode, minlength=mixture.components).to(points)
-    first = torch.zeros_like(means).index_add(0, mode, offsets[rows, mode])
+    first = torch.zeros_like(means).index_add(0, mode, points[rows] - means[mode])
     second = torch.zeros_like(stds).index_add(0, mode, distance[rows].square())
-    return {"hits": hits, "first": first, "second": second}
-
-
-def mode_stds(moments: dict[str, Tensor], mixture: GaussianMixture) -> Tensor:
-    """Each mode's deviation a coordinate over the mixture's, `[k]`; 0 below two hits.
-
-    Well below 1: the mode has collapsed towards a point. A perfect sampler in two dimensions gives
-    .974, because high-quality points are a Gaussian cut off at three standard deviations.
-    """
-    hits, first = moments["hits"], moments["first"]
-    scatter = moments["second"] - first.square().sum(dim=1) / hits.clamp_min(1)
+    scatter = second - first.square().sum(dim=1) / hits.clamp_min(1)
     variance = scatter.clamp_min(0) / (hits - 1).clamp_min(1) / mixture.dimension
-    return variance.sqrt() / mixture.stds.to(hits)
+    return hits, variance.sqrt() / stds
+
+
+def _nearest_modes(points: Tensor, mixture: GaussianMixture) -> tuple[Tensor, Tensor, Tensor]:
+    """The points in float64, and distance and index of the mean that each is nearest to."""
+    points = points.detach().double()
+    offsets = rearrange(points, "b d -> b 1 d") - mixture.means.to(points)
+    distance, nearest = reduce(offsets.square(), "b k d -> b k", "sum").sqrt().min(dim=1)
+    return points, distance, nearest
 
 
 def mode_coverage(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
@@ -63,19 +57,18 @@ def mode_coverage(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
         `modes`: how many have a high-quality sample; `high_quality`: the fraction of points within
         three standard deviations of the nearest mean; `reverse_kl`: the histogram of those over
         the modes against uniform, infinite without any; `mode_std` and `mode_std_min`: mean and
-        least of `mode_stds` over the modes that are hit.
+        least spread of `mode_statistics` over the modes that are hit.
     """
     if not len(points):
         raise ValueError("mode coverage needs at least one point, got none")
-    moments = mode_moments(points, mixture)
-    hits = moments["hits"]
-    covered = mode_stds(moments, mixture)[hits > 0]
+    hits, stds = mode_statistics(points, mixture)
+    covered = stds[hits > 0] if hits.any() else stds.new_zeros(1)
     return {
         "modes": float((hits > 0).sum()),
         "high_quality": float(hits.sum() / len(points)),
         "reverse_kl": reverse_kl(hits),
-        "mode_std": float(covered.mean()) if len(covered) else 0.0,
-        "mode_std_min": float(covered.min()) if len(covered) else 0.0,
+        "mode_std": float(covered.mean()),
+        "mode_std_min": float(covered.min()),
     }
 
 
@@ -90,10 +83,8 @@ def mode_distance(points: Tensor, mixture: GaussianMixture) -> float:
         points: `[b d]`; one that is not finite is outside.
         mixture: what they should come from.
     """
-    points = points.detach().double()
+    points, distance, nearest = _nearest_modes(points, mixture)
     radii = torch.arange(1, HIGH_QUALITY + 1, dtype=torch.float64, device=points.device)
-    offsets = rearrange(points, "b d -> b 1 d") - mixture.means.to(points)
-    distance, nearest = reduce(offsets.square(), "b k d -> b k", "sum").sqrt().min(dim=1)
     shell = torch.searchsorted(radii, distance / mixture.stds.to(points)[nearest])
     inside = torch.nonzero(shell < len(radii))[:, 0]
     index = nearest[inside] * len(radii) + shell[inside]

@@ -23,10 +23,6 @@ def neighbour_radii(x: Tensor, *, neighbours: int = 5, chunk: int = CHUNK) -> Te
 
     Other by position, not by distance: a copy of a point is another point.
 
-    Args:
-        neighbours: k.
-        chunk: points compared with all others at a time, which bounds the memory.
-
     Raises:
         ValueError: no k other points, or features that are not finite.
     """
@@ -39,7 +35,6 @@ def prdc(
     fake: Tensor,
     *,
     neighbours: int = 5,
-    real_radii: Tensor | None = None,
     chunk: int = CHUNK,
 ) -> dict[str, float]:
     """How the two sets' k-nearest-neighbour balls contain each other's points, strictly inside.
@@ -53,17 +48,14 @@ def prdc(
         real: `[n d]`.
         fake: `[m d]`.
         neighbours: k.
-        real_radii: `neighbour_radii` of `real` with the same k, for whoever compares many sets
-            with one.
-        chunk: points compared with all others at a time, which bounds the memory.
+        chunk: see `CHUNK`.
 
     Raises:
         ValueError: shapes that do not fit, no k other points, or features that are not finite.
     """
-    if real_radii is None:
-        real_radii = neighbour_radii(real, neighbours=neighbours, chunk=chunk)
+    radii = neighbour_radii(real, neighbours=neighbours, chunk=chunk)
     everything = torch.ones(1, len(fake), dtype=torch.bool, device=fake.device)
-    figures = subset_prdc(real, real_radii, fake, everything, neighbours=neighbours, chunk=chunk)
+    figures = subset_prdc(real, radii, fake, everything, neighbours=neighbours, chunk=chunk)
     return {name: float(value) for name, value in figures.items()}
 
 
@@ -83,7 +75,6 @@ def subset_prdc(
         radii: `[n]`, from `neighbour_radii(real)`.
         fake: `[m d]`.
         members: `[s m]`, bool; at least k + 1 in each.
-        chunk: points compared with all others at a time, which bounds the memory.
     """
     check_members(members, fake)
     if radii.shape != real.shape[:1]:
@@ -137,14 +128,21 @@ def check_members(members: Tensor, fake: Tensor) -> None:
         )
 
 
+def check_features(real: Tensor, fake: Tensor, fewest: int = 1) -> None:
+    """Refuse sets that are not `[n d]` and `[m d]`, or hold fewer samples than `fewest`."""
+    if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
+        raise ValueError(
+            f"expected features [n d] and [m d], got {tuple(real.shape)} and {tuple(fake.shape)}"
+        )
+    if min(len(real), len(fake)) < fewest:
+        raise ValueError(f"need {fewest} samples of each kind, got {len(real)} and {len(fake)}")
+
+
 def _comparable(x: Tensor, y: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
     """Both in double precision, around the origin where distances come from products."""
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(
-            f"expected features [n d] and [m d], got {tuple(x.shape)} and {tuple(y.shape)}"
-        )
-    if chunk < 1 or not len(x) or not len(y):
-        raise ValueError(f"need points and a chunk of at least 1, got {len(x)}, {len(y)}, {chunk}")
+    check_features(x, y)
+    if chunk < 1:
+        raise ValueError(f"need a chunk of at least 1, got {chunk}")
     x, y = x.detach().double(), y.detach().double()
     if not float(x.square().sum() + y.square().sum()) < torch.inf:
         raise ValueError("expected finite features, got some that are not, or not when squared")
@@ -192,10 +190,7 @@ def nearest(x: Tensor, training: Tensor, *, chunk: int = 500) -> tuple[Tensor, T
         training: `[n d]`.
         chunk: rows of `x` compared with everything at a time, which bounds the memory.
     """
-    if x.ndim != 2 or training.ndim != 2 or x.shape[1] != training.shape[1] or not len(training):
-        raise ValueError(
-            f"expected [b d] and [n d], n >= 1, got {list(x.shape)} and {list(training.shape)}"
-        )
+    check_features(x, training)
 
     def distance(part: Tensor, index: Tensor) -> Tensor:
         return (part.double() - training[index].double()).norm(dim=1)

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.intervals import Estimate
+from hybridgen.metrics.neighbours import check_features
 
 Z = float(norm.ppf(0.975))
 LUCK = 1 / 8
 """Standard error from the draw of the training half, over what the classifier overfits by."""
+TREES: Any = {"early_stopping": True, "validation_fraction": 0.2, "n_iter_no_change": 5}
 FEWEST = 40
 """Examples of either kind below which there is nothing to train and test on."""
 
@@ -29,16 +31,22 @@ class TwoSampleTest:
     Attributes:
         accuracy: the mean of the accuracies on either kind; .5 is chance.
         p: of an accuracy as high if both kinds come from one distribution, one-sided.
-        tv_bound: `2 accuracy - 1`, at most their total variation; negative: certifies nothing.
-        jsd_bound: `log 2 - BCE`, at most their Jensen-Shannon divergence in nats; likewise.
+        jsd_bound: `log 2 - BCE`, at most their Jensen-Shannon divergence in nats; negative:
+            certifies nothing.
         tested: examples of both kinds in the test half.
     """
 
     accuracy: Estimate
     p: float
-    tv_bound: Estimate
     jsd_bound: Estimate
     tested: int
+
+    @property
+    def tv_bound(self) -> Estimate:
+        """`2 accuracy - 1`, at most their total variation; negative: certifies nothing."""
+        ends = (self.accuracy.value, self.accuracy.low, self.accuracy.high)
+        value, low, high = (2 * accuracy - 1 for accuracy in ends)
+        return Estimate(value=value, low=low, high=high)
 
 
 def two_sample_test(
@@ -57,22 +65,16 @@ def two_sample_test(
         classifier: of scikit-learn, with `predict_proba`, cloned before it is trained; boosted
             trees, stopped early on a fifth of the training half, if not given.
     """
-    if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
-        raise ValueError(
-            f"expected features [n d] and [m d], got {list(real.shape)} and {list(fake.shape)}"
-        )
+    check_features(real, fake, FEWEST)
     count = min(len(real), len(fake))
-    if count < FEWEST:
-        raise ValueError(
-            f"a two-sample test needs {FEWEST} examples of either kind, got {len(real)} and "
-            f"{len(fake)}"
-        )
     half = count // 2
     sides = [
         x.detach().cpu()[torch.randperm(len(x), generator=rng_for("c2st", seed, kind))[:count]]
         for kind, x in enumerate((fake, real))
     ]
-    fitted: Any = clone(_boosted_trees(seed) if classifier is None else classifier)
+    if classifier is None:
+        classifier = HistGradientBoostingClassifier(random_state=seed, **TREES)
+    fitted: Any = clone(classifier)
     fitted.fit(torch.cat([x[:half] for x in sides]).numpy(), np.repeat([0, 1], half))
     # Nothing that n examples never showed is less likely than about 1 in n (rule of succession).
     most = math.log(half + 1)
@@ -83,7 +85,6 @@ def two_sample_test(
     return replace(
         test,
         accuracy=accuracy,
-        tv_bound=_total_variation(accuracy),
         jsd_bound=_wider(test.jsd_bound, train.jsd_bound.value - test.jsd_bound.value),
     )
 
@@ -117,7 +118,6 @@ def examined(real: Tensor, fake: Tensor) -> TwoSampleTest:
     return TwoSampleTest(
         accuracy=estimate,
         p=p,
-        tv_bound=_total_variation(estimate),
         jsd_bound=certificate(real, fake),
         tested=len(real) + len(fake),
     )
@@ -142,11 +142,6 @@ def certificate(real: Tensor, fake: Tensor) -> Estimate:
     return Estimate(value=value, low=value - reach, high=value + reach)
 
 
-def _total_variation(accuracy: Estimate) -> Estimate:
-    value, low, high = (2 * x - 1 for x in (accuracy.value, accuracy.low, accuracy.high))
-    return Estimate(value=value, low=low, high=high)
-
-
 def _wider(
     estimate: Estimate, overfit: float, least: float = -math.inf, most: float = math.inf
 ) -> Estimate:
@@ -154,11 +149,6 @@ def _wider(
     reach = max(estimate.high - value, value - estimate.low)
     reach = math.hypot(reach, Z * LUCK * max(0.0, overfit))
     return replace(estimate, low=max(least, value - reach), high=min(most, value + reach))
-
-
-def _boosted_trees(seed: int) -> HistGradientBoostingClassifier:
-    settings: dict[str, Any] = {"early_stopping": True, "validation_fraction": 0.2}
-    return HistGradientBoostingClassifier(n_iter_no_change=5, random_state=seed, **settings)
 
 
 def detectable_accuracy(tested: int) -> float:

@@ -10,16 +10,14 @@ from torch import nn
 
 from hybridgen import Refined, SinglePass, discriminator_guidance
 from hybridgen.evaluation.cost import (
-    LiveBytes,
+    AllocatedBytes,
     clock_for,
     flops_and_bytes,
     interleaved_timings,
     median_interval,
     peak_bytes,
-    ratio_of_medians,
     sampling_cost,
     sampling_costs,
-    seconds_per_sample,
 )
 from hybridgen.networks.build import DiscriminatorSettings, build_discriminator
 from hybridgen.networks.mlp import MlpDiscriminator
@@ -143,7 +141,7 @@ def test_seconds_are_of_one_sample_and_samplers_take_turns():
         return sampler
 
     samplers = {name: named(name) for name in "ab"}
-    noise = dict.fromkeys(samplers, torch.zeros(4, 1))
+    noise = dict.fromkeys(samplers, (torch.zeros(4, 1),))
     found = sampling_costs(samplers, noise, rounds=4, limit=100.0, clock=ticks(3.0))
     # Each is counted, then warmed up, then timed in turns; a batch of four takes three seconds.
     assert "".join(order) == "ab" + "ab" + "ba" + "ab" + "ba" + "ab"
@@ -163,7 +161,7 @@ def test_a_slow_sampler_is_timed_less_often_than_a_fast_one():
         return sampler
 
     samplers = {"fast": lasting("fast", 0.01), "slow": lasting("slow", 2.0)}
-    noise = dict.fromkeys(samplers, torch.zeros(10, 1))
+    noise = dict.fromkeys(samplers, (torch.zeros(10, 1),))
     found = sampling_costs(samplers, noise, rounds=9, limit=5.0, clock=lambda: now[0])
     assert turns == {"fast": 2 + 9, "slow": 2 + 3}
     assert found["fast"].seconds.value == pytest.approx(0.001)
@@ -172,17 +170,17 @@ def test_a_slow_sampler_is_timed_less_often_than_a_fast_one():
 
 def test_labels_reach_the_samplers_they_are_for():
     samplers = {"with": lambda noise, label: noise + label[:, None], "without": lambda noise: noise}
-    noise = dict.fromkeys(samplers, torch.zeros(4, 1))
-    found = sampling_costs(samplers, noise, {"with": torch.arange(4)}, clock=ticks())
+    noise = torch.zeros(4, 1)
+    inputs = {"with": (noise, torch.arange(4)), "without": (noise,)}
+    found = sampling_costs(samplers, inputs, clock=ticks())
     assert found.keys() == {"with", "without"}
 
 
 def test_the_interval_of_a_median_comes_with_it():
-    moments = iter([0.0, 9.0, 10.0, 11.0, 20.0, 22.0, 30.0, 36.0])
-    found = seconds_per_sample(
-        {"one": lambda: None}, samples=2, rounds=3, clock=lambda: next(moments)
-    )
-    assert (found["one"].value, found["one"].low, found["one"].high) == (1.0, 0.5, 3.0)
+    # One batch is counted, one warms up, three are timed.
+    moments = iter([0.0, 1.0, 2.0, 9.0, 10.0, 11.0, 20.0, 22.0, 30.0, 36.0])
+    found = sampling_cost(generator, torch.zeros(2, 1), rounds=3, clock=lambda: next(moments))
+    assert (found.seconds.value, found.seconds.low, found.seconds.high) == (1.0, 0.5, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -192,14 +190,19 @@ def test_the_interval_of_a_median_comes_with_it():
         ({"a": generator}, {}, {}, "no noise is given for 'a'; give one batch"),
         (
             {"a": generator, "b": generator},
-            {"a": torch.zeros(3, 1), "b": torch.zeros(4, 1)},
+            {"a": (torch.zeros(3, 1),), "b": (torch.zeros(4, 1),)},
             {},
             r"at one batch size, got noise of \[3, 4\] samples",
         ),
-        ({"a": generator}, {"a": torch.zeros(0, 1)}, {}, r"noise of \[0\] samples"),
-        ({"a": lambda x: x[:2]}, {"a": torch.zeros(3, 1)}, {}, "a made 2 samples of noise for 3"),
-        ({"a": generator}, {"a": torch.zeros(3, 1)}, {"rounds": 2}, "need rounds >= 3"),
-        ({"a": generator}, {"a": torch.zeros(3, 1)}, {"limit": 0.0}, "limit > 0"),
+        ({"a": generator}, {"a": (torch.zeros(0, 1),)}, {}, r"noise of \[0\] samples"),
+        (
+            {"a": lambda x: x[:2]},
+            {"a": (torch.zeros(3, 1),)},
+            {},
+            "a made 2 samples of noise for 3",
+        ),
+        ({"a": generator}, {"a": (torch.zeros(3, 1),)}, {"rounds": 2}, "need rounds >= 3"),
+        ({"a": generator}, {"a": (torch.zeros(3, 1),)}, {"limit": 0.0}, "limit > 0"),
     ],
 )
 def test_misuse_gets_a_sentence(samplers, noise, more, sentence):
@@ -208,12 +211,6 @@ def test_misuse_gets_a_sentence(samplers, noise, more, sentence):
 
 
 X = torch.zeros(1_000)  # 4 000 bytes
-
-
-def peak(work):
-    with peak_bytes("cpu") as found:
-        work()
-    return found[0]
 
 
 def chain(x):
@@ -248,12 +245,12 @@ def freed(x):
     ],
 )
 def test_the_peak_is_what_a_hand_counts(work, expected):
-    assert peak(work) == expected
+    assert peak_bytes(work) == expected
 
 
 def test_views_of_what_was_there_before_count_nothing():
     weight = nn.Parameter(torch.zeros(100, 10))
-    assert peak(lambda: [weight.t(), weight[3:], X.view(10, 100), weight.detach()]) == 0
+    assert peak_bytes(lambda: [weight.t(), weight[3:], X.view(10, 100), weight.detach()]) == 0
 
 
 def test_what_a_backward_pass_waits_for_is_alive():
@@ -265,13 +262,13 @@ def test_what_a_backward_pass_waits_for_is_alive():
         return slope
 
     with torch.enable_grad():
-        without, with_graph = peak(lambda: chain(X)), peak(gradient)
+        without, with_graph = peak_bytes(lambda: chain(X)), peak_bytes(gradient)
     # exp(x), then 3 exp(x) and its sum; on the way back ones, three times ones, and their product.
     assert without == 8_000 and 8_000 < with_graph <= 16_100
 
 
 def test_everything_is_forgotten_once_it_is_gone():
-    live = LiveBytes()
+    live = AllocatedBytes()
     with live:
         first = chain(X)
         assert live.current == 4_000
@@ -287,28 +284,7 @@ def test_a_network_takes_the_activations_of_two_layers():
     network = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 16), nn.Linear(16, 1))
     with torch.no_grad():
         x = torch.zeros(25, 8)
-        assert peak(lambda: network(x)) == 25 * (64 + 64) * 4
-
-
-def test_a_ratio_of_medians_ignores_what_slows_both_for_a_while():
-    under = [1.0] * 30 + [9.0] * 10
-    over = [2 * seconds for seconds in under]
-    assert ratio_of_medians(over, under) == (2, 2, 2)
-
-
-def test_the_interval_holds_the_ratio_and_narrows_with_more_rounds():
-    draws = torch.Generator().manual_seed(0)
-
-    def interval(rounds):
-        over, under = (1 + 0.1 * torch.randn(2, rounds, generator=draws)).tolist()
-        value, low, high = ratio_of_medians(over, under)
-        assert low < value < high
-        return low, high
-
-    (low, high), (closer_low, closer_high) = interval(20), interval(2_000)
-    assert closer_low < 1.005
-    assert closer_high > 0.995
-    assert closer_high - closer_low < (high - low) / 4
+        assert peak_bytes(lambda: network(x)) == 25 * (64 + 64) * 4
 
 
 def test_everything_has_its_turn_in_every_round_and_the_first_round_does_not_count():
@@ -362,9 +338,3 @@ def test_sleeping_costs_nothing_on_one_thread_and_its_time_on_two():
         begun = clock()
         time.sleep(0.05)
         assert least <= clock() - begun <= most
-
-
-@pytest.mark.parametrize(("over", "under"), [([], []), ([1.0], [1.0, 2.0])])
-def test_times_of_other_rounds_are_refused(over, under):
-    with pytest.raises(ValueError, match="the same rounds"):
-        ratio_of_medians(over, under)

@@ -18,10 +18,10 @@ from hybridgen.evaluation.density_ratio import (
     LogRatio,
     calibrated,
     clean_logits,
-    cross_entropy,
     platt,
 )
 from hybridgen.evaluation.runs import SavedRun, load_guide
+from hybridgen.metrics.calibration import cross_entropy
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.training.validation import HeldOutValidation
 

@@ -47,7 +47,7 @@ def noisy_digits(noise, count, seed):
 
 
 def test_values_are_those_of_the_metrics_by_themselves(on_ring):
-    x, real = RING.sample(500, rng_for("alone"))[0], on_ring.reference.held_out
+    x, real = RING.sample(500, rng_for("alone"))[0], on_ring.held_out
     x[:100] *= 1.3
     row, test = on_ring(x), two_sample_test(real, x, seed=0)
     expected = {
@@ -138,7 +138,8 @@ def test_ones_own_data_and_features_take_tensors():
         return rearrange(part, "b c h w -> b (c h w)")[:, :5]
 
     evaluator = build_evaluator((train, held_out), features=bright)
-    assert (evaluator.samples, evaluator.held_out, evaluator.features) == (60, 60, "bright")
+    assert (evaluator.samples, len(evaluator.held_out)) == (60, 60)
+    assert evaluator.extractor.name == "bright"
     row = evaluator(x)
     assert row.keys() == IMAGES - {"class_reverse_kl"}
     assert evaluator.histogram(x) == ()
@@ -146,7 +147,7 @@ def test_ones_own_data_and_features_take_tensors():
     saved = quantised(x)
     assert evaluator(saved) == evaluator(saved + 1e-3) == row
     points = build_evaluator((train[:, 0, 0, :2], held_out[:, 0, 0, :2]))
-    assert points.features == "coordinates"
+    assert points.extractor.name == "coordinates"
     assert "memorisation" in points(x[:, 0, 0, :2])
 
 

@@ -150,3 +150,30 @@ def test_without_the_package_it_says_what_to_install(script, tmp_path, capsys, m
 def test_settings_out_of_range_are_refused(script, wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         script.Benchmark(**wrong)
+
+
+def test_a_ratio_of_medians_ignores_what_slows_both_for_a_while(script):
+    under = [1.0] * 30 + [9.0] * 10
+    over = [2 * seconds for seconds in under]
+    assert script.ratio_of_medians(over, under) == (2, 2, 2)
+
+
+def test_the_interval_holds_the_ratio_and_narrows_with_more_rounds(script):
+    draws = torch.Generator().manual_seed(0)
+
+    def interval(rounds):
+        over, under = (1 + 0.1 * torch.randn(2, rounds, generator=draws)).tolist()
+        value, low, high = script.ratio_of_medians(over, under)
+        assert low < value < high
+        return low, high
+
+    (low, high), (closer_low, closer_high) = interval(20), interval(2_000)
+    assert closer_low < 1.005
+    assert closer_high > 0.995
+    assert closer_high - closer_low < (high - low) / 4
+
+
+@pytest.mark.parametrize(("over", "under"), [([], []), ([1.0], [1.0, 2.0])])
+def test_times_of_other_rounds_are_refused(script, over, under):
+    with pytest.raises(ValueError, match="the same rounds"):
+        script.ratio_of_medians(over, under)

@@ -136,7 +136,7 @@ def test_kid_of_two_sets_from_one_distribution_is_zero_on_average():
 def test_features_that_do_not_match_are_refused():
     with pytest.raises(ValueError, match=r"got \(9, 4\) and \(9, 5\)"):
         frechet_distance(torch.zeros(9, 4), torch.zeros(9, 5))
-    with pytest.raises(ValueError, match="two samples of each kind, got 9 and 1"):
+    with pytest.raises(ValueError, match="2 samples of each kind, got 9 and 1"):
         kernel_distance(torch.zeros(9, 4), torch.zeros(1, 4))
 
 

@@ -10,9 +10,9 @@ from hybridgen.metrics.intervals import interval, jackknife_error, jackknife_sub
 
 
 def error_of(figure, count, subsets=32):
-    """The standard error of a figure of the samples at some indices."""
+    """The standard error of a figure of subsets of the samples, from what marks them."""
     parts = jackknife_subsets(count, subsets=subsets)
-    return jackknife_error([figure(index) for index in parts], count)
+    return jackknife_error([figure(part) for part in parts], count)
 
 
 def normal(count, seed=0):
@@ -22,15 +22,13 @@ def normal(count, seed=0):
 @pytest.mark.parametrize(("count", "size"), [(2, 1), (10, 9), (64, 56), (71, 63)])
 def test_subsets_hold_seven_eighths_of_the_samples_and_none_of_them_twice(count, size):
     parts = jackknife_subsets(count, subsets=50)
-    assert len(parts) == 50
-    for part in parts:
-        assert len(part.unique()) == len(part) == size
-    assert torch.cat(parts).unique().tolist() == list(range(count))
+    assert parts.sum(dim=1).tolist() == [size] * 50
+    assert parts.any(dim=0).all()
 
 
 def test_subsets_depend_on_the_seed_alone():
     before = torch.random.get_rng_state()
-    first, again, other = (torch.cat(jackknife_subsets(40, seed=seed)) for seed in (1, 1, 2))
+    first, again, other = (jackknife_subsets(40, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(torch.random.get_rng_state(), before)
 
@@ -84,13 +82,13 @@ def test_the_interval_ends_where_the_figure_does():
 
 
 def test_no_failure_among_n_may_be_three_in_n():
-    low, high = interval("precision", 1.0, 0.0, least=1.5 / 500)
+    low, high = interval("precision", 1.0, 1.5 / 500)
     assert high == 1.0
     assert low == pytest.approx(1 - 3 / 500, abs=1e-3)
 
 
 def test_what_is_infinite_in_a_subset_is_infinitely_uncertain():
-    error = error_of(lambda i: math.inf if 0 in i else 1.0, 20)
+    error = error_of(lambda i: math.inf if i[0] else 1.0, 20)
     assert error == math.inf
     assert interval("reverse_kl", 1.0, error) == (0.0, math.inf)
     assert interval("precision", math.nan, 0.1) == (0.0, 1.0)

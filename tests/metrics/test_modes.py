@@ -8,8 +8,7 @@ from hybridgen.maths.mixtures import GaussianMixture, grid, ring
 from hybridgen.metrics.modes import (
     mode_coverage,
     mode_distance,
-    mode_moments,
-    mode_stds,
+    mode_statistics,
 )
 
 
@@ -53,7 +52,7 @@ def test_high_quality_ends_at_three_deviations_of_the_nearest_mode():
     outside = torch.tensor([[0.0, 0.301], [0.29, 0.29], [10.0, 3.01], [12.2, 2.2], [4.9, 0.0]])
     assert mode_coverage(inside, mixture)["high_quality"] == 1
     assert mode_coverage(outside, mixture)["high_quality"] == 0
-    assert mode_moments(inside, mixture)["hits"].tolist() == [2, 2]
+    assert mode_statistics(inside, mixture)[0].tolist() == [2, 2]
 
 
 def test_a_sampler_that_hits_nothing_is_infinitely_far_away():
@@ -79,7 +78,7 @@ def test_the_deviation_of_a_mode_is_that_of_its_points_a_coordinate():
     mixture = GaussianMixture(torch.ones(2), torch.tensor([[0.0, 0], [9.0, 0]]), torch.ones(2))
     cross = torch.tensor([[1.0, 0], [-1.0, 0], [0.0, 1.0], [0.0, -1.0]])
     points = torch.cat([cross + torch.tensor([0.5, 0.2]), torch.tensor([[9.0, 0.1]] * 5)])
-    stds = mode_stds(mode_moments(points, mixture), mixture)
+    _, stds = mode_statistics(points, mixture)
     torch.testing.assert_close(
         stds, torch.tensor([math.sqrt(4 / 3 / 2), 0.0], dtype=torch.float64), rtol=0, atol=1e-7
     )

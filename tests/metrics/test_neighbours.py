@@ -141,11 +141,15 @@ def test_radii_that_are_known_already_change_nothing():
     real, fake = torch.randn(80, 3, generator=rng()), torch.randn(70, 3, generator=rng(1))
     radii = neighbour_radii(real, neighbours=4)
     assert radii.dtype == torch.float64
-    assert prdc(real, fake, neighbours=4, real_radii=radii) == prdc(real, fake, neighbours=4)
-    wider = prdc(real, fake, neighbours=4, real_radii=2 * radii)
-    assert wider["density"] > prdc(real, fake, neighbours=4)["density"]
+    everything = torch.ones(1, 70, dtype=torch.bool)
+    alone, same, wider = (
+        prdc(real, fake, neighbours=4),
+        *(subset_prdc(real, r, fake, everything, neighbours=4) for r in (radii, 2 * radii)),
+    )
+    assert {name: float(value) for name, value in same.items()} == alone
+    assert float(wider["density"]) > alone["density"]
     with pytest.raises(ValueError, match=r"one radius for each of 80 points, got \[70\]"):
-        prdc(real, fake, real_radii=torch.ones(70))
+        subset_prdc(real, torch.ones(70), fake, everything)
 
 
 def test_features_that_are_not_finite_are_refused():
@@ -211,7 +215,7 @@ def test_the_share_is_the_mann_whitney_statistic():
 
 
 def test_misuse_gets_a_sentence():
-    with pytest.raises(ValueError, match=r"\[b d\] and \[n d\], n >= 1, got \[3, 5\] and \[3, 4\]"):
+    with pytest.raises(ValueError, match=r"\[n d\] and \[m d\], got \(3, 5\) and \(3, 4\)"):
         nearest(normal(3), normal(3, d=4))
     with pytest.raises(ValueError, match="m >= 1"):
         memorisation(torch.ones(3), torch.ones(0))
@@ -234,10 +238,11 @@ def test_prdc_of_every_subset_is_that_of_the_subset_alone(real, fake, d):
     y[:20] = x[:20]  # copies, at distances that are equal to radii
     y[20:30] = y[30:40]
     few = torch.arange(0, fake, 12)  # sparse: its neighbours are far among all samples
-    subsets = [torch.arange(fake), few, *jackknife_subsets(fake, subsets=4)]
-    found = subset_prdc(x, neighbour_radii(x), y, members_of(subsets, fake), chunk=32)
-    for place, index in enumerate(subsets):
-        alone = prdc(x, y[index])
+    members = members_of([torch.arange(fake), few], fake)
+    members = torch.cat([members, jackknife_subsets(fake, subsets=4)])
+    found = subset_prdc(x, neighbour_radii(x), y, members, chunk=32)
+    for place, member in enumerate(members):
+        alone = prdc(x, y[member])
         assert {name: float(values[place]) for name, values in found.items()} == pytest.approx(
             alone, abs=1e-12
         )

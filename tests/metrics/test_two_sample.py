@@ -169,8 +169,11 @@ def test_what_can_be_detected_lies_above_the_critical_accuracy():
 @pytest.mark.parametrize(
     ("misuse", "sentence"),
     [
-        (lambda: two_sample_test(normal(100), normal(100, d=2)), r"got \[100, 1\] and \[100, 2\]"),
-        (lambda: two_sample_test(normal(100), normal(39)), "needs 40 examples of either kind"),
+        (lambda: two_sample_test(normal(100), normal(100, d=2)), r"got \(100, 1\) and \(100, 2\)"),
+        (
+            lambda: two_sample_test(normal(100), normal(39)),
+            "need 40 samples of each kind, got 100 and 39",
+        ),
         (lambda: examined(torch.tensor([1.0, math.inf]), torch.zeros(2)), "finite logits"),
     ],
 )
