@@ -122,7 +122,8 @@ def draw(axes: Axes, marks: Sequence[Mark], metric: str, price: str = "seconds")
         colour = LIGHT[key.colour]
         if passing := line.get(0.0):
             axes.axhline(passing.y.value, color=colour, linewidth=1.3, gid="across/")
-            axes.axhspan(*_ends(passing.y, axes.get_ylim()), color=colour, alpha=0.1, lw=0)
+            low, high = _ends(passing.y, axes.get_ylim())
+            axes.axhspan(low, high, color=colour, alpha=0.1, lw=0)
             legend.append(Key(f"{passing.row.name} {text.value_of(passing.y)}", key.colour))
         else:
             y = [line[x].y.value for x in sorted(line)]
@@ -130,8 +131,8 @@ def draw(axes: Axes, marks: Sequence[Mark], metric: str, price: str = "seconds")
     for mark in walks:
         order, alpha = (2, 0.5) if mark.beaten and timed else (4, 1.0)
         paint = {"color": LIGHT[mark.key.colour], "alpha": alpha, "zorder": order}
-        axes.hlines(mark.y.value, *_ends(mark.x, axes.get_xlim()), lw=1.4, **paint)
-        axes.vlines(mark.x.value, *_ends(mark.y, axes.get_ylim()), lw=1.4, **paint)
+        axes.plot(_ends(mark.x, axes.get_xlim()), [mark.y.value] * 2, lw=1.4, **paint)
+        axes.plot([mark.x.value] * 2, _ends(mark.y, axes.get_ylim()), lw=1.4, **paint)
         paint |= {"zorder": order + 1, "markeredgecolor": LIGHT["surface"], "clip_on": False}
         place = f"point/{id(mark.row)}"
         axes.plot(mark.x.value, mark.y.value, mark.key.mark, gid=place, **paint)
@@ -210,11 +211,7 @@ def histograms(comparison: Comparison) -> list[Card]:
 
 
 def curves(model: TrainingSummary, prefix: str) -> list[Card]:
-    """The curves of a training that have two finite values or more.
-
-    Args:
-        prefix: of all ids.
-    """
+    """The curves of a training that have two finite values or more; ids begin with `prefix`."""
     cards = []
     for number, (name, (steps, values)) in enumerate(model.curves.items()):
         finite = [(v, s) for s, v in zip(steps, values, strict=True) if math.isfinite(v)]
@@ -264,11 +261,10 @@ def _facts(mark: Mark, metric: str) -> list[str]:
     return facts + ["another row is at least as good and as fast"] * mark.beaten
 
 
-def _ends(estimate: Estimate, limits: tuple[float, float]) -> tuple[float, float]:
+def _ends(estimate: Estimate, limits: tuple[float, float]) -> list[float]:
     """An interval inside an axis; what has no end reaches to the end of the axis."""
     ends = [estimate.value if math.isnan(e) else e for e in (estimate.low, estimate.high)]
-    low, high = np.clip(ends, *limits).tolist()
-    return low, high
+    return np.clip(ends, *limits).tolist()
 
 
 def _levels(axes: Axes, figures: Sequence[Estimate], metric: str) -> list[Key]:

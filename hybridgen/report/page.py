@@ -30,9 +30,8 @@ def render(comparison: Comparison) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"grouped": grouped, "bold": _bold}
-    quality, models = comparison.quality, comparison.models
     galleries = {
-        "samples": charts.pictures(comparison, "picture", quality),
+        "samples": charts.pictures(comparison, "picture", comparison.quality),
         "classes": charts.histograms(comparison),
         "neighbours": charts.pictures(comparison, "neighbours", "memorisation"),
     }
@@ -47,7 +46,9 @@ def render(comparison: Comparison) -> str:
         keys=svg.keys(comparison.rows),
         charts={price: charts.charts(comparison, price) for price in ("seconds", "calls")},
         galleries={name: _gallery(comparison, cards) for name, cards in galleries.items()},
-        curves=[(m.name, charts.curves(m, f"training-{i}")) for i, m in enumerate(models)],
+        curves=[
+            (m.name, charts.curves(m, f"training-{i}")) for i, m in enumerate(comparison.models)
+        ],
         findings=findings,
         tables=tables,
         metrics=[metric_of(name) for name in metrics_of(comparison)],
@@ -64,7 +65,8 @@ def _gallery(
         best.setdefault(row.kind, row)
     names = {row.name for row in best.values()}
     first = [card for card in cards if card.key is None or card.name in names]
-    return first, [card for card in cards if card not in first]
+    more = [card for card in cards if card not in first]
+    return (first, more) if any(card.key for card in cards) else ([], [])
 
 
 def _bold(sentence: str) -> Markup:

@@ -3,7 +3,7 @@ beside which."""
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from hybridgen.evaluation.results import Row
 from hybridgen.metrics.intervals import Estimate
@@ -11,10 +11,6 @@ from hybridgen.metrics.registry import metric_of
 from hybridgen.protocols import Cost
 
 TIE = "cannot be told apart"
-Outcome = Literal["better", "worse", "cannot be told apart"]
-Change = Literal["guidance", "refinement", "training"]
-"""Guidance asks a discriminator for gradients while sampling, refinement asks it which samples to
-keep, and training costs nothing when sampling."""
 
 
 class LossValue(NamedTuple):
@@ -47,8 +43,8 @@ def loss_value(estimate: Estimate, metric: str) -> LossValue:
     return LossValue(value, value - low, high - value)
 
 
-def outcome(a: Estimate, b: Estimate, metric: str) -> Outcome | None:
-    """What `a` is beside `b`; `None` unless both are finite.
+def outcome(a: Estimate, b: Estimate, metric: str) -> str | None:
+    """ "better", "worse" or `TIE`: what `a` is beside `b`; `None` unless both are finite.
 
     They are told apart if `|a - b| > sqrt(h_a^2 + h_b^2)`, where h is the half of each interval
     that faces the other: the 95 % interval of the difference of two independent estimates then
@@ -64,7 +60,7 @@ def outcome(a: Estimate, b: Estimate, metric: str) -> Outcome | None:
     return "better" if better is first else "worse"
 
 
-def row_outcome(row: Row, other: Row, metric: str) -> Outcome:
+def row_outcome(row: Row, other: Row, metric: str) -> str:
     """The same of two rows whose figures are finite; "seconds" are those of a sample."""
     a, b = (r.cost.seconds if metric == "seconds" else r.figures[metric] for r in (row, other))
     return outcome(a, b, metric) or TIE
@@ -125,8 +121,10 @@ def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
     return fits[0] if len(fits) == 1 and fits[0] is not row else None
 
 
-def change_of(row: Row, base: Row) -> Change:
-    """What was done to `base`, by the calls that came on top."""
+def change_of(row: Row, base: Row) -> str:
+    """What was done to `base`, by the calls that came on top: "guidance" asks a discriminator for
+    gradients while sampling, "refinement" asks it which samples to keep, and "training" costs
+    nothing when sampling."""
     calls, before = _calls(row), _calls(base)
     if calls.discriminator_backward > before.discriminator_backward:
         return "guidance"

@@ -38,12 +38,11 @@ KINDS = [name for name in PALETTE if name.startswith("kind-")]
 COLOURS = {code: f"var(--{name})" for name, code in LIGHT.items()}
 SYMBOLS = "\u25cf\u25a0\u25b2\u25c6\u25bc\u271a\u2605\u2716\u25c0\u25b6"
 MARKS = dict(zip("os^DvP*X<>", SYMBOLS, strict=True))
-DASHES = {"--": "\u2504\u2504", ":": "\u2508\u2508", "-": "\u2500\u2500"}
+DASHES = {"--": "- -", ":": "\u00b7 \u00b7 \u00b7", "-": "\u2014"}
 """Marks and dashes of matplotlib, and how a text shows them."""
 LOOK: dict[str, Any] = {
     "font.size": 12,
     "text.color": LIGHT["ink"],
-    "axes.titlesize": 12,
     "axes.titlelocation": "left",
     "axes.labelcolor": LIGHT["muted"],
     "axes.edgecolor": LIGHT["muted"],

@@ -175,13 +175,3 @@ def test_a_curve_breaks_where_it_is_not_finite():
     assert "loss from 1 to 4, last 2, step 3" in card.picture
     assert (card.name, card.small) == ("loss", "last 2, step 3")
     assert re.findall(r">([\d.]+)</text>", card.picture) == ["1", "4"]
-
-
-def test_a_long_curve_ends_where_its_training_ended():
-    steps = tuple(float(i) for i in range(1001))
-    (card,) = curves(
-        TrainingSummary(name="x", command="", facts={}, curves={"loss": (steps, steps)}), "a"
-    )
-    (line,) = elements(card.picture, "curve")
-    assert places(line)[-1] == pytest.approx((189.8, 11.9), abs=1)
-    assert len(places(line)) < 300

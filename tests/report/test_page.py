@@ -135,7 +135,7 @@ def test_the_best_row_of_each_kind_is_shown_and_the_others_on_request():
         real = ["held-out examples"] * (section != "neighbours")
         names = re.findall(r"<figcaption>(?:<span.*?</span> )?([^<]+)", first)
         assert names == [*real, "diffusion, 8 calls", "GAN"]
-        assert "<summary>2 more rows</summary>" in more
+        assert "<summary>2 more rows, not the best of their kind</summary>" in more
         assert "diffusion, 4 calls" in more
         assert "diffusion, 16 calls" in more
         assert "diffusion, 8 calls" not in more
