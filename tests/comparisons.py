@@ -54,7 +54,7 @@ def hybrid(calls, **others):
 
 
 def comparison(*rows, **others):
-    settings = {"title": "A comparison", "data": {"data": "digits"}, "features": "lenet"}
+    settings = {"title": "A comparison", "data": {"name": "digits"}, "features": "lenet"}
     return Comparison(**settings | {"samples": 1_000, "rows": rows, "models": ()} | others)
 
 

@@ -1,7 +1,10 @@
-"""The charts: what quality costs in seconds and in denoiser calls."""
+"""What the page draws: quality against seconds and denoiser calls, class histograms, curves of
+trainings, and rows of pictures."""
 
+import base64
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import NamedTuple
 
@@ -9,27 +12,20 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from hybridgen.evaluation.results import Comparison, Row
+from hybridgen.evaluation.results import Comparison, Row, TrainingSummary, metrics_of
 from hybridgen.metrics.intervals import Estimate
 from hybridgen.metrics.registry import metric_of
+from hybridgen.protocols import Cost
 from hybridgen.report import text
 from hybridgen.report.ranking import dominated, finite_rows, ranked
-from hybridgen.report.styles import LIGHT, Style, look, styles
-from hybridgen.report.svg import inline_svg
+from hybridgen.report.svg import LIGHT, Key, inline_svg, keys, look
 
-WIDE, NARROW = (900, 380), (360, 340)
-"""Sizes of a chart in the pixels of the page."""
+WIDE, NARROW, SMALL = (900, 380), (360, 340), (200, 100)
+"""Sizes in the pixels of the page."""
 LEVELS = {"floor": ("real samples (floor)", "--"), "ideal": ("perfect samples", ":")}
-
-
-class Reference(NamedTuple):
-    """A line across a chart: its colour, its dashes, and what it is."""
-
-    colour: str
-    dashes: str
-    label: str
+REAL = "held-out examples"
 
 
 class Chart(NamedTuple):
@@ -38,236 +34,284 @@ class Chart(NamedTuple):
     `note` says what it does not show.
     """
 
-    metric: str
     title: str
     pictures: list[Markup]
-    references: list[Reference]
+    legend: list[Key]
     note: str
 
 
-Draw = Callable[[Axes, Sequence[Row], str, Mapping[str, Style]], list[Reference]]
+class Card(NamedTuple):
+    """A small picture with what stands below it; without a key it is no row's."""
+
+    picture: Markup
+    name: str
+    key: Key | None = None
+    small: str = ""
 
 
-def front_chart(comparison: Comparison, metric: str) -> Chart | None:
-    """Quality against seconds; `None` if no row has both."""
-    rows = finite_rows(comparison.rows, metric)
-    if not rows:
-        return None
-    beaten = dominated(rows, metric)
-    front = "; ".join(row.name for row, worse in zip(rows, beaten, strict=True) if not worse)
-    against = f"against seconds a sample for {len(rows)} rows. Not beaten in both: {front}"
-    return _chart(comparison, metric, rows, "front", against, draw_front)
+class Mark(NamedTuple):
+    """A row in a chart: its price and its figure, the key of its method, and whether another row is
+    at least as good and as fast."""
+
+    row: Row
+    x: Estimate
+    y: Estimate
+    key: Key
+    beaten: bool
 
 
-def calls_chart(comparison: Comparison, metric: str) -> Chart | None:
-    """Quality against denoiser calls; `None` unless rows differ in them."""
-    rows = finite_rows(comparison.rows, metric)
-    walks = [row for row in rows if _calls(row).value > 0]
-    if len({_calls(row).value for row in walks}) < 2:
-        return None
-    methods = ", ".join(dict.fromkeys(row.method for row in walks))
-    against = f"against denoiser calls a sample: {methods}"
-    return _chart(comparison, metric, rows, "calls", against, draw_calls)
+def charts(comparison: Comparison, price: str) -> list[Chart]:
+    """One for each metric that ranks rows, but for those that `draw` has nothing for."""
+    drawings = []
+    for metric in [n for n in metrics_of(comparison) if metric_of(n).better is not None]:
+        marks, pictures, legend = marks_of(comparison, metric, price), [], []
+        facts = {f"point/{id(mark.row)}": _facts(mark, metric) for mark in marks}
+        title = chart_title(comparison, metric)
+        for width, height in (WIDE, NARROW) if metric == comparison.quality else (WIDE,):
+            with look():
+                figure = Figure(figsize=(width / 72, height / 72))
+                axes = figure.add_axes((60 / width, 48 / height, 1 - 70 / width, 1 - 58 / height))
+                legend = draw(axes, marks, metric, price)
+                label = f"{title}, {axes.get_xlabel()}"
+                pictures.append(inline_svg(figure, label, f"{price}-{metric}-{width}", facts))
+        drawn = {mark.row.name for mark in marks}
+        lost = [r.name for r in comparison.rows if metric in r.figures and r.name not in drawn]
+        note = f"Not drawn, because a figure is not finite: {', '.join(lost)}." if lost else ""
+        if legend:
+            drawings.append(Chart(title, pictures, legend, note))
+    return drawings
 
 
-def draw_front(
-    axes: Axes, rows: Sequence[Row], metric: str, styled: Mapping[str, Style]
-) -> list[Reference]:
-    """Quality against seconds: rows with intervals in both directions, steps along the rows that
-    none beats, and floors.
+def marks_of(comparison: Comparison, metric: str, price: str = "seconds") -> list[Mark]:
+    """Of rows with a finite figure and time, the best first.
 
     Args:
-        rows: with finite figures and seconds.
+        price: "seconds" of a sample, or its "calls" of a denoiser; 0 if it makes or counts none.
     """
-    times = [row.cost.seconds for row in rows]
-    ends = [end for time in times for end in (time.low, time.value, time.high)]
-    ends = [end for end in ends if math.isfinite(end) and end > 0]
-    _log_axis(axes, "x", ends, partial(text.seconds, padded=False))
-    references = _levels(axes, rows, metric)
-    beaten = dominated(rows, metric)
-    faded = [id(row) for row, worse in zip(rows, beaten, strict=True) if worse]
-    front = {r.cost.seconds.value: r.figures[metric].value for r in rows if id(r) not in faded}
-    if len(front) > 1:
-        x = [*sorted(front), axes.get_xlim()[1]]
-        y = [front[seconds] for seconds in sorted(front)]
-        axes.step(x, [*y, y[-1]], where="post", color=LIGHT["ink"], alpha=0.5, gid="front/")
-    _rows(axes, rows, metric, styled, lambda row: row.cost.seconds, faded)
-    batches = text.listed([text.count(n) for n in sorted({row.cost.batch for row in rows})])
-    axes.set_xlabel(f"time a sample, batches of {batches}", loc="right")
-    return references
+    rows, signs = ranked(finite_rows(comparison.rows, metric), metric), keys(comparison.rows)
+    marks = []
+    for row, beaten in zip(rows, dominated(rows, metric), strict=True):
+        calls = (row.cost.calls or Cost()).denoiser
+        x = Estimate(value=calls, low=calls, high=calls) if price == "calls" else row.cost.seconds
+        marks.append(Mark(row, x, row.figures[metric], signs[row.method], beaten))
+    return marks
 
 
-def draw_calls(
-    axes: Axes, rows: Sequence[Row], metric: str, styled: Mapping[str, Style]
-) -> list[Reference]:
-    """Quality against denoiser calls: a line for each method that makes some, and floors.
+def draw(axes: Axes, marks: Sequence[Mark], metric: str, price: str = "seconds") -> list[Key]:
+    """Quality against price: rows with their intervals, and what real and perfect samples get.
 
-    The best row of every other method is a line across, with its interval.
+    A line joins the best rows of a method at each price. Over seconds steps go along the rows that
+    none beats in both, and the others are faded; over calls the best row of a method that makes
+    none is a line across, with its interval.
+
+    Returns:
+        The legend; empty, with nothing drawn, without marks, or if all make equally many calls.
     """
-    walks = [row for row in rows if _calls(row).value > 0]
-    passes: dict[str, Row] = {}
-    for row in ranked(rows, metric):
-        if _calls(row).value == 0:
-            passes.setdefault(row.method, row)
-    _log_axis(axes, "x", [_calls(row).value for row in walks], text.number)
-    reach = math.log(axes.get_xlim()[1] / axes.get_xlim()[0])
-    ticks: list[float] = []
-    for value in sorted({_calls(row).value for row in walks}):
-        if not ticks or math.log(value / ticks[-1]) > 0.09 * reach:
-            ticks.append(value)
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    references = _levels(axes, [*walks, *passes.values()], metric)
-    for method, row in passes.items():
-        figure, colour = row.figures[metric], styled[method].colour
-        axes.axhline(figure.value, color=LIGHT[colour], linewidth=1.3, gid="across/")
-        ends = np.clip([figure.low, figure.high], *axes.get_ylim())
-        axes.axhspan(*ends, color=LIGHT[colour], alpha=0.1, linewidth=0)
-        references.append(Reference(colour, "-", f"{row.name} {text.value_of(figure)}"))
-    _rows(axes, walks, metric, styled, _calls)
-    axes.set_xlabel("denoiser calls a sample", loc="right")
-    return references
-
-
-def facts_of(row: Row, metric: str) -> list[str]:
-    """What hovering over a row shows, one thing each: name, figure, seconds and calls."""
-    time, calls = row.cost.seconds, row.cost.calls
-    facts = [
-        row.name,
-        f"{metric_of(metric).label} {text.with_interval(row.figures[metric])}",
-        f"{text.seconds_with_interval(time)} a sample",
-    ]
-    if calls is not None:
-        counts = {name: getattr(calls, name) for name in text.NETWORKS}
-        parts = [f"{text.number(n)} {name.replace('_', ' ')}" for name, n in counts.items() if n]
-        facts.append(f"calls: {', '.join(parts) or 'none'}")
-    return facts
+    walks, timed = [mark for mark in marks if mark.x.value > 0], price == "seconds"
+    at = sorted({mark.x.value for mark in walks})
+    if len(at) < (1 if timed else 2):
+        return []
+    ends = [end for mark in walks for end in (mark.x.low, mark.x.value, mark.x.high)]
+    _log_axis(axes, "x", ends, partial(text.seconds, padded=False) if timed else text.number)
+    legend = list(dict.fromkeys(mark.key for mark in walks))
+    legend += _levels(axes, [mark.y for mark in marks], metric)
+    lines: dict[Key, dict[float, Mark]] = {}
+    for mark in marks:
+        lines.setdefault(mark.key, {}).setdefault(mark.x.value, mark)
+    for key, line in lines.items():
+        colour = LIGHT[key.colour]
+        if passing := line.get(0.0):
+            axes.axhline(passing.y.value, color=colour, linewidth=1.3, gid="across/")
+            low, high = _ends(passing.y, axes.get_ylim())
+            axes.axhspan(low, high, color=colour, alpha=0.1, lw=0)
+            legend.append(Key(f"{passing.row.name} {text.value_of(passing.y)}", key.colour))
+        else:
+            y = [line[x].y.value for x in sorted(line)]
+            axes.plot(sorted(line), y, color=colour, alpha=0.6, lw=1.2, zorder=1, gid="line/")
+    for mark in walks:
+        order, alpha = (2, 0.5) if mark.beaten and timed else (4, 1.0)
+        paint = {"color": LIGHT[mark.key.colour], "alpha": alpha, "zorder": order}
+        axes.plot(_ends(mark.x, axes.get_xlim()), [mark.y.value] * 2, lw=1.4, **paint)
+        axes.plot([mark.x.value] * 2, _ends(mark.y, axes.get_ylim()), lw=1.4, **paint)
+        paint |= {"zorder": order + 1, "markeredgecolor": LIGHT["surface"], "clip_on": False}
+        place = f"point/{id(mark.row)}"
+        axes.plot(mark.x.value, mark.y.value, mark.key.mark, gid=place, **paint)
+    if timed:
+        front = sorted((mark.x.value, mark.y.value) for mark in marks if not mark.beaten)
+        x, y = zip(*front, (axes.get_xlim()[1], front[-1][1]), strict=True)
+        axes.step(x, y, where="post", color=LIGHT["ink"], alpha=0.5, gid="front/")
+        batches = ", ".join(text.grouped(n) for n in sorted({m.row.cost.batch for m in marks}))
+        axes.set_xlabel(f"time a sample, batches of {batches}", loc="right")
+    else:
+        ticks = at[:1]
+        for value in at:
+            if value > ticks[-1] * (at[-1] / at[0]) ** 0.09:
+                ticks.append(value)
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.set_xlabel("denoiser calls a sample", loc="right")
+    return legend
 
 
 def chart_title(comparison: Comparison, metric: str) -> str:
     """Metric, what it is measured on if its name does not say it, and which way is better."""
     entry = metric_of(metric)
-    features = comparison.features if metric == "frechet_distance" else ""
-    label = f"{entry.label} on {features}" if features else entry.label
-    return text.printable(f"{label} ({entry.direction})" if entry.direction else label)
+    features = f" on {comparison.features}" if metric == "frechet_distance" else ""
+    return text.printable(f"{entry.label}{features} ({entry.direction})")
 
 
-def _chart(
-    comparison: Comparison, metric: str, rows: Sequence[Row], name: str, against: str, draw: Draw
-) -> Chart:
-    facts = {f"point/{id(row)}": facts_of(row, metric) for row in rows}
-    label = f"{metric_of(metric).label} {against}"
-    pictures, references = [], []
-    for width, height in (WIDE, NARROW) if metric == comparison.quality else (WIDE,):
-        with look():
-            figure = Figure(figsize=(width / 72, height / 72))
-            axes = figure.add_axes((60 / width, 48 / height, 1 - 70 / width, 1 - 58 / height))
-            references = draw(axes, rows, metric, styles(comparison.rows))
-            pictures.append(inline_svg(figure, label, f"{name}-{metric}-{width}", facts))
-    drawn = [id(row) for row in rows]
-    lost = [r.name for r in comparison.rows if metric in r.figures and id(r) not in drawn]
-    note = f"Not drawn, because a figure is not finite: {', '.join(lost)}." if lost else ""
-    return Chart(metric, chart_title(comparison, metric), pictures, references, note)
+def pictures(comparison: Comparison, which: str, metric: str) -> list[Card]:
+    """A card of every row that has such a picture; of samples, the real ones come first."""
+    signs, cards = keys(comparison.rows), []
+    if which == "picture" and comparison.real_picture:
+        cards.append(Card(_image(REAL, comparison.real_picture), REAL))
+    for row in comparison.rows:
+        if picture := getattr(row, which):
+            estimate, small = row.figures.get(metric), ""
+            if estimate is not None:
+                small = f"{metric_of(metric).label} {text.value_of(estimate)}"
+            cards.append(Card(_image(row.name, picture), row.name, signs[row.method], small))
+    return cards
 
 
-def _calls(row: Row) -> Estimate:
-    """Denoiser calls a sample; 0 for a sampler that makes or counts none."""
-    calls = row.cost.calls.denoiser if row.cost.calls is not None else 0.0
-    return Estimate(value=calls, low=calls, high=calls)
+def histograms(comparison: Comparison) -> list[Card]:
+    """The held-out classes, then those of every row that counted as many; all to one scale."""
+    real, signs = comparison.real_histogram, keys(comparison.rows)
+    if not any(real):
+        return []
+    entries: list[tuple[str, Key | None, tuple[int, ...]]] = [(REAL, None, real)]
+    for row in comparison.rows:
+        if any(row.histogram) and len(row.histogram) == len(real):
+            entries.append((row.name, signs[row.method], row.histogram))
+    shares = [[n / sum(counts) for n in counts] for *_, counts in entries]
+    top, names, cards = max(map(max, shares)), comparison.classes, []
+    if len(names) != len(real):
+        names = tuple(map(str, range(len(real))))
+    for number, ((name, key, _), heights) in enumerate(zip(entries, shares, strict=True)):
+        texts = [f"{c}: {100 * share:.1f} %" for c, share in zip(names, heights, strict=True)]
+        with look(font_size=10, axes_grid=False):
+            figure, axes = _small_axes((0.01, 0.16, 0.98, 0.82))
+            colour = LIGHT[key.colour if key else "muted"]
+            bars = axes.bar(range(len(heights)), heights, 0.76, color=colour, alpha=0.75)
+            for i, bar in enumerate(bars):
+                bar.set_gid(f"bar/{i}")
+            if key:
+                edges = np.arange(len(real) + 1) - 0.5
+                axes.stairs(shares[0], edges, color=LIGHT["ink"], gid="outline/")
+            short = len(names) <= 12 and max(map(len, names)) <= 2
+            axes.set_xticks(
+                range(len(names)), map(text.printable, names) if short else [""] * len(names)
+            )
+            axes.set(xlim=(-0.5, len(real) - 0.5), ylim=(0, 1.02 * top), yticks=[])
+            axes.tick_params(length=0)
+            axes.spines.left.set_visible(False)
+            facts = {f"bar/{i}": [line] for i, line in enumerate(texts)}
+            label = f"{name}: {', '.join(texts)}"
+            cards.append(Card(inline_svg(figure, label, f"classes{number}", facts), name, key))
+    return cards if len(cards) > 1 else []
 
 
-def _rows(
-    axes: Axes,
-    rows: Sequence[Row],
-    metric: str,
-    styled: Mapping[str, Style],
-    price: Callable[[Row], Estimate],
-    faded: Collection[int] = (),
-) -> None:
-    """A mark with intervals for each row, and a line through the best of a method at each price."""
-    lines: dict[str, dict[float, float]] = {}
-    for row in ranked(rows, metric):
-        line = lines.setdefault(row.method, {})
-        line.setdefault(price(row).value, row.figures[metric].value)
-    for method, line in lines.items():
-        y = [line[x] for x in sorted(line)]
-        colour = LIGHT[styled[method].colour]
-        axes.plot(sorted(line), y, color=colour, alpha=0.6, linewidth=1.2, zorder=1, gid="line/")
-    for row in rows:
-        x, y, style = price(row), row.figures[metric], styled[row.method]
-        order, alpha = (2, 0.5) if id(row) in faded else (4, 1.0)
-        colour = {"color": LIGHT[style.colour], "alpha": alpha}
-        across, upright = _ends(x, axes.get_xlim()), _ends(y, axes.get_ylim())
-        axes.plot(
-            *([*across, math.nan, x.value, x.value], [y.value, y.value, math.nan, *upright]),
-            **colour,
-            zorder=order,
-            linewidth=1.4,
-        )
-        axes.plot(
-            *([x.value], [y.value], style.mark),
-            **colour,
-            zorder=order + 1,
-            clip_on=False,
-            markeredgecolor=LIGHT["surface"],
-            gid=f"point/{id(row)}",
-        )
+def curves(model: TrainingSummary, prefix: str) -> list[Card]:
+    """The curves of a training that have two finite values or more; ids begin with `prefix`."""
+    cards = []
+    for number, (name, (steps, values)) in enumerate(model.curves.items()):
+        finite = [(v, s) for s, v in zip(steps, values, strict=True) if math.isfinite(v)]
+        if len(finite) < 2:
+            continue
+        low, high, (last, end) = min(finite)[0], max(finite)[0], finite[-1]
+        name, scale = metric_of(name).label, "log" if 0 < 30 * low < high else "linear"
+        with look(font_size=12):
+            figure, axes = _small_axes((0.3, 0.06, 0.68, 0.86))
+            axes.set_yscale(scale)
+            axes.plot(steps, values, color=LIGHT["accent"], gid="curve/")
+            axes.set(xticks=[], yticks=[low, high], yticklabels=map(text.number, (low, high)))
+            axes.yaxis.set_minor_locator(NullLocator())
+            small = f"last {text.number(last)}, step {text.number(end)}"
+            label = f"{name} from {text.number(low)} to {text.number(high)}, {small}"
+            picture = inline_svg(figure, label, f"{prefix}-{number}")
+        cards.append(Card(picture, f"{name} (log)" if scale == "log" else name, small=small))
+    return cards
 
 
-def _ends(estimate: Estimate, limits: tuple[float, float]) -> Sequence[float]:
+def _image(name: str, picture: bytes) -> Markup:
+    """A PNG as an element of the page; small ones are enlarged without smoothing."""
+    width, height = (int.from_bytes(picture[i : i + 4], "big") for i in (16, 20))  # PNG's header
+    source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    enlarged = "small" if width <= 160 else ""
+    element = '<img src="{}" width="{}" height="{}" alt="{}" class="{}">'
+    return Markup(element).format(source, width, height, name, enlarged)
+
+
+def _small_axes(place: tuple[float, float, float, float]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(SMALL[0] / 72, SMALL[1] / 72))
+    return figure, figure.add_axes(place)
+
+
+def _facts(mark: Mark, metric: str) -> list[str]:
+    """What hovering over a row shows, one thing each."""
+    time, calls = mark.row.cost.seconds, mark.row.cost.calls
+    interval = f" ({text.span(time)})" if text.span(time) else ""
+    facts = [
+        mark.row.name,
+        f"{metric_of(metric).label} {text.with_interval(mark.y)}",
+        f"{text.seconds(time.value)}{interval} a sample",
+    ]
+    if calls is not None:
+        parts = [f"{text.number(n)} {k.replace('_', ' ')}" for k, n in asdict(calls).items() if n]
+        facts.append(f"calls: {', '.join(parts) or 'none'}")
+    return facts + ["another row is at least as good and as fast"] * mark.beaten
+
+
+def _ends(estimate: Estimate, limits: tuple[float, float]) -> list[float]:
     """An interval inside an axis; what has no end reaches to the end of the axis."""
     ends = [estimate.value if math.isnan(e) else e for e in (estimate.low, estimate.high)]
     return np.clip(ends, *limits).tolist()
 
 
-def _levels(axes: Axes, rows: Sequence[Row], metric: str) -> list[Reference]:
+def _levels(axes: Axes, figures: Sequence[Estimate], metric: str) -> list[Key]:
     """Scale the upright axis for all intervals, and draw what real and perfect samples get.
 
     The axis is logarithmic for metrics of which less is better if all figures are positive and more
     than a factor of 8 apart; levels at zero are then left out, and intervals that reach there are
     cut.
     """
-    figures = [row.figures[metric] for row in rows]
     values = [figure.value for figure in figures]
     log = not metric_of(metric).linear and 0 < 8 * min(values) < max(values)
     least = min(values) / 3 if log else -math.inf
     nearest = metric_of(metric).better
     levels = {name: [getattr(figure, name) for figure in figures] for name in LEVELS}
     levels["ideal"].append(nearest if isinstance(nearest, float) else None)
-    references = []
+    legend = []
     for name, (label, dashes) in LEVELS.items():
         finite = [x for x in levels[name] if x is not None and math.isfinite(x)]
         if finite and (finite[0] > 0 or not log):
             values.append(finite[0])
             axes.axhline(finite[0], color=LIGHT["muted"], ls=dashes, linewidth=1.3, gid=f"{name}/")
-            references.append(Reference("muted", dashes, f"{label} {text.number(finite[0])}"))
+            legend.append(Key(f"{label} {text.number(finite[0])}", "muted", dashes=dashes))
     ends = [end for figure in figures for end in (figure.low, figure.high)]
     values += [end for end in ends if math.isfinite(end) and end > least]
     if log:
         _log_axis(axes, "y", values, text.number)
-        return references
+        return legend
     low, high = min(values), max(values)
     margin = 0.06 * (high - low) if high - low > 1e-12 * abs(high) else abs(low) / 10 or 0.5
     axes.set_ylim(low - margin, high + margin)
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text.number(value)))
-    return references
+    return legend
 
 
 def _log_axis(
     axes: Axes, which: str, values: Sequence[float], write: Callable[[float], str]
 ) -> None:
-    """Equal ratios equally far apart, a little wider than positive `values`, ticks with room."""
-    low, high = min(values), max(values)
+    """Equal ratios equally far apart, a little wider than the positive `values`, ticks with
+    room."""
+    positive = [value for value in values if 0 < value < math.inf]
+    low, high = min(positive), max(positive)
     if high < 1.5 * low:
         low, high = low / 1.3, high * 1.3
     decades = math.log10(high / low)
     axes.set(**{f"{which}scale": "log"})
     axes.set(**{f"{which}lim": (low / 10 ** (0.06 * decades), high * 10 ** (0.06 * decades))})
-    axis, size, label = (
-        (axes.xaxis, axes.bbox.width, 75) if which == "x" else (axes.yaxis, axes.bbox.height, 30)
-    )
-    room = size / label / decades
-    subs = (1.0, 2.0, 5.0) if room > 3.3 else (1.0, 3.0) if room > 2.1 else (1.0,)
-    axis.set_major_locator(LogLocator(subs=subs))
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2 else (1.0,)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))

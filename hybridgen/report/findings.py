@@ -4,13 +4,13 @@
 """
 
 import math
-import re
 from collections.abc import Sequence
 
 from hybridgen.evaluation.results import Comparison, Row, metrics_of
 from hybridgen.metrics.registry import metric_of
+from hybridgen.protocols import Cost
 from hybridgen.report import text
-from hybridgen.report.ranking import finite_rows, outcome, ranked
+from hybridgen.report.ranking import TIE, finite_rows, ranked, row_outcome
 
 UNEQUAL = 1.25
 """Trainings whose seconds differ by more than this factor are mentioned."""
@@ -21,192 +21,158 @@ def headline(comparison: Comparison) -> list[str]:
 
     The answer sets a single pass beside guided diffusion, else it is about the best row; then come
     the best and the cheapest. What the rows cannot answer is left out. Without a finite row there
-    is one sentence, else there are three or more.
+    is one sentence, else there are three or more. The page makes bold what is in quotation marks.
     """
     rows = ranked(finite_rows(comparison.rows, comparison.quality), comparison.quality)
     if not rows:
         return [f"No row has a finite {metric_of(comparison.quality).label}."]
-    sides = _single_and_guided(rows)
-    sentences = [_best(comparison, rows, floor=sides is None), _cheapest(comparison, rows, sides)]
-    if sides is not None:
-        sentences.insert(0, _question(comparison, *sides))
-    first, *others = filter(None, sentences)
-    return [first, _scope(comparison), *others, _intervals(comparison)]
+    single = next((row for row in rows if _is_single_pass(row)), None)
+    guided = next((row for row in rows if _is_guided_diffusion(row)), None)
+    findings = [_best(comparison, rows)]
+    if single is not None and guided is not None:
+        findings.insert(0, _question(comparison, single, guided))
+    least = min(rows, key=_seconds)
+    if len(rows) > 1 and (len(findings) == 1 or least is not single):
+        findings.append(_cheapest(rows[0], least, comparison.quality))
+    return [findings[0], _scope(comparison), *findings[1:], _intervals(comparison)]
 
 
 def sample_counts(comparison: Comparison) -> str:
     """A sentence on how many were compared, for metrics that depend on it; empty if unknown."""
     shares = [name for name in ("recall", "coverage") if name in metrics_of(comparison)]
-    digits = re.sub(r"[\s,\u202f\u00a0]", "", comparison.data.get("held-out examples", ""))
-    if not shares or not (digits.isascii() and digits.isdigit()):
+    held_out = comparison.data.get("held-out examples", "")
+    if not shares or not held_out.isdecimal():
         return ""
-    held_out, samples = int(digits), comparison.samples
     sentence = (
-        f"{text.count(samples)} samples against {text.count(held_out)} held-out examples: "
-        f"{' and '.join(shares)} depend{'s' * (len(shares) == 1)} on these numbers."
+        f"{text.grouped(comparison.samples)} samples against {text.grouped(held_out)} held-out "
+        f"examples: {' and '.join(shares)} depend{'s' * (len(shares) == 1)} on these numbers."
     )
-    if samples < held_out and "coverage" in shares:
-        sentence += (
-            " With fewer samples than held-out examples coverage cannot reach 1: compare it with "
-            "its floor."
-        )
+    if comparison.samples < int(held_out) and "coverage" in shares:
+        sentence += " With so few samples coverage cannot reach 1: compare it with its floor."
     return sentence
 
 
 def unequal_trainings(comparison: Comparison) -> str:
     """A sentence if the seconds behind methods differ; empty if not, or if they are not known."""
-    seconds = {model.name: model.facts.get("seconds", math.nan) for model in comparison.models}
-    behind: dict[tuple[str, ...], float] = {}
-    for row in comparison.rows:
-        parts = [seconds.get(name, math.nan) for name in dict.fromkeys(row.models)]
-        if parts and all(math.isfinite(part) and part > 0 for part in parts):
-            behind[row.models] = sum(parts)
-    if len(behind) < 2:
+    seconds = _training_seconds(comparison)
+    behind = {r.models: sum(seconds[m] for m in set(r.models)) for r in comparison.rows if r.models}
+    times = sorted((time, models) for models, time in behind.items() if math.isfinite(time))
+    if len(times) < 2 or times[-1][0] <= UNEQUAL * times[0][0]:
         return ""
-    (short, least), *_, (long, most) = sorted(behind.items(), key=lambda item: item[1])
-    if most <= UNEQUAL * least:
-        return ""
-    little = f"{text.seconds(least)} behind what takes {text.listed(short)}"
-    much = f"{text.seconds(most)} behind what takes {text.listed(long)}"
+    ends = (times[0], times[-1])
+    parts = [f"{text.seconds(t)} behind what takes {' and '.join(models)}" for t, models in ends]
     return (
-        f"Training was not equal: {little}, {much}. Differences between such methods may be "
+        f"Training was not equal: {', '.join(parts)}. Differences between such methods may be "
         "differences in training."
     )
 
 
 def times_as_long(row: Row, base: Row) -> str:
     """How the seconds of two rows compare, as far as their timing can tell."""
-    a, b = row.cost.seconds, base.cost.seconds
-    if outcome(a, b, "seconds") in ("tie", None):
+    if row_outcome(row, base, "seconds") == TIE:
         return "about as long"
-    return f"{text.ratio(a.value / b.value)} as long"
+    return f"{text.number(row.cost.seconds.value / base.cost.seconds.value, 2)} times as long"
 
 
 def _question(comparison: Comparison, single: Row, guided: Row) -> str:
     """The best single pass beside the best guided diffusion."""
     metric = comparison.quality
-    result = outcome(guided.figures[metric], single.figures[metric], metric)
+    result = row_outcome(guided, single, metric)
     opening = f"Guided diffusion is {result} than a single pass"
-    if result == "tie":
-        opening = (
-            "Guided diffusion and a single pass cannot be told apart at "
-            f"{text.count(comparison.samples)} samples"
-        )
+    if result == TIE:
+        opening = f"Guided diffusion and a single pass {_level(comparison)}"
     return (
-        f"{opening} ({metric_of(metric).label} {_figure(guided, metric)} for "
-        f"{text.quoted(guided.name)} against {_figure(single, metric)} for "
-        f"{text.quoted(single.name)}{_floor(single, metric)}). A sample takes "
+        f"{opening}: {metric_of(metric).label} {_named(guided, metric)} against "
+        f"{_named(single, metric)}{_floor(single, metric)}. A sample takes "
         f"{times_as_long(guided, single)} ({_time(guided)} against {_time(single)})."
     )
 
 
-def _best(comparison: Comparison, rows: Sequence[Row], *, floor: bool) -> str:
+def _best(comparison: Comparison, rows: Sequence[Row]) -> str:
     metric, best = comparison.quality, rows[0]
-    way = metric_of(metric).direction.split()[0]
-    extreme = {"higher": "highest", "lower": "lowest"}.get(way, "best")
+    way = {"higher": "highest", "lower": "lowest"}.get(str(metric_of(metric).better), "best")
     first = (
-        f"The {extreme} {metric_of(metric).label} is that of {text.quoted(best.name)} "
-        f"({_figure(best, metric)}{_floor(best, metric) if floor else ''}). "
+        f"The {way} {metric_of(metric).label} is {_named(best, metric)}{_floor(best, metric)}. "
         f"A sample takes {_time(best)}."
     )
+    level = [row for row in rows[1:] if row_outcome(row, best, metric) == TIE]
     if len(rows) == 1:
         return f"{first} There is no other row with such a figure to compare it with."
-    level = [
-        row
-        for row in rows[1:]
-        if outcome(row.figures[metric], best.figures[metric], metric) == "tie"
-    ]
     if not level:
         return f"{first} It is better than every other row beyond the uncertainty."
-    others = text.quoted(level[0].name) if len(level) == 1 else f"{len(level)} other rows"
-    second = f"It cannot be told apart from {others} at {text.count(comparison.samples)} samples."
-    faster = [
-        row for row in level if outcome(row.cost.seconds, best.cost.seconds, "seconds") == "better"
-    ]
-    if faster:
-        least = min(faster, key=_seconds)
-        cheaper = f"The cheapest of them is {text.quoted(least.name)}"
-        second += f" {'That one takes less time' if len(level) == 1 else cheaper}"
-        second += f" ({_time(least)} a sample)."
-    return f"{first} {second}"
+    others = f"{len(level)} other rows" if len(level) > 1 else f"\u201c{level[0].name}\u201d"
+    return f"{first} It and {others} {_level(comparison)}."
 
 
-def _cheapest(comparison: Comparison, rows: Sequence[Row], sides: tuple[Row, Row] | None) -> str:
-    """Left out where it is the single pass of the first sentence."""
-    metric, best, least = comparison.quality, rows[0], min(rows, key=_seconds)
-    if len(rows) == 1 or (sides is not None and least is sides[0]):
-        return ""
+def _cheapest(best: Row, least: Row, metric: str) -> str:
     if least is best:
-        return f"{text.quoted(best.name)} also takes the least time a sample."
-    result = (
-        "worse than the best beyond the uncertainty"
-        if outcome(least.figures[metric], best.figures[metric], metric) == "worse"
-        else f"not to be told apart from the best at {text.count(comparison.samples)} samples"
-    )
+        return f"\u201c{best.name}\u201d also takes the least time a sample."
+    worse = row_outcome(least, best, metric) == "worse"
     return (
-        f"The cheapest is {text.quoted(least.name)} ({_time(least)} a sample). Its "
-        f"{metric_of(metric).label} ({_figure(least, metric)}) is {result}. The best takes "
+        f"The cheapest takes {_time(least)} a sample: {_named(least, metric)}, "
+        f"{'worse than' if worse else 'not to be told apart from'} the best, which takes "
         f"{times_as_long(best, least)}."
     )
 
 
 def _scope(comparison: Comparison) -> str:
     """What was compared, how often and how long it was trained."""
-    name = comparison.data.get("name") or comparison.data.get("data")
-    seconds = {model.name: model.facts.get("seconds", math.nan) for model in comparison.models}
-    models = dict.fromkeys(row.models[0] for row in comparison.rows if row.models)
-    trained = [seconds.get(model, math.nan) for model in models]
+    name = comparison.data.get("name")
+    seconds = _training_seconds(comparison)
+    trained = [seconds[model] for model in {row.models[0] for row in comparison.rows}]
     duration = ""
-    if trained and all(math.isfinite(time) and time > 0 for time in trained):
+    if all(map(math.isfinite, trained)):
         unit, unit_name = (60, "minutes") if min(trained) >= 120 else (1, "seconds")
-        ends = (min(trained) / unit, max(trained) / unit)
-        duration = f", for {_span(ends)} {unit_name}"
-    often = [row.trainings for row in comparison.rows]
-    times = "once" if max(often) == 1 else f"{_span((min(often), max(often)))} times"
+        duration = f", for {_ends([time / unit for time in trained])} {unit_name}"
+    often = _ends([row.trainings for row in comparison.rows])
+    times = "once" if often == "1" else f"{often} times"
     return (
-        f"This holds for {f'{name} and ' if name else ''}for models that were trained {times} "
+        f"This holds for {f'{name} and for ' if name else ''}models that were trained {times} "
         f"each{duration}. Longer training or other seeds may change it."
     )
 
 
-def _span(ends: tuple[float, float]) -> str:
-    return " to ".join(dict.fromkeys(text.number(end, 2 if end < 100 else 3) for end in ends))
-
-
 def _intervals(comparison: Comparison) -> str:
-    repeated = any(row.trainings > 1 for row in comparison.rows)
-    figures = [row.figures.get(comparison.quality) for row in comparison.rows]
-    floor = any(figure is not None and figure.floor is not None for figure in figures)
-    samples = f"the {text.count(comparison.samples)} samples of a row"
-    once = "They do not say how much another training would differ."
-    if repeated:
-        samples = f"the trainings of a row, or over {samples} that was trained once"
-        once = (
-            "The latter do not say how much another training would differ. Cost and pictures are "
-            "those of a row's first training."
-        )
+    several = any(row.trainings > 1 for row in comparison.rows) * (
+        " Of a row that was trained several times they are over its trainings; its cost and "
+        "pictures are those of the first."
+    )
     return (
-        f"In square brackets are 95 % intervals over {samples}. {once} Which row is best was "
-        "chosen by these same samples."
-    ) + (" The floor is what as many real examples get." if floor else "")
+        f"In square brackets are 95 % intervals over the {text.grouped(comparison.samples)} "
+        f"samples of a row. They do not say how much another training would differ.{several} "
+        "Which row is best was chosen by these same samples. The floor is what as many real "
+        "examples get."
+    )
 
 
-def _single_and_guided(rows: Sequence[Row]) -> tuple[Row, Row] | None:
-    """The first row that is a single pass without a discriminator, and the first guided one."""
-    single, guided = None, None
-    for row in rows:
-        calls = row.cost.calls
-        if calls is None:
-            continue
-        if calls.denoiser > 0 and calls.discriminator_backward > 0:
-            guided = guided or row
-        elif calls.calls == calls.generator == 1 and not calls.discriminator_forward:
-            single = single or row
-    return None if single is None or guided is None else (single, guided)
+def _is_single_pass(row: Row) -> bool:
+    """Whether it is one call of a generator, without a discriminator."""
+    calls = row.cost.calls or Cost()
+    return calls.calls == calls.generator == 1 and not calls.discriminator_forward
 
 
-def _figure(row: Row, metric: str) -> str:
-    return text.with_interval(row.figures[metric], "[]")
+def _is_guided_diffusion(row: Row) -> bool:
+    calls = row.cost.calls or Cost()
+    return calls.denoiser > 0 and calls.discriminator_backward > 0
+
+
+def _training_seconds(comparison: Comparison) -> dict[str, float]:
+    """Of every model that a row takes; NaN where they are not known."""
+    seconds = {model.name: model.facts.get("seconds", 0.0) for model in comparison.models}
+    names = [name for row in comparison.rows for name in row.models]
+    return {name: seconds.get(name) or math.nan for name in names}
+
+
+def _ends(values: Sequence[float]) -> str:
+    return " to ".join(dict.fromkeys(text.number(end, 2) for end in (min(values), max(values))))
+
+
+def _level(comparison: Comparison) -> str:
+    return f"{TIE} at {text.grouped(comparison.samples)} samples"
+
+
+def _named(row: Row, metric: str) -> str:
+    return f"{text.with_interval(row.figures[metric], '[]')} for \u201c{row.name}\u201d"
 
 
 def _floor(row: Row, metric: str) -> str:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -10,16 +9,10 @@ from markupsafe import Markup, escape
 
 from hybridgen.evaluation.results import Comparison, Row, metrics_of
 from hybridgen.metrics.registry import metric_of
-from hybridgen.report import tables, text
-from hybridgen.report.cards import Card, curves, histograms, pictures
-from hybridgen.report.charts import calls_chart, front_chart
-from hybridgen.report.findings import headline, sample_counts, unequal_trainings
+from hybridgen.report import charts, findings, svg, tables
 from hybridgen.report.ranking import ranked
-from hybridgen.report.styles import DARK, LIGHT, styles
+from hybridgen.report.text import grouped
 from hybridgen.training.checkpoint import write_atomically
-
-Gallery = tuple[list[Card], list[Card]]
-"""Cards that are seen at once, and those on request."""
 
 
 def write_page(comparison: Comparison, path: Path) -> None:
@@ -29,56 +22,6 @@ def write_page(comparison: Comparison, path: Path) -> None:
 
 def render(comparison: Comparison) -> str:
     """The text of the page."""
-    names = metrics_of(comparison)
-    ordered = [name for name in names if metric_of(name).better is not None]
-    fronts = [front_chart(comparison, name) for name in ordered]
-    walks = [calls_chart(comparison, name) for name in ordered]
-    galleries = {
-        "samples": pictures(comparison, "picture", comparison.quality),
-        "classes": histograms(comparison),
-        "neighbours": pictures(comparison, "neighbours", "memorisation"),
-    }
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            comparison=comparison,
-            headline=headline(comparison),
-            themes={name: _variables(theme) for name, theme in (("light", LIGHT), ("dark", DARK))},
-            colours=[name for name in LIGHT if name.startswith("kind-")],
-            styled=styles(comparison.rows),
-            charts={
-                "front": [chart for chart in fronts if chart is not None],
-                "calls": [chart for chart in walks if chart is not None],
-            },
-            galleries={name: _gallery(comparison, cards) for name, cards in galleries.items()},
-            trainings=[
-                (model, curves(model, f"training-{number}"))
-                for number, model in enumerate(comparison.models)
-            ],
-            tables=tables,
-            sample_counts=sample_counts(comparison),
-            unequal=unequal_trainings(comparison),
-            metrics=[metric_of(name) for name in names],
-        )
-    )
-
-
-def _gallery(comparison: Comparison, cards: Sequence[Card]) -> Gallery | None:
-    """Cards of the best row of each kind, and of no row, come first; `None` without a row's."""
-    if not any(card.style for card in cards):
-        return None
-    rest = [row for row in comparison.rows if comparison.quality not in row.figures]
-    best: dict[str, Row] = {}
-    for row in [*ranked(comparison.rows, comparison.quality), *rest]:
-        best.setdefault(row.kind, row)
-    hidden = {row.name for row in comparison.rows} - {row.name for row in best.values()}
-    first = [card for card in cards if card.name not in hidden]
-    return first, [card for card in cards if card.name in hidden]
-
-
-@cache
-def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("hybridgen.report", "templates"),
         autoescape=True,
@@ -86,24 +29,46 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["asset"] = _asset
-    environment.filters |= {"count": text.count, "grouped": text.grouped, "marked": _marked}
-    environment.filters["kind_name"] = text.kind_name
-    return environment
+    environment.filters |= {"grouped": grouped, "bold": _bold}
+    galleries = {
+        "samples": charts.pictures(comparison, "picture", comparison.quality),
+        "classes": charts.histograms(comparison),
+        "neighbours": charts.pictures(comparison, "neighbours", "memorisation"),
+    }
+    return environment.get_template("page.html").render(
+        comparison=comparison,
+        facts={
+            **comparison.data,
+            "features": comparison.features,
+            "samples a row": comparison.samples,
+        },
+        themes=(svg.LIGHT, svg.DARK),
+        keys=svg.keys(comparison.rows),
+        charts={price: charts.charts(comparison, price) for price in ("seconds", "calls")},
+        galleries={name: _gallery(comparison, cards) for name, cards in galleries.items()},
+        curves=[
+            (m.name, charts.curves(m, f"training-{i}")) for i, m in enumerate(comparison.models)
+        ],
+        findings=findings,
+        tables=tables,
+        metrics=[metric_of(name) for name in metrics_of(comparison)],
+    )
 
 
-def _asset(name: str) -> Markup:
-    """A file of ours that goes into the page as it is."""
-    return Markup((Path(__file__).parent / "templates" / name).read_text())
+def _gallery(
+    comparison: Comparison, cards: Sequence[charts.Card]
+) -> tuple[list[charts.Card], list[charts.Card]]:
+    """Cards of the best row of each kind, and of no row, are seen at once, others on request."""
+    rest = [row for row in comparison.rows if comparison.quality not in row.figures]
+    best: dict[str, Row] = {}
+    for row in [*ranked(comparison.rows, comparison.quality), *rest]:
+        best.setdefault(row.kind, row)
+    names = {row.name for row in best.values()}
+    first = [card for card in cards if card.key is None or card.name in names]
+    more = [card for card in cards if card not in first]
+    return (first, more) if any(card.key for card in cards) else ([], [])
 
 
-def _variables(theme: dict[str, str]) -> Markup:
-    return Markup(" ".join(f"--{name}: {colour};" for name, colour in theme.items()))
-
-
-def _marked(sentence: str) -> Markup:
-    """A sentence with bold letters in the place of quotation marks; units and intervals stay
-    in one line."""
-    bold = re.sub("\u201c([^\u201c\u201d]*)\u201d", r"<b>\1</b>", str(escape(sentence)))
-    whole = re.sub(r"\[[^\[\]<>]{,40}\]", lambda match: match[0].replace(" ", "&nbsp;"), bold)
-    return Markup(re.sub(r"(?<=\d) (?=[n\u00b5m]?s\b|%)", "&nbsp;", whole))
+def _bold(sentence: str) -> Markup:
+    """Bold letters in the place of quotation marks."""
+    return Markup(re.sub("\u201c([^\u201c\u201d]*)\u201d", r"<b>\1</b>", str(escape(sentence))))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from textwrap import fill
@@ -14,10 +15,10 @@ from PIL import Image
 
 from hybridgen.evaluation.results import Comparison
 from hybridgen.report import markdown, write_page
-from hybridgen.report.charts import chart_title, draw_front
+from hybridgen.report.charts import chart_title, draw, marks_of
 from hybridgen.report.ranking import finite_rows, ranked
-from hybridgen.report.styles import LIGHT, look, styles
-from hybridgen.report.text import NETWORKS, printable
+from hybridgen.report.svg import LIGHT, look
+from hybridgen.report.text import printable
 from hybridgen.training.checkpoint import write_atomically
 
 
@@ -43,7 +44,7 @@ def save_front(comparison: Comparison, path: Path) -> None:
     Below, samples of the best row of each kind, beside real ones. Rows whose figure is not finite
     are left out.
     """
-    metric, styled = comparison.quality, styles(comparison.rows)
+    metric = comparison.quality
     rows = finite_rows(comparison.rows, metric)
     best = {row.kind: row for row in reversed(ranked(rows, metric))}
     samples = [("real", comparison.real_picture)]
@@ -51,18 +52,15 @@ def save_front(comparison: Comparison, path: Path) -> None:
     samples = [(name, picture) for name, picture in samples if picture]
     with look(font_size=8, axes_titlesize=9, lines_markersize=6):
         figure = Figure(figsize=(9.6, 6.4 if samples else 4.4), layout="constrained")
+        figure.suptitle(printable(comparison.title), fontsize=10, x=0.01, ha="left")
         parts: Any = [figure]
         if samples:
             parts = figure.subfigures(2, 1, height_ratios=(2.4, 1))
         axes = parts[0].subplots()
-        references = draw_front(axes, rows, metric, styled) if rows else []
         axes.set_title(chart_title(comparison, metric))
-        figure.suptitle(printable(comparison.title), fontsize=10, x=0.01, ha="left")
-        marks = [(style.colour, style.mark, "-", name) for name, style in styled.items()]
-        lines = [(line.colour, "", line.dashes, line.label) for line in references]
         handles = [
-            Line2D([], [], color=LIGHT[colour], marker=mark, ls=dashes, label=printable(name))
-            for colour, mark, dashes, name in marks + lines
+            Line2D([], [], color=LIGHT[c], marker=mark, ls=dashes, label=printable(label))
+            for label, c, mark, dashes in draw(axes, marks_of(comparison, metric), metric)
         ]
         axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
         for part in parts[1:]:
@@ -83,25 +81,19 @@ def flat(comparison: Comparison) -> dict[str, float | None]:
     """
     figures: dict[str, float] = {}
     for row in comparison.rows:
-        for metric, estimate in row.figures.items():
-            figures[f"{row.name}/{metric}"] = estimate.value
-            figures[f"{row.name}/{metric}_low"] = estimate.low
-            figures[f"{row.name}/{metric}_high"] = estimate.high
+        cost, start = row.cost, f"{row.name}/"
+        for metric, estimate in {**row.figures, "seconds": cost.seconds}.items():
+            ends = {"": estimate.value, "_low": estimate.low, "_high": estimate.high}
+            figures |= {f"{start}{metric}{end}": value for end, value in ends.items()}
             if estimate.standard_error is not None:
-                figures[f"{row.name}/{metric}_se"] = estimate.standard_error
+                figures[f"{start}{metric}_se"] = estimate.standard_error
             if estimate.floor is not None:
                 figures[f"floor_{metric}"] = estimate.floor
         if row.trainings > 1:
-            figures[f"{row.name}/trainings"] = row.trainings
-        spent = row.cost
-        figures[f"{row.name}/seconds"] = spent.seconds.value
-        figures[f"{row.name}/seconds_low"] = spent.seconds.low
-        figures[f"{row.name}/seconds_high"] = spent.seconds.high
-        figures[f"{row.name}/flops"] = spent.flops
-        figures[f"{row.name}/peak_bytes"] = spent.peak_bytes
-        if spent.calls is not None:
-            for network in NETWORKS:
-                figures[f"{row.name}/{network}_calls"] = getattr(spent.calls, network)
+            figures[f"{start}trainings"] = row.trainings
+        figures |= {f"{start}flops": cost.flops, f"{start}peak_bytes": cost.peak_bytes}
+        if cost.calls is not None:
+            figures |= {f"{start}{name}_calls": n for name, n in asdict(cost.calls).items()}
     for model in comparison.models:
         figures |= {f"training/{model.name}/{name}": fact for name, fact in model.facts.items()}
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}

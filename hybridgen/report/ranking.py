@@ -3,21 +3,17 @@ beside which."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import NamedTuple
 
 from hybridgen.evaluation.results import Row
 from hybridgen.metrics.intervals import Estimate
 from hybridgen.metrics.registry import metric_of
+from hybridgen.protocols import Cost
 
-Outcome = Literal["better", "worse", "tie"]
-Change = Literal["guidance", "refinement", "training"]
-"""Guidance asks a discriminator for gradients while sampling, refinement asks it which samples to
-keep, and training costs nothing when sampling."""
+TIE = "cannot be told apart"
 
 
-@dataclass(frozen=True, kw_only=True)
-class LossValue:
+class LossValue(NamedTuple):
     """A figure turned so that less is better: the value, and how far its interval reaches."""
 
     value: float
@@ -33,7 +29,7 @@ def loss_value(estimate: Estimate, metric: str) -> LossValue:
     """
     value, low, high = estimate.value, estimate.low, estimate.high
     if not math.isfinite(value):
-        return LossValue(value=math.inf, below=0.0, above=0.0)
+        return LossValue(math.inf, 0.0, 0.0)
     if not (math.isfinite(low) and math.isfinite(high)):
         low, high = -math.inf, math.inf
     low, high = min(low, value), max(high, value)
@@ -44,11 +40,11 @@ def loss_value(estimate: Estimate, metric: str) -> LossValue:
         ends = abs(low - better), abs(high - better)
         inside = low <= better <= high
         value, low, high = abs(value - better), 0.0 if inside else min(ends), max(ends)
-    return LossValue(value=value, below=value - low, above=high - value)
+    return LossValue(value, value - low, high - value)
 
 
-def outcome(a: Estimate, b: Estimate, metric: str) -> Outcome | None:
-    """What `a` is beside `b`; `None` unless both are finite.
+def outcome(a: Estimate, b: Estimate, metric: str) -> str | None:
+    """ "better", "worse" or `TIE`: what `a` is beside `b`; `None` unless both are finite.
 
     They are told apart if `|a - b| > sqrt(h_a^2 + h_b^2)`, where h is the half of each interval
     that faces the other: the 95 % interval of the difference of two independent estimates then
@@ -58,30 +54,27 @@ def outcome(a: Estimate, b: Estimate, metric: str) -> Outcome | None:
     first, second = loss_value(a, metric), loss_value(b, metric)
     if not (math.isfinite(first.value) and math.isfinite(second.value)):
         return None
-    better, worse = sorted((first, second), key=lambda x: x.value)
+    better, worse = sorted((first, second))
     if worse.value - better.value <= math.hypot(better.above, worse.below):
-        return "tie"
+        return TIE
     return "better" if better is first else "worse"
+
+
+def row_outcome(row: Row, other: Row, metric: str) -> str:
+    """The same of two rows whose figures are finite; "seconds" are those of a sample."""
+    a, b = (r.cost.seconds if metric == "seconds" else r.figures[metric] for r in (row, other))
+    return outcome(a, b, metric) or TIE
 
 
 def finite_rows(rows: Sequence[Row], metric: str) -> list[Row]:
     """Rows with a finite figure and a time that can be compared."""
-    return [
-        row
-        for row in rows
-        if metric in row.figures
-        and math.isfinite(row.figures[metric].value)
-        and math.isfinite(row.cost.seconds.value)
-        and row.cost.seconds.value > 0
-    ]
+    timed = [row for row in rows if 0 < row.cost.seconds.value < math.inf]
+    return [r for r in timed if metric in r.figures and math.isfinite(r.figures[metric].value)]
 
 
 def ranked(rows: Sequence[Row], metric: str) -> list[Row]:
     """Rows that have the metric, the best first; of equal ones the fastest."""
-    return sorted(
-        (row for row in rows if metric in row.figures),
-        key=lambda row: (loss_value(row.figures[metric], metric).value, row.cost.seconds.value),
-    )
+    return sorted((row for row in rows if metric in row.figures), key=lambda r: _place(r, metric))
 
 
 def dominated(rows: Sequence[Row], metric: str) -> tuple[bool, ...]:
@@ -90,10 +83,7 @@ def dominated(rows: Sequence[Row], metric: str) -> tuple[bool, ...]:
     Values are compared as measured, whatever their intervals. A row without a finite figure or a
     finite time is dominated.
     """
-    places = {
-        id(row): (loss_value(row.figures[metric], metric).value, row.cost.seconds.value)
-        for row in finite_rows(rows, metric)
-    }
+    places = {id(row): _place(row, metric) for row in finite_rows(rows, metric)}
 
     def beaten(place: tuple[float, float]) -> bool:
         return any(p != place and p[0] <= place[0] and p[1] <= place[1] for p in places.values())
@@ -120,41 +110,44 @@ def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
     Refinement takes more calls by its nature, so there it is the row whose budget is refined: the
     one whose words are all in the row's setting. `None` unless exactly one row fits.
     """
-    calls = row.cost.calls
-    if calls is None:
+    if (calls := row.cost.calls) is None:
         return None
-    costs = {
-        id(other): (other, other.cost.calls)
-        for other in rows
-        if other.method == row.baseline and other.cost.calls is not None
-    }
-    fits = [
-        other
-        for other, cost in costs.values()
-        if math.isclose(cost.denoiser, calls.denoiser)
-        and math.isclose(cost.generator, calls.generator)
-    ]
-    if not fits and calls.discriminator_forward > 0:
-        fits = [
-            other
-            for other, cost in costs.values()
-            if cost.calls <= calls.calls
-            and cost.discriminator_forward < calls.discriminator_forward
-            and _within(other, row)
-        ]
+    bases = [r for r in rows if r.method == row.baseline and r.cost.calls is not None]
+    fits = [r for r in bases if _same_walk(_calls(r), calls)]
+    if not fits:
+        fits = [r for r in bases if _cheaper(_calls(r), calls) and _within(r, row)]
     if len(fits) > 1:
-        fits = [other for other in fits if _within(other, row)]
+        fits = [r for r in fits if _within(r, row)]
     return fits[0] if len(fits) == 1 and fits[0] is not row else None
 
 
-def change_of(row: Row, base: Row) -> Change:
-    """What was done to `base`, by the calls that came on top."""
-    if row.cost.calls is None or base.cost.calls is None:
-        return "training"
-    if row.cost.calls.discriminator_backward > base.cost.calls.discriminator_backward:
+def change_of(row: Row, base: Row) -> str:
+    """What was done to `base`, by the calls that came on top: "guidance" asks a discriminator for
+    gradients while sampling, "refinement" asks it which samples to keep, and "training" costs
+    nothing when sampling."""
+    calls, before = _calls(row), _calls(base)
+    if calls.discriminator_backward > before.discriminator_backward:
         return "guidance"
-    more = row.cost.calls.discriminator_forward > base.cost.calls.discriminator_forward
+    more = calls.discriminator_forward > before.discriminator_forward
     return "refinement" if more else "training"
+
+
+def _place(row: Row, metric: str) -> tuple[float, float]:
+    return loss_value(row.figures[metric], metric).value, row.cost.seconds.value
+
+
+def _calls(row: Row) -> Cost:
+    return row.cost.calls or Cost()
+
+
+def _same_walk(a: Cost, b: Cost) -> bool:
+    return math.isclose(a.denoiser, b.denoiser) and math.isclose(a.generator, b.generator)
+
+
+def _cheaper(base: Cost, cost: Cost) -> bool:
+    """In every call that refinement adds to."""
+    fewer = base.discriminator_forward < cost.discriminator_forward
+    return fewer and base.calls <= cost.calls
 
 
 def _within(base: Row, row: Row) -> bool:

@@ -1,24 +1,109 @@
-"""Figures of matplotlib as SVG inside a page: accessible marks, the page's colours and fonts."""
+"""Figures of matplotlib as SVG inside a page: its colours and fonts, marks that tell their facts.
+
+Every colour is also that of text somewhere, so all of them have a contrast of at least 4.5 to both
+backgrounds of their theme. Neighbours in the list differ for the colour-blind too, and marks differ
+for everybody.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from io import StringIO
+from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, fromstring, tostring
 
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from hybridgen.report.styles import LIGHT
+from hybridgen.evaluation.results import Row
 from hybridgen.report.text import printable
 
+PALETTE = {
+    "page": ("#fbfaf7", "#14161a"),
+    "surface": ("#ffffff", "#1c1f25"),
+    "ink": ("#1b1d21", "#e9eaec"),
+    "muted": ("#5a616b", "#a4abb5"),
+    "accent": ("#0b5394", "#8ec5ff"),
+    "rule": ("#dcdad3", "#363b44"),
+    "kind-0": ("#0b4fae", "#87c2fc"),
+    "kind-1": ("#bd4b00", "#ee810b"),
+    "kind-2": ("#0a8055", "#97f7dd"),
+    "kind-3": ("#a3107c", "#fa4fb0"),
+    "kind-4": ("#7a3cf0", "#a98bff"),
+    "kind-5": ("#4a3d0c", "#fbce13"),
+}
+LIGHT, DARK = ({name: pair[theme] for name, pair in PALETTE.items()} for theme in (0, 1))
+KINDS = [name for name in PALETTE if name.startswith("kind-")]
 COLOURS = {code: f"var(--{name})" for name, code in LIGHT.items()}
+SYMBOLS = "\u25cf\u25a0\u25b2\u25c6\u25bc\u271a\u2605\u2716\u25c0\u25b6"
+MARKS = dict(zip("os^DvP*X<>", SYMBOLS, strict=True))
+DASHES = {"--": "- -", ":": "\u00b7 \u00b7 \u00b7", "-": "\u2014"}
+"""Marks and dashes of matplotlib, and how a text shows them."""
+LOOK: dict[str, Any] = {
+    "font.size": 12,
+    "text.color": LIGHT["ink"],
+    "axes.titlelocation": "left",
+    "axes.labelcolor": LIGHT["muted"],
+    "axes.edgecolor": LIGHT["muted"],
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": LIGHT["rule"],
+    "grid.linewidth": 0.6,
+    "xtick.color": LIGHT["muted"],
+    "ytick.color": LIGHT["muted"],
+    "legend.frameon": False,
+    "lines.markersize": 9,
+    # Names are no formulas: a single $ would be one.
+    "text.parse_math": False,
+}
+"""Settings of matplotlib for every figure."""
 UNUSED = r"font-family: [^;]*; |; stroke-(line\w+|dashoffset): \w+|^rotate\(-0 .*"
 """Parts of attributes that change nothing, or that the page decides."""
 HOVER = "11"
 """Radius around a mark that counts as the mark, in the units of the figure."""
 
 Facts = Mapping[str, Sequence[str]]
+
+
+class Key(NamedTuple):
+    """What stands for a method or a line in a legend: a colour by its name, a mark or dashes."""
+
+    label: str
+    colour: str
+    mark: str = ""
+    dashes: str = "-"
+
+    @property
+    def symbol(self) -> str:
+        """As a character; the last part asks for no coloured picture in its place."""
+        return MARKS[self.mark] + "\ufe0e" if self.mark else DASHES[self.dashes]
+
+
+def keys(rows: Sequence[Row]) -> dict[str, Key]:
+    """Of each method: a colour that it shares with its kind, and of one colour no two marks alike.
+
+    Colours begin again after 6 kinds, marks after 10 methods of one colour.
+    """
+    kinds = list(dict.fromkeys(row.kind for row in rows))
+    chosen: dict[str, Key] = {}
+    for row in rows:
+        if row.method not in chosen:
+            colour = KINDS[kinds.index(row.kind) % len(KINDS)]
+            taken = [key.mark for key in chosen.values() if key.colour == colour]
+            start = len(chosen) % len(MARKS)
+            order = (list(MARKS) * 2)[start : start + len(MARKS)]
+            mark = next((mark for mark in order if mark not in taken), order[0])
+            chosen[row.method] = Key(row.method, colour, mark)
+    return chosen
+
+
+def look(**changes: Any) -> AbstractContextManager[None]:
+    """The settings of every figure while it is made, with changes such as `font_size=9`."""
+    settings: Any = LOOK | {name.replace("_", ".", 1): value for name, value in changes.items()}
+    return rc_context(settings)
 
 
 def inline_svg(figure: Figure, label: str, prefix: str, facts: Facts | None = None) -> Markup:

@@ -1,45 +1,42 @@
 """The tables: quality, what a discriminator did, cost and trainings; on a page and in Markdown."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import NamedTuple
 
 from hybridgen.evaluation.results import Comparison, Row, TrainingSummary, metrics_of
 from hybridgen.metrics.registry import metric_of
+from hybridgen.protocols import Cost
 from hybridgen.report import text
 from hybridgen.report.findings import times_as_long
-from hybridgen.report.ranking import baseline_of, change_of, clear_winner, finite_rows, outcome
-from hybridgen.report.styles import Style, styles
-from hybridgen.report.text import NETWORKS
+from hybridgen.report.ranking import (
+    baseline_of,
+    change_of,
+    clear_winner,
+    finite_rows,
+    row_outcome,
+)
+from hybridgen.report.svg import Key, keys
 
-OUTCOMES = {"better": "better", "worse": "worse", "tie": "cannot be told apart"}
 
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """What stands in a table.
-
-    Attributes:
-        small: below the text.
-        key: by which the column is sorted; empty comes last.
-        best: whether it is bold.
-        style: of the method that a row is about.
-    """
+class Cell(NamedTuple):
+    """A text, by what its column is sorted (empty comes last), what stands below it, whether it is
+    bold, and the key of the method that a row is about."""
 
     text: str
+    order: str = ""
     small: str = ""
-    key: str = ""
     best: bool = False
-    style: Style | None = None
+    key: Key | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Columns by name and hint; rows that begin with their header; fixed rows come first."""
+class Table(NamedTuple):
+    """Columns, name -> hint; rows that begin with their header; fixed rows come first."""
 
-    columns: tuple[tuple[str, str], ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    fixed: tuple[tuple[Cell, ...], ...] = ()
+    columns: Mapping[str, str]
+    rows: list[list[Cell]]
+    fixed: Sequence[list[Cell]] = ()
 
 
 def quality_table(comparison: Comparison) -> Table:
@@ -47,8 +44,8 @@ def quality_table(comparison: Comparison) -> Table:
 
     Those of the two-sample test are left to its own table, but for the comparison's quality.
     """
-    names = metrics_of(comparison)
-    kept = [n for n in names if metric_of(n).group != "two-sample" or n == comparison.quality]
+    names, quality = metrics_of(comparison), comparison.quality
+    kept = [n for n in names if metric_of(n).group != "two-sample" or n == quality]
     return _metrics_table(comparison, kept)
 
 
@@ -60,66 +57,53 @@ def two_sample_table(comparison: Comparison) -> Table:
 
 def changes_table(comparison: Comparison) -> Table:
     """What a discriminator did: rows beside the one that they are a change of."""
-    metric, styled = comparison.quality, styles(comparison.rows)
-    lines = []
+    metric, signs, lines = comparison.quality, keys(comparison.rows), []
     for row in (rows := finite_rows(comparison.rows, metric)):
         if (base := baseline_of(row, rows)) is None:
             continue
-        result = outcome(row.figures[metric], base.figures[metric], metric)
-        ratio = row.cost.seconds.value / base.cost.seconds.value
-        lines.append(
-            (
-                _name(row, styled),
-                Cell(text=change_of(row, base), key=change_of(row, base)),
-                _figure(row, metric),
-                _figure(base, metric, note=base.name),
-                Cell(text=OUTCOMES[result or "tie"], key=OUTCOMES[result or "tie"]),
-                Cell(text=times_as_long(row, base), key=f"{ratio:.9g}"),
-            )
-        )
+        change, result = change_of(row, base), row_outcome(row, base, metric)
+        without, ratio = _figure(base, metric), row.cost.seconds.value / base.cost.seconds.value
+        without = without._replace(small="; ".join(filter(None, (without.small, base.name))))
+        figures = [Cell(change, change), _figure(row, metric), without, Cell(result, result)]
+        lines.append([_name(row, signs), *figures, _cell(times_as_long(row, base), ratio)])
     entry = metric_of(metric)
-    columns = (("method", ""), ("change", ""), (entry.label, entry.direction), ("without", ""))
-    return Table(columns=(*columns, ("outcome", ""), ("a sample takes", "")), rows=tuple(lines))
+    columns = {"method": "", "change": "", entry.label: entry.direction, "without": ""}
+    return Table(columns | {"outcome": "", "a sample takes": ""}, lines)
 
 
 def cost_table(comparison: Comparison) -> Table:
     """What one sample costs."""
     times = [row.cost.seconds.value for row in comparison.rows]
-    least = min((t for t in times if math.isfinite(t) and t > 0), default=math.nan)
-    styled = styles(comparison.rows)
-    names = [name.replace("_", " ") for name in NETWORKS]
-    return Table(
-        columns=(
-            *(("method", ""), (f"{names[0]} calls", ""), (f"{names[1]} calls", "")),
-            *((names[2], ""), (names[3], ""), ("FLOPs", ""), ("seconds", "")),
-            *(("times the cheapest", ""), ("peak memory", "of a batch / its samples")),
-        ),
-        rows=tuple(
-            (
-                _name(row, styled),
-                *(_calls(row, name) for name in NETWORKS),
-                _plain(text.with_prefix(row.cost.flops), row.cost.flops),
-                _seconds(row),
-                _number(row.cost.seconds.value / least, 2),
-                _memory(row),
-            )
-            for row in comparison.rows
-        ),
-    )
+    least = min((t for t in times if 0 < t < math.inf), default=math.nan)
+    signs, rows = keys(comparison.rows), []
+    for row in comparison.rows:
+        cost, time = row.cost, row.cost.seconds
+        calls, memory = (
+            asdict(cost.calls or Cost()).values(),
+            text.in_units(cost.peak_bytes, text.BYTES),
+        )
+        rows.append(
+            [
+                _name(row, signs),
+                *(Cell("?") if cost.calls is None else _number(value) for value in calls),
+                _cell(text.in_units(cost.flops, text.THOUSANDS), cost.flops),
+                _cell(text.seconds(time.value), time.value, small=text.span(time)),
+                _number(time.value / least, 2),
+                _cell(f"{memory} / {cost.batch}", cost.peak_bytes),
+            ]
+        )
+    networks = [f"{name.replace('_', ' ')} calls" for name in asdict(Cost())]
+    columns = dict.fromkeys(("method", *networks, "FLOPs", "seconds", "times the cheapest"), "")
+    return Table(columns | {"peak memory": "of a batch / its samples"}, rows)
 
 
 def trainings_table(models: Sequence[TrainingSummary]) -> Table:
     """What each run had."""
     names = list(dict.fromkeys(name for model in models for name in model.facts))
+    columns = {"run": ""} | {name.replace("_", " "): "" for name in names}
     return Table(
-        columns=(("run", ""), *((name.replace("_", " "), "") for name in names)),
-        rows=tuple(
-            (
-                Cell(text=model.name, key=model.name),
-                *(_number(model.facts.get(name)) for name in names),
-            )
-            for model in models
-        ),
+        columns,
+        [[Cell(m.name, m.name), *(_number(m.facts.get(name)) for name in names)] for m in models],
     )
 
 
@@ -131,83 +115,62 @@ def markdown(comparison: Comparison) -> str:
     """
     names = [n for n in metrics_of(comparison) if metric_of(n).main or n == comparison.quality]
     quality, cost = _metrics_table(comparison, names), cost_table(comparison)
-    kept = [i for i, (name, _) in enumerate(cost.columns) if i and name != "times the cheapest"]
-    titles = [*(name for name, _ in quality.columns), *(cost.columns[i][0] for i in kept)]
+    titles = [*quality.columns, *list(cost.columns)[1:]]
     lines = [titles, ["---", *["---:"] * (len(titles) - 1)]]
-    lines += [[*(cell.text for cell in cells), *[""] * len(kept)] for cells in quality.fixed]
+    for cells in quality.fixed:
+        lines.append([*(cell.text for cell in cells), *[""] * (len(titles) - len(cells))])
     for row, figures, costs in zip(comparison.rows, quality.rows, cost.rows, strict=True):
-        cells = [f"{cell.text} ({cell.small})" if cell.small else cell.text for cell in figures[1:]]
-        bold = [f"**{t}**" if c.best else t for t, c in zip(cells, figures[1:], strict=True)]
-        lines.append([row.name, *bold, *(costs[i].text for i in kept)])
+        lines.append([row.name, *map(_marked, figures[1:]), *(cell.text for cell in costs[1:])])
     return "".join(f"| {' | '.join(map(_escaped, cells))} |\n" for cells in lines)
 
 
 def _metrics_table(comparison: Comparison, names: Sequence[str]) -> Table:
-    rows, styled = comparison.rows, styles(comparison.rows)
+    rows, signs = comparison.rows, keys(comparison.rows)
     best = {n: clear_winner(rows, n) for n in names if metric_of(n).better is not None}
-    fixed = [
-        (Cell(text=title), *(_level(rows, name, level) for name in names))
-        for level, title in (("floor", "real samples (floor)"), ("ideal", "perfect samples"))
-    ]
+    levels = {"real samples (floor)": "floor", "perfect samples": "ideal"}
+    fixed = [[Cell(t), *(_level(rows, n, level) for n in names)] for t, level in levels.items()]
     return Table(
-        columns=(("method", ""), *((metric_of(n).label, metric_of(n).direction) for n in names)),
-        rows=tuple(
-            (_name(row, styled), *(_figure(row, n, best=best.get(n) is row) for n in names))
-            for row in rows
-        ),
-        fixed=tuple(cells for cells in fixed if any(cell.key for cell in cells[1:])),
+        {"method": ""} | {metric_of(name).label: metric_of(name).direction for name in names},
+        [[_name(row, signs), *(_figure(row, n, best.get(n)) for n in names)] for row in rows],
+        [cells for cells in fixed if any(cell.text for cell in cells[1:])],
     )
 
 
-def _name(row: Row, styled: dict[str, Style]) -> Cell:
-    return Cell(text=row.method, small=row.setting, key=row.name, style=styled[row.method])
+def _name(row: Row, signs: Mapping[str, Key]) -> Cell:
+    return Cell(row.method, row.name, row.setting, key=signs[row.method])
 
 
-def _figure(row: Row, name: str, *, best: bool = False, note: str = "") -> Cell:
+def _figure(row: Row, name: str, best: Row | None = None) -> Cell:
     if (estimate := row.figures.get(name)) is None:
-        return Cell(text="")
-    key = f"{estimate.value:.9g}" if math.isfinite(estimate.value) else ""
+        return Cell("")
     if metric_of(name).p_value:
-        return Cell(text=text.p_value(estimate.value), small=note, key=key)
-    small = "; ".join(filter(None, (text.interval_of(estimate), note)))
-    return Cell(text=text.value_of(estimate), small=small, key=key, best=best)
+        return _cell(text.p_value(estimate.value), estimate.value)
+    cell = _cell(text.value_of(estimate), estimate.value, small=text.interval_of(estimate))
+    return cell._replace(best=best is row)
 
 
 def _level(rows: Sequence[Row], name: str, level: str) -> Cell:
     levels = [getattr(row.figures[name], level) for row in rows if name in row.figures]
     levels = [value for value in levels if value is not None and not math.isnan(value)]
-    if not levels:
-        return Cell(text="")
     write = text.p_value if metric_of(name).p_value else text.number
-    ends = dict.fromkeys(write(end) for end in (min(levels), max(levels)))
-    return Cell(text=" to ".join(ends), key="level")
-
-
-def _calls(row: Row, name: str) -> Cell:
-    return Cell(text="?") if row.cost.calls is None else _number(getattr(row.cost.calls, name))
-
-
-def _seconds(row: Row) -> Cell:
-    time = row.cost.seconds
-    ends = dict.fromkeys(text.seconds(end) for end in (time.low, time.high))
-    small = " to ".join(ends) if time.low != time.high else ""
-    return Cell(text=text.seconds(time.value), small=small, key=f"{time.value:.9g}")
-
-
-def _memory(row: Row) -> Cell:
-    return _plain(f"{text.memory(row.cost.peak_bytes)} / {row.cost.batch}", row.cost.peak_bytes)
+    ends = dict.fromkeys(map(write, (min(levels), max(levels)) if levels else ()))
+    return Cell(" to ".join(ends))
 
 
 def _number(value: float | None, digits: int = 3) -> Cell:
     if value is None:
-        return Cell(text="")
-    if digits == 3 and math.isfinite(value) and float(value).is_integer():
-        return _plain(text.count(int(value)), value)
-    return _plain(text.number(value, digits if abs(value) < 99.5 else 3), value)
+        return Cell("")
+    whole = float(value).is_integer()
+    return _cell(text.grouped(int(value)) if whole else text.number(value, digits), value)
 
 
-def _plain(words: str, value: float) -> Cell:
-    return Cell(text=words, key=f"{value:.9g}")
+def _cell(words: str, value: float, small: str = "") -> Cell:
+    return Cell(words, f"{value:.9g}" if math.isfinite(value) else "", small)
+
+
+def _marked(cell: Cell) -> str:
+    words = f"{cell.text} ({cell.small})" if cell.small else cell.text
+    return f"**{words}**" if cell.best else words
 
 
 def _escaped(words: str) -> str:

@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import pytest
 from comparisons import comparison, diffusion, estimate, full, gan, guided, refined, row
@@ -12,21 +11,26 @@ def sentences_of(*rows, **others):
     return headline(comparison(*rows, **others))
 
 
+def trained(**seconds):
+    return tuple(
+        TrainingSummary(name=n, command="", facts={"seconds": s}) for n, s in seconds.items()
+    )
+
+
 @pytest.mark.parametrize(
     ("quality", "outcome"),
     [
-        (12.0, "Guided diffusion is better than a single pass ("),
-        (29.0, "Guided diffusion and a single pass cannot be told apart at 1\u202f000 samples ("),
-        (60.0, "Guided diffusion is worse than a single pass ("),
+        (12.0, "Guided diffusion is better than a single pass"),
+        (29.0, "Guided diffusion and a single pass cannot be told apart at 1\u202f000 samples"),
+        (60.0, "Guided diffusion is worse than a single pass"),
     ],
 )
 def test_the_question_is_answered_first(quality, outcome):
     first = sentences_of(gan(), guided(8, quality=quality, seconds=1e-3))[0]
     assert first == (
-        f"{outcome}Fr\u00e9chet distance {quality:.1f} [{quality - 1:.1f} to {quality + 1:.1f}] "
+        f"{outcome}: Fr\u00e9chet distance {quality:.1f} [{quality - 1:.1f} to {quality + 1:.1f}] "
         "for \u201cguided, 8 calls, scale 1\u201d against 30.0 [29.0 to 31.0] for "
-        "\u201cGAN\u201d). A "
-        "sample takes 100 times as long (1.00 ms against 10.0 \u00b5s)."
+        "\u201cGAN\u201d. A sample takes 100 times as long (1.00 ms against 10.0 \u00b5s)."
     )
 
 
@@ -36,58 +40,55 @@ def test_without_both_sides_there_is_no_answer_to_that():
 
 
 def test_the_best_is_better_than_the_rest_or_it_is_not():
-    clear = sentences_of(row("a", quality=10), row("b", quality=20), row("c", quality=30))
-    assert clear[0] == (
-        "The lowest Fr\u00e9chet distance is that of \u201ca\u201d (10.0 [9.0 to 11.0]). A sample "
-        "takes 1.00 ms. It is better than every other row beyond the uncertainty."
+    others = [row("b", quality=20), row("c", quality=30)]
+    assert sentences_of(row("a", quality=10), *others)[0] == (
+        "The lowest Fr\u00e9chet distance is 10.0 [9.0 to 11.0] for \u201ca\u201d. A sample takes "
+        "1.00 ms. It is better than every other row beyond the uncertainty."
     )
-    close = sentences_of(row("a", quality=10, seconds=2), row("b", quality=11, seconds=1))
-    assert "better" not in close[0]
-    assert close[0].endswith(
-        "It cannot be told apart from \u201cb\u201d at 1\u202f000 samples. That one takes less "
-        "time (1.00 s a sample)."
-    )
-    level = [row("b", quality=11, seconds=1), row("c", quality=11, seconds=0.5)]
-    assert sentences_of(row("a", quality=10, seconds=2), *level)[0].endswith(
-        "It cannot be told apart from 2 other rows at 1\u202f000 samples. The cheapest of them is "
-        "\u201cc\u201d (500 ms a sample)."
-    )
+    level = [row("b", quality=11), row("c", quality=11)]
+    for rows, names in ((level[:1], "\u201cb\u201d"), (level, "2 other rows")):
+        first = sentences_of(row("a", quality=10), *rows)[0]
+        assert first.endswith(f" It and {names} cannot be told apart at 1\u202f000 samples.")
+        assert "better" not in first
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [("recall", "The highest recall is 0.900"), ("mode_std", "The best mode std is 0.900")],
+)
+def test_which_way_is_better_is_heeded_in_words_too(metric, words):
+    rows = [row(n, figures={metric: estimate(v, 0.01)}) for n, v in (("a", 0.9), ("b", 0.5))]
+    assert sentences_of(*rows, quality=metric)[0].startswith(words)
 
 
 def test_the_floor_is_mentioned_where_there_is_one():
     floored = row("a", figures={"frechet_distance": estimate(12.0, floor=10.0)})
-    sentences = sentences_of(floored, row("b", quality=30))
-    assert "floor 10" in sentences[0]
-    assert "The floor is what as many real examples get." in sentences[-1]
-    assert "floor" not in " ".join(sentences_of(row("a"), row("b")))
+    assert "for \u201ca\u201d, floor 10." in sentences_of(floored, row("b", quality=30))[0]
+    assert "floor" not in sentences_of(row("a"), row("b"))[0]
 
 
 def test_the_cheapest_is_set_beside_the_best():
-    sentences = sentences_of(
-        row("best", quality=10, seconds=2), row("cheap", quality=30, seconds=0.5)
+    best, cheap = row("best", quality=10, seconds=2), row("cheap", quality=30, seconds=0.5)
+    assert sentences_of(best, cheap)[2] == (
+        "The cheapest takes 500 ms a sample: 30.0 [29.0 to 31.0] for \u201ccheap\u201d, worse than "
+        "the best, which takes 4 times as long."
     )
-    assert sentences[2] == (
-        "The cheapest is \u201ccheap\u201d (500 ms a sample). Its Fr\u00e9chet distance (30.0 "
-        "[29.0 to 31.0]) is worse than the best beyond the uncertainty. The best takes 4 times as "
-        "long."
-    )
-    both = sentences_of(row("best", quality=10, seconds=0.1), row("other", quality=30, seconds=1))
-    assert both[2] == "\u201cbest\u201d also takes the least time a sample."
+    near = row("near", quality=10.5, seconds=0.5)
+    assert "not to be told apart from the best, which" in sentences_of(best, near)[2]
+    both = sentences_of(cheap, row("other", quality=40))
+    assert both[0].startswith("The lowest Fr\u00e9chet distance is 30.0")
+    quick = sentences_of(row("best", quality=10, seconds=0.1), cheap)
+    assert quick[2] == "\u201cbest\u201d also takes the least time a sample."
 
 
 @pytest.mark.parametrize("lost", [math.inf, -math.inf, math.nan])
 def test_what_is_not_finite_is_never_best_cheapest_or_beaten(lost):
     broken = [gan(quality=lost), guided(8, quality=lost), row("x", seconds=lost, quality=1.0)]
     sentences = sentences_of(*broken, diffusion(8, quality=50.0))
-    assert "that of \u201cdiffusion, 8 calls\u201d" in sentences[0]
-    assert len(sentences) == 3
-    assert sentences_of(*broken) == ["No row has a finite Fr\u00e9chet distance."]
-
-
-def test_a_single_row_is_compared_with_nothing():
-    sentences = sentences_of(gan())
+    assert "for \u201cdiffusion, 8 calls\u201d" in sentences[0]
     assert sentences[0].endswith("no other row with such a figure to compare it with.")
     assert len(sentences) == 3
+    assert sentences_of(*broken) == ["No row has a finite Fr\u00e9chet distance."]
 
 
 def test_no_rows_and_no_figure_are_no_accident():
@@ -95,16 +96,18 @@ def test_no_rows_and_no_figure_are_no_accident():
     assert sentences_of(gan(), quality="kid") == ["No row has a finite KID."]
 
 
-def test_one_training_each_is_said_below_the_answer():
+def test_how_often_models_were_trained_is_said_below_the_answer():
     for rows in ([gan()], [gan(), guided(8)], full().rows):
         sentences = sentences_of(*rows)
         assert sentences[1] == (
             "This holds for digits and for models that were trained once each. Longer training or "
             "other seeds may change it."
         )
-        assert sentences[-1].startswith(
-            "In square brackets are 95 % intervals over the 1\u202f000 samples"
-        )
+        assert "95 % intervals over the 1\u202f000 samples of a row. They do not" in sentences[-1]
+        assert "over its trainings" not in sentences[-1]
+    sentences = sentences_of(gan(trainings=5), diffusion(8, trainings=3))
+    assert "models that were trained 3 to 5 times each." in sentences[1]
+    assert "trained several times they are over its trainings" in sentences[-1]
 
 
 @pytest.mark.parametrize(
@@ -119,64 +122,37 @@ def test_one_training_each_is_said_below_the_answer():
 )
 def test_how_long_generative_models_trained_is_said_if_all_is_known(seconds, text):
     rows = [gan(), diffusion(8), guided(8, models=("diffusion", "guide"))]
-    models = [TrainingSummary(name=n, command="", facts={"seconds": s}) for n, s in seconds.items()]
-    assert text in sentences_of(*rows, models=tuple(models))[1]
+    assert text in sentences_of(*rows, models=trained(**seconds))[1]
     assert "digits" not in sentences_of(*rows, data={})[1]
-
-
-def test_more_is_better_in_words_too():
-    rows = [row(n, figures={"recall": estimate(v, 0.01)}) for n, v in (("a", 0.9), ("b", 0.5))]
-    assert sentences_of(*rows, quality="recall")[0].startswith(
-        "The highest recall is that of \u201ca\u201d"
-    )
-    rows = [row(n, figures={"mode_std": estimate(v, 0.01)}) for n, v in (("a", 0.9), ("b", 2.0))]
-    assert sentences_of(*rows, quality="mode_std")[0].startswith(
-        "The best mode std is that of \u201ca\u201d"
-    )
-
-
-def trained(**seconds):
-    return tuple(
-        TrainingSummary(name=n, command="", facts={"seconds": s}) for n, s in seconds.items()
-    )
 
 
 def test_trainings_of_different_length_are_spoken_of():
     rows = [row("GAN", models=("gan",)), row("guided", models=("diffusion", "guide"))]
-    equal = comparison(*rows, models=trained(gan=100.0, diffusion=80.0, guide=40.0))
-    assert unequal_trainings(equal) == ""
-    more = unequal_trainings(replace(equal, models=trained(gan=100.0, diffusion=90.0, guide=40.0)))
+
+    def sentence(**seconds):
+        return unequal_trainings(comparison(*rows, models=trained(**seconds)))
+
+    assert sentence(gan=100.0, diffusion=80.0, guide=40.0) == ""
+    more = sentence(gan=100.0, diffusion=90.0, guide=40.0)
     assert "100 s behind what takes gan, 130 s behind what takes diffusion and guide" in more
-    assert unequal_trainings(replace(equal, models=trained(gan=100.0, diffusion=900.0))) == ""
+    assert sentence(gan=100.0, diffusion=900.0) == ""
 
 
 def test_recall_and_coverage_come_with_how_many_were_compared():
     both = row("a", figures={"recall": estimate(0.8, 0.1), "coverage": estimate(0.5, 0.1)})
-    limit = "With fewer samples than held-out examples coverage cannot reach 1"
-    for text in ("10000", "10 000", "10\u202f000", "10,000"):
-        sentence = sample_counts(comparison(both, data={"held-out examples": text}))
-        assert sentence.startswith(
-            "1\u202f000 samples against 10\u202f000 held-out examples: recall and coverage "
-            "depend on"
-        )
-        assert limit in sentence
-    sentence = sample_counts(comparison(both, data={"held-out examples": "360"}))
-    assert "360 held-out examples" in sentence
-    assert limit not in sentence
     only = row("a", figures={"recall": estimate(0.8, 0.1)})
-    sentence = sample_counts(comparison(only, data={"held-out examples": "10000"}))
-    assert "recall depends on" in sentence
-    assert limit not in sentence
-    for data in ({}, {"held-out examples": "many"}, {"held-out examples": "\u00b2"}):
-        assert sample_counts(comparison(both, data=data)) == ""
-    assert sample_counts(comparison(row("a"), data={"held-out examples": "360"})) == ""
 
+    def sentence(one, held_out):
+        return sample_counts(comparison(one, data={"held-out examples": held_out}))
 
-def test_several_trainings_are_said_and_their_intervals_are_of_means():
-    rows = [gan(trainings=5), diffusion(8, trainings=3)]
-    sentences = sentences_of(*rows)
-    assert "models that were trained 3 to 5 times each." in sentences[1]
-    assert sentences[-1].startswith(
-        "In square brackets are 95 % intervals over the trainings of a row, or over the "
-        "1\u202f000 samples of a row that was trained once. The latter do not say"
+    start = (
+        "1\u202f000 samples against 10\u202f000 held-out examples: recall and coverage depend on"
     )
+    limit = "With so few samples coverage cannot reach 1"
+    assert sentence(both, "10000").startswith(start)
+    assert limit in sentence(both, "10000")
+    assert "against 360 held-out" in sentence(both, "360")
+    assert limit not in sentence(both, "360") + sentence(only, "10000")
+    assert "recall depends on" in sentence(only, "10000")
+    for one, held_out in ((both, "many"), (both, "\u00b2"), (both, ""), (row("a"), "360")):
+        assert sentence(one, held_out) == ""

@@ -6,61 +6,56 @@ import math
 import pytest
 import torch
 import yaml
+from comparisons import comparison, diffusion, estimate, gan, png, row
 from PIL import Image
 
 from hybridgen.errors import InputError
-from hybridgen.evaluation.results import Comparison, Row, SamplingCost, TrainingSummary
+from hybridgen.evaluation.results import TrainingSummary
 from hybridgen.evaluation.runs import SavedRun, thinned_curves
-from hybridgen.metrics.intervals import Estimate
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
-from hybridgen.protocols import Cost
-from hybridgen.report.publish import flat, save_front
-
-
-def row(method, value, seconds, calls):
-    figure = Estimate(value=value, low=value - 1, high=value + 1, floor=0.5)
-    spent = SamplingCost(
-        calls=calls,
-        flops=12.0,
-        seconds=Estimate(value=seconds, low=seconds / 2, high=2 * seconds),
-        peak_bytes=100,
-        batch=4,
-    )
-    figures = {"frechet_distance": figure}
-    return Row(method=method, setting="", kind="gan", models=("m",), figures=figures, cost=spent)
+from hybridgen.report.publish import flat, publish
 
 
 @pytest.fixture
-def comparison():
+def measured():
+    floored = {"frechet_distance": estimate(2.0, floor=0.5)}
     rows = (
-        row("GAN", 2.0, 1e-3, Cost(generator=1)),
-        row("own", math.inf, 1e-1, None),
-        row("diffusion", 40.0, 1e-1, Cost(denoiser=10)),
+        gan(figures=floored, seconds=1e-3, picture=png()),
+        row("own", quality=math.inf),
+        diffusion(10),
     )
     models = (TrainingSummary(name="m", command="c", facts={"steps": 7}),)
-    return Comparison(title="t", data={}, features="lenet", samples=100, rows=rows, models=models)
+    return comparison(*rows, models=models, real_picture=png())
 
 
-def test_flat_numbers_say_everything_by_name(comparison):
-    figures = flat(comparison)
-    assert figures["GAN/frechet_distance"] == 2.0
-    assert figures["GAN/frechet_distance_low"] == 1.0
-    assert figures["GAN/frechet_distance_high"] == 3.0
-    assert figures["floor_frechet_distance"] == 0.5
-    assert figures["GAN/generator_calls"] == 1
-    assert figures["diffusion/denoiser_calls"] == 10
-    assert figures["GAN/seconds"] == 1e-3
-    assert figures["GAN/flops"] == 12.0
-    assert figures["training/m/steps"] == 7
-    assert figures["own/frechet_distance"] is None
+def test_flat_numbers_say_everything_by_name(measured):
+    figures = flat(measured)
+    expected = {
+        "GAN/frechet_distance": 2.0,
+        "GAN/frechet_distance_low": 1.0,
+        "GAN/frechet_distance_high": 3.0,
+        "floor_frechet_distance": 0.5,
+        "GAN/generator_calls": 1,
+        "diffusion, 10 calls/denoiser_calls": 10,
+        "GAN/seconds": 1e-3,
+        "GAN/flops": 2e6,
+        "training/m/steps": 7,
+        "own/frechet_distance": None,
+    }
+    assert {name: figures[name] for name in expected} == expected
     assert "own/denoiser_calls" not in figures
     json.dumps(figures, allow_nan=False)
 
 
-def test_the_front_is_drawn_though_a_figure_is_infinite(comparison, tmp_path):
-    save_front(comparison, tmp_path / "front.png")
+def test_a_comparison_becomes_five_kinds_of_files(measured, tmp_path):
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "earlier.png").touch()
+    publish(measured, tmp_path)
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
+    pictures = {f"samples/{name}.png" for name in ("GAN", "own", "diffusion-10-calls", "real")}
+    assert files == {"front.png", "report.html", "result.json", "table.md", *pictures}
     with Image.open(tmp_path / "front.png") as picture:
-        assert picture.size == (1440, 660)
+        assert picture.size == (1440, 960)
 
 
 def test_a_summary_tells_steps_images_and_parameters(tmp_path):

@@ -6,6 +6,7 @@ from comparisons import diffusion, estimate, gan, guided, hybrid, refined, row
 from hybridgen.metrics.intervals import Estimate
 from hybridgen.protocols import Cost
 from hybridgen.report.ranking import (
+    TIE,
     baseline_of,
     change_of,
     clear_winner,
@@ -20,7 +21,7 @@ FRECHET = "frechet_distance"
 def test_two_figures_are_told_apart_beyond_the_root_of_the_sum_of_squares():
     other = estimate(10.0, half=4.0)
     assert outcome(estimate(15.1, half=3.0), other, FRECHET) == "worse"
-    assert outcome(estimate(14.9, half=3.0), other, FRECHET) == "tie"
+    assert outcome(estimate(14.9, half=3.0), other, FRECHET) == TIE
     assert outcome(estimate(4.9, half=3.0), other, FRECHET) == "better"
 
 
@@ -28,32 +29,33 @@ def test_the_sides_that_face_each_other_count():
     upper = Estimate(value=13.0, low=12.0, high=99.0)
     assert outcome(upper, estimate(10.0, half=2.0), FRECHET) == "worse"
     assert outcome(estimate(116.0, half=1.0), upper, FRECHET) == "worse"
-    assert outcome(estimate(98.0, half=1.0), upper, FRECHET) == "tie"
+    assert outcome(estimate(98.0, half=1.0), upper, FRECHET) == TIE
 
 
-def test_turning_a_figure_round_turns_its_interval_round():
-    around = loss_value(Estimate(value=0.8, low=0.5, high=0.9), "recall")
-    assert (around.value, around.below, around.above) == pytest.approx((-0.8, 0.1, 0.3))
+@pytest.mark.parametrize(
+    ("figure", "metric", "expected"),
+    [
+        (Estimate(value=0.8, low=0.5, high=0.9), "recall", (-0.8, 0.1, 0.3)),
+        (Estimate(value=0.52, low=0.47, high=0.58), "memorisation", (0.02, 0.02, 0.06)),
+        (Estimate(value=0.4, low=0.3, high=0.45), "memorisation", (0.1, 0.05, 0.1)),
+    ],
+)
+def test_turning_a_figure_round_turns_its_interval_round(figure, metric, expected):
+    assert loss_value(figure, metric) == pytest.approx(expected)
 
 
-def test_more_is_better_where_it_is():
-    assert outcome(estimate(0.9, 0.01), estimate(0.8, 0.01), "recall") == "better"
-    assert outcome(estimate(0.9, 0.01), estimate(0.8, 0.01), "kid") == "worse"
-
-
-def test_nearest_is_best_on_either_side():
-    assert outcome(estimate(0.45, 0.01), estimate(0.6, 0.01), "c2st_accuracy") == "better"
-    assert outcome(estimate(0.4, 0.01), estimate(0.45, 0.01), "c2st_accuracy") == "worse"
-    assert outcome(estimate(0.45, 0.01), estimate(0.55, 0.01), "c2st_accuracy") == "tie"
-
-
-def test_distance_from_a_value_keeps_its_interval():
-    around = loss_value(Estimate(value=0.52, low=0.47, high=0.58), "memorisation")
-    assert around.value == pytest.approx(0.02)
-    assert around.below == pytest.approx(0.02)
-    assert around.above == pytest.approx(0.06)
-    beside = loss_value(Estimate(value=0.4, low=0.3, high=0.45), "memorisation")
-    assert (beside.value, beside.below, beside.above) == pytest.approx((0.1, 0.05, 0.1))
+@pytest.mark.parametrize(
+    ("metric", "a", "b", "expected"),
+    [
+        ("recall", 0.9, 0.8, "better"),
+        ("kid", 0.9, 0.8, "worse"),
+        ("c2st_accuracy", 0.45, 0.6, "better"),
+        ("c2st_accuracy", 0.4, 0.45, "worse"),
+        ("c2st_accuracy", 0.45, 0.55, TIE),
+    ],
+)
+def test_each_metric_knows_which_way_is_better(metric, a, b, expected):
+    assert outcome(estimate(a, 0.01), estimate(b, 0.01), metric) == expected
 
 
 @pytest.mark.parametrize("metric", [FRECHET, "recall", "memorisation"])
@@ -66,7 +68,7 @@ def test_what_is_not_finite_neither_wins_nor_is_judged(metric, value):
 
 def test_nothing_is_told_apart_from_a_figure_without_an_end():
     loose = Estimate(value=1.0, low=math.nan, high=math.nan)
-    assert outcome(loose, estimate(900.0), FRECHET) == "tie"
+    assert outcome(loose, estimate(900.0), FRECHET) == TIE
 
 
 def test_rows_that_another_beats_in_both_are_dominated():

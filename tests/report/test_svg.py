@@ -4,17 +4,18 @@ from itertools import combinations
 import numpy as np
 import pytest
 from comparisons import row
+from matplotlib.figure import Figure
 
-from hybridgen.report.styles import DARK, LIGHT, MARKS, Style, styles
+from hybridgen.report.svg import DARK, LIGHT, inline_svg, keys
 
 KINDS = [name for name in LIGHT if name.startswith("kind-")]
 
 
 def test_methods_of_a_kind_share_its_colour_and_differ_in_their_marks():
-    drawn = styles([row(f"{kind}{i}", kind=kind) for i in range(2) for kind in "abc"])
-    colours = {name: style.colour for name, style in drawn.items()}
+    drawn = keys([row(f"{kind}{i}", kind=kind) for i in range(2) for kind in "abc"])
+    colours = {name: key.colour for name, key in drawn.items()}
     assert colours == {f"{k}{i}": f"kind-{'abc'.index(k)}" for i in range(2) for k in "abc"}
-    assert len({style.mark for style in drawn.values()}) == 6
+    assert len({key.symbol for key in drawn.values()}) == 6
 
 
 def linear(colour):
@@ -79,15 +80,25 @@ def test_kinds_differ_in_colour_for_every_sight(theme, sight):
 
 def test_no_two_methods_look_alike():
     rows = [row(f"method {i}", kind=f"kind {i // 10}") for i in range(60)]
-    assert len({(s.colour, s.mark) for s in styles(rows).values()}) == 60
+    assert len({(key.colour, key.symbol) for key in keys(rows).values()}) == 60
     assert LIGHT.keys() == DARK.keys()
 
 
-def test_a_mark_is_a_closed_path_around_the_origin():
-    for mark in MARKS:
-        path = Style(colour="kind-0", mark=mark).path
-        numbers = [float(n) for n in re.findall(r"-?[\d.]+(?:e-?\d+)?", path)]
-        assert (
-            path.startswith("M") and path.endswith("z") and set(path) <= set("MLQCz .e-0123456789")
-        )
-        assert -9 < min(numbers) < -4 and 4 < max(numbers) < 9
+def test_a_figure_takes_colours_fonts_and_ids_from_its_page():
+    pictures = []
+    for prefix in ("a", "b"):
+        figure = Figure()
+        figure.subplots().plot([0.12345, 1], [0.181, 2], "o", color="#1b1d21", gid="point/0")
+        figure.text(0.5, 0.5, "0.181 is kept", color="#5a616b")
+        pictures.append(inline_svg(figure, "a\x00 <label>", prefix, {"point/0": ["<&\ud800"]}))
+    for picture, prefix in zip(pictures, "ab", strict=True):
+        assert not re.search(r"xmlns|DejaVu|<style|#1b1d21|#5a616b|<metadata", picture)
+        ids = re.findall(r' id="([^"]+)"', picture)
+        assert len(ids) == len(set(ids)) and all(name.startswith(f"{prefix}-") for name in ids)
+        assert set(re.findall(r"(?:url\(|\")#([\w-]+)", picture)) == set(ids)
+        assert ">0.181 is kept</text>" in picture
+        assert "var(--ink)" in picture and "var(--muted)" in picture
+        assert 'aria-label="a\ufffd &lt;label&gt;"' in picture
+        assert "<title>&lt;&amp;\ufffd</title>" in picture
+        attributes = re.findall(r'="([^"]*)"', picture)
+        assert not any(re.search(r"\d\.\d\d", value) for value in attributes)
