@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -144,6 +145,15 @@ def test_a_finished_guide_is_answered_with_its_table(call, models, trained):
     status, out, err = call("--run", models["digits"], "--out", trained)
     assert status == 0 and "finished already" in err and "held_out_bce" in out
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+
+
+def test_a_finished_guide_of_an_earlier_model_is_refused(call, models, trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "g")
+    guide = json.loads((folder / "guide.json").read_text())
+    (folder / "guide.json").write_text(json.dumps(guide | {"model": "earlier"}))
+    status, _, err = call("--run", models["digits"], "--out", folder)
+    assert status == 2
+    assert "is a guide for another model than" in err and "with another --out" in err
 
 
 @pytest.mark.parametrize("objective", ["cross_entropy", "score_matching"])
