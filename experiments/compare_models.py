@@ -8,13 +8,14 @@ import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from types import FrameType
 from typing import Literal, NoReturn
 
 from hybridgen.data.source import DataSettings
 from hybridgen.errors import InputError, Interrupted, RunError
-from hybridgen.evaluation.runs import SavedRun, matching_runs
+from hybridgen.evaluation.runs import SavedRun
 from hybridgen.training.checkpoint import write_atomically
 
 HERE = Path(__file__).parent
@@ -76,7 +77,9 @@ def find_runs(
     if len(runs) < len(models):
         raise InputError(f"models need different names, got {[model.name for model in models]}")
     for name, pattern in patterns.items():
-        runs[name] = matching_runs(pattern) or [SavedRun(Path(pattern))]
+        matches = [] if Path(pattern).is_dir() else map(Path, sorted(glob(pattern)))
+        folders = [path for path in matches if path.is_dir()] or [Path(pattern)]
+        runs[name] = [SavedRun(folder) for folder in folders]
         for run in runs[name]:
             if not run.finished:
                 raise InputError(

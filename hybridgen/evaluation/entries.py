@@ -56,9 +56,8 @@ def build_entries(
     """Every method at each of its budgets: a row each, of one entry for each training.
 
     Args:
-        methods: as settings name them.
-        runs: name -> finished runs, one for each training, discriminators included.
-        source: what all of them were trained on.
+        runs: name -> finished runs, one for each training, discriminators included; all of them
+            were trained on `source`.
 
     Raises:
         InputError: a run that nobody named, a discriminator of another model, a budget that a
@@ -89,9 +88,9 @@ def build_entries(
             )
             rows.append(tuple(row))
     names = [row[0].name for row in rows]
-    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if repeated:
-        raise InputError(f"two rows are called {repeated[0]!r}: give the methods different names")
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two rows are called {name!r}: give the methods different names")
     return rows
 
 

@@ -31,6 +31,7 @@ from hybridgen.training.validation import CHANCE, LOWEST, HeldOutValidation, Val
 
 ROUNDS = 10
 """Of refinement, where its effect on a GAN is shown."""
+Figures = dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,37 +101,25 @@ class SampledModel:
 
 
 def load_sampled_model(
-    run: SavedRun,
-    settings: SamplerSettings,
-    source: Source,
-    *,
-    device: torch.device | str,
-    seed: int = 0,
+    run: SavedRun, settings: SamplerSettings, source: Source, *, device: torch.device, seed: int = 0
 ) -> SampledModel:
     """The model of a finished run; a diffusion model is sampled as `settings` say.
-
-    `source` and `seed` are those of `SampledModel`.
 
     Raises:
         InputError: the folder holds no finished model, or it cannot be sampled in this way.
     """
-    gan = run.kind == "gan"
     network: Any = run.network.to(device).requires_grad_(False)
-
-    def sampler(model: Any) -> Sampler:
-        if gan:
-            return SinglePass(model, (network.config["latent"],))
-        return build_sampler(settings, model, source.shape)
-
-    sampler(network)  # refuses settings that cannot work
+    facts: dict[str, Any] = {"source": source, "fingerprint": run.fingerprint, "seed": seed}
+    if run.kind == "gan":
+        latent = (network.config["latent"],)
+        return SampledModel(network=network, sampler=lambda g: SinglePass(g, latent), **facts)
+    build_sampler(settings, network, source.shape)  # refuses settings that cannot work
     return SampledModel(
-        source=source,
         network=network,
-        sampler=sampler,
-        sampler_name="single_pass" if gan else settings.name,
-        sampler_steps=1 if gan else settings.steps,
-        fingerprint=run.fingerprint,
-        seed=seed,
+        sampler=lambda denoiser: build_sampler(settings, denoiser, source.shape),
+        sampler_name=settings.name,
+        sampler_steps=settings.steps,
+        **facts,
     )
 
 
@@ -165,7 +154,7 @@ def distance_to(source: Source, limit: int = 10_000) -> tuple[str, Callable[[Ten
 
 def evaluate_guide(
     validation: HeldOutValidation, guide: nn.Module, folder: Path
-) -> tuple[ValidationResult, dict[str, float]]:
+) -> tuple[ValidationResult, Figures]:
     """Whether it is significant, with its figures, on the half of the validation data that chose
     nothing; draws `calibration.png`.
     """
@@ -204,7 +193,7 @@ def guidance_results(
     run: Run,
     *,
     significant: bool,
-) -> dict[str, float]:
+) -> Figures:
     """The `scale` that is chosen, the mean distance at each, and to what `source` holds out.
 
     A scale at which samples stop being finite counts as the worst, and a guide that is not
@@ -238,10 +227,9 @@ def guidance_results(
 
 def refinement_results(
     model: SampledModel, ratio: LogRatio, source: Source, folder: Path, *, samples: int
-) -> dict[str, float]:
-    """The distance to what `source` holds out without refinement and after ten rounds of it.
-
-    Draws `samples-unrefined.png` and `samples-refined.png`, which begin with the same noise.
+) -> Figures:
+    """The distance to what `source` holds out without refinement and after ten rounds of it; draws
+    `samples-unrefined.png` and `samples-refined.png`, which begin with the same noise.
     """
     variants = {"unrefined": model, "refined": model.refined(ratio)}
     for word, variant in variants.items():
@@ -249,9 +237,7 @@ def refinement_results(
     return _distances(variants, source, samples)
 
 
-def _distances(
-    variants: Mapping[str, SampledModel], source: Source, samples: int
-) -> dict[str, float]:
+def _distances(variants: Mapping[str, SampledModel], source: Source, samples: int) -> Figures:
     """To what `source` holds out, by which nothing was chosen; equal variants are drawn once."""
     name, distance = distance_to(source)
     models = dict.fromkeys(variants.values())

@@ -103,12 +103,8 @@ class GuideData:
         x, label = self.real.reference("held_out", _VALIDATED, seed)
         fake, fake_label = self._fake
         first = min(self._held_out, _VALIDATED)
-        return HeldOutValidation(
-            x.to(device),
-            fake[:first].to(device),
-            levels,
-            label=None if label is None or not self.real.classes else label.to(device),
-            fake_label=None if fake_label is None else fake_label[:first].to(device),
-            denoiser=denoiser,
-            seed=seed,
-        )
+        fake_label = None if fake_label is None else fake_label[:first].to(device)
+        label = None if label is None or not self.real.classes else label.to(device)
+        labels = {"label": label, "fake_label": fake_label}
+        sets = x.to(device), fake[:first].to(device)
+        return HeldOutValidation(*sets, levels, **labels, denoiser=denoiser, seed=seed)

@@ -44,15 +44,11 @@ class Method:
 
     def __post_init__(self) -> None:
         calls, rounds, scales = list(self.calls), list(self.rounds), list(self.scales)
-        self._check(
-            min((1, *calls, *rounds)) == 1,
-            f"calls and rounds must be at least 1, got {calls} and {rounds}",
-        )
-        self._check(
-            (self.discriminator is None) == (not rounds),
-            f"refinement takes a discriminator and rounds, got discriminator {self.discriminator} "
-            f"and rounds {rounds}",
-        )
+        positive = min((1, *calls, *rounds)) == 1
+        self._check(positive, f"calls and rounds must be at least 1, got {calls} and {rounds}")
+        refines = f"discriminator {self.discriminator} and rounds {rounds}"
+        complete = (self.discriminator is None) == (not rounds)
+        self._check(complete, f"refinement takes a discriminator and rounds, got {refines}")
         self._check(not scales or self.guide, f"scales {scales} need a guide; name one")
         self._check(all(map(isfinite, scales)), f"scales are finite numbers, got {scales}")
         for number in calls:
@@ -99,11 +95,10 @@ def check_methods(methods: Sequence[Method]) -> None:
     for method in methods:
         if names.count(method.name) > 1:
             raise InputError(f"two methods are called {method.name!r}: give them different names")
-        if method.baseline not in (None, *names):
-            raise InputError(
-                f"{method.name}: its baseline {method.baseline!r} is no method; there are "
-                f"{', '.join(names)}"
-            )
+        among = f"is no method; there are {', '.join(names)}"
+        method._check(
+            method.baseline in (None, *names), f"its baseline {method.baseline!r} {among}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

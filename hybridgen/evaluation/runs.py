@@ -1,6 +1,5 @@
 """Finished runs read back: networks, settings, figures, and guides beside the models they know."""
 
-import glob
 import hashlib
 import json
 import math
@@ -91,10 +90,8 @@ class SavedRun:
         try:
             return DataSettings(**self.config["data"])
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{self.folder / 'config.yaml'} is of another version or damaged: train the model "
-                "again"
-            ) from error
+            path = self.folder / "config.yaml"
+            raise InputError(f"{path} is damaged or of another version: train again") from error
 
     @property
     def result(self) -> dict[str, float | None]:
@@ -121,8 +118,8 @@ def _read_object(path: Path) -> dict[str, Any]:
     """The object in a YAML or JSON file of a run."""
     if not path.is_file():
         raise InputError(
-            f"{path.parent} is not a finished run: expected {path.name} there; let its training "
-            "end first, or name another folder"
+            f"{path.parent} has no {path.name}, so it is not a finished run of that kind: let its "
+            "training end first, or name another folder"
         )
     read = json.loads if path.suffix == ".json" else yaml.safe_load
     try:
@@ -132,12 +129,6 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} is empty or damaged: train it again")
     return content
-
-
-def matching_runs(pattern: str) -> list[SavedRun]:
-    """Runs in a folder, or in all folders that match a pattern such as `runs/ring/seed*`."""
-    folders = [Path(pattern)] if Path(pattern).is_dir() else map(Path, sorted(glob.glob(pattern)))
-    return [SavedRun(folder) for folder in folders if folder.is_dir()]
 
 
 def training_summary(name: str, runs: Sequence[SavedRun], command: str) -> TrainingSummary:
@@ -191,16 +182,6 @@ class SavedGuide(SavedRun):
             )
         return LogRatio(discriminator=self.discriminator, calibration=self.calibration)
 
-    @property
-    def log_bound(self) -> float:
-        """What 95 % of the log ratios of the model's samples are below, for rejection."""
-        return self.log_ratio.calibration.log_bound
-
-    @property
-    def acceptance(self) -> float:
-        """The share of the model's samples that rejection accepts."""
-        return self.log_ratio.calibration.acceptance
-
 
 def load_guide(folder: str | Path) -> SavedGuide:
     """Read a guide back.
@@ -209,16 +190,13 @@ def load_guide(folder: str | Path) -> SavedGuide:
         InputError: the folder holds none, or its model has been trained again since.
     """
     folder = Path(folder)
-    path = folder / "guide.json"
-    if not path.is_file() or not (folder / "discriminator").is_dir():
-        raise InputError(f"{folder} is not a finished run of guide.py: train a guide first")
+    record = _read_object(folder / "guide.json")
     model = SavedRun(Path(SavedRun(folder).config.get("run") or ""))
     if model.network_name not in MODELS:
         raise InputError(
             f"{folder} is a guide for {model.folder}, where no model is: work in the folder that "
             "it was trained from, or train it again"
         )
-    record = _read_object(path)
     if record.get("model") != model.fingerprint:
         raise InputError(
             f"{folder} is a guide for another model than {model.folder} holds now: train one "
@@ -235,17 +213,11 @@ def load_guide(folder: str | Path) -> SavedGuide:
             **{name: record[name] for name in ("sampler", "steps", "scale", "significant")},
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged: train the guide again") from error
+        raise InputError(f"{folder / 'guide.json'} is damaged: train it again") from error
 
 
-DRAWN = (
-    "discriminator",
-    "generator",
-    "denoising",
-    "sign_accuracy",
-    "held_out",
-    *(name for name, metric in METRICS.items() if metric.curve),
-)
+DRAWN = ["discriminator", "generator", "denoising", "sign_accuracy", "held_out"]
+DRAWN += [name for name, metric in METRICS.items() if metric.curve]
 """Quantities of a log that a page shows, of those that there are."""
 POINTS = 120
 """Of a drawn curve."""
