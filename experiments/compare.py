@@ -199,6 +199,8 @@ def compare(
     costs = time_entries(first, source, batch=batch, rounds=rounds, folder=folder)
     held_out, _ = source.reference("held_out", evaluator.samples, seed)
     histogram = evaluator.histogram(held_out)
+    words = [f"experiments/{Path(__file__).name}", *sys.argv[1:]]
+    trainings = {name: len(runs[name]) for name in used}
     return Comparison(
         title=f"Single pass against guided diffusion: {source.name}",
         data=data_facts(source, held_out=evaluator.held_out),
@@ -211,11 +213,7 @@ def compare(
         real_histogram=histogram,
         classes=tuple(map(str, range(len(histogram)))),
         warnings=tuple(warnings),
-        provenance=provenance(
-            [f"experiments/{Path(__file__).name}", *sys.argv[1:]],
-            seed=seed,
-            trainings={name: len(runs[name]) for name in used},
-        ),
+        provenance=provenance(words, seed=seed, trainings=trainings),
     )
 
 

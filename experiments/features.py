@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from hybridgen.cli import command
 from hybridgen.data.load import DataSettings, load_data
-from hybridgen.data.source import Batch, Part, Source
+from hybridgen.data.source import Batch, Part
 from hybridgen.errors import InputError
 from hybridgen.evaluation.fit import finished
 from hybridgen.metrics.features import SHIPPED, LeNet, extract
@@ -105,12 +105,6 @@ def train_features(
     network.eval()
 
 
-def accuracy(network: LeNet, source: Source, part: Part) -> float:
-    """Fraction of the images of one part that are recognised."""
-    x, label = source.reference(part, EVERYTHING)
-    return float((extract(network, x)[1] == label).double().mean())
-
-
 def main(settings: FeatureExperiment) -> None:
     seed, training = settings.seed, settings.training
     source = load_data(replace(settings.data, labels=True))
@@ -129,8 +123,12 @@ def main(settings: FeatureExperiment) -> None:
     seconds = run.seconds
     network.standardise_over(source.reference("train", EVERYTHING)[0])
     network.save_pretrained(folder / "network")
-    figures = {"accuracy": accuracy(network, source, "held_out")}
-    figures["train_accuracy"] = accuracy(network, source, "train")
+
+    def accuracy(part: Part) -> float:
+        x, label = source.reference(part, EVERYTHING)
+        return float((extract(network, x)[1] == label).double().mean())
+
+    figures = {"accuracy": accuracy("held_out"), "train_accuracy": accuracy("train")}
     run.finish({**figures, "seconds": seconds, "steps": training.steps})
     run.say(f"{folder}: {figures['accuracy']:.2%} of the held-out images recognised")
 
