@@ -28,7 +28,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -60,6 +60,7 @@ from hybridgen.training.gan import GanTraining, train_gan
 from hybridgen.training.optim import Cosine
 from hybridgen.training.run import Run
 from hybridgen.training.setup import build_adversarial, make_accelerator
+from hybridgen.training.step import batches_of
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STEP_SIZE = 0.01
@@ -110,7 +111,6 @@ class Benchmark:
     """Settings of `experiments/benchmark.py`; those not given are the usual ones of `what`.
 
     Attributes:
-        what: is measured: `gan`, `hybrid` or `metrics`.
         out: the run's folder; `runs/benchmark-WHAT/seedN` if not given.
         settings: files of configs/gan or configs/hybrid, without their ending.
         repeats: rounds, in each of which everything has its turn.
@@ -136,17 +136,18 @@ class Benchmark:
     threads: int = 1
 
     def __post_init__(self) -> None:
+        size = self.size
+        numbers = {**vars(self), **size._asdict()}
         for name in ("repeats", "samples", "width", "neighbours", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}")
-        if self.turn is not None and not 0 < self.turn < math.inf:
-            raise InputError(f"turn must be a positive number of seconds, got {self.turn}")
-        if self.what == "metrics" and self.size.samples <= self.neighbours:
-            raise InputError(f"samples must be more than neighbours, got {self.samples}")
+            if numbers[name] < 1:
+                raise InputError(f"{name} must be at least 1, got {numbers[name]}")
+        if not 0 < size.turn < math.inf:
+            raise InputError(f"turn must be a positive number of seconds, got {size.turn}")
+        if self.what == "metrics" and size.samples <= self.neighbours:
+            raise InputError(f"samples must be more than neighbours, got {size.samples}")
         if self.images < 0:
             raise InputError(f"images must not be negative, got {self.images}")
-        for name in self.size.settings:
+        for name in size.settings:
             if not self.config(name).is_file():
                 raise InputError(
                     f"no settings {name!r}: expected the name of a file in {CONFIGS / self.what}"
@@ -168,18 +169,15 @@ def gan_loops(gan: Gan, source: Source, accelerator: Accelerator, seed: int) -> 
     device, batch, latent = accelerator.device, gan.training.batch, gan.generator.latent
     generator = build_generator(gan.generator, source.shape, source.classes).to(device)
     discriminator = build_discriminator(gan.discriminator, source.shape, source.classes).to(device)
-
-    def batches(start: int = 0) -> Iterator[Batch]:
-        return source.batches(batch=batch, seed=seed, start=start, device=device)
+    batches = batches_of(source, accelerator, batch=batch, seed=seed)
 
     def ours(training: GanTraining, finite_difference: float | None = None) -> Iterator:
-        adversarial = AdversarialLoss(
-            copy.deepcopy(discriminator),
-            r1=training.r1.start,
-            r2=training.r2.start,
-            finite_difference=finite_difference,
+        options: dict[str, Any] = {"r1": training.r1.start, "r2": training.r2.start}
+        options["finite_difference"] = finite_difference
+        networks = (
+            copy.deepcopy(generator),
+            AdversarialLoss(copy.deepcopy(discriminator), **options),
         )
-        networks = copy.deepcopy(generator), adversarial
         return train_gan(*networks, batches, training, accelerator, latent=latent, seed=seed)
 
     def latents() -> Iterator[Tensor]:
@@ -190,7 +188,7 @@ def gan_loops(gan: Gan, source: Source, accelerator: Accelerator, seed: int) -> 
     training, none = steady(gan.training), Cosine(start=0.0)
     networks = copy.deepcopy((generator, discriminator))
     return {
-        "plain": plain_loop(*networks, batches(), latents(), training),
+        "plain": plain_loop(*networks, batches(0), latents(), training),
         "ours": ours(training),
         "unpenalised": ours(replace(training, r1=none, r2=none)),
         "finite_difference": ours(training, STEP_SIZE),
@@ -219,10 +217,9 @@ def plain_loop(
     their start.
     """
     rate, betas = training.learning_rate.start, (0.0, training.beta2.start)
-    generator_optimizer = torch.optim.Adam(generator.parameters(), rate, betas=betas, fused=True)
-    discriminator_optimizer = torch.optim.Adam(
-        discriminator.parameters(), rate, betas=betas, fused=True
-    )
+    adam = partial(torch.optim.Adam, lr=rate, betas=betas, fused=True)
+    generator_optimizer = adam(generator.parameters())
+    discriminator_optimizer = adam(discriminator.parameters())
     average = copy.deepcopy(generator).eval().requires_grad_(False)
     pairs = list(zip(average.state_dict().values(), generator.state_dict().values(), strict=True))
     averages, weights = zip(*[pair for pair in pairs if pair[0].is_floating_point()], strict=True)
@@ -261,33 +258,30 @@ def plain_loop(
         yield average
 
 
+def sampling(gan: Gan, generator: nn.Module, samples: int, device: torch.device) -> Tasks:
+    """From nothing to samples."""
+    latent = gan.generator.latent
+    sampler = SinglePass(generator, (latent,))
+    return {"sampling": lambda: sampler(torch.randn(samples, latent, device=device))}
+
+
 def hybrid_loops(
     settings: Diffusion, source: Source, accelerator: Accelerator
 ) -> dict[str, Iterator]:
     """Endless trainings of equal denoisers on equal batches, each `next` one step."""
-
-    def batches(start: int) -> Iterator[Batch]:
-        batch = settings.training.batch
-        return source.batches(batch=batch, seed=0, start=start, device=accelerator.device)
+    shape, classes = source.shape, source.classes
+    endless = replace(settings.training, steps=1_000_000)
+    batches = batches_of(source, accelerator, batch=endless.batch, seed=0)
 
     def training(kind: str | None) -> Iterator:
         torch.manual_seed(0)
-        denoiser = build_denoiser(settings.denoiser, source.shape, source.classes)
-        adversarial = {}
+        denoiser = build_denoiser(settings.denoiser, shape, classes)
+        options: dict[str, Any] = {"data_std": denoiser.config["data_std"]}
         if kind is not None:
             term = replace(settings.adversarial, source=kind, warm_up=0, ramp=0)
-            discriminator = build_discriminator(
-                settings.discriminator, source.shape, source.classes
-            )
-            adversarial = {"term": term, "adversarial": build_adversarial(discriminator, term)}
-        return train_diffusion(
-            denoiser,
-            batches,
-            replace(settings.training, steps=1_000_000),
-            accelerator,
-            data_std=denoiser.config["data_std"],
-            **adversarial,
-        )
+            discriminator = build_discriminator(settings.discriminator, shape, classes)
+            options |= {"term": term, "adversarial": build_adversarial(discriminator, term)}
+        return train_diffusion(denoiser, batches, endless, accelerator, **options)
 
     return {"plain": training(None), **{kind: training(kind) for kind in SOURCES}}
 
@@ -308,25 +302,21 @@ def denoiser_calls(settings: Diffusion, source: Source, samples: int) -> Tasks:
 
 def training_figures(settings: Benchmark, accelerator: Accelerator) -> Figures:
     """What training steps, samples and guidance cost, with each file of settings."""
-    size, figures = settings.size, Figures()
+    size, figures, seed = settings.size, Figures(), settings.seed
     clock = clock_for(accelerator.device, settings.threads)
     with tqdm(total=len(size.settings) * (size.repeats + 1), unit="round") as bar:
         for name in size.settings:
             bar.set_description(name)
-            config = ["--config", str(settings.config(name))]
-            if settings.what == "gan":
-                gan = read_settings(Gan, config)
-                source = load_or_noise(gan.data, name, settings.seed)
-                loops = gan_loops(gan, source, accelerator, settings.seed)
-                sampler = SinglePass(next(loops["plain"]), (gan.generator.latent,))
-                calls: Tasks = {
-                    "sampling": partial(sample, sampler, size.samples, accelerator.device)
-                }
+            script = Gan if settings.what == "gan" else Diffusion
+            experiment = read_settings(script, ["--config", str(settings.config(name))])
+            source = load_or_noise(experiment.data, name, seed)
+            if isinstance(experiment, Gan):
+                loops = gan_loops(experiment, source, accelerator, seed)
+                generator = next(loops["plain"])
+                calls = sampling(experiment, generator, size.samples, accelerator.device)
             else:
-                hybrid = read_settings(Diffusion, config)
-                source = load_or_noise(hybrid.data, name, settings.seed)
-                loops = hybrid_loops(hybrid, source, accelerator)
-                calls = denoiser_calls(hybrid, source, size.samples)
+                loops = hybrid_loops(experiment, source, accelerator)
+                calls = denoiser_calls(experiment, source, size.samples)
             steps = steps_in(size.turn, loops["plain"], clock)
             tasks: Tasks = {loop: partial(advance, loops[loop], steps) for loop in loops}
             rounds = interleaved_timings(tasks | calls, size.repeats, clock, bar.update)
@@ -334,10 +324,9 @@ def training_figures(settings: Benchmark, accelerator: Accelerator) -> Figures:
                 # A guided call is one of both networks, so the discriminator's part exceeds 1.
                 less = 1.0 if figure == "discriminator" else 0.0
                 figures |= ratio(f"{figure}_{name}", rounds[over], rounds[under], less=less)
-            if settings.what == "gan":
-                for loop in loops:
-                    milliseconds = 1e3 * median(rounds[loop]) / steps
-                    figures[f"step_milliseconds_{loop}_{name}"] = milliseconds
+            for loop in loops:
+                figures[f"step_milliseconds_{loop}_{name}"] = 1e3 * median(rounds[loop]) / steps
+            if "sampling" in calls:
                 unit = "points" if source.mixture is not None else "images"
                 rate = size.samples / median(rounds["sampling"])
                 figures[f"sampling_{unit}_per_second_{name}"] = rate
@@ -396,57 +385,6 @@ def advance(loop: Iterator, steps: int) -> None:
         next(loop)
 
 
-def sample(sampler: SinglePass, samples: int, device: torch.device) -> Tensor:
-    """From nothing to samples."""
-    return sampler(torch.randn(samples, *sampler.noise_shape, device=device))
-
-
-def prdc_tasks(settings: Benchmark) -> dict[str, Callable[[], Figures]]:
-    """Ours and the package `prdc` on the same single-precision features, where `prdc` is faster,
-    and `exact`: the package in double precision, where it does not round distances.
-
-    Raises:
-        InputError: `prdc` is not installed.
-    """
-    try:
-        from prdc import compute_prdc
-    except ImportError as error:
-        raise InputError(
-            "this compares with the package prdc, which is not installed: "
-            "pip install -c constraints.txt prdc"
-        ) from error
-    draws = rng_for("features", settings.seed)
-    real, fake = torch.randn(2, settings.size.samples, settings.width, generator=draws)
-    fake *= 0.95
-
-    def package(dtype: torch.dtype) -> Figures:
-        x, y = real.to(dtype).numpy(), fake.to(dtype).numpy()
-        with contextlib.redirect_stdout(io.StringIO()):
-            figures = compute_prdc(x, y, settings.neighbours)
-        return {name: float(value) for name, value in figures.items()}
-
-    return {
-        "ours": partial(prdc, real, fake, neighbours=settings.neighbours),
-        "prdc": partial(package, torch.float32),
-        "exact": partial(package, torch.float64),
-    }
-
-
-def prdc_figures(settings: Benchmark) -> Figures:
-    """How long both take, and by how much their figures differ."""
-    tasks, repeats = prdc_tasks(settings), settings.size.repeats
-    clock = clock_for(torch.device("cpu"), settings.threads)
-    with threadpool_limits(settings.threads), tqdm(total=repeats + 1, unit="round") as bar:
-        exact, ours = tasks.pop("exact")(), tasks["ours"]()
-        rounds = interleaved_timings(tasks, repeats, clock, bar.update)
-    return {
-        **ratio("prdc_time_ratio", rounds["ours"], rounds["prdc"]),
-        "prdc_seconds_ours": median(rounds["ours"]),
-        "prdc_seconds_prdc": median(rounds["prdc"]),
-        "prdc_difference": max(abs(ours[name] - exact[name]) for name in exact),
-    }
-
-
 def whole_measurement(images: int, width: int, threads: int, seed: int) -> Figures:
     """Measure `images` images against as many, in this process: its peak memory and the time."""
     torch.set_num_threads(threads)
@@ -465,16 +403,47 @@ def whole_measurement(images: int, width: int, threads: int, seed: int) -> Figur
 
 
 def metric_figures(settings: Benchmark) -> Figures:
-    """What precision, recall, density and coverage cost, and what a whole measurement does."""
-    prdc_tasks(settings)  # says what is missing before anything is measured
-    figures = Figures()
+    """What precision, recall, density and coverage cost, and what a whole measurement does.
+
+    Ours and the package `prdc` get the same single-precision features, where `prdc` is faster; the
+    difference is that to the package in double precision, where it does not round distances.
+
+    Raises:
+        InputError: `prdc` is not installed.
+    """
+    try:
+        from prdc import compute_prdc
+    except ImportError as error:
+        raise InputError(
+            "this compares with the package prdc, which is not installed: "
+            "pip install -c constraints.txt prdc"
+        ) from error
+    figures, size = Figures(), settings.size
     if settings.images:
         # Before this process grows: a new one's peak begins with the memory of its parent.
         fresh = multiprocessing.get_context("spawn")
         sizes = settings.images, settings.width, settings.threads, settings.seed
         with ProcessPoolExecutor(max_workers=1, mp_context=fresh) as processes:
             figures |= processes.submit(whole_measurement, *sizes).result()
-    return figures | prdc_figures(settings)
+    draws = rng_for("features", settings.seed)
+    real, fake = torch.randn(2, size.samples, settings.width, generator=draws)
+    fake *= 0.95
+
+    def package(dtype: torch.dtype) -> Figures:
+        x, y = real.to(dtype).numpy(), fake.to(dtype).numpy()
+        with contextlib.redirect_stdout(io.StringIO()):
+            values = compute_prdc(x, y, settings.neighbours)
+        return {name: float(value) for name, value in values.items()}
+
+    clock = clock_for(torch.device("cpu"), settings.threads)
+    ours = partial(prdc, real, fake, neighbours=settings.neighbours)
+    tasks: Tasks = {"ours": ours, "prdc": partial(package, torch.float32)}
+    with threadpool_limits(settings.threads), tqdm(total=size.repeats + 1, unit="round") as bar:
+        values, exact = ours(), package(torch.float64)
+        rounds = interleaved_timings(tasks, size.repeats, clock, bar.update)
+    figures |= ratio("prdc_time_ratio", rounds["ours"], rounds["prdc"])
+    figures |= {f"prdc_seconds_{name}": median(rounds[name]) for name in tasks}
+    return {**figures, "prdc_difference": max(abs(values[name] - exact[name]) for name in exact)}
 
 
 def table(figures: Mapping[str, float]) -> str:

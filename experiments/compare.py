@@ -4,23 +4,13 @@ Quality, diversity and cost of every method on equal terms; without `--config` i
 `configs/compare/digits.yaml`, which trains all it needs. What is finished is not done again.
 """
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from compare_models import (
-    Model,
-    check_recipe,
-    command_of,
-    find_runs,
-    needed,
-    recipe,
-    same_data,
-    train,
-)
+from compare_models import Model, Training, find_runs, needed, same_data
 from tqdm import tqdm
 
 from hybridgen.cli import command
@@ -54,11 +44,7 @@ DEFAULT = Path(__file__).parents[1] / "configs" / "compare" / "digits.yaml"
 
 @dataclass(frozen=True, kw_only=True)
 class DataPath:
-    """Where the data of models still to be trained is.
-
-    Attributes:
-        path: in the place of the one in their own settings, see `experiments/gan.py`.
-    """
+    """Where the data of models still to be trained is, in the place of that in their settings."""
 
     path: str | None = None
 
@@ -123,16 +109,12 @@ def main(settings: Compare) -> None:
         )
     runs = find_runs(settings.models, settings.runs, out / "models")
     trainings = trainings_of(settings, runs)
-    with lock_run_folder(
-        out, {k: v for k, v in asdict(settings).items() if k != "out"}, changing=True
-    ):
-        commands = {}
-        for model, words in trainings:
-            (run,) = runs[model.name]
-            if not run.finished:
-                made_by = recipe(model, seed=settings.seed, data=settings.data.path)
-                train(model.name, words, run.folder, made_by)
-            commands[model.name] = shlex.join(["python", f"experiments/{words[0]}", *words[1:]])
+    commands = {training.model.name: training.command for training in trainings}
+    config = {name: value for name, value in asdict(settings).items() if name != "out"}
+    with lock_run_folder(out, config, changing=True):
+        for training in trainings:
+            if not training.run.finished:
+                training.to_the_end()
         comparison = compare(settings, runs, commands, accelerator.device)
         publish(comparison, out)
         print(markdown(comparison))
@@ -140,8 +122,8 @@ def main(settings: Compare) -> None:
         print(f"the page is {out / 'report.html'}")
 
 
-def trainings_of(settings: Compare, runs: Runs) -> list[tuple[Model, list[str]]]:
-    """The models of this comparison's own, in their order, and the command that trains each.
+def trainings_of(settings: Compare, runs: Runs) -> list[Training]:
+    """Those of this comparison's own models, in their order.
 
     Raises:
         InputError: whatever is wrong with the settings, before anything is trained.
@@ -154,34 +136,37 @@ def trainings_of(settings: Compare, runs: Runs) -> list[tuple[Model, list[str]]]
             f"no method samples the run {idle[0]!r}: name it as a method's model, guide or "
             "discriminator"
         )
-    models = [m for m in needed(settings.models, used) if m.name not in settings.runs]
-    missing = [model.name for model in models if not runs[model.name][0].finished]
-    scripts = {model.name: model.script for model in models}
-    for method in settings.methods:
-        for run in runs[method.model]:
-            method.check_kind(scripts.get(method.model) or run.kind)
-    sampled = [run for method in settings.methods for run in runs[method.model] if run.finished]
-    if sampled:
-        same_data(sampled)
-    seed, data = settings.seed, settings.data.path
-    for model in models:
-        check_recipe(model, runs[model.name][0].folder, seed=seed, data=data)
+    trainings = [
+        Training(model=model, runs=runs, seed=settings.seed, data=settings.data.path)
+        for model in needed(settings.models, used)
+        if model.name not in settings.runs
+    ]
+    scripts = {training.model.name: training.model.script for training in trainings}
+    sampled = [(method, run) for method in settings.methods for run in runs[method.model]]
+    for method, run in sampled:
+        method.check_kind(scripts.get(method.model) or run.kind)
+    if finished := [run for _, run in sampled if run.finished]:
+        same_data(finished)
+    for training in trainings:
+        training.check()
+    missing = [training.model.name for training in trainings if not training.run.finished]
     if missing and not settings.train:
         raise InputError(
             f"not trained yet: {', '.join(missing)}; add --train true, or name finished folders "
             "with --runs"
         )
-    return [(model, command_of(model, runs, seed=seed, data=data)) for model in models]
+    return trainings
 
 
 def compare(
     settings: Compare, runs: Runs, commands: Mapping[str, str], device: torch.device
 ) -> Comparison:
     """Every method at every budget, measured on equal terms."""
+    seed, folder = settings.seed, settings.out / "measured"
     used = dict.fromkeys(name for method in settings.methods for name in method.models)
     source = load_data(same_data([run for m in settings.methods for run in runs[m.model]]))
     evaluator = build_evaluator(
-        source, samples=settings.samples, seed=settings.seed, subsets=settings.subsets
+        source, samples=settings.samples, seed=seed, subsets=settings.subsets
     )
     quality = settings.quality or ("sliced_wasserstein" if source.mixture else "frechet_distance")
     if quality not in evaluator.floors or metric_of(quality).better is None:
@@ -189,38 +174,33 @@ def compare(
             f"no metric {quality!r} here; there are {', '.join(sorted(evaluator.floors))}"
         )
     entries = build_entries(settings.methods, runs, source, device=device)
-    log, folder = JsonLines(settings.out / "log.jsonl"), settings.out / "measured"
+    log = JsonLines(settings.out / "log.jsonl")
     log.forget_after(0)
     measured: dict[tuple[Entry, ...], list[MeasuredEntry]] = {}
     warnings = list(evaluator.warnings)
-    with tqdm(entries, unit="row") as bar:
-        for number, row in enumerate(bar, start=1):
-            name, results = row[0].name, []
-            bar.set_description(name)
-            try:
-                for entry in row:
-                    result = measure_entry(
-                        entry, evaluator, source, seed=settings.seed, folder=folder
-                    )
-                    results.append(result)
-            except RunError as error:  # one that diverges must not cost the others their page
-                training = f"{entry.details['model']}: " if len(row) > 1 else ""
-                warnings.append(f"{name} is left out: {training}{error}")
-                continue
-            measured[row] = results
-            figures = mean_over_trainings([result.figures for result in results])
-            log.log({"name": name, **{k: e.value for k, e in figures.items()}}, step=number)
+    for number, row in enumerate(tqdm(entries, unit="row"), start=1):
+        name, results = row[0].name, []
+        try:
+            for entry in row:
+                result = measure_entry(entry, evaluator, source, seed=seed, folder=folder)
+                results.append(result)
+        except RunError as error:  # one that diverges must not cost the others their page
+            training = f"{entry.details['model']}: " if len(row) > 1 else ""
+            warnings.append(f"{name} is left out: {training}{error}")
+            continue
+        measured[row] = results
+        figures = mean_over_trainings([result.figures for result in results])
+        log.log({"name": name, **{k: e.value for k, e in figures.items()}}, step=number)
     if not measured:
         raise RunError(f"no method could be measured; {warnings[-1]}")
     warnings += dict.fromkeys(e.warning for row in measured for e in row if e.warning)
-    costs = time_entries(
-        [row[0] for row in measured],
-        source,
-        batch=settings.timing_batch,
-        rounds=settings.timing_rounds,
-        folder=folder,
-    )
-    held_out, _ = source.reference("held_out", evaluator.samples, settings.seed)
+    first = [row[0] for row in measured]
+    batch, rounds = settings.timing_batch, settings.timing_rounds
+    costs = time_entries(first, source, batch=batch, rounds=rounds, folder=folder)
+    held_out, _ = source.reference("held_out", evaluator.samples, seed)
+    histogram = evaluator.histogram(held_out)
+    words = [f"experiments/{Path(__file__).name}", *sys.argv[1:]]
+    trainings = {name: len(runs[name]) for name in used}
     return Comparison(
         title=f"Single pass against guided diffusion: {source.name}",
         data=data_facts(source, held_out=len(evaluator.held_out)),
@@ -230,24 +210,19 @@ def compare(
         models=tuple(training_summary(name, runs[name], commands.get(name, "")) for name in used),
         quality=quality,
         real_picture=picture_of(held_out, source),
-        real_histogram=evaluator.histogram(held_out),
-        classes=tuple(str(number) for number in range(len(evaluator.histogram(held_out)))),
+        real_histogram=histogram,
+        classes=tuple(map(str, range(len(histogram)))),
         warnings=tuple(warnings),
-        provenance=provenance(
-            [f"experiments/{Path(__file__).name}", *sys.argv[1:]],
-            seed=settings.seed,
-            trainings={name: len(runs[name]) for name in used},
-        ),
+        provenance=provenance(words, seed=seed, trainings=trainings),
     )
 
 
 def row_of(entries: Sequence[Entry], measured: Sequence[MeasuredEntry], cost: SamplingCost) -> Row:
     """A row of the page: an entry, or the means of the entries of several trainings."""
     entry, number = entries[0], len(entries)
-    details = {
-        name: "; ".join(dict.fromkeys(each.details[name] for each in entries))
-        for name in entry.details
-    }
+    details = {}
+    for name in entry.details:
+        details[name] = "; ".join(dict.fromkeys(each.details[name] for each in entries))
     if number > 1:
         details["trainings"] = f"{number}; cost, pictures and classes are those of the first"
     return Row(

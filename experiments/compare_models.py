@@ -6,16 +6,16 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import Literal, NoReturn
 
 from hybridgen.data.source import DataSettings
 from hybridgen.errors import InputError, Interrupted, RunError
-from hybridgen.evaluation.runs import SavedRun, matching_runs
+from hybridgen.evaluation.runs import SavedRun
 from hybridgen.training.checkpoint import write_atomically
 
 HERE = Path(__file__).parent
@@ -65,8 +65,8 @@ def find_runs(
     """Where the runs of each name are, or would be: one, or one for each seed of a pattern.
 
     Args:
-        patterns: name -> a folder, or a pattern of folders, of runs that were trained before;
-            in the place of models of these names, or beside them.
+        patterns: name -> folder, or pattern of folders, of finished runs: in the place of models of
+            these names, or beside them.
         home: of all others.
 
     Raises:
@@ -77,7 +77,9 @@ def find_runs(
     if len(runs) < len(models):
         raise InputError(f"models need different names, got {[model.name for model in models]}")
     for name, pattern in patterns.items():
-        runs[name] = matching_runs(pattern) or [SavedRun(Path(pattern))]
+        matches = [] if Path(pattern).is_dir() else map(Path, sorted(glob(pattern)))
+        folders = [path for path in matches if path.is_dir()] or [Path(pattern)]
+        runs[name] = [SavedRun(folder) for folder in folders]
         for run in runs[name]:
             if not run.finished:
                 raise InputError(
@@ -113,103 +115,105 @@ def same_data(runs: Sequence[SavedRun]) -> DataSettings:
     return runs[0].data
 
 
-def command_of(
-    model: Model, runs: Mapping[str, Sequence[SavedRun]], *, seed: int, data: str | None
-) -> list[str]:
-    """What trains a model, as words of a command line that begin with the script's name.
-
-    Raises:
-        InputError: a discriminator of a model that was trained several times.
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The training of one model among the runs of a comparison; `data` is a path in the place of
+    the one in its settings.
     """
-    words = [f"{model.script}.py", "--config", _from_here(model.file)]
-    for name, value in (model.arguments or {}).items():
-        words += [f"--{name}", str(value)]
-    if model.of is not None:
-        if len(runs[model.of]) > 1:
+
+    model: Model
+    runs: Mapping[str, Sequence[SavedRun]]
+    seed: int
+    data: str | None
+
+    @property
+    def run(self) -> SavedRun:
+        """Where it is, or would be."""
+        return self.runs[self.model.name][0]
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of the training script.
+
+        Raises:
+            InputError: a discriminator of a model that was trained several times.
+        """
+        model, path = self.model, self.model.file.resolve()
+        inside = path.is_relative_to(Path.cwd())  # then as a person in this folder would name it
+        words = ["--config", str(path.relative_to(Path.cwd()) if inside else model.file)]
+        for name, value in (model.arguments or {}).items():
+            words += [f"--{name}", str(value)]
+        if model.of is not None:
+            judged = self.runs[model.of]
+            if len(judged) > 1:
+                raise InputError(
+                    f"{model.name} is a discriminator of one training and {model.of!r} has "
+                    f"{len(judged)}: train one for each, and name them with --runs"
+                )
+            words += ["--run", str(judged[0].folder)]
+        elif self.data is not None:
+            words += ["--data.path", self.data]
+        return [*words, "--seed", str(self.seed), "--out", str(self.run.folder)]
+
+    @property
+    def command(self) -> str:
+        """What a person would type to train it."""
+        return f"python experiments/{self.model.script}.py {shlex.join(self.arguments)}"
+
+    @property
+    def recipe(self) -> dict[str, object]:
+        """All that it depends on, wherever it is started from."""
+        model = self.model
+        config = hashlib.sha256(model.file.read_bytes()).hexdigest()
+        recipe = {"script": model.script, "config": config, "of": model.of, "seed": self.seed}
+        return {**recipe, "arguments": dict(model.arguments or {}), "data": self.data}
+
+    def check(self) -> None:
+        """Refuse a run of this comparison that was trained by other settings than it has now.
+
+        Raises:
+            InputError: see above; also for a finished run whose settings nobody recorded.
+        """
+        name, folder = self.model.name, self.run.folder
+        record = _record(folder)
+        if not (folder / "config.yaml").is_file():
+            return  # a training that failed before it began leaves a record only
+        before = json.loads(record.read_text()) if record.is_file() else None
+        if before != self.recipe:
             raise InputError(
-                f"{model.name} is a discriminator of one training and {model.of!r} has "
-                f"{len(runs[model.of])}: train one for each, and name them with --runs"
+                f"{folder} was trained by other settings than {name} has now: choose another "
+                f'--out, or take it as it is with --runs \'{{"{name}": "{folder}"}}\''
             )
-        words += ["--run", str(runs[model.of][0].folder)]
-    elif data is not None:
-        words += ["--data.path", data]
-    return [*words, "--seed", str(seed), "--out", str(runs[model.name][0].folder)]
 
+    def to_the_end(self) -> None:
+        """Run the training script; its bar is shown, its table goes to `NAME.log`.
 
-def check_recipe(model: Model, folder: Path, *, seed: int, data: str | None) -> None:
-    """Refuse a run of this comparison that was trained by other settings than it has now.
-
-    Raises:
-        InputError: see above; also for a finished run whose settings nobody recorded.
-    """
-    record = _record(folder)
-    if not (folder / "config.yaml").is_file():
-        return  # nothing was trained; a training that failed before it began leaves a record only
-    before = json.loads(record.read_text()) if record.is_file() else None
-    if before != recipe(model, seed=seed, data=data):
-        raise InputError(
-            f"{folder} was trained by other settings than {model.name} has now: choose another "
-            f'--out, or take it as it is with --runs \'{{"{model.name}": "{folder}"}}\''
-        )
-
-
-def recipe(model: Model, *, seed: int, data: str | None) -> dict[str, object]:
-    """All that a training depends on, wherever it is started from."""
-    return {
-        "script": model.script,
-        "config": hashlib.sha256(model.file.read_bytes()).hexdigest(),
-        "arguments": dict(model.arguments or {}),
-        "of": model.of,
-        "seed": seed,
-        "data": data,
-    }
-
-
-def train(name: str, words: Sequence[str], folder: Path, made_by: Mapping[str, object]) -> None:
-    """Run a training script to its end; its bar is shown, its table goes to `NAME.log`.
-
-    Args:
-        words: see `command_of`.
-        made_by: the recipe, kept beside the folder.
-
-    Raises:
-        RunError: it failed; it has said why.
-        Interrupted: a signal came; the training was told, and has saved.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(_record(folder), json.dumps(made_by))
-    sys.stderr.write(f"training {name}: python experiments/{shlex.join(words)}\n")
-    script, *arguments = words
-    with folder.with_name(f"{name}.log").open("w") as log, _terminable():
-        child = subprocess.Popen([sys.executable, HERE / script, *arguments], stdout=log)
-        try:
-            status = child.wait()
-        finally:
-            if child.poll() is None:
-                child.terminate()
+        Raises:
+            RunError: it failed; it has said why.
+            Interrupted: a signal came; the training was told, and has saved.
+        """
+        name, folder = self.model.name, self.run.folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(_record(folder), json.dumps(self.recipe))
+        sys.stderr.write(f"training {name}: {self.command}\n")
+        call = [sys.executable, HERE / f"{self.model.script}.py", *self.arguments]
+        before = signal.signal(signal.SIGTERM, _leave)
+        with folder.with_name(f"{name}.log").open("w") as log:
+            child = subprocess.Popen(call, stdout=log)
+            try:
                 child.wait()
-    if status:
-        raise RunError(f"{name} could not be trained (exit status {status}; its reason is above)")
+            finally:
+                child.terminate()  # if a signal came; one that has ended stays as it is
+                child.wait()
+                signal.signal(signal.SIGTERM, before)
+        if child.returncode:
+            raise RunError(
+                f"{name} could not be trained (exit status {child.returncode}; its reason is above)"
+            )
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Inside, SIGTERM raises `Interrupted`, so that a child can be ended first."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(number, "stopped; the same command goes on from there")
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _from_here(path: Path) -> str:
-    """As a person in this folder would name it."""
-    inside = path.resolve().is_relative_to(Path.cwd())
-    return str(path.resolve().relative_to(Path.cwd()) if inside else path)
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted(number, "stopped; the same command goes on from there")
 
 
 def _record(folder: Path) -> Path:

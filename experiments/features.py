@@ -1,7 +1,6 @@
 """Train the small classifier whose last layer measures images: `python experiments/features.py`.
 
-The two that are shipped come from (`network/` and `result.json` then go to
-`hybridgen/metrics/weights/digits` and `.../mnist`):
+`network/` and `result.json` of `hybridgen/metrics/weights/digits` and `.../mnist` come from
 
     python experiments/features.py --out runs/features/digits
     python experiments/features.py --data.path MNIST_FOLDER --out runs/features/mnist \
@@ -16,15 +15,18 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
 from hybridgen.cli import command
 from hybridgen.data.load import DataSettings, load_data
-from hybridgen.data.source import Batch, Part, Source
+from hybridgen.data.source import Batch, Part
 from hybridgen.errors import InputError
+from hybridgen.evaluation.fit import finished
 from hybridgen.metrics.features import SHIPPED, LeNet, extract
 from hybridgen.training.run import Run
+from hybridgen.training.settings import check_positive
 from hybridgen.training.setup import make_accelerator, start_trackers
 
 EVERYTHING = 1_000_000
@@ -50,11 +52,7 @@ class FeatureTraining:
     scale: float = 0.1
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.lr) <= 0:
-            raise InputError(
-                "training.steps, training.batch and training.lr must be positive, "
-                f"got {self.steps}, {self.batch} and {self.lr}."
-            )
+        check_positive(self, "steps", "batch", "lr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +84,15 @@ def jitter(x: Tensor, config: FeatureTraining, generator: torch.Generator) -> Te
 
 
 def train_features(
-    network: LeNet, batches: Iterator[Batch], config: FeatureTraining, generator: torch.Generator
-) -> Iterator[tuple[int, float]]:
-    """Cross-entropy with AdamW; yields step and loss."""
+    network: LeNet, batches: Iterator[Batch], settings: FeatureExperiment, accelerator: Accelerator
+) -> None:
+    """Cross-entropy with AdamW."""
+    config, generator = settings.training, torch.Generator().manual_seed(settings.seed)
     optimizer = torch.optim.AdamW(network.parameters(), config.lr, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps)
     network.train()
-    for step, (x, label) in zip(range(1, config.steps + 1), batches, strict=False):
+    steps = tqdm(range(1, config.steps + 1), disable=None)
+    for step, (x, label) in zip(steps, batches, strict=False):
         if label is None:
             raise InputError("features are learnt from labels, and this data has none.")
         loss = F.cross_entropy(network.logits(network(jitter(x, config, generator))), label)
@@ -100,47 +100,37 @@ def train_features(
         loss.backward()
         optimizer.step()
         schedule.step()
-        yield step, loss.item()
+        if step % settings.log_every == 0:
+            accelerator.log({"loss": loss.item()}, step=step)
     network.eval()
 
 
-def accuracy(network: LeNet, source: Source, part: Part) -> float:
-    """Fraction of the images of one part that are recognised."""
-    x, label = source.reference(part, EVERYTHING)
-    return float((extract(network, x)[1] == label).double().mean())
-
-
 def main(settings: FeatureExperiment) -> None:
+    seed, training = settings.seed, settings.training
     source = load_data(replace(settings.data, labels=True))
     if source.shape not in SHIPPED:
         raise InputError(f"expected one of the image shapes {list(SHIPPED)}, got {source.shape}.")
-    folder = settings.out or Path("runs", "features", f"{source.name}-seed{settings.seed}")
-    accelerator = make_accelerator(folder, seed=settings.seed, threads=settings.threads)
-    batches = source.batches(batch=settings.training.batch, seed=settings.seed)
+    folder = settings.out or Path("runs", "features", f"{source.name}-seed{seed}")
+    accelerator = make_accelerator(folder, seed=seed, threads=settings.threads)
+    batches = source.batches(batch=training.batch, seed=seed)
     network = LeNet(resolution=source.shape[-1], classes=source.classes)
     run = Run(folder, settings, accelerator)
-    if run.result is not None:
-        run.say(f"{folder} is finished already; choose another --out to train again")
+    if finished(run):
         return
     run.log_file.forget_after(0)
     start_trackers(accelerator, "hybridgen-features", run.config)
-    steps = train_features(
-        network, batches, settings.training, torch.Generator().manual_seed(settings.seed)
-    )
-    for step, loss in tqdm(steps, total=settings.training.steps, disable=None):
-        if step % settings.log_every == 0:
-            accelerator.log({"loss": loss}, step=step)
+    train_features(network, batches, settings, accelerator)
     seconds = run.seconds
     network.standardise_over(source.reference("train", EVERYTHING)[0])
     network.save_pretrained(folder / "network")
-    result = {
-        "accuracy": accuracy(network, source, "held_out"),
-        "train_accuracy": accuracy(network, source, "train"),
-        "seconds": seconds,
-        "steps": settings.training.steps,
-    }
-    run.finish(result)
-    run.say(f"{folder}: {result['accuracy']:.2%} of the held-out images recognised")
+
+    def accuracy(part: Part) -> float:
+        x, label = source.reference(part, EVERYTHING)
+        return float((extract(network, x)[1] == label).double().mean())
+
+    figures = {"accuracy": accuracy("held_out"), "train_accuracy": accuracy("train")}
+    run.finish({**figures, "seconds": seconds, "steps": training.steps})
+    run.say(f"{folder}: {figures['accuracy']:.2%} of the held-out images recognised")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from hybridgen.cli import command
 from hybridgen.data.augment import Augment, AugmentSettings
 from hybridgen.data.images import split_validation
 from hybridgen.data.load import load_data
-from hybridgen.data.source import Source
+from hybridgen.data.source import Shard, Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.density_ratio import LogRatio, calibrated
 from hybridgen.evaluation.fit import finished, fit
@@ -26,10 +26,10 @@ from hybridgen.evaluation.guide import (
     load_sampled_model,
     refinement_results,
 )
-from hybridgen.evaluation.guide_data import GuideData, refuse_another_model
+from hybridgen.evaluation.guide_data import GuideData
 from hybridgen.evaluation.monitor import table
 from hybridgen.evaluation.plots import curves
-from hybridgen.evaluation.runs import SavedRun
+from hybridgen.evaluation.runs import SavedRun, load_guide
 from hybridgen.networks.build import (
     DiscriminatorSettings,
     add_noise_conditioning,
@@ -121,11 +121,13 @@ def main(settings: GuideExperiment) -> None:
         model.source,
         count=settings.num_samples or min(source.size or 10_000, 10_000),
         part=settings.validation_fraction,
-        batch=training.batch,
-        seed=settings.seed,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        device=accelerator.device,
+        shard=Shard(
+            batch=training.batch,
+            seed=settings.seed,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            device=accelerator.device,
+        ),
     )
 
     @cache
@@ -147,7 +149,7 @@ def main(settings: GuideExperiment) -> None:
     facts = {"examples": source.size, "model": model.fingerprint}
     with Run(folder, settings, accelerator, facts=facts) as run:
         if run.result is not None:
-            refuse_another_model(folder, model.fingerprint)
+            load_guide(folder)  # refuses one of an earlier model
         if finished(run):
             return
         if settings.start is not None and source.size is not None:

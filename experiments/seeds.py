@@ -21,6 +21,7 @@ from hybridgen.errors import InputError, RunError
 from hybridgen.training.checkpoint import write_atomically
 
 Script = Literal["gan", "diffusion", "hybrid"]
+Figures = dict[str, float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,26 +62,15 @@ def main(settings: Seeds) -> None:
     print(text)
 
 
-def run(settings: Seeds, seed: int, children: list[subprocess.Popen]) -> dict[str, float | None]:
+def run(settings: Seeds, seed: int, children: list[subprocess.Popen]) -> Figures:
     """One seed's figures; trains unless they are there."""
-    out = settings.out
-    folder, log = out / f"seed{seed}", out / f"seed{seed}.log"
-    out.mkdir(parents=True, exist_ok=True)
-    call = [
-        sys.executable,
-        Path(__file__).with_name(f"{settings.script}.py"),
-        *PASSED_ON,
-        "--seed",
-        str(seed),
-        "--out",
-        folder,
-        "--threads",
-        "1",
-    ]
+    folder, log = settings.out / f"seed{seed}", settings.out / f"seed{seed}.log"
+    settings.out.mkdir(parents=True, exist_ok=True)
+    call = [sys.executable, Path(__file__).with_name(f"{settings.script}.py"), *PASSED_ON]
+    call += ["--seed", str(seed), "--out", folder, "--threads", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with log.open("w") as file:
-        child = subprocess.Popen(
-            call, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
+        child = subprocess.Popen(call, stdout=file, stderr=file, env=environment)
         children.append(child)
         status = child.wait()
     if status:
@@ -89,14 +79,12 @@ def run(settings: Seeds, seed: int, children: list[subprocess.Popen]) -> dict[st
     return json.loads((folder / "result.json").read_text())
 
 
-def summary(
-    results: list[dict[str, float | None]],
-) -> tuple[dict[str, float | None], str]:
+def summary(results: list[Figures]) -> tuple[Figures, str]:
     """Mean and standard error of every figure, flat and as a Markdown table.
 
     A figure that is infinite for any seed has an infinite mean, not the mean of the others.
     """
-    figures: dict[str, float | None] = {"seeds": len(results)}
+    figures: Figures = {"seeds": len(results)}
     rows = ["| figure | mean | standard error | least | greatest | floor |", "| --- " * 6 + "|"]
     for name in dict.fromkeys(name for result in results for name in result):
         values = [result.get(name) for result in results]

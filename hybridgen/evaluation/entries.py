@@ -1,6 +1,6 @@
 """Entries of a comparison: methods at their budgets, on finished runs, as samplers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -56,9 +56,8 @@ def build_entries(
     """Every method at each of its budgets: a row each, of one entry for each training.
 
     Args:
-        methods: as settings name them.
-        runs: name -> finished runs, one for each training, discriminators included.
-        source: what all of them were trained on.
+        runs: name -> finished runs, one for each training, discriminators included; all of them
+            were trained on `source`.
 
     Raises:
         InputError: a run that nobody named, a discriminator of another model, a budget that a
@@ -75,32 +74,34 @@ def build_entries(
         method.check_names(runs)
         guides = _for_each_model(method, method.guide, runs, device)
         discriminators = _for_each_model(method, method.discriminator, runs, device)
-        scales = {guide.scale for guide in guides.values()}
+        scales = {guide.scale for guide in guides if guide is not None}
         if len(scales) > 1 and not method.scales:
             raise InputError(
                 f"{method.name}: its guides were given different scales ({sorted(scales)}): name "
                 "scales that all of them take"
             )
-        trainings = [
-            list(_at_each_budget(method, run, network(run), guides, discriminators, source))
-            for run in runs[method.model]
-        ]
-        rows += zip(*trainings, strict=True)
+        for budget in method.budgets(max(scales, default=0.0)):
+            trainings = zip(runs[method.model], guides, discriminators, strict=True)
+            row = (
+                _entry(method, budget, run, network(run), guide, discriminator, source)
+                for run, guide, discriminator in trainings
+            )
+            rows.append(tuple(row))
     names = [row[0].name for row in rows]
-    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if repeated:
-        raise InputError(f"two rows are called {repeated[0]!r}: give the methods different names")
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two rows are called {name!r}: give the methods different names")
     return rows
 
 
 def _for_each_model(
     method: Method, name: str | None, runs: Runs, device: torch.device | str
-) -> dict[Path, SavedGuide]:
-    """The runs called `name`, by the resolved folders of the models that they judge."""
-    guides: dict[Path, SavedGuide] = {}
-    if name is None:
-        return guides
+) -> list[SavedGuide | None]:
+    """Of the runs called `name`, the one that judges each model of the method."""
     models = [run.folder for run in runs[method.model]]
+    if name is None:
+        return [None] * len(models)
+    guides: dict[Path, SavedGuide] = {}
     for run in runs[name]:
         guide = load_guide(run.folder)
         if guide.run.resolve() not in [model.resolve() for model in models]:
@@ -116,96 +117,66 @@ def _for_each_model(
             f"{method.name}: {name!r} has {len(runs[name])} discriminators for {len(guides)} of "
             f"{len(models)} trainings of {method.model!r}: expected one for each"
         )
-    return guides
+    return [guides[model.resolve()] for model in models]
 
 
-def _at_each_budget(
+def _entry(
     method: Method,
+    budget: Budget,
     run: SavedRun,
     network: Any,
-    guides: Mapping[Path, SavedGuide],
-    discriminators: Mapping[Path, SavedGuide],
-    source: Source,
-) -> Iterator[Entry]:
-    kind, fingerprint = run.kind, run.fingerprint
-    method.check_kind(kind)
-    guide = guides.get(run.folder.resolve())
-    discriminator = discriminators.get(run.folder.resolve())
-    for budget in method.budgets(guide.scale if guide is not None else 0.0):
-        key: dict[str, Any] = {"model": fingerprint}
-        if kind == "gan":
-            sampler: Sampler = SinglePass(network, (network.config["latent"],))
-        else:
-            denoiser, settings = network, method.sampler_settings(budget.calls)
-            key["sampler"] = asdict(settings)
-            if guide is not None:
-                scale, window = budget.scale or 0.0, guide.window
-                key |= {"guide": guide.fingerprint, "scale": scale, "window": window}
-                denoiser = discriminator_guidance(
-                    denoiser, guide.discriminator, scale, window=window
-                )
-            sampler = build_sampler(settings, denoiser, source.shape)
-        if discriminator is not None:
-            log_ratio = discriminator.log_ratio
-            calibration = asdict(log_ratio.calibration)
-            key |= {"discriminator": discriminator.fingerprint, "calibration": calibration}
-            key |= {"how": method.how, "rounds": budget.rounds}
-            sampler = Refined(
-                sampler,
-                log_ratio,
-                method.how,
-                rounds=budget.rounds,
-                log_bound=discriminator.log_bound,
-                acceptance=discriminator.acceptance,
-            )
-        yield Entry(
-            method=method,
-            budget=budget,
-            kind=kind
-            + ", guided" * (guide is not None)
-            + ", refined" * (discriminator is not None),
-            sampler=sampler,
-            like=next(network.parameters()),
-            key=key,
-            details=_details(run, key, guide, discriminator),
-            warning="" if kind == "gan" else _warning(method, budget, guide, discriminator),
-        )
-
-
-def _warning(
-    method: Method, budget: Budget, guide: SavedGuide | None, discriminator: SavedGuide | None
-) -> str:
-    settings = method.sampler_settings(budget.calls)
-    for used in (guide, discriminator):
-        if used is not None and (used.sampler, used.steps) != (settings.name, settings.steps):
-            return (
-                f"{method.name} at {budget.calls} calls asks a discriminator that was trained on "
-                f"samples of {used.sampler} with {used.steps} steps: it knows the errors of those, "
-                "so this is no test of what such a discriminator can do here."
-            )
-    return ""
-
-
-def _details(
-    run: SavedRun,
-    key: Mapping[str, Any],
     guide: SavedGuide | None,
     discriminator: SavedGuide | None,
-) -> dict[str, str]:
+    source: Source,
+) -> Entry:
+    kind, warning = run.kind, ""
+    method.check_kind(kind)
+    key: dict[str, Any] = {"model": run.fingerprint}
     details = {"model": run.folder.name}
-    if "sampler" in key:
+    if kind == "gan":
+        sampler: Sampler = SinglePass(network, (network.config["latent"],))
+    else:
+        denoiser, settings = network, method.sampler_settings(budget.calls)
+        key["sampler"] = asdict(settings)
         details["sampler"] = ", ".join(f"{name} {value}" for name, value in key["sampler"].items())
-    for use, used in (("guide", guide), ("discriminator", discriminator)):
-        if used is not None:
-            significant = "significant" if used.significant else "not significant"
-            details[use] = (
-                f"{used.folder.name}, {significant}, for {used.sampler}, {used.steps} steps"
+        for used in filter(None, (discriminator, guide)):
+            if (used.sampler, used.steps) != (settings.name, settings.steps):
+                warning = (
+                    f"{method.name} at {budget.calls} calls asks a discriminator that was trained "
+                    f"on samples of {used.sampler} with {used.steps} steps: it knows the errors of "
+                    "those, so this is no test of what such a discriminator can do here."
+                )
+        if guide is not None:
+            kind += ", guided"
+            scale, (low, high) = budget.scale or 0.0, guide.window
+            key |= {"guide": guide.fingerprint, "scale": scale, "window": guide.window}
+            reach = f"scale {scale:g}, asked at noise levels {low:.3g} to {high:.3g}"
+            details |= {"guide": _words(guide), "guidance": reach}
+            denoiser = discriminator_guidance(
+                denoiser, guide.discriminator, scale, window=guide.window
             )
-    if guide is not None:
-        low, high = guide.window
-        details["guidance"] = (
-            f"scale {key['scale']:g}, asked at noise levels {low:.3g} to {high:.3g}"
-        )
+        sampler = build_sampler(settings, denoiser, source.shape)
     if discriminator is not None:
-        details["refinement"] = f"{key['how']}, {key['rounds']} rounds"
-    return details
+        kind += ", refined"
+        how, rounds, log_ratio = method.how, budget.rounds, discriminator.log_ratio
+        calibration = log_ratio.calibration
+        key |= {"discriminator": discriminator.fingerprint, "calibration": asdict(calibration)}
+        key |= {"how": how, "rounds": rounds}
+        details |= {"discriminator": _words(discriminator), "refinement": f"{how}, {rounds} rounds"}
+        bounds = calibration.log_bound, calibration.acceptance
+        sampler = Refined(sampler, log_ratio, how, rounds, *bounds)
+    return Entry(
+        method=method,
+        budget=budget,
+        kind=kind,
+        sampler=sampler,
+        like=next(network.parameters()),
+        key=key,
+        details=details,
+        warning=warning,
+    )
+
+
+def _words(guide: SavedGuide) -> str:
+    significant = "significant" if guide.significant else "not significant"
+    return f"{guide.folder.name}, {significant}, for {guide.sampler}, {guide.steps} steps"

@@ -1,7 +1,7 @@
 """What a guide does to the samples of the model that it was trained for: distances and pictures."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -36,11 +36,12 @@ from hybridgen.training.validation import CHANCE, LOWEST, HeldOutValidation, Val
 
 ROUNDS = 10
 """Of refinement, where its effect on a GAN is shown."""
+Figures = dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SampledModel:
-    """A model and how it is sampled, guided at any scale from the same noise.
+    """A model and how it is sampled; guided or refined, it begins with the same noise.
 
     Attributes:
         source: what the samples should be like.
@@ -67,71 +68,62 @@ class SampledModel:
         """The network, if it can be guided."""
         return None if self.sampler_name == "single_pass" else self.network
 
+    def guided(self, guide: nn.Module, scale: float) -> "SampledModel":
+        """The model sampled with a guide; as it is at scale 0."""
+
+        def sampler(network: Any) -> Sampler:
+            return self.sampler(discriminator_guidance(network, guide, scale, window=self.window))
+
+        return self if scale == 0 else replace(self, sampler=sampler)
+
+    def refined(self, ratio: LogRatio) -> "SampledModel":
+        """The model with samples refined by chains of Metropolis-Hastings, which need no bound."""
+
+        def sampler(network: Any) -> Sampler:
+            return Refined(self.sampler(network), ratio, "metropolis_hastings", ROUNDS)
+
+        return replace(self, sampler=sampler)
+
     def samples(
-        self,
-        count: int,
-        purpose: str,
-        *,
-        guide: nn.Module | None = None,
-        scale: float = 0.0,
-        draw: int = 0,
-        label: Tensor | None = None,
+        self, count: int, purpose: str, *, draw: int = 0, label: Tensor | None = None
     ) -> Tensor:
         """`[count ...]` on the CPU; equal purposes and draws begin with equal noise.
 
         Classes come in turn unless labels `[count]` are given.
         """
-        network = self.network
-        if guide is not None and scale != 0:
-            network = discriminator_guidance(network, guide, scale, window=self.window)
         like = next(self.network.parameters())
         label = labels_of(self.source, count) if label is None else label
         label = None if label is None else label.to(like.device)
         key = (self.seed, purpose, draw)
-        return draw_samples(self.sampler(network), count, key, like=like, label=label).cpu()
+        return draw_samples(self.sampler(self.network), count, key, like=like, label=label).cpu()
 
-    def draw(self, path: Path, *, guide: nn.Module | None = None, scale: float = 0.0) -> None:
+    def draw(self, path: Path) -> None:
         """A hundred images in a grid, or a scatter of 2 500 points."""
         mixture = self.source.mixture
-        x = self.samples(picture_size(mixture), "preview", guide=guide, scale=scale)
+        x = self.samples(picture_size(mixture), "preview")
         sample_picture(x, mixture).save(path)
 
 
 def load_sampled_model(
-    run: SavedRun,
-    settings: SamplerSettings,
-    source: Source,
-    *,
-    device: torch.device | str,
-    seed: int = 0,
+    run: SavedRun, settings: SamplerSettings, source: Source, *, device: torch.device, seed: int = 0
 ) -> SampledModel:
-    """The model of a finished run.
-
-    Args:
-        settings: how a diffusion model is sampled.
-        source: what the samples should be like.
-        seed: names the noise.
+    """The model of a finished run; a diffusion model is sampled as `settings` say.
 
     Raises:
         InputError: the folder holds no finished model, or it cannot be sampled in this way.
     """
-    gan = run.kind == "gan"
     network: Any = run.network.to(device).requires_grad_(False)
-
-    def sampler(model: Any) -> Sampler:
-        if gan:
-            return SinglePass(model, (network.config["latent"],))
-        return build_sampler(settings, model, source.shape)
-
-    sampler(network)  # refuses settings that cannot work
+    facts: dict[str, Any] = {"source": source, "fingerprint": run.fingerprint, "seed": seed}
+    if run.kind == "gan":
+        latent = (network.config["latent"],)
+        return SampledModel(network=network, sampler=lambda g: SinglePass(g, latent), **facts)
+    build_sampler(settings, network, source.shape)  # refuses settings that cannot work
     return SampledModel(
-        source=source,
         network=network,
-        sampler=sampler,
-        sampler_name="single_pass" if gan else settings.name,
-        sampler_steps=1 if gan else settings.steps,
-        fingerprint=run.fingerprint,
-        seed=seed,
+        sampler=lambda denoiser: build_sampler(settings, denoiser, source.shape),
+        sampler_name=settings.name,
+        sampler_steps=settings.steps,
+        **facts,
     )
 
 
@@ -143,12 +135,9 @@ def labels_of(source: Source, count: int) -> Tensor | None:
 def distance_to(source: Source, limit: int = 10_000) -> tuple[str, Callable[[Tensor], float]]:
     """The name of a distance and the distance itself, of samples to what `source` holds out.
 
-    Points: `mode_distance`. Images: the Frechet distance of the features of a network that knows
-    such images, else of the pixels of thumbnails, at most eight a side.
-
-    Args:
-        source: its `held_out` part is what images are compared with.
-        limit: at most so many of it.
+    Points: `mode_distance`. Images: the Frechet distance to at most `limit` of its `held_out` part
+    of the features of a network that knows such images, else of the pixels of thumbnails, at most
+    eight a side.
     """
     mixture = source.mixture
     if mixture is not None:
@@ -169,7 +158,7 @@ def distance_to(source: Source, limit: int = 10_000) -> tuple[str, Callable[[Ten
 
 def evaluate_guide(
     validation: HeldOutValidation, guide: nn.Module, folder: Path
-) -> tuple[ValidationResult, dict[str, float]]:
+) -> tuple[ValidationResult, Figures]:
     """Whether it is significant, with its figures, on the half of the validation data that chose
     nothing; draws `calibration.png`.
     """
@@ -185,35 +174,6 @@ def evaluate_guide(
         "significant": float(outcome.significant),
         "calibration_error": fmean(level["calibration_error"] for level in levels),
     }
-
-
-def scale_objective(
-    model: SampledModel, guide: nn.Module, samples: int
-) -> tuple[str, Callable[[float, int], float]]:
-    """The name of a distance, and `(scale, draw) -> distance` for `choose_scale`.
-
-    A scale at which samples stop being finite counts as the worst.
-    """
-    name, distance = distance_to(model.source)
-
-    def measure(scale: float, draw: int) -> float:
-        try:
-            return distance(model.samples(samples, "scale", guide=guide, scale=scale, draw=draw))
-        except RunError:
-            return math.inf
-
-    return name, measure
-
-
-def held_out_distance(
-    model: SampledModel, source: Source, guide: nn.Module, scale: float, *, samples: int
-) -> dict[str, float]:
-    """The distance to what `source` holds out, which nothing was chosen by, without and with."""
-    name, distance = distance_to(source)
-    unguided = guided = distance(model.samples(samples, "judge"))
-    if scale != 0:
-        guided = distance(model.samples(samples, "judge", guide=guide, scale=scale))
-    return {f"{name}_unguided": unguided, f"{name}_guided": guided}
 
 
 class Trials(Protocol):
@@ -237,45 +197,53 @@ def guidance_results(
     run: Run,
     *,
     significant: bool,
-) -> dict[str, float]:
+) -> Figures:
     """The `scale` that is chosen, the mean distance at each, and to what `source` holds out.
 
-    A guide that is not significant gets scale 0, whatever the search says. Draws `scale.png`,
-    `samples-unguided.png` and `samples-guided.png`.
+    A scale at which samples stop being finite counts as the worst, and a guide that is not
+    significant gets scale 0, whatever the search says. Draws `scale.png`, `samples-unguided.png`
+    and `samples-guided.png`.
     """
     low, high = model.window
     reach = f"from {low:.3g}" + ("" if high == math.inf else f" to {high:.3g}")
     run.say(f"trying guidance scales at noise levels {reach}")
-    name, measure = scale_objective(model, guide, trials.scale_samples)
+    name, distance = distance_to(model.source)
+
+    def measure(scale: float, draw: int) -> float:
+        guided = model.guided(guide, scale)
+        try:
+            return distance(guided.samples(trials.scale_samples, "scale", draw=draw))
+        except RunError:
+            return math.inf
+
     choice = choose_scale(measure, trials.scales, range(trials.scale_draws))
     draw_scales(choice, run.folder / "scale.png", distance=name)
     distances = {f"{name}_at_{scale:g}": choice.mean(scale) for scale in choice.distances}
     scale = choice.scale if significant else 0.0
     model.draw(run.folder / "samples-unguided.png")
     try:
-        model.draw(run.folder / "samples-guided.png", guide=guide, scale=scale or 1.0)
+        model.guided(guide, scale or 1.0).draw(run.folder / "samples-guided.png")
     except RunError as error:  # with scale 0 chosen there is a result all the same
         run.say(f"no picture of guided samples: {error}")
-    final = held_out_distance(model, source, guide, scale, samples=trials.final_samples)
-    return {"scale": scale, **distances, **final}
+    variants = {"unguided": model, "guided": model.guided(guide, scale)}
+    return {"scale": scale, **distances, **_distances(variants, source, trials.final_samples)}
 
 
 def refinement_results(
     model: SampledModel, ratio: LogRatio, source: Source, folder: Path, *, samples: int
-) -> dict[str, float]:
-    """The distance to what `source` holds out without refinement and after ten rounds of it.
-
-    Chains of Metropolis-Hastings, because they need no bound. Draws `samples-unrefined.png` and
-    `samples-refined.png`, which begin with the same noise.
+) -> Figures:
+    """The distance to what `source` holds out without refinement and after ten rounds of it; draws
+    `samples-unrefined.png` and `samples-refined.png`, which begin with the same noise.
     """
-
-    def refined_sampler(network: Any) -> Sampler:
-        return Refined(model.sampler(network), ratio, "metropolis_hastings", ROUNDS)
-
-    name, distance = distance_to(source)
-    figures = {}
-    variants = {"unrefined": model, "refined": replace(model, sampler=refined_sampler)}
+    variants = {"unrefined": model, "refined": model.refined(ratio)}
     for word, variant in variants.items():
         variant.draw(folder / f"samples-{word}.png")
-        figures[f"{name}_{word}"] = distance(variant.samples(samples, "judge"))
-    return figures
+    return _distances(variants, source, samples)
+
+
+def _distances(variants: Mapping[str, SampledModel], source: Source, samples: int) -> Figures:
+    """To what `source` holds out, by which nothing was chosen; equal variants are drawn once."""
+    name, distance = distance_to(source)
+    models = dict.fromkeys(variants.values())
+    measured = {model: distance(model.samples(samples, "judge")) for model in models}
+    return {f"{name}_{word}": measured[model] for word, model in variants.items()}

@@ -1,9 +1,8 @@
 """What a guide learns from and is validated on: real examples and samples of one model."""
 
-import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,7 +37,9 @@ def cached_samples(
         RunError: samples are not finite.
         InputError: the file is damaged, or of another model.
     """
-    label = _frequent_labels(model.source, count)
+    _, label = model.source.reference("train", count)
+    if label is not None:
+        label = label[torch.arange(count) % len(label)] if model.source.classes else None
     points = len(model.source.shape) == 1
     if run.leads and not path.exists():
         run.say(f"drawing {count} samples of the model")
@@ -56,20 +57,6 @@ def cached_samples(
     return x if points else to_float(x), label
 
 
-def refuse_another_model(folder: Path, model: str) -> None:
-    """Refuse a finished guide whose model has been trained again since, by its fingerprint.
-
-    Raises:
-        InputError: see above.
-    """
-    guide = json.loads((folder / "guide.json").read_text())
-    if guide["model"] != model:
-        raise InputError(
-            f"{folder} holds a guide for an earlier model than the run has now: choose another "
-            "--out to train a guide for this one"
-        )
-
-
 class GuideData:
     """What a discriminator learns from, and apart from it what it is validated on.
 
@@ -77,30 +64,16 @@ class GuideData:
         real: training examples, and as `held_out` those for validation.
         count: samples of the model.
         part: the share of them that is for validation.
-        batch: real samples a step, and as many generated ones, over all processes.
-        seed: of every order.
-        rank, world: which of how many processes this is.
-        device: where it computes.
+        shard: real samples of a step, and as many generated ones; where they go, and the seed of
+            every order.
 
     Raises:
-        InputError: a batch larger than the data, or not divisible by the processes.
+        InputError: a batch larger than the data.
     """
 
-    def __init__(
-        self,
-        real: Source,
-        *,
-        count: int,
-        part: float,
-        batch: int,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.real, self.count, self.seed = real, count, seed
+    def __init__(self, real: Source, *, count: int, part: float, shard: Shard) -> None:
+        self.real, self.count, self.shard = real, count, shard
         self._held_out = max(4, round(part * count))
-        self._shard: dict[str, Any] = dict(batch=batch, rank=rank, world=world, device=device)
         self._fake: tuple[Tensor, Tensor | None] = torch.empty(count), None
         # A batch that cannot be dealt is refused before samples are drawn for minutes.
         self.real_batches(0)
@@ -112,40 +85,26 @@ class GuideData:
 
     def real_batches(self, start: int) -> Iterator[Batch]:
         """Batches of training examples from number `start` on."""
-        return self.real.batches(seed=self.seed, start=start, **self._shard)
+        return self.real.read(replace(self.shard, start=start))
 
     def fake_batches(self, start: int) -> Iterator[Batch]:
         """The same of the samples that are not for validation."""
         x, label = self._fake
         label = None if label is None else label[self._held_out :]
-        shard = Shard(seed=self.seed + 1, start=start, **self._shard)
+        shard = replace(self.shard, seed=self.shard.seed + 1, start=start)
         return row_batches(x[self._held_out :], label, shard)
 
     def validation(self, levels: Tensor, denoiser: Denoiser | None) -> HeldOutValidation:
-        """The validation on at most 2 000 samples of either kind.
+        """The validation on at most 2 000 samples of either kind, at noise levels `[l]`.
 
-        Args:
-            levels: of noise, `[l]`.
-            denoiser: of the model, for score matching.
+        The model's `denoiser` is given for score matching.
         """
-        device = self._shard["device"]
-        x, label = self.real.reference("held_out", _VALIDATED, self.seed)
+        device, seed = self.shard.device, self.shard.seed
+        x, label = self.real.reference("held_out", _VALIDATED, seed)
         fake, fake_label = self._fake
         first = min(self._held_out, _VALIDATED)
-        return HeldOutValidation(
-            x.to(device),
-            fake[:first].to(device),
-            levels,
-            label=None if label is None or not self.real.classes else label.to(device),
-            fake_label=None if fake_label is None else fake_label[:first].to(device),
-            denoiser=denoiser,
-            seed=self.seed,
-        )
-
-
-def _frequent_labels(source: Source, count: int) -> Tensor | None:
-    """Labels `[count]` of training examples; `None` without classes."""
-    _, label = source.reference("train", count)
-    if not source.classes or label is None:
-        return None
-    return label[torch.arange(count) % len(label)]
+        fake_label = None if fake_label is None else fake_label[:first].to(device)
+        label = None if label is None or not self.real.classes else label.to(device)
+        labels = {"label": label, "fake_label": fake_label}
+        sets = x.to(device), fake[:first].to(device)
+        return HeldOutValidation(*sets, levels, **labels, denoiser=denoiser, seed=seed)

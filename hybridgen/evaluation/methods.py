@@ -1,9 +1,9 @@
 """Ways to samples, as a person names them in settings."""
 
-import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import isfinite
 
 from hybridgen.errors import InputError
 from hybridgen.sampling.build import SamplerName, SamplerSettings, with_calls
@@ -43,22 +43,20 @@ class Method:
     baseline: str | None = None
 
     def __post_init__(self) -> None:
-        if min((1, *self.calls, *self.rounds)) < 1:
-            raise InputError(
-                f"{self.name}: calls and rounds must be at least 1, got {list(self.calls)} and "
-                f"{list(self.rounds)}"
-            )
-        if (self.discriminator is None) != (not self.rounds):
-            raise InputError(
-                f"{self.name}: refinement takes a discriminator and rounds, got discriminator "
-                f"{self.discriminator} and rounds {list(self.rounds)}"
-            )
-        if self.scales and self.guide is None:
-            raise InputError(f"{self.name}: scales {list(self.scales)} need a guide; name one")
-        if not all(map(math.isfinite, self.scales)):
-            raise InputError(f"{self.name}: scales are finite numbers, got {list(self.scales)}")
-        for calls in self.calls:
-            self.sampler_settings(calls)
+        calls, rounds, scales = list(self.calls), list(self.rounds), list(self.scales)
+        positive = min((1, *calls, *rounds)) == 1
+        self._check(positive, f"calls and rounds must be at least 1, got {calls} and {rounds}")
+        refines = f"discriminator {self.discriminator} and rounds {rounds}"
+        complete = (self.discriminator is None) == (not rounds)
+        self._check(complete, f"refinement takes a discriminator and rounds, got {refines}")
+        self._check(not scales or self.guide, f"scales {scales} need a guide; name one")
+        self._check(all(map(isfinite, scales)), f"scales are finite numbers, got {scales}")
+        for number in calls:
+            self.sampler_settings(number)
+
+    def _check(self, fine: object, sentence: str) -> None:
+        if not fine:
+            raise InputError(f"{self.name}: {sentence}")
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -66,33 +64,22 @@ class Method:
         return tuple(n for n in (self.model, self.guide, self.discriminator) if n is not None)
 
     def check_kind(self, kind: str) -> None:
-        """Refuse budgets that a model of this kind, `gan` or another, does not have.
-
-        Raises:
-            InputError: see above.
-        """
-        if kind == "gan" and (self.calls or self.guide):
-            raise InputError(f"{self.name}: a GAN takes one pass, so leave out calls and guide")
-        if kind != "gan" and not self.calls:
-            raise InputError(f"{self.name}: name its denoiser calls a sample, such as calls: [10]")
+        """Refuse, by `InputError`, budgets that a model of this kind, `gan` or another, has not."""
+        if kind == "gan":
+            one_pass = not (self.calls or self.guide)
+            self._check(one_pass, "a GAN takes one pass, so leave out calls and guide")
+        else:
+            self._check(self.calls, "name its denoiser calls a sample, such as calls: [10]")
 
     def check_names(self, runs: Collection[str]) -> None:
-        """Refuse a method whose runs are not among these names.
-
-        Raises:
-            InputError: see above.
-        """
+        """Refuse, by `InputError`, a method whose runs are not among these names."""
         for name in self.models:
-            if name not in runs:
-                raise InputError(
-                    f"{self.name}: no run is called {name!r}; there are {', '.join(sorted(runs))}"
-                )
+            among = ", ".join(sorted(runs))
+            self._check(name in runs, f"no run is called {name!r}; there are {among}")
 
     def budgets(self, guide_scale: float) -> Iterator["Budget"]:
         """Every combination; `guide_scale` is the one that was chosen when the guide was tried."""
-        scales: tuple[float | None, ...] = (None,)
-        if self.guide is not None:
-            scales = self.scales or (guide_scale,)
+        scales = (None,) if self.guide is None else self.scales or (guide_scale,)
         for calls, scale, rounds in product(self.calls or (0,), scales, self.rounds or (0,)):
             yield Budget(calls=calls, scale=scale, rounds=rounds)
 
@@ -103,20 +90,15 @@ class Method:
 
 
 def check_methods(methods: Sequence[Method]) -> None:
-    """Refuse methods of one name, and a baseline that is none of them.
-
-    Raises:
-        InputError: see above.
-    """
+    """Refuse, by `InputError`, methods of one name, and a baseline that is none of them."""
     names = [method.name for method in methods]
     for method in methods:
         if names.count(method.name) > 1:
             raise InputError(f"two methods are called {method.name!r}: give them different names")
-        if method.baseline is not None and method.baseline not in names:
-            raise InputError(
-                f"{method.name}: its baseline {method.baseline!r} is no method; there are "
-                f"{', '.join(names)}"
-            )
+        among = f"is no method; there are {', '.join(names)}"
+        method._check(
+            method.baseline in (None, *names), f"its baseline {method.baseline!r} {among}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,5 @@
 """What a guide learns from: samples of one model, with labels as frequent as the data's."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +9,7 @@ from hybridgen.data.images import ImageSource
 from hybridgen.data.load import DataSettings, load_data
 from hybridgen.errors import InputError
 from hybridgen.evaluation.guide import SampledModel
-from hybridgen.evaluation.guide_data import cached_samples, refuse_another_model
+from hybridgen.evaluation.guide_data import cached_samples
 from hybridgen.networks.build import DenoiserSettings, build_denoiser
 from hybridgen.sampling.build import SamplerSettings, build_sampler
 
@@ -60,10 +59,3 @@ def test_samples_are_drawn_once_and_belong_to_one_model(run, tmp_path):
     assert torch.equal(cached_samples(model(ring), 5, path, run)[0], x)
     with pytest.raises(InputError, match="samples of another model: choose another --out"):
         cached_samples(model(ring, "second"), 5, path, run)
-
-
-def test_a_finished_guide_belongs_to_one_model(tmp_path):
-    (tmp_path / "guide.json").write_text(json.dumps({"model": "first"}))
-    refuse_another_model(tmp_path, "first")
-    with pytest.raises(InputError, match="a guide for an earlier model"):
-        refuse_another_model(tmp_path, "second")

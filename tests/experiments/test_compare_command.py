@@ -228,8 +228,8 @@ def test_missing_models_are_trained_in_the_order_of_their_list(script, tmp_path)
     methods = (script.Method(name="a", model="gan", discriminator="judge", rounds=(1,)),)
     settings = script.Compare(models=models, methods=methods, train=True)
     folders = script.find_runs(models, {}, tmp_path)
-    names = [(model.name, words[0]) for model, words in script.trainings_of(settings, folders)]
-    assert names == [("gan", "gan.py"), ("judge", "guide.py")]
+    models = [training.model for training in script.trainings_of(settings, folders)]
+    assert [(model.name, model.script) for model in models] == [("gan", "gan"), ("judge", "guide")]
 
 
 @pytest.mark.parametrize(

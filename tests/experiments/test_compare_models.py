@@ -1,12 +1,14 @@
 """Runs that take part in a comparison: where they are, what would train them, what is refused."""
 
 import json
+import signal
+import time
 
 import pytest
 import yaml
 from experiments.conftest import EXPERIMENTS, load
 
-from hybridgen.errors import InputError, RunError
+from hybridgen.errors import InputError, Interrupted, RunError
 from hybridgen.evaluation.methods import Method
 from hybridgen.evaluation.runs import SavedRun
 
@@ -58,7 +60,7 @@ def test_one_discriminator_is_not_trained_for_several_models(script, models, tmp
         finished(tmp_path / f"seed{seed}")
     runs = script.find_runs(models, {"gan": f"{tmp_path}/seed*"}, tmp_path)
     with pytest.raises(InputError, match=r"of one training and .gan. has 2"):
-        script.command_of(models[1], runs, seed=0, data=None)
+        _ = script.Training(model=models[1], runs=runs, seed=0, data=None).arguments
 
 
 def test_only_what_methods_use_is_trained_and_what_their_discriminators_judge(script, models):
@@ -69,13 +71,15 @@ def test_only_what_methods_use_is_trained_and_what_their_discriminators_judge(sc
 
 def test_the_command_names_settings_data_seed_and_folder(script, models, tmp_path):
     runs = script.find_runs(models, {}, tmp_path)
-    gan, discriminator = (script.command_of(m, runs, seed=3, data="my/photos") for m in models)
-    assert gan[0] == "gan.py"
-    assert gan[3:] == [
+    gan, discriminator = (
+        script.Training(model=model, runs=runs, seed=3, data="my/photos") for model in models
+    )
+    assert gan.arguments[2:] == [
         *("--seeds", "3", "--data.path", "my/photos", "--seed", "3"),
         *("--out", str(tmp_path / "gan")),
     ]
-    assert discriminator[3:] == [
+    assert gan.command.startswith("python experiments/gan.py --config ")
+    assert discriminator.arguments[2:] == [
         *("--run", str(tmp_path / "gan"), "--seed", "3", "--out", str(tmp_path / "discriminator")),
     ]
 
@@ -96,44 +100,61 @@ def test_models_that_cannot_be_are_refused(script, models, tmp_path):
         script.Model(name="gan", script="gan", config="gan/digits", of="gan")
 
 
-def test_a_training_is_shown_and_logged(script, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def training(script, tmp_path, monkeypatch):
+    """Of a GAN, by a script and settings that a test writes."""
     monkeypatch.setattr(script, "HERE", tmp_path)
-    (tmp_path / "gan.py").write_text("import sys; print('a table', sys.argv[1:])")
-    script.train("gan", ["gan.py", "--seed", "0"], tmp_path / "models" / "gan", {})
-    assert "training gan: python experiments/gan.py --seed 0" in capsys.readouterr().err
+    (tmp_path / "settings.yaml").write_text("training: {steps: 5}")
+
+    def training(code="", **settings):
+        (tmp_path / "gan.py").write_text(code)
+        model = script.Model(name="gan", script="gan", config=str(tmp_path / "settings.yaml"))
+        runs = script.find_runs([model], {}, tmp_path / "models")
+        return script.Training(
+            **{"model": model, "runs": runs, "seed": 0, "data": None, **settings}
+        )
+
+    return training
+
+
+def test_a_training_is_shown_and_logged(training, tmp_path, capsys):
+    training("import sys; print('a table', sys.argv[3:5])").to_the_end()
+    assert "training gan: python experiments/gan.py --config" in capsys.readouterr().err
     assert (tmp_path / "models" / "gan.log").read_text() == "a table ['--seed', '0']\n"
 
 
-def test_a_training_that_fails_is_told(script, tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "HERE", tmp_path)
-    (tmp_path / "gan.py").write_text("raise SystemExit(3)")
+def test_a_training_that_fails_is_told(training):
     with pytest.raises(RunError, match=r"gan could not be trained .exit status 3"):
-        script.train("gan", ["gan.py"], tmp_path / "models" / "gan", {})
+        training("raise SystemExit(3)").to_the_end()
 
 
-def test_a_run_of_another_recipe_is_refused_wherever_its_settings_changed(
-    script, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(script, "HERE", tmp_path)
-    (tmp_path / "gan.py").write_text("")
-    (tmp_path / "script.yaml").write_text("training: {steps: 5}")
-    model = script.Model(name="gan", script="gan", config=str(tmp_path / "script.yaml"))
-    folder, settings = tmp_path / "models" / "gan", {"seed": 0, "data": None}
-    script.train("gan", ["gan.py"], folder, script.recipe(model, **settings))
-    script.check_recipe(model, folder, seed=1, data=None)
-    finished(folder)
-    script.check_recipe(model, folder, **settings)
-    for other in ({"seed": 1, "data": None}, {"seed": 0, "data": "photos"}):
+def test_a_training_that_is_stopped_ends_its_script_first(training, tmp_path):
+    code = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
+    before, begun = signal.getsignal(signal.SIGTERM), time.monotonic()
+    with pytest.raises(Interrupted, match="the same command goes on from there"):
+        training(code).to_the_end()
+    assert time.monotonic() - begun < 30
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_run_of_another_recipe_is_refused_wherever_its_settings_changed(training, tmp_path):
+    first = training()
+    first.to_the_end()
+    training(seed=1).check()
+    finished(first.run.folder)
+    first.check()
+    for other in ({"seed": 1}, {"data": "photos"}):
         with pytest.raises(InputError, match="was trained by other settings than gan has now"):
-            script.check_recipe(model, folder, **other)
-    (tmp_path / "script.yaml").write_text("training: {steps: 5000}")
+            training(**other).check()
+    (tmp_path / "settings.yaml").write_text("training: {steps: 5000}")
     with pytest.raises(InputError, match="was trained by other settings"):
-        script.check_recipe(model, folder, **settings)
+        first.check()
 
 
-def test_a_finished_run_that_nobody_remembers_is_refused(script, models, tmp_path):
+def test_a_finished_run_that_nobody_remembers_is_refused(training):
+    finished(training().run.folder)
     with pytest.raises(InputError, match="take it as it is with --runs"):
-        script.check_recipe(models[0], finished(tmp_path / "gan"), seed=0, data=None)
+        training().check()
 
 
 @pytest.mark.parametrize("name", ["digits", "ring", "grid", "mnist"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -146,6 +147,15 @@ def test_a_finished_guide_is_answered_with_its_table(call, models, trained):
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
 
 
+def test_a_finished_guide_of_an_earlier_model_is_refused(call, models, trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "g")
+    guide = json.loads((folder / "guide.json").read_text())
+    (folder / "guide.json").write_text(json.dumps(guide | {"model": "earlier"}))
+    status, _, err = call("--run", models["digits"], "--out", folder)
+    assert status == 2
+    assert "is a guide for another model than" in err and "with another --out" in err
+
+
 @pytest.mark.parametrize("objective", ["cross_entropy", "score_matching"])
 @pytest.mark.parametrize("name", ["ring", "labels"])
 def test_points_and_labelled_images_can_be_guided_by_either_objective(
@@ -241,7 +251,7 @@ def test_a_gan_gets_a_discriminator_that_refines_it(call, models, tmp_path, name
     label = torch.arange(20) % 10 if name == "gan-labels" else None
     x = generator(torch.randn(20, 4), label)
     assert found.log_ratio(x, label).shape == (20,)
-    assert found.run == models[name] and 0 < found.acceptance <= 1
+    assert found.run == models[name] and 0 < found.calibration.acceptance <= 1
 
 
 def test_guides_of_a_gan_and_of_a_diffusion_model_have_folders_of_their_own(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from hybridgen.errors import InputError
 from hybridgen.evaluation.results import TrainingSummary
-from hybridgen.evaluation.runs import SavedRun, thinned_curves
+from hybridgen.evaluation.runs import SavedRun, thinned_curves, training_summary
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.report.publish import flat, publish
 
@@ -66,12 +66,12 @@ def test_a_summary_tells_steps_images_and_parameters(tmp_path):
     generator.save_pretrained(tmp_path / "generator")
     discriminator.save_pretrained(tmp_path / "discriminator")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"training": {"batch": 32}}))
-    with pytest.raises(InputError, match="is not finished"):
-        SavedRun(tmp_path).summary("gan", "python")
+    with pytest.raises(InputError, match="is not a finished run"):
+        training_summary("gan", [SavedRun(tmp_path)], "python")
     (tmp_path / "result.json").write_text(json.dumps({"steps": 10, "seconds": 1.5}))
     lines = [{"step": step, "discriminator": step / 2, "images": 3} for step in range(1, 401)]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    summary = SavedRun(tmp_path).summary("gan", "python x")
+    summary = training_summary("gan", [SavedRun(tmp_path)], "python x")
     assert summary.facts == {
         "steps": 10,
         "batch": 32,
