@@ -25,7 +25,8 @@ from hybridgen.data.source import Batch, Part, Source
 from hybridgen.errors import InputError
 from hybridgen.metrics.features import SHIPPED, LeNet, extract
 from hybridgen.training.run import Run
-from hybridgen.training.setup import make_accelerator, start_trackers
+from hybridgen.training.settings import RunSettings
+from hybridgen.training.setup import accelerator_for, start_trackers
 
 EVERYTHING = 1_000_000
 """More examples than any data set here has."""
@@ -115,7 +116,8 @@ def main(settings: FeatureExperiment) -> None:
     if source.shape not in SHIPPED:
         raise InputError(f"expected one of the image shapes {list(SHIPPED)}, got {source.shape}.")
     folder = settings.out or Path("runs", "features", f"{source.name}-seed{settings.seed}")
-    accelerator = make_accelerator(folder, seed=settings.seed, threads=settings.threads)
+    run_settings = RunSettings(seed=settings.seed, threads=settings.threads)
+    accelerator = accelerator_for(folder, run_settings)
     batches = source.batches(batch=settings.training.batch, seed=settings.seed)
     network = LeNet(resolution=source.shape[-1], classes=source.classes)
     run = Run(folder, settings, accelerator)

@@ -32,7 +32,9 @@ def squared_gradient_norm(logits: Tensor, x: Tensor) -> Tensor:
     Returns:
         `[b]`, non-negative, in float32 or better.
     """
-    return _squared_norm(input_gradient(logits, x))
+    gradient = input_gradient(logits, x)
+    gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    return reduce(gradient.square(), "b ... -> b", "sum")
 
 
 def squared_slope(logits: Tensor, moved: Tensor, step: float) -> Tensor:
@@ -65,8 +67,3 @@ def interpolates(real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
     """`u real + (1 - u) fake` on the segment between each pair; `mix [b]` holds u in [0, 1]."""
     u = rearrange(mix, "b -> b" + " 1" * (real.ndim - 1))
     return u * real + (1 - u) * fake
-
-
-def _squared_norm(gradient: Tensor) -> Tensor:
-    gradient = gradient.float() if gradient.dtype in (torch.bfloat16, torch.float16) else gradient
-    return reduce(gradient.square(), "b ... -> b", "sum")
