@@ -120,13 +120,11 @@ def train_diffusion(
             schedule(setup.optimizers["denoiser"], config.learning_rate(progress), (0.9, 0.99))
             loss_of = partial(loss, *setup.models.values())
             if adversarial is not None and term is not None:
-                schedule(
-                    setup.optimizers["discriminator"], term.learning_rate(progress), (0.0, 0.99)
-                )
+                rate = term.learning_rate(progress)
+                schedule(setup.optimizers["discriminator"], rate, (0.0, 0.99))
                 adversarial.r1, adversarial.r2 = term.r1(progress), term.r2(progress)
-                choice = torch.randint(
-                    len(term.calls), (), generator=rng_for(seed, "calls", number)
-                )
+                rng = rng_for(seed, "calls", number)
+                choice = torch.randint(len(term.calls), (), generator=rng)
                 rng = rng_for(seed, "penalty", number, setup.rank, device=setup.device)
                 loss_of = partial(loss_of, term.weight_at(number), term.calls[int(choice)], rng)
             x0, label = next(stream)

@@ -109,11 +109,10 @@ def train_guide(
         RunError: the loss is not finite; nothing was updated by it.
     """
     validate_setup(accelerator, config)
-    _validate_guide(discriminator, config, denoiser, augmented=augment is not None)
+    _validate_guide(discriminator, config, denoiser, augment is not None)
     if config.objective == "cross_entropy" or denoiser is None:
-        loss = AdversarialLoss(
-            discriminator, non_saturating, r1=config.r1, r2=config.r2, float32=True
-        )
+        r1, r2 = config.r1, config.r2
+        loss = AdversarialLoss(discriminator, non_saturating, r1=r1, r2=r2, float32=True)
     else:
         loss = ScoreMatching(discriminator, denoiser)
 
@@ -128,8 +127,7 @@ def train_guide(
         done, total = resume(setup.state) if resume is not None else 0, config.steps
         real_stream = real_batches(done)
         fake_stream = fake_batches(done) if isinstance(loss, AdversarialLoss) else None
-        last = best_checkpoint.stop(done, total, config.patience)
-        if last:
+        if best_checkpoint.stop(done, total, config.patience):
             yield setup.step(done, {}, last=True)
             return
 
@@ -144,11 +142,9 @@ def train_guide(
             fake, fake_label = (None, None) if fake_stream is None else next(fake_stream)
             if augment is not None and fake is not None:
                 real, fake = augment(real), augment(fake)
-            parts = []
-            batch = (real, fake, sigma, noise, label, fake_label)
-            for real, fake, sigma, noise, label, fake_label in setup.micro_batches(
-                ["discriminator"], *batch
-            ):
+            batch, parts = (real, fake, sigma, noise, label, fake_label), []
+            for micro_batch in setup.micro_batches(["discriminator"], *batch):
+                real, fake, sigma, noise, label, fake_label = micro_batch
                 if fake is None:
                     losses = prepared(real, sigma, noise, label)
                 else:  # the game of a GAN, between samples with the same noise
@@ -171,11 +167,7 @@ def train_guide(
 
 
 def _validate_guide(
-    discriminator: nn.Module,
-    config: GuideTraining,
-    denoiser: Denoiser | None,
-    *,
-    augmented: bool,
+    discriminator: nn.Module, config: GuideTraining, denoiser: Denoiser | None, augmented: bool
 ) -> None:
     """Raise `InputError` for a discriminator that cannot become a guide in this way."""
     try:
