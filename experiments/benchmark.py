@@ -59,7 +59,8 @@ from hybridgen.training.diffusion import train_diffusion
 from hybridgen.training.gan import GanTraining, train_gan
 from hybridgen.training.optim import Cosine
 from hybridgen.training.run import Run
-from hybridgen.training.setup import build_adversarial, make_accelerator
+from hybridgen.training.settings import RunSettings
+from hybridgen.training.setup import accelerator_for, build_adversarial
 from hybridgen.training.step import batches_of
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -461,7 +462,8 @@ def table(figures: Mapping[str, float]) -> str:
 
 def main(settings: Benchmark) -> None:
     folder = settings.out or Path("runs", f"benchmark-{settings.what}", f"seed{settings.seed}")
-    accelerator = make_accelerator(folder, seed=settings.seed, threads=settings.threads)
+    run_settings = RunSettings(seed=settings.seed, threads=settings.threads)
+    accelerator = accelerator_for(folder, run_settings)
     run = Run(folder, replace(settings, **settings.size._asdict()), accelerator)
     if settings.what == "metrics":
         figures = metric_figures(settings)

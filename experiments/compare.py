@@ -36,7 +36,8 @@ from hybridgen.report.findings import headline
 from hybridgen.report.publish import publish
 from hybridgen.training.lock import lock_run_folder
 from hybridgen.training.run import JsonLines
-from hybridgen.training.setup import make_accelerator
+from hybridgen.training.settings import RunSettings
+from hybridgen.training.setup import accelerator_for
 
 LEAST = {"samples": FEWEST, "subsets": 8, "timing_batch": 1, "timing_rounds": 3}
 DEFAULT = Path(__file__).parents[1] / "configs" / "compare" / "digits.yaml"
@@ -101,7 +102,8 @@ class Compare:
 
 def main(settings: Compare) -> None:
     out = settings.out
-    accelerator = make_accelerator(out, seed=settings.seed, threads=settings.threads)
+    run_settings = RunSettings(seed=settings.seed, threads=settings.threads)
+    accelerator = accelerator_for(out, run_settings)
     if accelerator.num_processes > 1:
         raise InputError(
             f"a comparison is made by one process, and {accelerator.num_processes} were launched: "

@@ -6,6 +6,7 @@ With `--adversarial.source` a discriminator takes part in the training (see `hyb
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hybridgen.cli import command
 from hybridgen.data.load import DataSettings, load_data
@@ -18,6 +19,7 @@ from hybridgen.networks.build import (
     build_denoiser,
     build_discriminator,
 )
+from hybridgen.protocols import Sampler
 from hybridgen.sampling.build import SamplerSettings, build_sampler
 from hybridgen.training.adversarial_term import AdversarialTerm
 from hybridgen.training.diffusion import DiffusionTraining, train_diffusion
@@ -69,10 +71,8 @@ def main(settings: Diffusion) -> None:
     data_std = denoiser.config["data_std"]
     if settings.adversarial.source is not None:
         discriminator = build_discriminator(settings.discriminator, source.shape, source.classes)
-        term, adversarial = (
-            settings.adversarial,
-            build_adversarial(discriminator, settings.adversarial),
-        )
+        term = settings.adversarial
+        adversarial = build_adversarial(discriminator, term)
     steps = train_diffusion(
         denoiser,
         batches,
@@ -85,31 +85,20 @@ def main(settings: Diffusion) -> None:
         seed=settings.seed,
         resume=lambda state: run.resume(state),
     )
-    facts = {
-        "parameters": sum(p.numel() for p in denoiser.parameters()),
-        "denoiser_calls": build_sampler(settings.sampler, denoiser, source.shape).calls,
-    }
+
+    def sampler(model: Any) -> Sampler:
+        return build_sampler(settings.sampler, model, source.shape)
+
+    parameters = sum(p.numel() for p in denoiser.parameters())
+    facts = {"parameters": parameters, "denoiser_calls": sampler(denoiser).calls}
     with Run(folder, settings, accelerator, facts={"examples": source.size}) as run:
         if finished(run):
             return
         start(run, f"hybridgen-{kind}", settings)
-        monitor = Monitor(
-            folder,
-            source,
-            sampler=lambda model: build_sampler(settings.sampler, model, source.shape),
-            seed=settings.seed,
-        )
-        fit_monitored(
-            run,
-            steps,
-            settings,
-            settings.training,
-            monitor,
-            "denoiser",
-            show=("total", "denoising", "discriminator"),
-            final_samples=settings.final_samples,
-            facts=facts,
-        )
+        monitor = Monitor(folder, source, sampler=sampler, seed=settings.seed)
+        show, count = ("total", "denoising", "discriminator"), settings.final_samples
+        options = {"show": show, "final_samples": count, "facts": facts}
+        fit_monitored(run, steps, settings, settings.training, monitor, "denoiser", **options)
 
 
 if __name__ == "__main__":

@@ -75,27 +75,13 @@ def main(settings: Endurance) -> None:
         inside += any(killed.glob("checkpoints/.tmp-*"))
     train_to_the_end(settings, killed)
 
-    result = {
-        "kills": kills,
-        "kills_inside_a_write": inside,
-        "steps": settings.steps,
-        "differences": differences(straight, killed),
-        "seconds": time.monotonic() - started,
-    }
+    count, seconds = differences(straight, killed), time.monotonic() - started
+    result = {"kills": kills, "kills_inside_a_write": inside, "steps": settings.steps}
+    result |= {"differences": count, "seconds": seconds}
     write_atomically(settings.out / "result.json", json.dumps(result, indent=1) + "\n")
-    print(
-        f"{kills} kills, {inside} of them inside the write of a checkpoint; "
-        f"{result['differences']} tensors differ"
-    )
-    if result["differences"]:
+    print(f"{kills} kills, {inside} of them inside a checkpoint's write; {count} tensors differ")
+    if count:
         raise RunError(f"the weights in {killed} are not those in {straight}")
-
-
-def start(settings: Endurance, folder: Path) -> BaseProcess:
-    """The training of `settings` in a process of its own, forked: what it imports is here."""
-    process = multiprocessing.get_context("fork").Process(target=train, args=(settings, folder))
-    process.start()
-    return process
 
 
 def train(settings: Endurance, folder: Path) -> None:
@@ -107,6 +93,13 @@ def train(settings: Endurance, folder: Path) -> None:
     sys.exit(command(gan.main, gan.Gan, [*TRAINING, *numbers, "--out", str(folder)]))
 
 
+def start(settings: Endurance, folder: Path) -> BaseProcess:
+    """`train` in a process of its own, forked: what it imports is here."""
+    process = multiprocessing.get_context("fork").Process(target=train, args=(settings, folder))
+    process.start()
+    return process
+
+
 def train_to_the_end(settings: Endurance, folder: Path) -> float:
     """Wait for the training to end by itself; returns the seconds to its first new checkpoint."""
     started, before = time.monotonic(), saved(folder)
@@ -116,10 +109,8 @@ def train_to_the_end(settings: Endurance, folder: Path) -> float:
     start_up = time.monotonic() - started
     process.join()
     if process.exitcode != 0:
-        raise RunError(
-            f"the training in {folder} ended with status {process.exitcode}: see "
-            f"{settings.out / folder.name}.log"
-        )
+        log = f"{settings.out / folder.name}.log"
+        raise RunError(f"training in {folder} ended with status {process.exitcode}: see {log}")
     return start_up
 
 
@@ -129,7 +120,7 @@ def kill_once(
     """Start the training and `kill -9` it at a random moment; whether it was still alive.
 
     Every fourth moment lies in the start-up. The others come after a random number of steps, which
-    leaves enough of them to the `left - 1` kills to come, and then anywhere between two saves.
+    leaves enough for the `left - 1` kills to come, and then anywhere between two saves.
     """
     started, before = time.monotonic(), saved(folder)
     share = (settings.steps - before) / (left + 1)
@@ -164,8 +155,8 @@ def differences(one: Path, other: Path) -> int:
     count = 0
     for name in ("generator", "discriminator"):
         a, b = (load_file(next((f / name).glob("*.safetensors"))) for f in (one, other))
-        count += sum(not (key in b and torch.equal(a[key], b[key])) for key in a)
-        count += len(b.keys() - a.keys())
+        equal = sum(torch.equal(a[key], b[key]) for key in a.keys() & b.keys())
+        count += len(a.keys() | b.keys()) - equal
     return count
 
 

@@ -26,8 +26,8 @@ from hybridgen.errors import InputError
 from hybridgen.evaluation.fit import finished
 from hybridgen.metrics.features import SHIPPED, LeNet, extract
 from hybridgen.training.run import Run
-from hybridgen.training.settings import check_positive
-from hybridgen.training.setup import make_accelerator, start_trackers
+from hybridgen.training.settings import RunSettings, check_positive
+from hybridgen.training.setup import accelerator_for, start_trackers
 
 EVERYTHING = 1_000_000
 """More examples than any data set here has."""
@@ -111,7 +111,7 @@ def main(settings: FeatureExperiment) -> None:
     if source.shape not in SHIPPED:
         raise InputError(f"expected one of the image shapes {list(SHIPPED)}, got {source.shape}.")
     folder = settings.out or Path("runs", "features", f"{source.name}-seed{seed}")
-    accelerator = make_accelerator(folder, seed=seed, threads=settings.threads)
+    accelerator = accelerator_for(folder, RunSettings(seed=seed, threads=settings.threads))
     batches = source.batches(batch=training.batch, seed=seed)
     network = LeNet(resolution=source.shape[-1], classes=source.classes)
     run = Run(folder, settings, accelerator)

@@ -88,9 +88,8 @@ class GuideExperiment(RunSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.validation_fraction < 1:
-            raise InputError(
-                f"validation_fraction must lie between 0 and 1, got {self.validation_fraction}"
-            )
+            fraction = self.validation_fraction
+            raise InputError(f"validation_fraction must lie between 0 and 1, got {fraction}")
         if self.scale_samples < 2 or self.scale_draws < 2:
             raise InputError(
                 "choosing a scale takes at least 2 samples and 2 draws, got "
@@ -103,30 +102,27 @@ class GuideExperiment(RunSettings):
 
 
 def main(settings: GuideExperiment) -> None:
-    training, model_run = settings.training, SavedRun(Path(settings.run))
+    training, seed, part = settings.training, settings.seed, settings.validation_fraction
+    model_run = SavedRun(Path(settings.run))
     kind = "gan-" if model_run.kind == "gan" else ""
     source = load_data(model_run.data)
-    name = f"{kind}{source.name}-{training.objective}-seed{settings.seed}"
+    name = f"{kind}{source.name}-{training.objective}-seed{seed}"
     folder = settings.out or Path("runs", "guide", name)
     accelerator = accelerator_for(folder, settings)
-    model = load_sampled_model(
-        model_run,
-        settings.sampler,
-        split_validation(source, settings.validation_fraction),
-        device=accelerator.device,
-        seed=settings.seed,
-    )
+    device = accelerator.device
+    kept = split_validation(source, part)
+    model = load_sampled_model(model_run, settings.sampler, kept, device=device, seed=seed)
     matched = model.denoiser if training.objective == "score_matching" else None
     data = GuideData(
         model.source,
         count=settings.num_samples or min(source.size or 10_000, 10_000),
-        part=settings.validation_fraction,
+        part=part,
         shard=Shard(
             batch=training.batch,
-            seed=settings.seed,
+            seed=seed,
             rank=accelerator.process_index,
             world=accelerator.num_processes,
-            device=accelerator.device,
+            device=device,
         ),
     )
 
@@ -143,7 +139,7 @@ def main(settings: GuideExperiment) -> None:
         accelerator,
         denoiser=model.denoiser,
         augment=Augment(settings.augment) if settings.augment.strength > 0 else None,
-        seed=settings.seed,
+        seed=seed,
         resume=lambda state: run.resume(state),
     )
     facts = {"examples": source.size, "model": model.fingerprint}
@@ -159,13 +155,11 @@ def main(settings: GuideExperiment) -> None:
             )
         start(run, "hybridgen-guide", settings)
         data.draw(model, folder / "generated.safetensors", run)
-        fit(
-            run,
-            steps,
-            settings,
-            training,
-            lambda step: conclude(run, step, validation(), model, source, settings),
-        )
+
+        def finish(step: Step) -> None:
+            conclude(run, step, validation(), model, source, settings)
+
+        fit(run, steps, settings, training, finish)
 
 
 def initial_discriminator(settings: GuideExperiment, source: Source) -> Any:
@@ -200,22 +194,20 @@ def conclude(
     outcome, figures = evaluate_guide(validation, best, run.folder)
     calibration, calibration_figures = calibrated(best, validation)
     low, high = window = validation.window(best)
-    model = replace(model, window=window)
+    model, significant = replace(model, window=window), outcome.significant
     if model.denoiser is None:
         ratio = LogRatio(discriminator=best, calibration=calibration)
         samples = settings.final_samples
         results = refinement_results(model, ratio, source, run.folder, samples=samples)
     else:
-        results = guidance_results(
-            model, best, source, settings, run, significant=outcome.significant
-        )
+        results = guidance_results(model, best, source, settings, run, significant=significant)
     guide = {
         "sampler": model.sampler_name,
         "steps": model.sampler_steps,
         "objective": settings.training.objective,
         "scale": results.get("scale", 0.0),
         "window": [low, None if high == math.inf else high],  # JSON has no infinity
-        "significant": outcome.significant,
+        "significant": significant,
         "validation_fraction": settings.validation_fraction,
         "model": model.fingerprint,
         "log_ratio": asdict(calibration),

@@ -17,16 +17,12 @@ from hybridgen.data.source import (
     check_part,
     row_batches,
     shuffled_positions,
+    to_float,
 )
 from hybridgen.errors import InputError
 from hybridgen.maths.rng import rng_for
 
 DIGITS_HELD_OUT = 297
-
-
-def to_float(images: Tensor) -> Tensor:
-    """uint8 `[b c h w]` to float32 in [-1, 1]: `x / 127.5 - 1`."""
-    return images.float().div_(127.5).sub_(1)
 
 
 def to_bytes(x: Tensor) -> Tensor:
@@ -110,8 +106,7 @@ class ImageSource(Batched):
 
     def read(self, shard: Shard) -> Iterator[Batch]:
         """See `Source.batches`."""
-        rows = row_batches(self.train, self.train_labels if self.classes > 0 else None, shard)
-        return ((to_float(images), label) for images, label in rows)
+        return row_batches(self.train, self.train_labels if self.classes > 0 else None, shard)
 
     def reference(self, part: Part, count: int, seed: int = 0) -> Batch:
         """See `Source.reference`."""

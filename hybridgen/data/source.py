@@ -139,8 +139,15 @@ class Source(Batched, Protocol):
         ...
 
 
+def to_float(images: Tensor) -> Tensor:
+    """uint8 `[b c h w]` to float32 in [-1, 1]: `x / 127.5 - 1`."""
+    return images.float().div_(127.5).sub_(1)
+
+
 def row_batches(x: Tensor, label: Tensor | None, shard: Shard) -> Iterator[Batch]:
     """Endless batches of the rows of `x [n ...]` and `label [n]`, one gather each.
+
+    Bytes become numbers in [-1, 1].
 
     Raises:
         InputError: a batch larger than `n`.
@@ -148,8 +155,9 @@ def row_batches(x: Tensor, label: Tensor | None, shard: Shard) -> Iterator[Batch
     positions = shard.positions(len(x))
     x = x.to(shard.device)
     label = None if label is None else label.to(shard.device)
+    is_bytes = x.dtype == torch.uint8
     return (
-        (x[rows], None if label is None else label[rows])
+        (to_float(x[rows]) if is_bytes else x[rows], None if label is None else label[rows])
         for rows in (batch.to(shard.device) for batch in positions)
     )
 

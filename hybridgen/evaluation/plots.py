@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import stdev
+from typing import Any
 
 import numpy as np
 import torch
-from einops import repeat
+import torch.nn.functional as F
+from einops import rearrange, repeat
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import EllipseCollection
@@ -42,16 +44,13 @@ def sample_grid(
         raise ValueError(f"need columns >= 1 and gap >= 0, got {columns=}, {gap=}")
     columns = min(columns, len(x))
     factor = max(1, side // max(x.shape[2:]))
-    tiles = repeat(to_bytes(x), "b c h w -> b (h i) (w j) c", i=factor, j=factor)
-    height, width = tiles.shape[1] + gap, tiles.shape[2] + gap
+    tiles = repeat(to_bytes(x), "b c h w -> b c (h i) (w j)", i=factor, j=factor)
+    tiles = F.pad(tiles, (0, gap, 0, gap), value=background)
     rows = -(-len(tiles) // columns)
-    canvas = torch.full(
-        (rows * height + gap, columns * width + gap, x.shape[1]), background, dtype=torch.uint8
-    )
-    for index, tile in enumerate(tiles):
-        top, left = index // columns * height + gap, index % columns * width + gap
-        canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    return Image.fromarray(canvas[..., 0].numpy() if x.shape[1] == 1 else canvas.numpy())
+    blank = torch.full_like(tiles[:1], background).repeat(rows * columns - len(tiles), 1, 1, 1)
+    sheet = rearrange(torch.cat([tiles, blank]), "(r k) c h w -> c (r h) (k w)", k=columns)
+    sheet = F.pad(sheet, (gap, 0, gap, 0), value=background)
+    return Image.fromarray(rearrange(sheet, "c h w -> h w c").squeeze(2).numpy())
 
 
 def scatter(
@@ -84,17 +83,17 @@ def scatter(
     )
     circles.set(facecolor="none", edgecolor=REAL, linewidth=0.8)
     axes.add_collection(circles)
-    axes.scatter(xy[:, 0], xy[:, 1], s=5, c=FAKE, alpha=0.35, linewidths=0)
-    axes.set(
-        xlim=(centre[0] - reach, centre[0] + reach), ylim=(centre[1] - reach, centre[1] + reach)
-    )
-    axes.set(xticks=[], yticks=[], aspect="equal")
+    axes.scatter(*xy.T, s=5, c=FAKE, alpha=0.35, linewidths=0)
+    (left, bottom), (right, top) = centre - reach, centre + reach
+    axes.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[], aspect="equal")
     outside = int((~(np.abs(xy - centre) <= reach).all(axis=1)).sum())
     if outside:
         axes.text(0.02, 0.02, f"{outside} of {len(xy)} outside", transform=axes.transAxes, size=8)
     if title:
         axes.set_title(title, size=10)
-    return _rendered(figure)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def sample_picture(x: Tensor, mixture: GaussianMixture | None, columns: int = 10) -> Image.Image:
@@ -120,21 +119,8 @@ def save_animation(frames: Sequence[Image.Image], path: Path, *, milliseconds: i
         raise ValueError(f"frames must be of one size, got {sorted({f.size for f in frames})}")
     durations = [milliseconds] * (len(frames) - 1) + [10 * milliseconds]
     first, *rest = [frame.convert("RGB") for frame in frames]
-    first.save(
-        path,
-        format="WEBP",
-        save_all=True,
-        append_images=rest,
-        duration=durations,
-        loop=0,
-        quality=85,
-    )
-
-
-def _rendered(figure: Figure) -> Image.Image:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    options = {"save_all": True, "append_images": rest, "loop": 0, "quality": 85}
+    first.save(path, format="WEBP", duration=durations, **options)
 
 
 TOGETHER = {
@@ -166,25 +152,23 @@ def curves(
         floors: dashed lines, `floor_x` for the quantity `x`, beside those in the rows.
     """
     lines, panels = series(rows), curve_panels(rows)
-    floors = {**_last_floors(lines), **(floors or {})}
     if not panels:
         raise ValueError(f"there is nothing to draw against the step in {len(rows)} rows")
-
-    columns = min(3, len(panels))
-    height = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.2 * columns, 2.3 * height), layout="constrained")
-    grid = figure.subplots(height, columns, squeeze=False, sharex=True)
+    floors = {_leaf(name): values[-1] for name, (_, values) in lines.items()} | dict(floors or {})
+    figure, grid = _panels(len(panels), 3, (3.2, 2.3), sharex=True)
     for axes, (title, names) in zip(grid.flat, panels.items(), strict=False):
         for name, colour in zip(names, COLOURS * len(names), strict=False):
             _draw(axes, *lines[name], colour, _leaf(name).replace("_", " "))
             floor = floors.get(f"floor_{_leaf(name)}")
             if floor is not None:
                 axes.axhline(floor, color=colour, linestyle="--", linewidth=0.9, label="floor")
-        _finish(axes, title, [value for name in names for value in lines[name][1]])
-    for axes in list(grid.flat)[len(panels) :]:
-        axes.remove()
-    for column in range(columns):
-        lowest = [axes for axes in grid[:, column] if axes.figure is not None][-1]
+        values = [value for name in names for value in lines[name][1]]
+        if title not in LINEAR and min(values) > 0 and max(values) > LOGARITHMIC * min(values):
+            axes.set_yscale("log")
+        axes.set_title(title.replace("_", " "), fontsize=9, loc="left")
+        _finish(axes)
+    for column in grid.T:
+        lowest = [axes for axes in column if axes.figure is not None][-1]
         lowest.set_xlabel("step", fontsize=8)
         lowest.tick_params(labelbottom=True)
     figure.savefig(path, dpi=160)
@@ -211,16 +195,25 @@ def _draw(axes: Axes, steps: list[float], values: list[float], colour: str, labe
     axes.plot(middle, mean, color=colour, linewidth=1.3, label=label)
 
 
-def _finish(axes: Axes, title: str, values: list[float]) -> None:
-    if title not in LINEAR and min(values) > 0 and max(values) > LOGARITHMIC * min(values):
-        axes.set_yscale("log")
-    axes.set_title(title.replace("_", " "), fontsize=9, loc="left")
-    axes.tick_params(labelsize=7)
+def _panels(count: int, columns: int, size: tuple[float, float], **options: Any) -> tuple:
+    """A figure of `count` panels of this size in inches, at most `columns` a row; its axes."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, **options)
+    for axes in grid.flat:
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid.flat[count:]:
+        axes.remove()
+    return figure, grid
+
+
+def _finish(axes: Axes, *, least: int = 2) -> None:
+    """Grid lines, and a legend of at least so many entries."""
     axes.grid(color="#e4e4e4", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
-    if len(labels) > 1:
-        axes.legend(handles, labels, fontsize=7, frameon=False)
+    if len(axes.get_legend_handles_labels()[1]) >= least:
+        axes.legend(fontsize=7, frameon=False)
 
 
 def series(rows: Sequence[Mapping]) -> Series:
@@ -234,14 +227,6 @@ def series(rows: Sequence[Mapping]) -> Series:
                 steps.append(float(row["step"]))
                 values.append(float(value))
     return lines
-
-
-def _last_floors(series: Series) -> dict[str, float]:
-    return {
-        _leaf(name): values[-1]
-        for name, (_, values) in series.items()
-        if _leaf(name).startswith("floor_")
-    }
 
 
 def _panel(name: str) -> str:
@@ -265,10 +250,7 @@ def draw_calibration(real: Tensor, fake: Tensor, levels: Tensor, path: Path) -> 
         path: the picture; its suffix chooses the format.
     """
     figures = calibration_figures(real, fake, levels)
-    columns = min(4, len(figures))
-    lines = -(-len(figures) // columns)
-    figure = Figure(figsize=(2.5 * columns, 2.6 * lines), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False)
+    figure, grid = _panels(len(figures), 4, (2.5, 2.6))
     for axes, row, a, b in zip(grid.flat, figures, real, fake, strict=False):
         predicted, observed, share = reliability(a, b)
         error = (observed * (1 - observed) / (share * (len(a) + len(b)))).sqrt()
@@ -276,23 +258,12 @@ def draw_calibration(real: Tensor, fake: Tensor, levels: Tensor, path: Path) -> 
         reach = min(max(reach, 0.02), 0.5)
         ends = (0.5 - reach, 0.5 + reach)
         axes.plot(ends, ends, color=REAL, linewidth=0.9, linestyle="--")
-        axes.errorbar(
-            *(predicted.tolist(), observed.tolist(), error.tolist()),
-            color=COLOURS[0],
-            marker="o",
-            markersize=3,
-            linestyle="none",
-            elinewidth=0.8,
-        )
+        points = (values.tolist() for values in (predicted, observed, error))
+        axes.errorbar(*points, color=COLOURS[0], fmt="o", markersize=3, elinewidth=0.8)
         axes.set(xlim=ends, ylim=ends, aspect="equal")
-        name = f"$\\sigma$ = {row['sigma']:.2g}"
         facts = f"{row['bce']:.3f} nats, off by {row['calibration_error']:.3f}"
-        axes.set_title(f"{name}\n{facts}", fontsize=8, loc="left")
-        axes.tick_params(labelsize=7)
+        axes.set_title(f"$\\sigma$ = {row['sigma']:.2g}\n{facts}", fontsize=8, loc="left")
         axes.locator_params(nbins=4)
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in list(grid.flat)[len(figures) :]:
-        axes.remove()
     figure.supxlabel("predicted probability of real", fontsize=8)
     figure.supylabel("share that was real", fontsize=8)
     figure.suptitle(f"chance is {2 * math.log(2):.3f} nats", fontsize=8, x=0.99, ha="right")
@@ -310,8 +281,7 @@ def draw_scales(
         floor: what as many real samples score.
     """
     scales = [scale for scale in choice.distances if math.isfinite(choice.mean(scale))]
-    figure = Figure(figsize=(4.2, 3.0), layout="constrained")
-    axes = figure.subplots()
+    figure, ((axes,),) = _panels(1, 1, (4.2, 3.0))
     seeds = len(choice.distances[0.0])
     errors = [stdev(choice.distances[scale]) / math.sqrt(seeds) for scale in scales]
     means = [choice.mean(scale) for scale in scales]
@@ -323,11 +293,8 @@ def draw_scales(
         axes.plot(choice.scale, choice.mean(choice.scale), "o", color=COLOURS[1], markersize=7)
         axes.plot([], [], "o", color=COLOURS[1], label=f"chosen: {choice.scale:g}")
     if floor is not None:
-        axes.axhline(floor, color="#8c8c8c", linestyle="--", linewidth=0.9, label="floor")
+        axes.axhline(floor, color=REAL, linestyle="--", linewidth=0.9, label="floor")
     axes.set_xlabel("guidance scale", fontsize=8)
     axes.set_ylabel(distance.replace("_", " "), fontsize=8)
-    axes.tick_params(labelsize=7)
-    axes.grid(color="#e4e4e4", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=7, frameon=False)
+    _finish(axes, least=1)
     figure.savefig(path, dpi=160)

@@ -1,19 +1,17 @@
 """The adversarial loss, for a GAN or as an extra term on any other model."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hybridgen.losses.discriminators import (
     check_discriminator,
     check_finite_difference,
-    check_logits,
-    check_pair,
     check_weights,
 )
-from hybridgen.losses.precision import full_precision, twice_differentiable
 from hybridgen.maths.objectives import Objective, relativistic
 from hybridgen.maths.penalties import (
     interpolates,
@@ -93,20 +91,6 @@ class AdversarialLoss(nn.Module):
         self.finite_difference, self.float32 = finite_difference, float32
         self.augment = augment
 
-    @property
-    def penalised(self) -> bool:
-        """Whether any penalty has weight."""
-        return max(self.r1, self.r2, self.gp) > 0
-
-    @property
-    def twice_differentiated(self) -> bool:
-        """Whether the discriminator must admit a double backward."""
-        return self.twice_differentiated_at(max(self.r1, self.r2))
-
-    def twice_differentiated_at(self, weight: float) -> bool:
-        """The same where the heavier of r1 and r2, which a schedule may change, has `weight`."""
-        return self.gp > 0 or (self.finite_difference is None and weight > 0)
-
     def forward(
         self,
         real: Tensor,
@@ -137,20 +121,36 @@ class AdversarialLoss(nn.Module):
             means the same in games that know only differences.
         """
         check_pair(real, fake)
-        precise = self.penalised or self.float32
-        with (
-            full_precision(real, inside=precise),
-            twice_differentiable(self.twice_differentiated),
-        ):
+        sloped = max(self.r1, self.r2) > 0
+        exact = sloped and self.finite_difference is None
+        precise = sloped or self.gp > 0 or self.float32
+        device = real.device.type
+        autocast = torch.is_autocast_enabled(device) and not precise
+        # Fused attention has no double backward: https://github.com/pytorch/pytorch/issues/116350
+        attention = sdpa_kernel(SDPBackend.MATH) if exact or self.gp > 0 else nullcontext()
+        with torch.autocast(device, enabled=autocast), attention:
             x = torch.cat([real, fake.to(real.dtype)]).detach()
-            x = _full(x) if precise else x
-            parts = self._parts(x, _stacked(sigma), _stacked(label, fake_label), rng)
+            x = x.to(torch.promote_types(x.dtype, torch.float32)) if precise else x
+            sigma = None if sigma is None else torch.cat([sigma, sigma])
+            if label is not None:
+                label = torch.cat([label, label if fake_label is None else fake_label])
+            if sloped and not exact:
+                logits, norms = self._finite_differences(x, sigma, label, rng)
+            else:
+                logits = self._logits(x.requires_grad_(exact), sigma, label)
+                norms = squared_gradient_norm(logits, x) if exact else None
+            on_real, on_fake = logits.chunk(2)
+            parts = {"adversarial": self.objective.discriminator(on_real, on_fake).mean()}
+            if norms is not None:
+                parts["r1"], parts["r2"] = (norm.mean() for norm in norms.chunk(2))
+            if self.gp > 0:
+                parts["gp"] = self._one_centred(x.detach(), sigma, label, rng)
         total = parts["adversarial"]
-        for name in ("r1", "r2"):
+        for name, weight in (("r1", self.r1 / 2), ("r2", self.r2 / 2), ("gp", self.gp)):
             if name in parts:
-                total = total + getattr(self, name) / 2 * parts[name]
-        if "gp" in parts:
-            total = total + self.gp * parts["gp"]
+                total = total + weight * parts[name]
+        parts |= {"logit_real": on_real.mean(), "logit_fake": on_fake.mean()}
+        parts["sign_accuracy"] = (on_real - on_fake).sign().mean()
         return {"total": total, **{name: part.detach() for name, part in parts.items()}}
 
     def generator_loss(
@@ -177,57 +177,47 @@ class AdversarialLoss(nn.Module):
                     real_logits = self._logits(real, sigma, label)
         return self.objective.generator(fake_logits, real_logits).mean()
 
-    def _parts(
+    def _finite_differences(
         self, x: Tensor, sigma: Tensor | None, label: Tensor | None, rng: torch.Generator | None
-    ) -> dict[str, Tensor]:
-        slopes = max(self.r1, self.r2) > 0
-        exact = slopes and self.finite_difference is None
-        x = x.requires_grad_(exact)
-        if slopes and self.finite_difference is not None:
-            noise = torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype)
-            both = torch.cat([x, x + self.finite_difference * noise])
-            logits, moved = self._logits(both, _stacked(sigma), _stacked(label)).chunk(2)
-            norms = squared_slope(logits, moved, self.finite_difference)
-        else:
-            logits = self._logits(x, sigma, label)
-            norms = squared_gradient_norm(logits, x) if exact else None
-        on_real, on_fake = logits.chunk(2)
-        parts = {"adversarial": self.objective.discriminator(on_real, on_fake).mean()}
-        if norms is not None:
-            r1, r2 = norms.chunk(2)
-            parts |= {"r1": r1.mean(), "r2": r2.mean()}
-        if self.gp > 0:
-            parts["gp"] = self._one_centred(x.detach(), sigma, label, rng)
-        on_real, on_fake = on_real.detach(), on_fake.detach()
-        parts |= {"logit_real": on_real.mean(), "logit_fake": on_fake.mean()}
-        parts["sign_accuracy"] = (on_real - on_fake).sign().mean()
-        return parts
+    ) -> tuple[Tensor, Tensor]:
+        """The logits and their estimated squared slopes, `[b]` each, in one call."""
+        step = self.finite_difference or 0.0
+        noise = torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype)
+        sigma, label = (None if t is None else torch.cat([t, t]) for t in (sigma, label))
+        logits, moved = self._logits(torch.cat([x, x + step * noise]), sigma, label).chunk(2)
+        return logits, squared_slope(logits, moved, step)
 
     def _one_centred(
         self, x: Tensor, sigma: Tensor | None, label: Tensor | None, rng: torch.Generator | None
     ) -> Tensor:
         real, fake = x.chunk(2)
+        sigma, label = (None if t is None else t.chunk(2)[0] for t in (sigma, label))
         mix = torch.rand(len(real), generator=rng, device=x.device, dtype=x.dtype)
         between = interpolates(real, fake, mix).requires_grad_(True)
-        logits = self._logits(between, _half(sigma), _half(label))
-        return one_centred(logits, between).mean()
+        return one_centred(self._logits(between, sigma, label), between).mean()
 
     def _logits(self, x: Tensor, sigma: Tensor | None, label: Tensor | None) -> Tensor:
-        if sigma is None:
-            sigma = x.new_zeros(len(x))
-        seen = x if self.augment is None else self.augment(x)
-        logits = self.discriminator(seen, sigma, label)
+        """One logit a sample, in float32 or better; sigma is 0 if not given."""
+        sigma = x.new_zeros(len(x)) if sigma is None else sigma
+        logits = self.discriminator(x if self.augment is None else self.augment(x), sigma, label)
         check_logits(logits, len(x))
-        return _full(logits)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _full(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+def check_pair(real: Tensor, fake: Tensor) -> None:
+    """Refuse real and fake batches of different shapes with a `ValueError`."""
+    if real.shape != fake.shape:
+        raise ValueError(
+            f"real and fake are compared in pairs and must have one shape, got "
+            f"{list(real.shape)} and {list(fake.shape)}"
+        )
 
 
-def _stacked(x: Tensor | None, other: Tensor | None = None) -> Tensor | None:
-    return None if x is None else torch.cat([x, x if other is None else other])
-
-
-def _half(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.chunk(2)[0]
+def check_logits(logits: Tensor, samples: int) -> None:
+    """Refuse a discriminator's answer that is not one logit a sample with a `ValueError`."""
+    if logits.shape != (samples,):
+        raise ValueError(
+            f"a discriminator returns one logit a sample, [{samples}], and this one returned "
+            f"{list(logits.shape)}: average or flatten it, or wrap the discriminator in "
+            "hybridgen.Unconditional, which does"
+        )

@@ -1,4 +1,4 @@
-"""What an adversarial loss refuses, each in one sentence that says what to do; all `ValueError`."""
+"""What a discriminator must be to have an adversarial loss; all refusals are `ValueError`."""
 
 import inspect
 import math
@@ -21,9 +21,8 @@ def check_discriminator(discriminator: nn.Module) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise ValueError(
                 f"the discriminator's layer {name!r} is a {type(module).__name__}: real and fake "
-                f"share "
-                "one batch and a penalty needs each logit to depend on its own sample, so use "
-                "no normalisation, GroupNorm or spectral_norm instead"
+                "share one batch and a penalty needs each logit to depend on its own sample, so "
+                "use no normalisation, GroupNorm or spectral_norm instead"
             )
     signature = inspect.signature(discriminator.forward)
     try:
@@ -31,19 +30,9 @@ def check_discriminator(discriminator: nn.Module) -> None:
     except TypeError:
         raise ValueError(
             f"a discriminator is called as (x, sigma, label) and "
-            f"{type(discriminator).__name__}.forward takes "
-            f"{signature}: wrap a discriminator that knows neither in "
-            f"hybridgen.Unconditional(discriminator)"
+            f"{type(discriminator).__name__}.forward takes {signature}: wrap a discriminator that "
+            "knows neither in hybridgen.Unconditional(discriminator)"
         ) from None
-
-
-def check_pair(real: Tensor, fake: Tensor) -> None:
-    """Refuse real and fake batches of different shapes."""
-    if real.shape != fake.shape:
-        raise ValueError(
-            f"real and fake are compared in pairs and must have one shape, got "
-            f"{list(real.shape)} and {list(fake.shape)}"
-        )
 
 
 def check_finite_difference(step: float | None, *, augmented: bool) -> None:
@@ -57,23 +46,12 @@ def check_finite_difference(step: float | None, *, augmented: bool) -> None:
         )
 
 
-def check_logits(logits: Tensor, samples: int) -> None:
-    """Refuse an answer of the discriminator that is not one logit a sample."""
-    if logits.shape != (samples,):
-        raise ValueError(
-            f"a discriminator returns one logit a sample, [{samples}], and this one returned "
-            f"{list(logits.shape)}: average or flatten it, or wrap the discriminator in "
-            "hybridgen.Unconditional, which does"
-        )
-
-
 class Unconditional(nn.Module):
     """`discriminator(x)` with the signature `(x, sigma, label)`; sigma and label are ignored.
 
     A discriminator that returns a map of patch logits `[b 1 h w]` is averaged to one logit a
-    sample, so PatchGAN discriminators fit as they are. Such a discriminator cannot guide a
-        sampler: it does not know how
-    noisy its input is.
+    sample, so PatchGAN discriminators fit as they are. Such a discriminator cannot guide a sampler:
+    it does not know how noisy its input is.
 
     Args:
         discriminator: any module `x [b ...] -> [b]`, `[b 1]` or `[b ...]`.
@@ -88,7 +66,6 @@ class Unconditional(nn.Module):
         if logits.ndim == 0 or len(logits) != len(x):
             raise ValueError(
                 f"the wrapped discriminator must return logits of {len(x)} samples, got a tensor "
-                f"of "
-                f"shape {list(logits.shape)}: do not reduce over the batch"
+                f"of shape {list(logits.shape)}: do not reduce over the batch"
             )
         return reduce(logits, "b ... -> b", torch.mean) if logits.ndim > 1 else logits

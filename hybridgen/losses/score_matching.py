@@ -11,10 +11,11 @@ alone.
 import torch
 from einops import reduce
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hybridgen.losses.adversarial import check_logits
 from hybridgen.losses.denoising import noised
-from hybridgen.losses.discriminators import check_discriminator, check_logits
-from hybridgen.losses.precision import full_precision, twice_differentiable
+from hybridgen.losses.discriminators import check_discriminator
 from hybridgen.maths.noise import like
 from hybridgen.maths.penalties import input_gradient
 from hybridgen.protocols import Denoiser, Discriminator
@@ -48,7 +49,9 @@ def score_matching(
     x = noised(real, sigma, noise).detach()
     with torch.no_grad():
         estimate = denoiser(x, sigma, label)
-    with torch.enable_grad(), full_precision(x), twice_differentiable():
+    # In full precision, and without fused attention, which has no double backward.
+    autocast, attention = torch.autocast(x.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH)
+    with torch.enable_grad(), autocast, attention:
         x = x.to(torch.promote_types(x.dtype, torch.float32)).requires_grad_(True)
         logits = discriminator(x, sigma, label)
         check_logits(logits, len(x))

@@ -35,7 +35,7 @@ def squared_gradient_norm(logits: Tensor, x: Tensor) -> Tensor:
         `[b]`, non-negative, in float32 or better.
     """
     gradient = input_gradient(logits, x)
-    gradient = gradient.float() if gradient.dtype in (torch.bfloat16, torch.float16) else gradient
+    gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     return reduce(gradient.square(), "b ... -> b", "sum")
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hybridgen.losses.discriminators import Unconditional, check_logits
+from hybridgen.losses.adversarial import check_logits
+from hybridgen.losses.discriminators import Unconditional
 from hybridgen.maths.noise import like
 from hybridgen.protocols import Cost, Denoiser, Discriminator
 

@@ -122,14 +122,6 @@ class TermNoise(NamedTuple):
     uniform: Tensor
 
 
-class DiscriminatorPair(NamedTuple):
-    """What the discriminator compares: `[k ...]`, `[k ...]` and the noise level `[k]` of both."""
-
-    fake: Tensor
-    real: Tensor
-    level: Tensor
-
-
 def fake_inputs(
     term: AdversarialTerm,
     denoiser: Denoiser,
@@ -164,8 +156,8 @@ def fake_inputs(
 
 def discriminator_pair(
     term: AdversarialTerm, estimate: Tensor, x0: Tensor, sigma: Tensor, draws: TermNoise
-) -> DiscriminatorPair:
-    """The denoiser's estimate from `fake_inputs` beside data, both at the same level.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The denoiser's estimate from `fake_inputs`, data, and the noise level `[k]` of both.
 
     Renoised, that level is uniform between 0 and `sigma`; the noise is the same on both sides, so
     that all the discriminator can see is the estimate (the form of DMD2, arXiv:2405.14867, and
@@ -174,7 +166,7 @@ def discriminator_pair(
     Kolmogorov distance to data is .37.
     """
     if term.source != "renoised":
-        return DiscriminatorPair(estimate, x0, torch.zeros_like(sigma))
+        return estimate, x0, torch.zeros_like(sigma)
     level = draws.uniform * sigma
     again = like(level, x0) * draws.second
-    return DiscriminatorPair(estimate + again, x0 + again, level)
+    return estimate + again, x0 + again, level

@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hybridgen.errors import RunError
+
+SCHEMA = 1
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class RandomState:
@@ -67,18 +71,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def save_network(network: Any, folder: Path) -> None:
-    """Save a network by its `save_pretrained` as `folder`, in place of an earlier one.
-
-    Raises:
-        RunError: it cannot be written; an earlier one is as it was.
-    """
+@contextmanager
+def _replacing(folder: Path, what: str) -> Iterator[Path]:
+    """A folder to fill, which then takes the place of `folder`: whole, or not at all."""
     temporary = folder.with_name(f".tmp-{folder.name}")
     earlier = folder.with_name(f".old-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        network.save_pretrained(temporary)
-        for path in (*temporary.iterdir(), temporary):
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in (*temporary.rglob("*"), temporary):
             flush(path)
         if folder.exists():
             shutil.rmtree(earlier, ignore_errors=True)
@@ -88,10 +90,21 @@ def save_network(network: Any, folder: Path) -> None:
         shutil.rmtree(earlier, ignore_errors=True)
     except (OSError, SafetensorError) as error:
         raise RunError(
-            f"{folder} could not be written ({error}): make room and run the same command again"
+            f"{what} could not be written to {folder.parent} ({error}): make room and run the same "
+            "command again; it goes on from the last good checkpoint"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_network(network: Any, folder: Path) -> None:
+    """Save a network by its `save_pretrained` as `folder`, in place of an earlier one.
+
+    Raises:
+        RunError: it cannot be written; an earlier one is as it was.
+    """
+    with _replacing(folder, folder.name) as temporary:
+        network.save_pretrained(temporary)
 
 
 def flush(path: Path) -> None:
@@ -101,10 +114,6 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-SCHEMA = 1
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -145,39 +154,17 @@ def write(root: Path, step: int, state: Mapping[str, Any], keep: int = 2, **fact
         RunError: nothing was written: the disk is full, or a weight is not finite. Older
             checkpoints are as they were.
     """
-    temporary, final = root / f".tmp-{step}", root / _name(step)
-    try:
-        for stale in root.glob(".tmp-*"):  # of a process that was killed while it wrote
-            shutil.rmtree(stale)
-        temporary.mkdir(parents=True)
+    final = root / _name(step)
+    for stale in (*root.glob(".tmp-*"), *root.glob(".old-*")):  # of a process that was killed
+        shutil.rmtree(stale, ignore_errors=True)
+    # There may be a damaged one already, or the step is reached twice.
+    with _replacing(final, f"the checkpoint of step {step}") as temporary:
         for name, part in state.items():
             _write(temporary, name, part)
-        hashes = {str(p.relative_to(temporary)): _sha256(p) for p in _files(temporary)}
-        manifest = {
-            "schema": SCHEMA,
-            "step": step,
-            "parts": sorted(state),
-            "sha256": hashes,
-            **facts,
-        }
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
-        for path in (
-            *_files(temporary),
-            *(d for d in temporary.rglob("*") if d.is_dir()),
-            temporary,
-        ):
-            flush(path)
-        if final.exists():  # damaged, or this step was reached twice
-            shutil.rmtree(final)
-        os.replace(temporary, final)
-        flush(root)
-    except (OSError, SafetensorError) as error:
-        raise RunError(
-            f"the checkpoint of step {step} could not be written to {root} ({error}): make room "
-            "and run the same command again; it goes on from the last good checkpoint"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        files = sorted(path for path in temporary.rglob("*") if path.is_file())
+        hashes = {str(path.relative_to(temporary)): _sha256(path) for path in files}
+        manifest = {"schema": SCHEMA, "step": step, "parts": sorted(state), "sha256": hashes}
+        (temporary / "manifest.json").write_text(json.dumps(manifest | facts, indent=1))
     others = [path for path in sorted(root.glob("step-*")) if path != final]
     # A checkpoint of a later step goes too: it is damaged, for a run resumes from its newest good
     # one, and would be kept in place of an older one that is whole.
@@ -270,10 +257,6 @@ def _filled(outline: Any, tensors: dict[str, Tensor]) -> Any:
         return {k: _filled(v, tensors) for k, v in content}
     items = [_filled(v, tensors) for v in content]
     return tuple(items) if kind == "tuple" else items
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file())
 
 
 def _sha256(path: Path) -> str:

@@ -14,9 +14,9 @@ from hybridgen.maths.noise import LogNormal
 from hybridgen.maths.rng import rng_for
 from hybridgen.training.adversarial_term import AdversarialTerm
 from hybridgen.training.hybrid_loss import Denoising, Hybrid
-from hybridgen.training.optim import Cosine, schedule
+from hybridgen.training.optim import Cosine, TrainingSetup, schedule
 from hybridgen.training.settings import OptimSettings, check_positive
-from hybridgen.training.setup import TrainingSetup, validate_setup
+from hybridgen.training.setup import validate_setup
 from hybridgen.training.step import Batches, Resume, Step
 
 
@@ -106,52 +106,38 @@ def train_diffusion(
     loss = Denoising(denoiser, getattr(denoiser, "classes", 0), config.noise, data_std)
     if adversarial is not None and term is not None:
         loss = Hybrid(loss, term, adversarial, accelerator)
-    return _steps(loss, batches, config, accelerator, extra, seed, resume)
 
+    def steps() -> Iterator[Step]:
+        setup = TrainingSetup(accelerator, config, **loss.models)
+        names = list(setup.models)
+        done = resume(setup.state) if resume is not None else 0
+        stream, total = batches(done), config.steps
+        if done == total:
+            yield setup.step(done, {}, last=True)
 
-def _steps(
-    loss: Denoising | Hybrid,
-    batches: Batches,
-    config: DiffusionTraining,
-    accelerator: Accelerator,
-    extra: int,
-    seed: int,
-    resume: Resume | None,
-) -> Iterator[Step]:
-    setup = TrainingSetup(accelerator, config, **loss.models)
-    names = list(setup.models)
-    done = resume(setup.state) if resume is not None else 0
-    stream, total = batches(done), config.steps
-    if done == total:
-        yield setup.step(done, {}, last=True)
+        for number in range(done + 1, total + 1):
+            progress = (number - 1) / total
+            schedule(setup.optimizers["denoiser"], config.learning_rate(progress), (0.9, 0.99))
+            loss_of = partial(loss, *setup.models.values())
+            if adversarial is not None and term is not None:
+                rate = term.learning_rate(progress)
+                schedule(setup.optimizers["discriminator"], rate, (0.0, 0.99))
+                adversarial.r1, adversarial.r2 = term.r1(progress), term.r2(progress)
+                rng = rng_for(seed, "calls", number)
+                choice = torch.randint(len(term.calls), (), generator=rng)
+                rng = rng_for(seed, "penalty", number, setup.rank, device=setup.device)
+                loss_of = partial(loss_of, term.weight_at(number), term.calls[int(choice)], rng)
+            x0, label = next(stream)
+            noise_rng = rng_for(seed, "noise", number, device=setup.device)
+            drawn = [setup.share(t) for t in _draw(x0, config.batch, extra, noise_rng)]
+            drawn[2] = drawn[2] < config.label_drop
+            parts = []
+            for micro_batch in setup.micro_batches(names, x0, label, *drawn):
+                parts.append(setup.backward(loss_of(*micro_batch)))
+            losses = setup.update(names, parts, number, clip=config.clip)
+            yield setup.step(number, losses, last=number == total)
 
-    for number in range(done + 1, total + 1):
-        progress = (number - 1) / total
-        schedule(setup.optimizers["denoiser"], config.learning_rate(progress), (0.9, 0.99))
-        at_this_step = partial(loss, *setup.models.values())
-        if isinstance(loss, Hybrid):
-            term, adversarial = loss.term, loss.adversarial
-            schedule(setup.optimizers["discriminator"], term.learning_rate(progress), (0.0, 0.99))
-            adversarial.r1, adversarial.r2 = term.r1(progress), term.r2(progress)
-            at_this_step = partial(
-                at_this_step,
-                term.weight_at(number),
-                _pick(term.calls, rng_for(seed, "calls", number)),
-                rng_for(seed, "penalty", number, setup.rank, device=setup.device),
-            )
-        x0, label = next(stream)
-        noise_rng = rng_for(seed, "noise", number, device=setup.device)
-        drawn = [setup.share(t) for t in _draw(x0, config.batch, extra, noise_rng)]
-        drawn[2] = drawn[2] < config.label_drop
-        parts = []
-        for micro_batch in setup.micro_batches(names, x0, label, *drawn):
-            parts.append(setup.backward(at_this_step(*micro_batch)))
-        losses = setup.update(names, parts, number, clip=config.clip)
-        yield setup.step(number, losses, last=number == total)
-
-
-def _pick(choices: tuple[int, ...], rng: torch.Generator) -> int:
-    return choices[int(torch.randint(len(choices), (), generator=rng))]
+    return steps()
 
 
 def _draw(x0: Tensor, batch: int, extra: int, rng: torch.Generator) -> list[Tensor]:

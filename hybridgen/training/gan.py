@@ -10,9 +10,9 @@ from torch import nn
 from hybridgen.errors import InputError
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.maths.rng import rng_for
-from hybridgen.training.optim import Cosine, schedule
+from hybridgen.training.optim import Cosine, TrainingSetup, schedule
 from hybridgen.training.settings import OptimSettings
-from hybridgen.training.setup import TrainingSetup, validate_setup
+from hybridgen.training.setup import validate_setup
 from hybridgen.training.step import Batches, Resume, Step
 
 
@@ -78,61 +78,53 @@ def train_gan(
         RunError: a loss is not finite; the network whose loss it is has not moved.
     """
     validate_setup(accelerator, config, adversarial, config.r1, config.r2)
-    return _steps(generator, adversarial, batches, config, accelerator, latent, seed, resume)
 
+    def steps() -> Iterator[Step]:
+        setup = TrainingSetup(accelerator, config, generator=generator, discriminator=adversarial)
+        # Prepared, their forward passes synchronise gradients. What the discriminator lends to the
+        # generator must not: it is called on `adversarial` itself.
+        prepared_generator, discriminator_loss = setup.models.values()
+        if isinstance(adversarial.augment, nn.Module):
+            setup.state["augment"] = adversarial.augment
+        adapt = getattr(adversarial.augment, "update", None)  # of an adaptive augmentation
+        done = resume(setup.state) if resume is not None else 0
+        stream, total = batches(2 * done), config.steps
+        if done == total:
+            yield setup.step(done, {}, last=True)
 
-def _steps(
-    generator: nn.Module,
-    adversarial: AdversarialLoss,
-    batches: Batches,
-    config: GanTraining,
-    accelerator: Accelerator,
-    latent: int,
-    seed: int,
-    resume: Resume | None,
-) -> Iterator[Step]:
-    setup = TrainingSetup(accelerator, config, generator=generator, discriminator=adversarial)
-    # Prepared, their forward passes synchronise gradients. What the discriminator lends to the
-    # generator must not: it is called on `adversarial` itself.
-    generator, discriminator_loss = setup.models.values()
-    if isinstance(adversarial.augment, nn.Module):
-        setup.state["augment"] = adversarial.augment
-    adapt = getattr(adversarial.augment, "update", None)  # of an adaptive augmentation
-    done = resume(setup.state) if resume is not None else 0
-    stream, total = batches(2 * done), config.steps
-    if done == total:
-        yield setup.step(done, {}, last=True)
+        for number in range(done + 1, total + 1):
+            progress = (number - 1) / total
+            for optimizer in setup.optimizers.values():
+                schedule(optimizer, config.learning_rate(progress), (0.0, config.beta2(progress)))
+            adversarial.r1, adversarial.r2 = config.r1(progress), config.r2(progress)
+            penalty_rng = rng_for(seed, "penalty", number, setup.rank, device=setup.device)
+            latent_rng = rng_for(seed, "latents", number, device=setup.device)
 
-    for number in range(done + 1, total + 1):
-        progress = (number - 1) / total
-        for optimizer in setup.optimizers.values():
-            schedule(optimizer, config.learning_rate(progress), (0.0, config.beta2(progress)))
-        adversarial.r1, adversarial.r2 = config.r1(progress), config.r2(progress)
-        penalty_rng = rng_for(seed, "penalty", number, setup.rank, device=setup.device)
-        latent_rng = rng_for(seed, "latents", number, device=setup.device)
+            # The discriminator's half: tell real samples from generated ones.
+            real, label = next(stream)
+            noise = torch.randn(config.batch, latent, generator=latent_rng, device=setup.device)
+            batch, parts = (real, setup.share(noise), label), []
+            for real, noise, label in setup.micro_batches(["discriminator"], *batch):
+                with torch.no_grad():
+                    fake = prepared_generator(noise, label)
+                losses = discriminator_loss(real, fake, label=label, rng=penalty_rng)
+                parts.append(setup.backward(losses))
+            means = setup.update(["discriminator"], parts, number)
+            means = {"discriminator": means.pop("total"), **means}
 
-        # The discriminator's half: tell real samples from generated ones.
-        real, label = next(stream)
-        noise = torch.randn(config.batch, latent, generator=latent_rng, device=setup.device)
-        batch, parts = (real, setup.share(noise), label), []
-        for real, noise, label in setup.micro_batches(["discriminator"], *batch):
-            with torch.no_grad():
-                fake = generator(noise, label)
-            losses = discriminator_loss(real, fake, label=label, rng=penalty_rng)
-            parts.append(setup.backward(losses))
-        means = setup.update(["discriminator"], parts, number)
-        means = {"discriminator": means.pop("total"), **means}
+            # The generator's half: make samples that the discriminator takes for real.
+            real, label = next(stream)
+            noise = torch.randn(config.batch, latent, generator=latent_rng, device=setup.device)
+            batch, parts = (real, setup.share(noise), label), []
+            for real, noise, label in setup.micro_batches(["generator"], *batch):
+                with accelerator.autocast():
+                    fake = prepared_generator(noise, label)
+                    loss = adversarial.generator_loss(fake, real, label=label)
+                parts.append(setup.backward({"total": loss}))
+            means["generator"] = setup.update(["generator"], parts, number)["total"]
 
-        # The generator's half: make samples that the discriminator takes for real.
-        real, label = next(stream)
-        noise = torch.randn(config.batch, latent, generator=latent_rng, device=setup.device)
-        batch, parts = (real, setup.share(noise), label), []
-        for real, noise, label in setup.micro_batches(["generator"], *batch):
-            with accelerator.autocast():
-                loss = adversarial.generator_loss(generator(noise, label), real, label=label)
-            parts.append(setup.backward({"total": loss}))
-        means["generator"] = setup.update(["generator"], parts, number)["total"]
+            if adapt is not None:
+                adapt(means["sign_accuracy"], config.batch)
+            yield setup.step(number, means, last=number == total)
 
-        if adapt is not None:
-            adapt(means["sign_accuracy"], config.batch)
-        yield setup.step(number, means, last=number == total)
+    return steps()

@@ -23,9 +23,9 @@ from hybridgen.maths.objectives import non_saturating
 from hybridgen.maths.rng import rng_for
 from hybridgen.protocols import Denoiser
 from hybridgen.sampling.guidance import check_guide
-from hybridgen.training.optim import Cosine, schedule
+from hybridgen.training.optim import Cosine, TrainingSetup, schedule
 from hybridgen.training.settings import OptimSettings, check_positive
-from hybridgen.training.setup import TrainingSetup, validate_setup
+from hybridgen.training.setup import validate_setup
 from hybridgen.training.step import Batches, Resume, Step
 from hybridgen.training.validation import BestCheckpoint, HeldOutValidation
 
@@ -109,84 +109,65 @@ def train_guide(
         RunError: the loss is not finite; nothing was updated by it.
     """
     validate_setup(accelerator, config)
-    _validate_guide(discriminator, config, denoiser, augmented=augment is not None)
+    _validate_guide(discriminator, config, denoiser, augment is not None)
     if config.objective == "cross_entropy" or denoiser is None:
-        loss = AdversarialLoss(
-            discriminator, non_saturating, r1=config.r1, r2=config.r2, float32=True
-        )
+        r1, r2 = config.r1, config.r2
+        loss = AdversarialLoss(discriminator, non_saturating, r1=r1, r2=r2, float32=True)
     else:
         loss = ScoreMatching(discriminator, denoiser)
-    fakes = fake_batches if isinstance(loss, AdversarialLoss) else None
-    return _steps(loss, real_batches, fakes, validation, config, accelerator, augment, seed, resume)
 
-
-def _steps(
-    loss: AdversarialLoss | ScoreMatching,
-    real_batches: Batches,
-    fake_batches: Batches | None,
-    validation: Callable[[], HeldOutValidation],
-    config: GuideTraining,
-    accelerator: Accelerator,
-    augment: Callable[[Tensor], Tensor] | None,
-    seed: int,
-    resume: Resume | None,
-) -> Iterator[Step]:
-    setup = TrainingSetup(accelerator, config, discriminator=loss)
-    prepared, average = setup.models["discriminator"], setup.average.module
-    best_checkpoint = BestCheckpoint(average)
-    setup.state |= {"best": best_checkpoint.module, "best_checkpoint": best_checkpoint}
-    if isinstance(augment, nn.Module):
-        setup.state["augment"] = augment
-    held_out = validation()
-    done, total = resume(setup.state) if resume is not None else 0, config.steps
-    real_stream = real_batches(done)
-    fake_stream = None if fake_batches is None else fake_batches(done)
-    last = best_checkpoint.stop(done, total, config.patience)
-    if last:
-        yield setup.step(done, {}, last=True)
-        return
-
-    for number in range(done + 1, total + 1):
-        rate = config.learning_rate((number - 1) / total)
-        schedule(setup.optimizers["discriminator"], rate, (0.9, 0.99))
-        real, label = next(real_stream)
-        rng = rng_for(seed, "noise", number, device=setup.device)
-        uniform = stratified(config.batch, rng, setup.device).to(real)
-        noise = torch.randn(config.batch, *real.shape[1:], generator=rng, device=setup.device)
-        sigma, noise = setup.share(config.noise(uniform)), setup.share(noise.to(real))
-        fake, fake_label = (None, None) if fake_stream is None else next(fake_stream)
-        if augment is not None and fake is not None:
-            real, fake = augment(real), augment(fake)
-        parts = []
-        batch = (real, fake, sigma, noise, label, fake_label)
-        for real, fake, sigma, noise, label, fake_label in setup.micro_batches(
-            ["discriminator"], *batch
-        ):
-            if fake is None:
-                losses = prepared(real, sigma, noise, label)
-            else:  # the game of a GAN, between samples with the same noise
-                real, fake = noised(real, sigma, noise), noised(fake, sigma, noise)
-                losses = prepared(real, fake, sigma, label, fake_label=fake_label)
-            parts.append(setup.backward(losses))
-        losses = setup.update(["discriminator"], parts, number)
-        if number % config.check_every == 0 or number == total:
-            mean = torch.tensor(held_out.loss(average), device=setup.device)
-            if accelerator.num_processes > 1:  # all processes must come to the same decision
-                mean = accelerator.reduce(mean, reduction="mean")
-            losses["held_out"] = float(torch.as_tensor(mean))
-            best_checkpoint.update(average, losses["held_out"], number)
-        last = best_checkpoint.stop(number, total, config.patience)
-        yield setup.step(number, losses, last=last)
-        if last:
+    def steps() -> Iterator[Step]:
+        setup = TrainingSetup(accelerator, config, discriminator=loss)
+        prepared, average = setup.models["discriminator"], setup.average.module
+        best_checkpoint = BestCheckpoint(average)
+        setup.state |= {"best": best_checkpoint.module, "best_checkpoint": best_checkpoint}
+        if isinstance(augment, nn.Module):
+            setup.state["augment"] = augment
+        held_out = validation()
+        done, total = resume(setup.state) if resume is not None else 0, config.steps
+        real_stream = real_batches(done)
+        fake_stream = fake_batches(done) if isinstance(loss, AdversarialLoss) else None
+        if best_checkpoint.stop(done, total, config.patience):
+            yield setup.step(done, {}, last=True)
             return
+
+        for number in range(done + 1, total + 1):
+            rate = config.learning_rate((number - 1) / total)
+            schedule(setup.optimizers["discriminator"], rate, (0.9, 0.99))
+            real, label = next(real_stream)
+            rng = rng_for(seed, "noise", number, device=setup.device)
+            uniform = stratified(config.batch, rng, setup.device).to(real)
+            noise = torch.randn(config.batch, *real.shape[1:], generator=rng, device=setup.device)
+            sigma, noise = setup.share(config.noise(uniform)), setup.share(noise.to(real))
+            fake, fake_label = (None, None) if fake_stream is None else next(fake_stream)
+            if augment is not None and fake is not None:
+                real, fake = augment(real), augment(fake)
+            batch, parts = (real, fake, sigma, noise, label, fake_label), []
+            for micro_batch in setup.micro_batches(["discriminator"], *batch):
+                real, fake, sigma, noise, label, fake_label = micro_batch
+                if fake is None:
+                    losses = prepared(real, sigma, noise, label)
+                else:  # the game of a GAN, between samples with the same noise
+                    real, fake = noised(real, sigma, noise), noised(fake, sigma, noise)
+                    losses = prepared(real, fake, sigma, label, fake_label=fake_label)
+                parts.append(setup.backward(losses))
+            losses = setup.update(["discriminator"], parts, number)
+            if number % config.check_every == 0 or number == total:
+                mean = torch.tensor(held_out.loss(average), device=setup.device)
+                if accelerator.num_processes > 1:  # all processes must come to the same decision
+                    mean = accelerator.reduce(mean, reduction="mean")
+                losses["held_out"] = float(torch.as_tensor(mean))
+                best_checkpoint.update(average, losses["held_out"], number)
+            last = best_checkpoint.stop(number, total, config.patience)
+            yield setup.step(number, losses, last=last)
+            if last:
+                return
+
+    return steps()
 
 
 def _validate_guide(
-    discriminator: nn.Module,
-    config: GuideTraining,
-    denoiser: Denoiser | None,
-    *,
-    augmented: bool,
+    discriminator: nn.Module, config: GuideTraining, denoiser: Denoiser | None, augmented: bool
 ) -> None:
     """Raise `InputError` for a discriminator that cannot become a guide in this way."""
     try:

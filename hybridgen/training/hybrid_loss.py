@@ -143,18 +143,12 @@ class Hybrid:
                 adversarial = self.adversarial.generator_loss(fake, real, level, real_label)
             factor = error.new_tensor(weight)
             if self.term.adaptive:
-                factor = factor * adaptive_weight(
-                    error, adversarial, plain.last_layer, mean=self._over_processes
-                )
-            losses |= {
-                "total": error + factor * adversarial,
-                "generator": adversarial.detach(),
-                "weight": factor,
-            }
+                layer, mean = plain.last_layer, self._over_processes
+                factor = factor * adaptive_weight(error, adversarial, layer, mean=mean)
+            losses["total"] = error + factor * adversarial
+            losses |= {"generator": adversarial.detach(), "weight": factor}
         total = discriminator.pop("total")  # after its parts, which name better what went wrong
         return losses | discriminator | {"discriminator": total}
 
     def _over_processes(self, gradient: Tensor) -> Tensor:
-        if self.accelerator.num_processes == 1:
-            return gradient
         return self.accelerator.reduce(gradient, reduction="mean")  # type: ignore[return-value]

@@ -1,14 +1,20 @@
-"""Schedules of learning rate, betas and penalties, and the average of a model over training."""
+"""How weights move: schedules, gradients of micro-batches, checked updates, the average."""
 
 import copy
 import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from hybridgen.errors import InputError
+from hybridgen.errors import InputError, RunError
+from hybridgen.training.settings import OptimSettings
+from hybridgen.training.step import Step
 
 
 class EMA:
@@ -101,3 +107,137 @@ def schedule(optimizer: torch.optim.Optimizer, rate: float, betas: tuple[float, 
     """Set Adam's learning rate and betas for the next step."""
     for group in optimizer.param_groups:
         group["lr"], group["betas"] = rate, betas
+
+
+class TrainingSetup:
+    """Models prepared for training, their optimizers, the average, and the state of it all.
+
+    Args:
+        config: of micro-batches, average and checks.
+        models: by name, what an optimizer of its own updates: a network, or a loss whose
+            `discriminator` is the network. The first one's network is averaged.
+
+    Attributes:
+        models: by name, prepared.
+        optimizers: by name; the loop schedules rates and betas at every step.
+        average: of the first network.
+        state: what a checkpoint holds, by name: networks, average, optimizers.
+        device, rank: where this process computes, and which of all processes it is.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, config: OptimSettings, **models: nn.Module
+    ) -> None:
+        self.accelerator, self.config = accelerator, config
+        self.device, self.rank = accelerator.device, accelerator.process_index
+        networks = {name: getattr(model, "discriminator", model) for name, model in models.items()}
+        averaged = next(iter(networks.values())).to(accelerator.device)
+        # Copied on its device and before `prepare`, which would make the copy compute in bf16 too.
+        self.average = EMA(averaged, config.ema_half_life, config.ema_ramp)
+        self.models: dict[str, nn.Module] = {
+            name: accelerator.prepare(model) for name, model in models.items()
+        }
+        # Not prepared: Accelerate's wrapper serves what `validate_setup` refuses (fp16, its own
+        # accumulation) and searches sys.path twice in every step.
+        self.optimizers = {
+            name: torch.optim.Adam(model.parameters(), fused=True)
+            for name, model in self.models.items()
+        }
+        self.state: dict[str, Any] = {**networks, "average": self.average.module}
+        self.state |= {f"{name}_optimizer": each for name, each in self.optimizers.items()}
+
+    def share(self, x: Tensor) -> Tensor:
+        """This process's share of what was drawn for the whole batch `[b ...]`."""
+        return x.chunk(self.accelerator.num_processes)[self.rank]
+
+    def micro_batches(
+        self, names: Sequence[str], *tensors: Tensor | None
+    ) -> Iterator[tuple[Any, ...]]:
+        """Tensors `[b ...]` in equal micro-batches; `None` stays `None` in each.
+
+        The gradients of the models `names` begin at zero, and processes exchange them in the last
+        micro-batch alone, so the backward pass belongs into the body of the loop over these.
+        """
+        for name in names:
+            self.optimizers[name].zero_grad()
+        parts = self.config.accumulation
+        columns = [[None] * parts if t is None else t.chunk(parts) for t in tensors]
+        for number, micro_batch in enumerate(zip(*columns, strict=True), start=1):
+            with ExitStack() as stack:
+                for name in names if number < parts else ():
+                    stack.enter_context(self.accelerator.no_sync(self.models[name]))
+                yield micro_batch
+
+    def backward(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Follow each loss of a micro-batch that has a gradient back; returns them without.
+
+        Each is followed on its own, in order, so they must not share a graph.
+        """
+        for loss in losses.values():
+            if loss.requires_grad:
+                self.accelerator.backward(loss / self.config.accumulation)
+        return {name: loss.detach().float() for name, loss in losses.items()}
+
+    def update(
+        self,
+        names: Sequence[str],
+        parts: Sequence[dict[str, Tensor]],
+        number: int,
+        *,
+        clip: float | None = None,
+    ) -> dict[str, float]:
+        """Step the optimizers `names` and the average if nothing is wrong; returns the mean losses.
+
+        Args:
+            parts: the losses of all micro-batches, by name; `total` is the first model's.
+            number: of the step.
+            clip: the largest norm of the first model's whole gradient.
+
+        Raises:
+            RunError: a loss is not finite, or (if checked) processes hold different gradients;
+                nothing was updated.
+        """
+        means = torch.stack([torch.stack(list(losses.values())) for losses in parts]).mean(0)
+        if self.accelerator.num_processes > 1:
+            means = self.accelerator.reduce(means, reduction="mean")
+        losses = dict(zip(parts[0], torch.as_tensor(means).tolist(), strict=True))
+        check_finite(losses, names[-1] if math.isfinite(losses["total"]) else names[0], number)
+        if self.config.check_ranks:
+            for name in names:
+                check_ranks_agree(self.accelerator, self.models[name], name, number)
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.models[names[0]].parameters(), clip)
+        for name in names:
+            self.optimizers[name].step()
+        if names[0] == next(iter(self.models)):
+            self.average.update(seen=number * self.config.batch, images=self.config.batch)
+        return losses
+
+    def step(self, number: int, losses: dict[str, float], *, last: bool) -> Step:
+        """What step `number` leaves behind."""
+        return Step(number, losses, self.average.module, self.state, last)
+
+
+def check_finite(parts: Mapping[str, float], model: str, number: int) -> None:
+    """Raise `RunError` naming the first part of a model's loss that is not finite."""
+    wrong = [name for name, value in parts.items() if not math.isfinite(value)]
+    if wrong:
+        # The total goes whenever a part does, so a part is the better name for the cause.
+        first = next((name for name in wrong if name != "total"), "total")
+        raise RunError(
+            f"the {model}'s loss stopped being finite at step {number}: its part {first!r} is "
+            f"{parts[first]}; lower the learning rate, raise r1 and r2, or use full precision"
+        )
+
+
+def check_ranks_agree(accelerator: Accelerator, model: nn.Module, name: str, number: int) -> None:
+    """Raise `RunError` where processes hold different gradients after a synchronised backward."""
+    grads = [p.grad.double() for p in model.parameters() if p.grad is not None]
+    checksum = torch.stack([g.sum() for g in grads] + [g.square().sum() for g in grads])
+    everyone = accelerator.gather(checksum[None])
+    spread = (everyone.amax(0) - everyone.amin(0)).amax()  # type: ignore[union-attr]
+    if not float(spread) <= 1e-6 * float(everyone.abs().amax()):  # type: ignore[union-attr]
+        raise RunError(
+            f"the processes disagree on the {name}'s gradients at step {number} (checksums "
+            f"differ by {float(spread):.3g}): a loss was computed outside the prepared model"
+        )

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NoReturn, Protocol
+from typing import IO, Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +21,7 @@ from hybridgen.training import checkpoint
 from hybridgen.training.checkpoint import RandomState, write_atomically
 from hybridgen.training.lock import lock_run_folder
 from hybridgen.training.signals import Signals
+from hybridgen.training.step import Step
 
 
 class JsonLines(GeneralTracker):
@@ -45,7 +46,8 @@ class JsonLines(GeneralTracker):
         """Nothing: the settings are in config.yaml."""
 
     def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
-        clean = {k: None if _unknown(v) else v for k, v in values.items()}
+        infinite = {k for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)}
+        clean = {k: None if k in infinite else v for k, v in values.items()}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **clean}) + os.linesep)
 
@@ -65,19 +67,6 @@ class JsonLines(GeneralTracker):
         """Drop the lines of steps that will be made again."""
         kept = [json.dumps(row) for row in self.rows() if row["step"] <= step]
         write_atomically(self._path, "".join(line + os.linesep for line in kept))
-
-
-def _unknown(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
-
-
-class TrainingStep(Protocol):
-    """What a run needs to know of a loop's step."""
-
-    @property
-    def number(self) -> int: ...
-    @property
-    def state(self) -> Mapping[str, Any]: ...
 
 
 class Run:
@@ -110,11 +99,9 @@ class Run:
     ) -> None:
         self.folder, self.accelerator, self.keep = folder, accelerator, keep
         self.config = {k: v for k, v in dataclasses.asdict(settings).items() if k != "out"}
-        self.facts = {
-            "config": _hash(self.config),
-            "mixed_precision": accelerator.mixed_precision,
-            **(facts or {}),
-        }
+        config = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
+        precision = accelerator.mixed_precision
+        self.facts = {"config": config, "mixed_precision": precision, **(facts or {})}
         self.log_file = JsonLines(folder / "log.jsonl")
         self.random = RandomState(accelerator)
         self.signals = Signals(accelerator)
@@ -161,7 +148,7 @@ class Run:
             self.log_file.forget_after(self._saved)
         return self._saved
 
-    def save(self, step: TrainingStep) -> None:
+    def save(self, step: Step) -> None:
         """Write a checkpoint, unless this step has one; every process calls this."""
         if step.number == self._saved:
             return
@@ -170,7 +157,7 @@ class Run:
         self._saved = step.number
 
     @contextmanager
-    def between_steps(self, step: TrainingStep, *, save: bool) -> Iterator[None]:
+    def between_steps(self, step: Step, *, save: bool) -> Iterator[None]:
         """Around what a script does after a step; saves after it if `save`, and on a signal.
 
         A signal during the step waits for it to end; one during the body of this `with` ends the
@@ -225,7 +212,7 @@ class Run:
     def _lock_folder(self) -> None:
         self._lock = lock_run_folder(self.folder, self.config)
 
-    def _write(self, step: TrainingStep) -> None:
+    def _write(self, step: Step) -> None:
         checkpoint.write(
             self.folder / "checkpoints",
             step.number,
@@ -236,7 +223,7 @@ class Run:
             world=self.accelerator.num_processes,
         )
 
-    def _leave(self, step: TrainingStep, number: int) -> NoReturn:
+    def _leave(self, step: Step, number: int) -> NoReturn:
         self.save(step)
         raise Interrupted(
             number, f"stopped and saved at step {step.number}; the same command goes on from there"
@@ -254,7 +241,3 @@ class Run:
                 f"warning: begun on {saved.manifest['world']} process(es), going on with "
                 f"{self.accelerator.num_processes}: the result is not the same bit for bit"
             )
-
-
-def _hash(config: Any) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()

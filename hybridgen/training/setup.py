@@ -1,4 +1,4 @@
-"""Setting a training up: the Accelerator, what is refused, models prepared, checks of each step.
+"""Setting a training up: the Accelerator, its logs, the adversarial loss, what is refused.
 
 An experiment goes on in this order. Settings check themselves; `accelerator_for` seeds all
 processes alike; data and networks are built, so that all processes hold equal weights; the loop's
@@ -8,64 +8,39 @@ models and resumes.
 """
 
 import ctypes
-import math
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, DynamoBackend, set_seed
-from torch import Tensor, nn
+from torch import nn
 
 from hybridgen.data.augment import Augment, AugmentSettings
-from hybridgen.errors import InputError, RunError
+from hybridgen.errors import InputError
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.maths.objectives import objective
 from hybridgen.training.adversarial_term import AdversarialTerm
-from hybridgen.training.optim import EMA, Cosine
+from hybridgen.training.optim import Cosine
 from hybridgen.training.run import JsonLines, Run
-from hybridgen.training.settings import AdversarialSettings, OptimSettings, Precision, RunSettings
-from hybridgen.training.step import Step
+from hybridgen.training.settings import AdversarialSettings, OptimSettings, RunSettings
 
 _PR_SET_PDEATHSIG = 1
 
 
 def accelerator_for(folder: Path, settings: RunSettings) -> Accelerator:
-    """The Accelerator of an experiment that writes into `folder`; see `make_accelerator`."""
-    return make_accelerator(
-        folder,
-        seed=settings.seed,
-        mixed_precision=settings.mixed_precision,
-        threads=settings.threads,
-        tracking=settings.tracking,
-    )
-
-
-def make_accelerator(
-    folder: Path,
-    *,
-    seed: int,
-    mixed_precision: Precision | None = None,
-    threads: int | None = None,
-    tracking: tuple[str, ...] = (),
-) -> Accelerator:
     """An Accelerator that logs into `folder/log.jsonl` and to the trackers named, seeded.
-
-    Args:
-        mixed_precision: the launcher's choice if `None`.
-        threads: of torch on the CPU; tiny networks are fastest with one.
-        tracking: names of Accelerate's trackers: tensorboard, trackio, wandb.
 
     Raises:
         InputError: an impossible seed, no thread, a tracker that is not installed, or Accelerate
             refuses the set-up.
     """
+    seed, threads, tracking = settings.seed, settings.threads, settings.tracking
     # broadcast_buffers has no full successor yet, and its warning would break the progress bar.
     warnings.filterwarnings(
         "ignore", message=".*broadcast_buffers. is deprecated", category=FutureWarning
@@ -81,7 +56,7 @@ def make_accelerator(
             # Without this, processes launched by torchrun on a machine that has nothing but CPUs
             # would each train alone, and nobody would say so.
             cpu=not torch.accelerator.is_available(),
-            mixed_precision=mixed_precision,
+            mixed_precision=settings.mixed_precision,
             log_with=[JsonLines(folder / "log.jsonl"), *tracking],
             project_dir=folder,
             # Copying buffers between processes in every forward pass would change them in place
@@ -119,14 +94,14 @@ def start_trackers(accelerator: Accelerator, project: str, config: Mapping[str, 
     accelerator.init_trackers(project, _flat(config))
 
 
-def _flat(config: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        path = f"{name}.{key}" if name else key
         if isinstance(value, Mapping):
-            flat |= _flat(value, path)
+            flat |= _flat(value, f"{prefix}{key}.")
         else:
-            flat[path] = value if isinstance(value, int | float | str | bool) else str(value)
+            simple = isinstance(value, int | float | str | bool)
+            flat[f"{prefix}{key}"] = value if simple else str(value)
     return flat
 
 
@@ -181,13 +156,14 @@ def validate_setup(
         )
     if accelerator.distributed_type not in _ENGINES:
         raise InputError(
-            f"{accelerator.distributed_type.value} takes one model at a time and a game has two "
-            "players: launch with plain data parallelism (accelerate launch --multi_gpu)"
+            f"{accelerator.distributed_type.value} takes one model at a time and a game has two: "
+            "launch with plain data parallelism (accelerate launch --multi_gpu)"
         )
     plugin = accelerator.state.dynamo_plugin
     backend = plugin.backend if plugin is not None else DynamoBackend.NO
     heaviest = max((schedule.greatest for schedule in penalties), default=0.0)
-    twice = adversarial is not None and adversarial.twice_differentiated_at(heaviest)
+    exact = adversarial is not None and adversarial.finite_difference is None and heaviest > 0
+    twice = exact or (adversarial is not None and adversarial.gp > 0)
     if backend != DynamoBackend.NO and twice:
         raise InputError(
             f"the launcher's dynamo backend {backend.value!r} compiles the discriminator, and a "
@@ -196,7 +172,7 @@ def validate_setup(
         )
     if accelerator.gradient_accumulation_steps != 1:
         raise InputError(
-            "the launcher's gradient accumulation would step one player on half a batch: leave it "
+            "the launcher's gradient accumulation would step a network on half a batch: leave it "
             "at 1 and set --training.accumulation instead"
         )
     parts = accelerator.num_processes * config.accumulation
@@ -204,138 +180,4 @@ def validate_setup(
         raise InputError(
             f"a batch of {config.batch} cannot be cut evenly over {accelerator.num_processes} "
             f"process(es) x {config.accumulation} accumulated part(s): choose a multiple of {parts}"
-        )
-
-
-class TrainingSetup:
-    """Models prepared for training, their optimizers, the average, and the state of it all.
-
-    Args:
-        config: of micro-batches, average and checks.
-        models: by name, what an optimizer of its own updates: a network, or a loss whose
-            `discriminator` is the network. The first one's network is averaged.
-
-    Attributes:
-        models: by name, prepared.
-        optimizers: by name; the loop schedules rates and betas at every step.
-        average: of the first network.
-        state: what a checkpoint holds, by name: networks, average, optimizers.
-        device, rank: where this process computes, and which of all processes it is.
-    """
-
-    def __init__(
-        self, accelerator: Accelerator, config: OptimSettings, **models: nn.Module
-    ) -> None:
-        self.accelerator, self.config = accelerator, config
-        self.device, self.rank = accelerator.device, accelerator.process_index
-        networks = {name: getattr(model, "discriminator", model) for name, model in models.items()}
-        averaged = next(iter(networks.values())).to(accelerator.device)
-        # Copied on its device and before `prepare`, which would make the copy compute in bf16 too.
-        self.average = EMA(averaged, config.ema_half_life, config.ema_ramp)
-        self.models: dict[str, nn.Module] = {
-            name: accelerator.prepare(model) for name, model in models.items()
-        }
-        # Not prepared: Accelerate's wrapper serves what `validate_setup` refuses (fp16, its own
-        # accumulation) and searches sys.path twice in every step.
-        self.optimizers = {
-            name: torch.optim.Adam(model.parameters(), fused=True)
-            for name, model in self.models.items()
-        }
-        self.state: dict[str, Any] = {**networks, "average": self.average.module}
-        self.state |= {f"{name}_optimizer": each for name, each in self.optimizers.items()}
-
-    def share(self, x: Tensor) -> Tensor:
-        """This process's share of what was drawn for the whole batch `[b ...]`."""
-        return x.chunk(self.accelerator.num_processes)[self.rank]
-
-    def micro_batches(
-        self, names: Sequence[str], *tensors: Tensor | None
-    ) -> Iterator[tuple[Any, ...]]:
-        """Tensors `[b ...]` in equal micro-batches; `None` stays `None` in each.
-
-        The gradients of the models `names` begin at zero, and processes exchange them in the last
-        micro-batch alone, so the backward pass belongs into the body of the loop over these.
-        """
-        for name in names:
-            self.optimizers[name].zero_grad()
-        parts = self.config.accumulation
-        columns = [[None] * parts if t is None else t.chunk(parts) for t in tensors]
-        for number, micro_batch in enumerate(zip(*columns, strict=True), start=1):
-            with ExitStack() as stack:
-                for name in names if number < parts else ():
-                    stack.enter_context(self.accelerator.no_sync(self.models[name]))
-                yield micro_batch
-
-    def backward(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Follow each loss of a micro-batch that has a gradient back; returns them without.
-
-        Each is followed on its own, in order, so they must not share a graph.
-        """
-        for loss in losses.values():
-            if loss.requires_grad:
-                self.accelerator.backward(loss / self.config.accumulation)
-        return {name: loss.detach().float() for name, loss in losses.items()}
-
-    def update(
-        self,
-        names: Sequence[str],
-        parts: Sequence[dict[str, Tensor]],
-        number: int,
-        *,
-        clip: float | None = None,
-    ) -> dict[str, float]:
-        """Step the optimizers `names` and the average if nothing is wrong; returns the mean losses.
-
-        Args:
-            parts: the losses of all micro-batches, by name; `total` is the first model's.
-            number: of the step.
-            clip: the largest norm of the first model's whole gradient.
-
-        Raises:
-            RunError: a loss is not finite, or (if checked) processes hold different gradients;
-                nothing was updated.
-        """
-        means = torch.stack([torch.stack(list(losses.values())) for losses in parts]).mean(0)
-        if self.accelerator.num_processes > 1:
-            means = self.accelerator.reduce(means, reduction="mean")
-        losses = dict(zip(parts[0], torch.as_tensor(means).tolist(), strict=True))
-        check_finite(losses, names[-1] if math.isfinite(losses["total"]) else names[0], number)
-        if self.config.check_ranks:
-            for name in names:
-                check_ranks_agree(self.accelerator, self.models[name], name, number)
-        if clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.models[names[0]].parameters(), clip)
-        for name in names:
-            self.optimizers[name].step()
-        if names[0] == next(iter(self.models)):
-            self.average.update(seen=number * self.config.batch, images=self.config.batch)
-        return losses
-
-    def step(self, number: int, losses: dict[str, float], *, last: bool) -> Step:
-        """What step `number` leaves behind."""
-        return Step(number, losses, self.average.module, self.state, last)
-
-
-def check_finite(parts: Mapping[str, float], player: str, number: int) -> None:
-    """Raise `RunError` naming the first part of a player's loss that is not finite."""
-    wrong = [name for name, value in parts.items() if not math.isfinite(value)]
-    if wrong:
-        # The total goes whenever a part does, so a part is the better name for the cause.
-        first = next((name for name in wrong if name != "total"), "total")
-        raise RunError(
-            f"the {player}'s loss stopped being finite at step {number}: its part {first!r} is "
-            f"{parts[first]}; lower the learning rate, raise r1 and r2, or use full precision"
-        )
-
-
-def check_ranks_agree(accelerator: Accelerator, model: nn.Module, player: str, number: int) -> None:
-    """Raise `RunError` where processes hold different gradients after a synchronised backward."""
-    grads = [p.grad.double() for p in model.parameters() if p.grad is not None]
-    checksum = torch.stack([g.sum() for g in grads] + [g.square().sum() for g in grads])
-    everyone = accelerator.gather(checksum[None])
-    spread = (everyone.amax(0) - everyone.amin(0)).amax()  # type: ignore[union-attr]
-    if not float(spread) <= 1e-6 * float(everyone.abs().amax()):  # type: ignore[union-attr]
-        raise RunError(
-            f"the processes disagree on the {player}'s gradients at step {number} (checksums "
-            f"differ by {float(spread):.3g}): a loss was computed outside the prepared model"
         )

@@ -7,10 +7,10 @@ even if it has learnt nothing.
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from hybridgen.losses.denoising import noised
 from hybridgen.losses.score_matching import score_matching
 from hybridgen.maths.rng import rng_for
+from hybridgen.networks.blocks import in_chunks
 from hybridgen.protocols import Denoiser, Discriminator
 from hybridgen.sampling.guidance import LOWEST
 
@@ -55,17 +56,6 @@ class ValidationResult:
         word = "significant" if self.significant else "not significant"
         gain = f"{self.gain:.4f} +- {self.standard_error:.4f}"
         return f"the guide's gain is {word}: {gain} over knowing nothing, on held-out samples"
-
-
-class _NoisedBatch(NamedTuple):
-    clean: Tensor
-    sigma: Tensor
-    noise: Tensor
-    label: Tensor | None
-
-    @property
-    def noised(self) -> Tensor:
-        return noised(self.clean, self.sigma, self.noise)
 
 
 class HeldOutValidation:
@@ -109,15 +99,8 @@ class HeldOutValidation:
     @torch.no_grad()
     def logits(self, discriminator: Discriminator) -> tuple[Tensor, Tensor]:
         """Logits of the real `[l n]` and generated `[l m]` samples, float64 on the CPU."""
-
-        def of(side: str) -> Tensor:
-            levels = [
-                torch.cat([discriminator(b.noised, b.sigma, b.label) for b in batches])
-                for batches in self._noised_batches(side)
-            ]
-            return torch.stack(levels).double().cpu()
-
-        real, fake = of("real"), of("fake")
+        logits = _on_noised(discriminator)
+        real, fake = (self._at_levels(logits, side).double().cpu() for side in ("real", "fake"))
         if self._denoiser is None:
             return real, fake
         offset = rearrange(_offsets(real[:, ::2], fake[:, ::2]), "l -> l 1")
@@ -169,16 +152,12 @@ class HeldOutValidation:
 
     def _matched(self, discriminator: Discriminator) -> Tensor:
         """Score matching's loss of each real sample at each level, `[l n]`."""
-        rows = []
-        for batches, estimates in zip(self._noised_batches("real"), self._estimates, strict=True):
-            losses = [
-                score_matching(
-                    discriminator, lambda *_, e=estimate: e, b.clean, b.sigma, b.noise, b.label
-                )
-                for b, estimate in zip(batches, estimates, strict=True)
-            ]
-            rows.append(torch.cat(losses).detach().double().cpu())
-        return torch.stack(rows)
+
+        def loss(x: Tensor, *others: Any) -> Tensor:
+            estimate = others[-1]
+            return score_matching(discriminator, lambda *_: estimate, x, *others[:-1]).detach()
+
+        return self._at_levels(loss, "real", self._estimates).double().cpu()
 
     @cached_property
     def _constant_losses(self) -> Tensor:
@@ -187,30 +166,31 @@ class HeldOutValidation:
 
     @cached_property
     @torch.no_grad()
-    def _estimates(self) -> list[list[Tensor]]:
+    def _estimates(self) -> Tensor:
         """The denoiser's estimates of the noised real samples, the same in all validations."""
-        if self._denoiser is None:
-            return []
-        return [
-            [self._denoiser(b.noised, b.sigma, b.label) for b in batches]
-            for batches in self._noised_batches("real")
-        ]
+        return self._at_levels(_on_noised(self._denoiser), "real")
 
-    def _noised_batches(self, side: str) -> Iterator[list[_NoisedBatch]]:
-        """For each level the noised samples of one side, in batches that fit into memory."""
+    def _at_levels(
+        self, function: Callable[..., Tensor], side: str, estimates: Tensor | None = None
+    ) -> Tensor:
+        """`function(clean, sigma, noise, label)` of one side's samples, `[l n ...]`.
+
+        `estimates [l n ...]`, if any, are its last argument.
+        """
         clean, label = self.real if side == "real" else self.fake
+        rows = []
         for number, sigma in enumerate(self.levels.tolist()):
             rng = rng_for(self._seed, _DRAWS, side, number)
             noise = torch.randn(clean.shape, generator=rng).to(clean)
-            yield [
-                _NoisedBatch(
-                    clean[part],
-                    clean.new_full((len(clean[part]),), sigma),
-                    noise[part],
-                    None if label is None else label[part],
-                )
-                for part in (slice(i, i + _AT_ONCE) for i in range(0, len(clean), _AT_ONCE))
-            ]
+            others = [clean.new_full((len(clean),), sigma), noise, label]
+            others += [] if estimates is None else [estimates[number]]
+            rows.append(in_chunks(function, clean, *others, size=_AT_ONCE))
+        return torch.stack(rows)
+
+
+def _on_noised(network: Any) -> Callable[..., Tensor]:
+    """A discriminator or denoiser as a function of clean samples, their level, noise and label."""
+    return lambda x, sigma, noise, label: network(noised(x, sigma, noise), sigma, label)
 
 
 def _summed(kinds: list[Tensor]) -> tuple[float, float]:
@@ -261,8 +241,7 @@ class BestCheckpoint:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
-        self.loss, self.step = state["loss"], state["step"]
-        self.patience_used = state["patience_used"]
+        vars(self).update({name: state[name] for name in self.state_dict()})
 
     def stop(self, step: int, steps: int, patience: int) -> bool:
         """Whether a training of `steps` with this patience ends with `step`."""

@@ -171,7 +171,7 @@ def test_points_and_labelled_images_can_be_guided_by_either_objective(
     assert f"{what}_unguided" in out
 
 
-def test_a_guide_that_learns_nothing_is_not_blessed_and_not_applied(call, models, tmp_path):
+def test_a_guide_that_learns_nothing_is_not_significant_and_not_applied(call, models, tmp_path):
     status, out, _ = call(
         *("--run", models["digits"], "--out", tmp_path / "g"),
         *("--training.learning_rate.start", "0", "--training.learning_rate.end", "0"),

@@ -181,7 +181,7 @@ def test_the_game_reaches_the_discriminators_loss():
         discriminator, AdversarialTerm(objective="hinge", finite_difference=0.1)
     )
     assert loss.discriminator is discriminator and loss.objective is objectives.hinge
-    assert loss.finite_difference == 0.1 and not loss.penalised  # until the loop sets r1 and r2
+    assert loss.finite_difference == 0.1 and loss.r1 == 0  # until the loop sets r1 and r2
 
 
 @pytest.mark.parametrize(

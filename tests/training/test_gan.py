@@ -1,4 +1,5 @@
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+import hybridgen
 from hybridgen import AdversarialLoss
 from hybridgen.data.augment import Augment, AugmentSettings
 from hybridgen.data.images import digits
@@ -20,6 +22,7 @@ from hybridgen.errors import RunError
 from hybridgen.maths import objectives
 from hybridgen.maths.mixtures import ring
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
+from hybridgen.training.gan import train_gan
 from hybridgen.training.optim import Cosine
 from hybridgen.training.run import Run
 
@@ -73,6 +76,35 @@ def test_every_step_takes_a_batch_for_the_discriminator_and_the_next_for_the_gen
     numbers = [step.number for step in train(training(steps=3), source=source)]
     assert numbers == [1, 2, 3]
     assert source.taken == list(range(6))
+
+
+def test_one_step_passes_through_few_functions_in_few_files(train, training):
+    """A reader follows a step of the digits' default GAN within minutes: the walk stays short."""
+    torch.manual_seed(0)
+    size = {"resolution": 8, "channels": 1, "width": 8}
+    made = DcganGenerator(**size), AdversarialLoss(DcganDiscriminator(**size))
+    steps = train_gan(
+        *made,
+        lambda start: digits().batches(batch=16, seed=0, start=start),
+        training(batch=16),
+        Accelerator(cpu=True),
+        latent=64,
+    )
+    next(steps)
+    functions, root = set(), str(Path(hybridgen.__path__[0]))
+
+    def record(frame, event, _):
+        code = frame.f_code
+        comprehension = code.co_name.startswith("<")
+        if event == "call" and code.co_filename.startswith(root) and not comprehension:
+            functions.add((code.co_filename.removeprefix(root), code.co_qualname))
+
+    sys.setprofile(record)
+    next(steps)
+    sys.setprofile(None)
+    listing = "\n".join(f"{file} {name}" for file, name in sorted(functions))
+    assert len(functions) <= 30, listing
+    assert len({file for file, _ in functions}) <= 10, listing
 
 
 def test_a_resumed_training_goes_on_with_the_batch_after_the_last(train, training):

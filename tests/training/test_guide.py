@@ -37,7 +37,7 @@ def small(width=16, **changes):
     return MlpDiscriminator(width=width, **{**given, **changes})
 
 
-def exam_for(config, denoiser, count=1_000):
+def validation_for(config, denoiser, count=1_000):
     return HeldOutValidation(
         REAL.reference("held_out", count)[0],
         FAKE.reference("held_out", count, seed=1)[0],
@@ -67,7 +67,7 @@ def train(
         small() if discriminator is None else discriminator,
         lambda first: batches(REAL, seed, first),
         lambda first: batches(FAKE, seed + 100, first),
-        lambda: validation or exam_for(config, denoiser),
+        lambda: validation or validation_for(config, denoiser),
         config,
         accelerator or Accelerator(cpu=True),
         denoiser=denoiser,
@@ -91,7 +91,7 @@ def test_a_trained_guide_leads_the_wrong_model_to_the_data(objective, steps, wor
     )
     *_, last = train(config, small(64, depth=2))
     assert last.state["best_checkpoint"].module is last.state["best"]
-    validation = exam_for(config, exact_denoiser() if objective == "score_matching" else None)
+    validation = validation_for(config, exact_denoiser() if objective == "score_matching" else None)
     assert validation.outcome(last.state["best"]).significant
     guided = discriminator_guidance(exact_denoiser(), last.state["best"], 1.0)
     samples = Heun(guided, (1,), karras_sigmas(18))(unit_noise().float())
@@ -131,7 +131,7 @@ def test_a_batch_in_four_parts_gives_the_weights_of_one():
 
 
 class Script:
-    """An exam whose results are written down before."""
+    """A validation whose results are written down before."""
 
     def __init__(self, *losses):
         self.losses, self.asked = list(losses), []

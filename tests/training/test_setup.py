@@ -8,8 +8,8 @@ from accelerate.utils import DistributedType, DynamoBackend
 
 from hybridgen.errors import InputError, RunError
 from hybridgen.training.gan import GanTraining
-from hybridgen.training.optim import Cosine
-from hybridgen.training.setup import check_finite, check_ranks_agree, validate_setup
+from hybridgen.training.optim import Cosine, check_finite, check_ranks_agree
+from hybridgen.training.setup import validate_setup
 
 R1 = Cosine(start=0.3)
 

@@ -30,7 +30,7 @@ def test_the_exact_discriminator_passes_and_its_cross_entropy_is_the_least():
 
 
 @pytest.mark.parametrize("denoiser", [None, exact_denoiser()])
-def test_a_discriminator_that_knows_nothing_gains_nothing_and_is_not_blessed(denoiser):
+def test_a_discriminator_that_knows_nothing_gains_nothing_and_is_not_significant(denoiser):
     outcome = validation(denoiser=denoiser).outcome(nothing)
     assert outcome.gain == pytest.approx(0, abs=1e-12) and not outcome.significant
     assert outcome.bce == pytest.approx(CHANCE)
@@ -83,7 +83,7 @@ def test_even_samples_choose_and_odd_ones_judge():
     assert outcome.gain < 0 and not outcome.significant
 
 
-def test_the_standard_error_is_that_of_repeated_exams():
+def test_the_standard_error_is_that_of_repeated_validations():
     gains, errors = [], []
     for seed in range(60):
         asked = HeldOutValidation(

@@ -48,7 +48,7 @@ def with_half_of_the_parts_written():
     at(
         checkpoint,
         "_write",
-        lambda folder, name, part: folder.name == ".tmp-4" and name == "average",
+        lambda folder, name, part: folder.name == ".tmp-step-00000004" and name == "average",
     )
 
 

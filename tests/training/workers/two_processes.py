@@ -22,9 +22,8 @@ from hybridgen.errors import Interrupted, RunError
 from hybridgen.maths.mixtures import ring
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.training.gan import GanTraining, train_gan
-from hybridgen.training.optim import Cosine
+from hybridgen.training.optim import Cosine, check_ranks_agree
 from hybridgen.training.run import Run
-from hybridgen.training.setup import check_ranks_agree
 
 BATCH, LATENT = 16, 3
 SOURCE = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)
