@@ -12,8 +12,8 @@ REACH = 4
 """Nearest samples looked at, over k: of most samples a subset of most of them holds k."""
 EXACT = 8
 """Dimensions up to which distances come from differences, and above from products, for speed."""
-COPY = 1e-6
-"""Of the features' extent, a distance by products that is taken for 0: it may be rounding."""
+ROUGH = 1e-3
+"""Of the squared norms, a squared distance below which products have too few digits left."""
 EDGE = 1 - 1e-10
 """Of a radius, what is inside: rounding must not move a point on the edge of a ball into it."""
 
@@ -150,13 +150,26 @@ def _comparable(x: Tensor, y: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
     return x - middle, y - middle
 
 
-def _distances(x: Tensor, y: Tensor) -> Tensor:
-    """`|x_i - y_j|`, `[n m]`, of `_comparable` points `[n d]` and `[m d]`."""
+def _distances(x: Tensor, y: Tensor, itself: Tensor | None = None) -> Tensor:
+    """`|x_i - y_j|`, `[n m]`, of `_comparable` points; infinite where `y_j` is `x_i` itself.
+
+    Products are fast; rows with a pair that is near beside its norms are taken by differences.
+    """
+    differences = "donot_use_mm_for_euclid_dist"
+    every = torch.arange(len(x), device=x.device)
     if x.shape[1] <= EXACT:
-        return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-    distance = torch.cdist(x, y, compute_mode="use_mm_for_euclid_dist")
-    extent = float(torch.maximum(x.abs().amax(), y.abs().amax())) * x.shape[1] ** 0.5
-    return torch.threshold_(distance, COPY * extent, 0.0)
+        distance = torch.cdist(x, y, compute_mode=differences)
+    else:
+        distance = torch.cdist(x, y, compute_mode="use_mm_for_euclid_dist")
+        norms = rearrange(x.square().sum(dim=1), "n -> n 1") + y.square().sum(dim=1)
+        rough = distance.square() < ROUGH * norms
+        if itself is not None:
+            rough[every, itself] = False
+        rows = rough.any(dim=1)
+        distance[rows] = torch.cdist(x[rows], y, compute_mode=differences)
+    if itself is not None:
+        distance[every, itself] = torch.inf
+    return distance
 
 
 def _subset_radii(x: Tensor, members: Tensor, neighbours: int, chunk: int) -> Tensor:
@@ -169,8 +182,7 @@ def _subset_radii(x: Tensor, members: Tensor, neighbours: int, chunk: int) -> Te
         )
     radii = []
     for rows in torch.arange(len(x), device=x.device).split(chunk):
-        distance = _distances(x[rows], x)
-        distance[torch.arange(len(rows)), rows] = torch.inf
+        distance = _distances(x[rows], x, itself=rows)
         reach = min(REACH * neighbours, len(x) - 1)
         near, index = distance.topk(reach, dim=1, largest=False)
         ranks = members[:, index].cumsum(dim=2)

@@ -110,6 +110,19 @@ def wide(count, seed):
     return torch.randn(count, 20, generator=rng(seed))
 
 
+def beside_an_outlier(size):
+    """Fakes beside the real points, and one so far away that products lose all other distances."""
+    fake = wide(100, 1) + 3
+    fake[0] = size
+    return wide(120, 0), fake
+
+
+def copies_in_groups(apart):
+    real = wide(120, 0)
+    real[::2] += apart
+    return real, real[20:100].clone()
+
+
 HARD = {
     "ties everywhere": (on_a_lattice(210, 0), on_a_lattice(170, 1)),
     "copies of real points": (on_a_lattice(210, 0), on_a_lattice(210, 0)[:100]),
@@ -118,6 +131,8 @@ HARD = {
     "far from the origin": tuple(1e7 + torch.randn(2, 200, 4, generator=rng(3)).double()),
     "copies in many dimensions": (wide(60, 0), wide(60, 0)[:10].repeat(5, 1)),
     "a lattice in many dimensions": (wide(60, 0).round() / 8, wide(50, 1).round() / 8),
+    "an outlier in many dimensions": beside_an_outlier(1e7),
+    "copies in groups far apart": copies_in_groups(1e4),
     "far from each other": (torch.rand(90, 2, generator=rng()), 1e5 + on_a_lattice(80, 1)[:, :2]),
 }
 
