@@ -1,4 +1,4 @@
-"""The signatures that every part of the house agrees on; no behaviour.
+"""The signatures that all parts agree on, and what a sample costs.
 
 Shapes are in einops notation: `[b]` one number a sample, `[b ...]` a batch of points or images.
 """
@@ -41,7 +41,8 @@ class Discriminator(Protocol):
     """How real a sample looks: the logit is positive where the discriminator believes "real".
 
     One signature serves a GAN (sigma 0), an auxiliary loss (the level at which it compares)
-    and guidance (the sampler's level), so every discriminator can be handed to all three.
+    and guidance (the sampler's level), so the same code calls them all; a guide must also know
+    sigma and be trained as one.
     """
 
     def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, /) -> Tensor:

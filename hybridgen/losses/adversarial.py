@@ -41,9 +41,9 @@ class AdversarialLoss(nn.Module):
     object with `accelerator.prepare` and gradients are synchronised. `generator_loss` is what it
     lends to another model: it trains nothing in here, and is called on the unwrapped object.
 
-    The discriminator here compares what `real` and `fake` are given to it. A discriminator that
-    guides a sampler has to be trained on that sampler's finished outputs at every noise level
-    instead.
+    The discriminator here learns to tell apart the `real` and `fake` batches given to it. A
+    discriminator that guides a sampler has to be trained on that sampler's finished outputs at
+    every noise level instead.
 
     Losses are computed in float32 whatever autocast says. In its own loss a discriminator that is
     penalised runs in float32 too (a slope in bfloat16 has three digits, and its square fewer), and
@@ -51,7 +51,7 @@ class AdversarialLoss(nn.Module):
 
     Args:
         discriminator: see `hybridgen.protocols.Discriminator`.
-        objective: the game; `relativistic` if not given.
+        objective: what both minimise; `relativistic` if not given.
         r1, r2: weights of the squared gradient on real and on generated samples; each counts as
             `weight / 2 * E |grad|^2` (Mescheder et al. 2018, arXiv:1801.04406).
         gp: weight of the one-centred penalty between them (arXiv:1704.00028).
@@ -62,7 +62,8 @@ class AdversarialLoss(nn.Module):
         augment: applied to real and fake alike before the discriminator sees them, in both players'
             losses; penalties are taken with respect to the samples before it.
 
-    The four numbers may be changed between steps, by a schedule for example.
+    `r1`, `r2`, `gp` and `finite_difference` may be changed between steps, by a schedule for
+    example.
 
     Raises:
         ValueError: a negative weight, a discriminator that normalises across the batch or whose

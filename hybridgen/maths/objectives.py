@@ -1,7 +1,7 @@
 """What discriminator and generator of a GAN minimise, as pure functions of logits.
 
 A logit is positive where the discriminator believes "real". Every loss is per sample, so the caller
-decides how to reduce it. To add a game, write one more `Objective` here: a module-level
+decides how to reduce it. To add one, write one more `Objective` here: a module-level
 instance is found by its variable name, so there is nothing to register.
 """
 

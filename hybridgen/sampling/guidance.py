@@ -1,4 +1,4 @@
-"""Guidance: functions from a denoiser to a better denoiser. They compose by nesting."""
+"""Guidance: functions from a denoiser to another denoiser. They compose by nesting."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -106,7 +106,8 @@ def discriminator_guidance(
     """Move each clean estimate along the discriminator's gradient.
 
     A discriminator trained to the optimum has logit `log p(x; sigma) - log q(x; sigma)`, so with
-    scale 1 the score of q becomes that of p: `x0' = x0 + scale * sigma^2 * d logit / d x`.
+    scale 1 the score of q, `(x0 - x) / sigma^2`, becomes that of p: inside `window`,
+    `x0' = x0 + scale * sigma^2 * d logit / d x`.
     Source: Kim et al. 2023, arXiv:2211.17091, equation 8, on a denoiser instead of a score.
 
     The discriminator has to be trained on finished samples of this denoiser (by the sampler that

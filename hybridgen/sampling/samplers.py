@@ -1,4 +1,4 @@
-"""The sampler of EDM: second-order steps down the noise, deterministic or with some churn."""
+"""Samplers written here: EDM's Heun, with or without churn, and a generator's single pass."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Minimax training: the discriminator moves, then the generator."""
+"""GAN training: in each step the discriminator moves, then the generator."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
