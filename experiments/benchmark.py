@@ -339,6 +339,7 @@ def ratio_of_medians(
 ) -> tuple[float, float, float]:
     """`median(over) / median(under)` and its 95 % interval, from drawing whole rounds again.
 
+    Of one round the ends are the ratio itself.
     Source: the bootstrap's percentile interval, Efron & Tibshirani 1993, chapter 13.
 
     Raises:
@@ -346,6 +347,9 @@ def ratio_of_medians(
     """
     if not over or len(over) != len(under):
         raise ValueError(f"expected times of the same rounds, got {len(over)} and {len(under)}")
+    value = median(over) / median(under)
+    if len(over) < 2:
+        return value, value, value
     ends = bootstrap(
         (over, under),
         lambda a, b, axis: np.median(a, axis=axis) / np.median(b, axis=axis),
@@ -354,7 +358,7 @@ def ratio_of_medians(
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return median(over) / median(under), float(ends.low), float(ends.high)
+    return value, float(ends.low), float(ends.high)
 
 
 def ratio(name: str, over: list[float], under: list[float], *, less: float = 0.0) -> Figures:

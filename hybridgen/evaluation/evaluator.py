@@ -100,7 +100,8 @@ class Evaluator:
 
         Raises:
             ValueError: another number of samples, or another shape.
-            RunError: a sample is not finite.
+            RunError: a sample is not finite; without intervals, points of a known density that are
+                not count as samples of low quality.
         """
         return self._figures(self.extractor.extract(x))
 
@@ -261,9 +262,20 @@ def build_evaluator(
             themselves, of points only those about modes, no two-sample test, no memorisation.
 
     Raises:
-        InputError: images that no shipped network knows, without features; too few examples; a
-            pair of different shapes, or of images that are not in [-1, 1].
+        ValueError: intervals of fewer than two subsets.
+        InputError: images that no shipped network knows, without features; too few samples or
+            examples; a pair of different shapes, or of images that are not in [-1, 1].
     """
+    if intervals and subsets < 2:
+        raise ValueError(
+            f"intervals need at least 2 subsets of the samples, got {subsets}: give more, or "
+            "intervals=False"
+        )
+    if samples is not None and samples < 1:
+        raise InputError(
+            f"expected a number of samples of at least 1, got {samples}: leave it out to evaluate "
+            "as many as the data allows"
+        )
     mixture = None if isinstance(data, tuple) else data.mixture
     count = samples or (IMAGES if mixture is None or intervals else POINTS)
     held_out, label, train, draws = _examples(data, count, seed, intervals)
@@ -281,7 +293,8 @@ def build_evaluator(
             f"{count} samples beside {len(held_out)} held-out examples are too few to measure: "
             f"at least {least} of each are needed"
         )
-    extractor = FeatureExtractor(shape=shape, function=features, network=network)
+    finite = mixture is None or intervals
+    extractor = FeatureExtractor(shape=shape, function=features, network=network, finite=finite)
     real = extractor.extract(held_out)
     classes, training = 0, None
     if network is not None and real.label is not None and label is not None:

@@ -111,7 +111,7 @@ class AdversarialLoss(nn.Module):
             real, fake: `[b ...]`, of one shape; gradients into them are cut.
             sigma: `[b]`, the noise level at which they are compared; zeros if not given.
             label: `[b]`, shared by both halves.
-            fake_label: `[b]`, of the fake half where it differs.
+            fake_label: `[b]`, of the fake half where it differs; not with GP.
             rng: draws the directions of finite differences and GP's interpolates.
 
         Returns:
@@ -121,6 +121,17 @@ class AdversarialLoss(nn.Module):
             cannot tell them apart, 1 where it always can. Unlike the sign of the real logits it
             means the same in games that know only differences.
         """
+        if fake_label is not None and (label is None or label.shape != fake_label.shape):
+            shape = None if label is None else list(label.shape)
+            raise ValueError(
+                "label and fake_label are of the two halves of a batch and must have one shape, "
+                f"got {shape} and {list(fake_label.shape)}: give both, or label alone for both"
+            )
+        if fake_label is not None and self.gp > 0:
+            raise ValueError(
+                f"gp needs one label a pair, which its interpolates share, got gp={self.gp} and "
+                "fake_label: leave one of them out"
+            )
         check_pair(real, fake)
         sloped = max(self.r1, self.r2) > 0
         exact = sloped and self.finite_difference is None

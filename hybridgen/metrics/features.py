@@ -132,11 +132,13 @@ class FeatureExtractor:
         shape: of one example.
         function: `[b ...] -> [b d]`; `None` where the network or the coordinates give them.
         network: whose classes may be the data's, if there is one.
+        finite: refuse a number that is not; without, such points pass, for mode coverage to count.
     """
 
     shape: tuple[int, ...]
     function: FeatureFunction | None
     network: LeNet | None
+    finite: bool = True
 
     @property
     def name(self) -> str:
@@ -151,13 +153,13 @@ class FeatureExtractor:
 
         Raises:
             ValueError: examples of another shape.
-            RunError: a number that is not finite.
+            RunError: a number that is not finite, where `finite` asks for it.
         """
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"expected examples {list(self.shape)}, got {list(x.shape[1:])}")
         rows, labels, function = [], [], self.function
         for part in x.detach().split(BATCH):
-            if not bool(torch.isfinite(part).all()):
+            if self.finite and not bool(torch.isfinite(part).all()):
                 raise RunError(
                     "cannot measure samples that are not finite: the sampler or its training has "
                     "diverged."

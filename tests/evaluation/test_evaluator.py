@@ -171,6 +171,17 @@ def test_misuse_gets_a_sentence(on_ring, on_digits):
         build_evaluator(digits(), samples=30)
     with pytest.raises(InputError, match="one shape"):
         build_evaluator((x, x[:, :1]))
+    for subsets in (0, 1):
+        with pytest.raises(ValueError, match=f"at least 2 subsets .* got {subsets}: give more"):
+            build_evaluator(digits(), samples=100, subsets=subsets)
+
+
+@pytest.mark.parametrize("intervals", [True, False])
+@pytest.mark.parametrize("samples", [0, -1])
+@pytest.mark.parametrize("source", [digits(), MixturePoints(mixture=RING, name="ring")])
+def test_no_samples_are_not_the_default_number_of_them(source, samples, intervals):
+    with pytest.raises(InputError, match=f"at least 1, got {samples}: leave it out"):
+        build_evaluator(source, samples=samples, intervals=intervals)
 
 
 def test_an_evaluator_says_when_it_looks_at_a_part_of_the_training_data(monkeypatch):
@@ -309,6 +320,18 @@ def test_plain_figures_of_points_are_of_modes_beside_a_perfect_sampler():
     assert build_evaluator(source, intervals=False).samples == 2_500
     with pytest.raises(ValueError, match="got 10"):
         plain(points[:10])
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf, -math.inf])
+def test_plain_figures_count_points_that_are_not_finite_as_of_low_quality(lost):
+    plain = build_evaluator(MixturePoints(mixture=RING, name="ring"), samples=500, intervals=False)
+    points = RING.means[torch.arange(500) % 8]
+    assert plain.values(points)["high_quality"] == 1
+    points[:50, 0] = lost
+    row = plain.values(points)
+    assert row["high_quality"] == 0.9
+    assert row["modes"] == 8
+    assert row["sliced_wasserstein"] == math.inf
 
 
 def test_updating_in_batches_gives_the_figures_of_all_samples_at_once(on_ring, plain):

@@ -1,5 +1,7 @@
 """What a person is shown of a run, also of one that went badly."""
 
+import math
+
 import pytest
 import torch
 from PIL import Image
@@ -78,6 +80,18 @@ def test_figures_come_with_their_floors_and_do_not_change_on_asking_again(tmp_pa
     figures = monitor.figures(generator, 500)
     assert figures == monitor.figures(generator, 500)
     assert {"modes", "high_quality", "floor_modes"} <= figures.keys()
+
+
+def test_a_generator_of_points_that_diverged_has_figures_and_pictures(tmp_path):
+    source = MixturePoints(mixture=ring(), name="ring")
+    monitor = Monitor(tmp_path, source, sampler=lambda g: SinglePass(g, (2,)), seed=0)
+    generator = MlpGenerator(width=8, depth=1).eval()
+    next(generator.parameters()).data.fill_(math.nan)
+    figures = monitor.figures(generator, 500)
+    assert figures["modes"] == figures["high_quality"] == 0
+    assert figures["sliced_wasserstein"] == math.inf
+    assert figures["floor_high_quality"] > 0.9
+    assert monitor.preview(generator, 1).exists()
 
 
 def test_a_table_has_each_figure_beside_its_floor_and_knows_infinity():

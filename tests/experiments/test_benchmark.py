@@ -158,6 +158,10 @@ def test_a_ratio_of_medians_ignores_what_slows_both_for_a_while(script):
     assert script.ratio_of_medians(over, under) == (2, 2, 2)
 
 
+def test_a_ratio_of_one_round_has_no_width(script):
+    assert script.ratio_of_medians([3.0], [2.0]) == (1.5, 1.5, 1.5)
+
+
 def test_the_interval_holds_the_ratio_and_narrows_with_more_rounds(script):
     draws = torch.Generator().manual_seed(0)
 

@@ -251,6 +251,14 @@ class Column(Mlp):
         return self.net(x)
 
 
+def labelled(label, fake_label, **penalties):
+    """The loss of three samples of either half with labels of their own."""
+    label = None if label is None else torch.tensor(label)
+    x = torch.zeros(3, 2)
+    loss = AdversarialLoss(Mlp(), **penalties)
+    return loss(x, x, label=label, fake_label=torch.tensor(fake_label))
+
+
 @pytest.mark.parametrize(
     ("misuse", "sentence"),
     [
@@ -262,6 +270,9 @@ class Column(Mlp):
             lambda: AdversarialLoss(Mlp())(torch.zeros(3, 2), torch.zeros(4, 2)),
             r"\[3, 2\].*\[4, 2\]",
         ),
+        (lambda: labelled(None, [0, 1, 2]), r"one shape, got None and \[3\]: give both"),
+        (lambda: labelled([0, 1, 2], [0, 1]), r"one shape, got \[3\] and \[2\]: give both"),
+        (lambda: labelled([0, 1, 2], [2, 1, 0], gp=1.0), "got gp=1.0 and fake_label: leave one"),
         (lambda: AdversarialLoss(Mlp()).generator_loss(torch.zeros(3, 2)), "real=None"),
         (lambda: AdversarialLoss(Mlp(), r1=-1.0), "r1 must be finite and >= 0, got -1.0"),
         (lambda: AdversarialLoss(Mlp(), r2=math.nan), "r2 must be finite"),
