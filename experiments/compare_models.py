@@ -15,7 +15,7 @@ from typing import Literal, NoReturn
 
 from hybridgen.data.source import DataSettings
 from hybridgen.errors import InputError, Interrupted, RunError
-from hybridgen.evaluation.runs import SavedRun
+from hybridgen.evaluation.runs import MODELS, SavedRun
 from hybridgen.training.checkpoint import write_atomically
 
 HERE = Path(__file__).parent
@@ -70,8 +70,8 @@ def find_runs(
         home: of all others.
 
     Raises:
-        InputError: two models of one name, a folder that is no finished run, or a discriminator of
-            a model that nobody named.
+        InputError: two models of one name, a folder that is no finished run, a pattern of runs that
+            differ in more than their seeds, or a discriminator of a model that nobody named.
     """
     runs = {model.name: [SavedRun(home / model.name)] for model in models}
     if len(runs) < len(models):
@@ -86,10 +86,53 @@ def find_runs(
                     f"{run.folder}, given for {name!r}, is not a finished run: let its training "
                     "end, or name another folder"
                 )
+        check_trainings(name, runs[name])
     for model in models:
         if model.of is not None and model.of not in runs:
             raise InputError(f"{model.name} is a discriminator of {model.of!r}, which nobody named")
     return runs
+
+
+ASIDE = {
+    *("seed", "out", "run", "threads", "tracking", "mixed_precision"),
+    *("log_every", "sample_every", "eval_every", "save_every", "eval_samples", "final_samples"),
+}
+"""Settings in which trainings of one model may differ: a guide's `run` is the model it judges."""
+
+
+def check_trainings(name: str, runs: Sequence[SavedRun]) -> None:
+    """Refuse runs, given as those called `name`, that are no trainings of one model.
+
+    Raises:
+        InputError: several whose kinds or settings differ in more than seeds and the like, or
+            whose seeds or weights do not differ.
+    """
+    if len(runs) == 1:
+        return
+    configs = [run.config for run in runs]
+    recipes = [
+        {"kind": run.kind if run.network_name in MODELS else "guide"}
+        | {setting: value for setting, value in config.items() if setting not in ASIDE}
+        for run, config in zip(runs, configs, strict=True)
+    ]
+    first, advice = recipes[0], "narrow the pattern, or give each its own name in --runs"
+    for run, recipe in zip(runs, recipes, strict=True):
+        names = sorted(first.keys() | recipe.keys())
+        if changed := [each for each in names if first.get(each) != recipe.get(each)]:
+            raise InputError(
+                f"{runs[0].folder} and {run.folder}, both given for {name!r}, differ in "
+                f"{', '.join(changed)}: expected trainings of one model that differ in their "
+                f"seeds; {advice}"
+            )
+    seeds = [str(config.get("seed")) for config in configs]
+    for trait, values in (("seed", seeds), ("weights", [run.fingerprint for run in runs])):
+        for run, value in zip(runs, values, strict=True):
+            twin = runs[values.index(value)]
+            if twin is not run:
+                raise InputError(
+                    f"{twin.folder} and {run.folder}, both given for {name!r}, have the same "
+                    f"{trait}: expected trainings with different seeds; {advice}"
+                )
 
 
 def needed(models: Sequence[Model], used: Collection[str]) -> list[Model]:

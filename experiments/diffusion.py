@@ -11,6 +11,7 @@ from typing import Any
 from hybridgen.cli import command
 from hybridgen.data.load import DataSettings, load_data
 from hybridgen.errors import InputError
+from hybridgen.evaluation.evaluator import NEIGHBOURS
 from hybridgen.evaluation.fit import MonitoredRunSettings, finished, fit_monitored
 from hybridgen.evaluation.monitor import Monitor
 from hybridgen.networks.build import (
@@ -57,6 +58,10 @@ class Diffusion(MonitoredRunSettings):
             raise InputError(
                 "the discriminator of an adversarial term compares at many noise levels and must "
                 "know them: set discriminator.noise_conditional true"
+            )
+        if self.final_samples is not None and self.final_samples <= NEIGHBOURS:
+            raise InputError(
+                f"final_samples must be more than {NEIGHBOURS}, got {self.final_samples}"
             )
 
 

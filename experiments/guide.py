@@ -95,6 +95,8 @@ class GuideExperiment(RunSettings):
                 "choosing a scale takes at least 2 samples and 2 draws, got "
                 f"scale_samples {self.scale_samples} and scale_draws {self.scale_draws}"
             )
+        if self.final_samples < 2:
+            raise InputError(f"final_samples must be at least 2, got {self.final_samples}")
         if 0 not in self.scales or len(set(self.scales)) < len(self.scales):
             raise InputError(f"scales must differ and have 0 among them, got {list(self.scales)}")
         if self.augment.adaptive:

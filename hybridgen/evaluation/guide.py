@@ -112,9 +112,9 @@ def load_sampled_model(
     Raises:
         InputError: the folder holds no finished model, or it cannot be sampled in this way.
     """
-    network: Any = run.network.to(device).requires_grad_(False)
+    kind, network = run.kind, run.network.to(device).requires_grad_(False)
     facts: dict[str, Any] = {"source": source, "fingerprint": run.fingerprint, "seed": seed}
-    if run.kind == "gan":
+    if kind == "gan":
         latent = (network.config["latent"],)
         return SampledModel(network=network, sampler=lambda g: SinglePass(g, latent), **facts)
     build_sampler(settings, network, source.shape)  # refuses settings that cannot work

@@ -14,7 +14,7 @@ import torch
 
 from hybridgen.data.source import Source
 from hybridgen.metrics.intervals import Estimate, interval
-from hybridgen.metrics.registry import METRICS
+from hybridgen.metrics.registry import METRICS, metric_of
 from hybridgen.protocols import Cost
 
 
@@ -137,20 +137,35 @@ def mean_over_trainings(figures: Sequence[Mapping[str, Estimate]]) -> dict[str, 
 
     Of one training the figures as they are. Of several the interval is `mean +- t error`, with the
     standard error over trainings and Student's t for one degree of freedom less, cut where the
-    figure cannot go. A figure that is infinite once has an infinite mean. p-values have no mean
-    that is one, so `c2st_p` is left out.
+    figure cannot go. It reaches at least as far to each side as the draw of samples alone: the root
+    mean square of the trainings' own reaches over `sqrt(n)`. A figure that is infinite once has an
+    infinite mean. A figure that some training lacks is left out, and so is `c2st_p`: p-values have
+    no mean that is one.
     """
     if len(figures) == 1:
         return dict(figures[0])
     means = {}
-    for name in (each for each in figures[0] if each != "c2st_p"):
-        values = [each[name].value for each in figures]
+    for name in figures[0]:
+        if name == "c2st_p" or any(name not in each for each in figures):
+            continue
+        estimates = [each[name] for each in figures]
+        values = [each.value for each in estimates]
         mean, finite = fmean(values), all(map(math.isfinite, values))
         error = stdev(values) / math.sqrt(len(values)) if finite else math.inf
         low, high = interval(name, mean, error, subsets=len(values))
-        ends = {"value": mean, "low": low, "high": high, "standard_error": error}
-        means[name] = replace(figures[0][name], **ends)
+        if finite:
+            lowest, highest = metric_of(name).range
+            below = _error_of_mean([each.value - each.low for each in estimates])
+            above = _error_of_mean([each.high - each.value for each in estimates])
+            low = max(min(low, mean - below), lowest)
+            high = min(max(high, mean + above), highest)
+        means[name] = replace(estimates[0], value=mean, low=low, high=high, standard_error=error)
     return means
+
+
+def _error_of_mean(errors: Sequence[float]) -> float:
+    """Of independent values with these errors."""
+    return math.hypot(*errors) / len(errors)
 
 
 PACKAGES = ("hybridgen", "torch", "diffusers", "accelerate", "torchmetrics", "scikit-learn")

@@ -132,11 +132,14 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def training_summary(name: str, runs: Sequence[SavedRun], command: str) -> TrainingSummary:
-    """The summary of one run; of several, their mean facts, `trainings`, and the first's curves."""
+    """The summary of one run; of several, `trainings`, the means of facts that all of them have,
+    and the first's curves.
+    """
     first, *others = (run.facts for run in runs)
     facts = first
     if others:
-        means = {k: fmean(each.get(k, math.nan) for each in (first, *others)) for k in first}
+        shared = [fact for fact in first if all(fact in each for each in others)]
+        means = {fact: fmean(each[fact] for each in (first, *others)) for fact in shared}
         facts = {"trainings": len(runs), **means}
     folder = runs[0].folder
     return TrainingSummary(
@@ -160,7 +163,7 @@ class SavedGuide(SavedRun):
         scale: the one that was chosen for that sampler; 0 if none helped.
         window: noise levels `(low, high)` at which it knows anything.
         significant: whether held-out samples confirmed that it knows anything.
-        calibration: of its log ratio; `None` for a guide from before it was kept.
+        calibration: of its log ratio.
     """
 
     discriminator: nn.Module
@@ -170,16 +173,11 @@ class SavedGuide(SavedRun):
     scale: float
     window: tuple[float, float]
     significant: bool
-    calibration: Calibration | None = None
+    calibration: Calibration
 
     @property
     def log_ratio(self) -> LogRatio:
         """`(x, label) -> log p - log q` of clean samples, `[b]`, for `hybridgen.Refined`."""
-        if self.calibration is None:
-            raise InputError(
-                f"{self.folder} holds a guide without a calibrated log ratio, from an earlier "
-                "version: train it again to refine samples with it"
-            )
         return LogRatio(discriminator=self.discriminator, calibration=self.calibration)
 
 
@@ -209,7 +207,7 @@ def load_guide(folder: str | Path) -> SavedGuide:
             discriminator=load_network(folder / "discriminator"),
             run=model.folder,
             window=(low, math.inf if high is None else high),
-            calibration=Calibration(**record["log_ratio"]) if "log_ratio" in record else None,
+            calibration=Calibration(**record["log_ratio"]),
             **{name: record[name] for name in ("sampler", "steps", "scale", "significant")},
         )
     except (KeyError, TypeError, ValueError) as error:

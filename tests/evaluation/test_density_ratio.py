@@ -166,10 +166,9 @@ def test_a_finished_guide_of_a_gan_has_its_log_ratio(guide):
     assert found.sampler == "single_pass"
 
 
-def test_a_guide_from_before_is_refused_only_for_its_log_ratio(guide):
-    found = guide()
-    with pytest.raises(InputError, match=r"without a calibrated log ratio.*train it again"):
-        _ = found.log_ratio
+def test_a_guide_without_its_log_ratio_is_damaged(guide):
+    with pytest.raises(InputError, match=r"guide.json is damaged: train it again"):
+        guide()
 
 
 def test_a_guide_of_another_generator_is_refused(guide):

@@ -8,7 +8,8 @@ import torch
 from scipy.stats import t as student
 
 from hybridgen.evaluation.results import mean_over_trainings, provenance
-from hybridgen.metrics.intervals import Estimate
+from hybridgen.metrics.intervals import Estimate, interval
+from hybridgen.report.ranking import outcome
 
 
 def trainings(values, name="kid"):
@@ -29,6 +30,31 @@ def test_the_interval_of_a_mean_is_that_over_trainings():
 def test_an_interval_ends_where_the_figure_cannot_go():
     mean = mean_over_trainings(trainings([0.1, 0.9], "coverage"))["coverage"]
     assert (mean.low, mean.high) == (0, 1)
+
+
+def test_trainings_that_agree_leave_what_the_draw_of_samples_leaves_open():
+    one = Estimate(value=1.0, low=0.97, high=1.0)
+    mean = mean_over_trainings([{"coverage": one}, {"coverage": one}])["coverage"]
+    assert (mean.low, mean.high) == pytest.approx((1 - 0.03 / math.sqrt(2), 1.0))
+    assert mean.standard_error == 0
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_shares_of_500_samples_that_differ_by_one_are_a_tie_however_many_trainings(number):
+    name, error = "high_quality", math.sqrt(0.998 * 0.002 / 500)
+    ends = interval(name, 1.0, 0.0, least=1.5 / 500), interval(name, 0.998, error)
+    a, b = (
+        mean_over_trainings([{name: Estimate(value=value, low=low, high=high)}] * number)[name]
+        for value, (low, high) in zip((1.0, 0.998), ends, strict=True)
+    )
+    assert outcome(a, b, name) == "tie"
+
+
+def test_a_mean_is_of_figures_that_all_trainings_have():
+    first, second = trainings([1.0, 2.0])
+    more = trainings([3.0], "coverage")[0]
+    for figures in ([first | more, second], [first, second | more]):
+        assert mean_over_trainings(figures).keys() == {"kid"}
 
 
 def test_one_training_keeps_its_figures():

@@ -55,11 +55,11 @@ def run_folder(folder, data, **more):
     (folder / "result.json").write_text(json.dumps({"steps": 2, "seconds": 1.0}))
 
 
-def guide_folder(folder, model):
+def guide_folder(folder, model, **more):
     """A discriminator that was never trained, as `guide.py` leaves one for this model."""
     discriminator = DcganDiscriminator(resolution=8, width=8, noise_conditional=True)
     discriminator.save_pretrained(folder / "discriminator")
-    run_folder(folder, "digits", run=str(model))
+    run_folder(folder, "digits", run=str(model), **more)
     log_ratio = {"sigma": 0.05, "slope": 1.0, "offset": 0.0, "log_bound": 1.0, "acceptance": 0.5}
     record = {
         **{"sampler": "heun", "steps": 18, "scale": 1.0, "validation_fraction": 0.2},
@@ -159,9 +159,9 @@ def seeds(tmp_path_factory):
         )
         DcganGenerator(resolution=8, latent=8, width=8).save_pretrained(gan / "generator")
         build_denoiser(settings, (1, 8, 8)).save_pretrained(diffusion / "denoiser")
-        run_folder(gan, "digits")
-        run_folder(diffusion, "digits")
-        guide_folder(guide, diffusion)
+        run_folder(gan, "digits", seed=seed)
+        run_folder(diffusion, "digits", seed=seed)
+        guide_folder(guide, diffusion, seed=seed)
     return home
 
 

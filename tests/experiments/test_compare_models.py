@@ -26,10 +26,11 @@ def models(script):
     )
 
 
-def finished(folder):
-    (folder / "generator").mkdir(parents=True)
-    for name in ("result.json", "config.yaml"):
-        (folder / name).write_text("{}")
+def finished(folder, network="generator", weights=None, **config):
+    (folder / network).mkdir(parents=True)
+    (folder / network / "model.safetensors").write_text(weights or folder.name)
+    (folder / "result.json").write_text("{}")
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
 
 
@@ -43,7 +44,7 @@ def test_a_folder_that_was_given_replaces_the_one_of_its_name(script, models, tm
 
 
 def test_a_pattern_gives_all_its_folders_and_each_must_be_finished(script, models, tmp_path):
-    seeds = [finished(tmp_path / f"seed{seed}") for seed in range(3)]
+    seeds = [finished(tmp_path / f"seed{seed}", seed=seed) for seed in range(3)]
     (tmp_path / "seed0.log").write_text("")
     pattern = {"gan": f"{tmp_path}/seed*"}
     runs = script.find_runs(models, pattern, tmp_path)
@@ -55,9 +56,35 @@ def test_a_pattern_gives_all_its_folders_and_each_must_be_finished(script, model
         script.find_runs(models, {"gan": f"{tmp_path}/none*"}, tmp_path)
 
 
+def test_trainings_of_a_pattern_may_differ_in_what_changes_no_model(script, models, tmp_path):
+    for seed, more in enumerate(({"log_every": 5, "threads": 1}, {"run": "b", "eval_samples": 9})):
+        finished(tmp_path / f"seed{seed}", seed=seed, training={"steps": 7}, **more)
+    assert len(script.find_runs(models, {"gan": f"{tmp_path}/seed*"}, tmp_path)["gan"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({"training": {"steps": 8}}, "differ in training: expected trainings of one model"),
+        ({"network": "denoiser"}, "differ in kind"),
+        ({"network": "discriminator"}, "differ in kind"),
+        ({"seed": 0}, "have the same seed: expected trainings with different seeds"),
+        ({"weights": "seed0"}, "have the same weights"),
+    ],
+)
+def test_a_pattern_of_what_is_not_one_model_with_several_seeds_is_refused(
+    script, models, tmp_path, other, reason
+):
+    recipe = {"seed": 1, "training": {"steps": 7}}
+    finished(tmp_path / "seed0", **recipe | {"seed": 0})
+    finished(tmp_path / "seed1", **recipe | other)
+    with pytest.raises(InputError, match=f"seed0 and .*seed1, both given for 'gan', {reason}"):
+        script.find_runs(models, {"gan": f"{tmp_path}/seed*"}, tmp_path)
+
+
 def test_one_discriminator_is_not_trained_for_several_models(script, models, tmp_path):
     for seed in range(2):
-        finished(tmp_path / f"seed{seed}")
+        finished(tmp_path / f"seed{seed}", seed=seed)
     runs = script.find_runs(models, {"gan": f"{tmp_path}/seed*"}, tmp_path)
     with pytest.raises(InputError, match=r"of one training and .gan. has 2"):
         _ = script.Training(model=models[1], runs=runs, seed=0, data=None).arguments

@@ -225,6 +225,7 @@ def test_points_are_trained_on_with_labels(call, blind, tmp_path, source):
         (["--mixed_precision", "fp16"], "mixed_precision"),
         (["--save_every", "0"], "save_every must be at least 1"),
         (["--eval_samples", "3"], "eval_samples must be more than 5"),
+        (["--final_samples", "5"], "final_samples must be more than 5, got 5"),
         (["--data.path", "./nowhere"], "no folder './nowhere'"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--seed", "-1"], "a seed is a whole number from 0"),

@@ -296,6 +296,7 @@ def test_a_discriminator_of_other_samples_is_no_start(call, models, tmp_path):
         (["--training.batch", "33"], "batch of 33 is larger than the training data of 32"),
         (["--start", "nowhere"], "no network in nowhere"),
         (["--sampler.steps", "1"], "at least 2 steps, got 1"),
+        (["--final_samples", "1"], "final_samples must be at least 2, got 1"),
     ],
 )
 def test_bad_input_gets_one_sentence(call, models, tmp_path, argv, expected):

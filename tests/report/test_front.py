@@ -87,5 +87,16 @@ def test_a_summary_tells_steps_images_and_parameters(tmp_path):
     assert "images" not in summary.curves
 
 
+def test_a_summary_of_several_runs_has_the_means_of_facts_that_all_have(tmp_path):
+    for seed, result in enumerate(({"steps": 10, "seconds": 1.5}, {"steps": 20})):
+        folder = tmp_path / f"seed{seed}"
+        folder.mkdir()
+        (folder / "config.yaml").write_text(yaml.safe_dump({"training": {"batch": 2}}))
+        (folder / "result.json").write_text(json.dumps(result))
+    runs = [SavedRun(tmp_path / f"seed{seed}") for seed in range(2)]
+    facts = training_summary("gan", runs, "python x").facts
+    assert facts == {"trainings": 2, "steps": 15, "batch": 2, "images": 30}
+
+
 def test_a_run_without_a_log_has_no_curves(tmp_path):
     assert thinned_curves(tmp_path / "log.jsonl") == {}
