@@ -29,6 +29,8 @@ def render(comparison: Comparison) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    facts = {"features": comparison.features, "samples a row": comparison.samples}
+    trainings = enumerate(comparison.models)
     environment.filters |= {"grouped": grouped, "bold": _bold}
     galleries = {
         "samples": charts.pictures(comparison, "picture", comparison.quality),
@@ -37,18 +39,12 @@ def render(comparison: Comparison) -> str:
     }
     return environment.get_template("page.html").render(
         comparison=comparison,
-        facts={
-            **comparison.data,
-            "features": comparison.features,
-            "samples a row": comparison.samples,
-        },
+        facts={**comparison.data, **facts},
         themes=(svg.LIGHT, svg.DARK),
         keys=svg.keys(comparison.rows),
         charts={price: charts.charts(comparison, price) for price in ("seconds", "calls")},
         galleries={name: _gallery(comparison, cards) for name, cards in galleries.items()},
-        curves=[
-            (m.name, charts.curves(m, f"training-{i}")) for i, m in enumerate(comparison.models)
-        ],
+        curves=[(m.name, charts.curves(m, f"training-{i}")) for i, m in trainings],
         findings=findings,
         tables=tables,
         metrics=[metric_of(name) for name in metrics_of(comparison)],
