@@ -105,10 +105,10 @@ def _cheapest(best: Row, least: Row, metric: str) -> str:
     if least is best:
         return f"\u201c{best.name}\u201d also takes the least time a sample."
     worse = row_outcome(least, best, metric) == "worse"
+    beside = "worse than" if worse else "not to be told apart from"
     return (
-        f"The cheapest takes {_time(least)} a sample: {_named(least, metric)}, "
-        f"{'worse than' if worse else 'not to be told apart from'} the best, which takes "
-        f"{times_as_long(best, least)}."
+        f"The cheapest takes {_time(least)} a sample: {_named(least, metric)}, {beside} the best, "
+        f"which takes {times_as_long(best, least)}."
     )
 
 

@@ -1,18 +1,19 @@
 """From a comparison to the text of its page, and to a file."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from hybridgen.evaluation.results import Comparison, Row, metrics_of
+from hybridgen.evaluation.results import Comparison, metrics_of
 from hybridgen.metrics.registry import metric_of
 from hybridgen.report import charts, findings, svg, tables
 from hybridgen.report.ranking import ranked
 from hybridgen.report.text import grouped
 from hybridgen.training.checkpoint import write_atomically
+
+Cards = list[charts.Card]
 
 
 def write_page(comparison: Comparison, path: Path) -> None:
@@ -51,16 +52,12 @@ def render(comparison: Comparison) -> str:
     )
 
 
-def _gallery(
-    comparison: Comparison, cards: Sequence[charts.Card]
-) -> tuple[list[charts.Card], list[charts.Card]]:
+def _gallery(comparison: Comparison, cards: Cards) -> tuple[Cards, Cards]:
     """Cards of the best row of each kind, and of no row, are seen at once, others on request."""
     rest = [row for row in comparison.rows if comparison.quality not in row.figures]
-    best: dict[str, Row] = {}
-    for row in [*ranked(comparison.rows, comparison.quality), *rest]:
-        best.setdefault(row.kind, row)
-    names = {row.name for row in best.values()}
-    first = [card for card in cards if card.key is None or card.name in names]
+    order = [*ranked(comparison.rows, comparison.quality), *rest]
+    best = {row.kind: row.name for row in reversed(order)}
+    first = [card for card in cards if card.key is None or card.name in best.values()]
     more = [card for card in cards if card not in first]
     return (first, more) if any(card.key for card in cards) else ([], [])
 
