@@ -1,7 +1,8 @@
 """Every metric in one table: what it is called, which way is better, and where it comes from."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 
@@ -10,7 +11,7 @@ class Metric:
     """What tables, charts, intervals and sentences need to know about a metric.
 
     Attributes:
-        label: its name for readers.
+        label: its name for readers; left out in `METRICS` where that is its key.
         better: "higher", "lower", the value that perfect samples come nearest to and that can be
             missed on either side, or `None` for one that ranks nothing.
         range: the least and the greatest value that it can have; intervals are cut there.
@@ -22,7 +23,7 @@ class Metric:
         curve: whether it is among the curves of a training that a page shows.
     """
 
-    label: str
+    label: str = ""
     better: Literal["higher", "lower"] | float | None = "lower"
     range: tuple[float, float] = (0.0, math.inf)
     text: str = ""
@@ -51,6 +52,11 @@ FRACTION = (0.0, 1.0)
 SIGNED = (-math.inf, math.inf)
 """The range of metrics that chance takes below 0."""
 
+_share = partial(Metric, better="higher", range=FRACTION)
+_modes = partial(Metric, group="modes")
+LOPEZ_PAZ = "Lopez-Paz & Oquab 2017, arXiv:1610.06545"
+_two_sample = partial(Metric, group="two-sample", source=LOPEZ_PAZ)
+
 METRICS = {
     "frechet_distance": Metric(
         label="Fr\u00e9chet distance",
@@ -69,33 +75,23 @@ METRICS = {
         source="Bi\u0144kowski et al. 2018, arXiv:1801.01401",
         main=True,
     ),
-    "precision": Metric(
-        label="precision",
-        better="higher",
-        range=FRACTION,
+    "precision": _share(
         text="share of samples that lie among real examples: fidelity.",
         source="Kynk\u00e4\u00e4nniemi et al. 2019, arXiv:1904.06991",
         main=True,
     ),
-    "recall": Metric(
-        label="recall",
-        better="higher",
-        range=FRACTION,
+    "recall": _share(
         text="share of real examples that lie among samples: diversity.",
         source="Kynk\u00e4\u00e4nniemi et al. 2019, arXiv:1904.06991",
         main=True,
     ),
     "density": Metric(
-        label="density",
         better=1.0,
         text="how many real neighbourhoods a sample lies in, over what is expected. More than the "
         "floor is no merit: samples that keep to the middle get it.",
         source="Naeem et al. 2020, arXiv:2002.09797",
     ),
-    "coverage": Metric(
-        label="coverage",
-        better="higher",
-        range=FRACTION,
+    "coverage": _share(
         text="share of real examples with a sample in their neighbourhood: diversity.",
         source="Naeem et al. 2020, arXiv:2002.09797",
         main=True,
@@ -108,17 +104,15 @@ METRICS = {
         source="after Srivastava et al. 2017, arXiv:1705.07761",
         main=True,
     ),
-    "c2st_accuracy": Metric(
+    "c2st_accuracy": _two_sample(
         label="C2ST accuracy",
         better=0.5,
         range=FRACTION,
         text="how often a fresh classifier tells samples from real examples that it has not seen; "
         "guessing gives 0.5.",
-        source="Lopez-Paz & Oquab 2017, arXiv:1610.06545",
-        group="two-sample",
         main=True,
     ),
-    "c2st_p": Metric(
+    "c2st_p": _two_sample(
         label="C2ST p-value",
         better=None,
         range=FRACTION,
@@ -126,64 +120,50 @@ METRICS = {
         "0.05 they count as told apart; one in twenty tests of what is alike says so too, by "
         "chance, and the floor's may be one of them. It says whether, not how far, and ranks "
         "nothing.",
-        source="Lopez-Paz & Oquab 2017, arXiv:1610.06545",
         p_value=True,
-        group="two-sample",
     ),
-    "tv_bound": Metric(
+    "tv_bound": _two_sample(
         label="TV bound",
         range=SIGNED,
         text="the total variation distance that this classifier proves at least.",
-        source="Lopez-Paz & Oquab 2017, arXiv:1610.06545",
-        group="two-sample",
     ),
-    "jsd_bound": Metric(
+    "jsd_bound": _two_sample(
         label="JSD bound",
         range=SIGNED,
         text="the Jensen-Shannon divergence, in nats, that this classifier proves at least: "
         "log 2 less its held-out cross-entropy.",
         source="Goodfellow et al. 2014, arXiv:1406.2661",
-        group="two-sample",
     ),
     "memorisation": Metric(
-        label="memorisation",
         better=0.5,
         range=FRACTION,
         text="share of samples that are closer to a training example than held-out examples are; "
         "more than 0.5 means closer: copies, or samples that keep to the middle of the data.",
         source="after Meehan et al. 2020, arXiv:2004.05675",
     ),
-    "modes": Metric(
-        label="modes",
+    "modes": _modes(
         better="higher",
         text="how many modes of the mixture have a sample within three standard deviations.",
         source="Srivastava et al. 2017, arXiv:1705.07761",
-        group="modes",
         main=True,
     ),
-    "high_quality": Metric(
-        label="high quality",
-        better="higher",
-        range=FRACTION,
+    "high_quality": _share(
         text="share of samples within three standard deviations of a mode.",
         source="Srivastava et al. 2017, arXiv:1705.07761",
         group="modes",
         main=True,
         curve=True,
     ),
-    "reverse_kl": Metric(
+    "reverse_kl": _modes(
         label="mode reverse KL",
         text="divergence of those samples' histogram over the modes from equal shares.",
         source="Lin et al. 2018, arXiv:1712.04086",
-        group="modes",
         main=True,
     ),
-    "mode_std": Metric(
-        label="mode std",
+    "mode_std": _modes(
         better=0.974,
         text="each mode's own width over the true one; well below, modes shrink towards points.",
         source="ours",
-        group="modes",
     ),
     "sliced_wasserstein": Metric(
         label="sliced Wasserstein distance",
@@ -198,4 +178,5 @@ METRICS = {
 
 def metric_of(name: str) -> Metric:
     """The entry of a metric; one that is not listed goes by its own name, and less is better."""
-    return METRICS.get(name, Metric(label=name.replace("_", " ")))
+    metric = METRICS.get(name, Metric())
+    return replace(metric, label=metric.label or name.replace("_", " "))

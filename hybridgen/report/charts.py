@@ -17,9 +17,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from hybridgen.evaluation.results import Comparison, Row, TrainingSummary, metrics_of
 from hybridgen.metrics.intervals import Estimate
 from hybridgen.metrics.registry import metric_of
-from hybridgen.protocols import Cost
 from hybridgen.report import text
-from hybridgen.report.ranking import dominated, finite_rows, ranked
+from hybridgen.report.ranking import calls_of, dominated, finite_rows, ranked
 from hybridgen.report.svg import LIGHT, Key, inline_svg, keys, look
 
 WIDE, NARROW, SMALL = (900, 380), (360, 340), (200, 100)
@@ -91,7 +90,7 @@ def marks_of(comparison: Comparison, metric: str, price: str = "seconds") -> lis
     rows, signs = ranked(finite_rows(comparison.rows, metric), metric), keys(comparison.rows)
     marks = []
     for row, beaten in zip(rows, dominated(rows, metric), strict=True):
-        calls = (row.cost.calls or Cost()).denoiser
+        calls = calls_of(row).denoiser
         x = Estimate(value=calls, low=calls, high=calls) if price == "calls" else row.cost.seconds
         marks.append(Mark(row, x, row.figures[metric], signs[row.method], beaten))
     return marks
@@ -166,8 +165,8 @@ def pictures(comparison: Comparison, which: str, metric: str) -> list[Card]:
         cards.append(Card(_image(REAL, comparison.real_picture), REAL))
     for row in comparison.rows:
         if picture := getattr(row, which):
-            estimate, small = row.figures.get(metric), ""
-            if estimate is not None:
+            small = ""
+            if estimate := row.figures.get(metric):
                 small = f"{metric_of(metric).label} {text.value_of(estimate)}"
             cards.append(Card(_image(row.name, picture), row.name, signs[row.method], small))
     return cards
@@ -186,6 +185,7 @@ def histograms(comparison: Comparison) -> list[Card]:
     top, names, cards = max(map(max, shares)), comparison.classes, []
     if len(names) != len(real):
         names = tuple(map(str, range(len(real))))
+    blank = [""] * len(names)
     for number, ((name, key, _), heights) in enumerate(zip(entries, shares, strict=True)):
         texts = [f"{c}: {100 * share:.1f} %" for c, share in zip(names, heights, strict=True)]
         with look(font_size=10, axes_grid=False):
@@ -198,9 +198,7 @@ def histograms(comparison: Comparison) -> list[Card]:
                 edges = np.arange(len(real) + 1) - 0.5
                 axes.stairs(shares[0], edges, color=LIGHT["ink"], gid="outline/")
             short = len(names) <= 12 and max(map(len, names)) <= 2
-            axes.set_xticks(
-                range(len(names)), map(text.printable, names) if short else [""] * len(names)
-            )
+            axes.set_xticks(range(len(names)), map(text.printable, names if short else blank))
             axes.set(xlim=(-0.5, len(real) - 0.5), ylim=(0, 1.02 * top), yticks=[])
             axes.tick_params(length=0)
             axes.spines.left.set_visible(False)
@@ -308,10 +306,9 @@ def _log_axis(
     low, high = min(positive), max(positive)
     if high < 1.5 * low:
         low, high = low / 1.3, high * 1.3
-    decades = math.log10(high / low)
-    axes.set(**{f"{which}scale": "log"})
-    axes.set(**{f"{which}lim": (low / 10 ** (0.06 * decades), high * 10 ** (0.06 * decades))})
+    margin = (high / low) ** 0.06
+    axes.set(**{f"{which}scale": "log", f"{which}lim": (low / margin, high * margin)})
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2 else (1.0,)))
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 from hybridgen.evaluation.results import Comparison, Row, metrics_of
 from hybridgen.metrics.registry import metric_of
-from hybridgen.protocols import Cost
 from hybridgen.report import text
-from hybridgen.report.ranking import TIE, finite_rows, ranked, row_outcome
+from hybridgen.report.ranking import TIE, calls_of, finite_rows, ranked, row_outcome
 
 UNEQUAL = 1.25
 """Trainings whose seconds differ by more than this factor are mentioned."""
@@ -26,12 +25,12 @@ def headline(comparison: Comparison) -> list[str]:
     rows = ranked(finite_rows(comparison.rows, comparison.quality), comparison.quality)
     if not rows:
         return [f"No row has a finite {metric_of(comparison.quality).label}."]
-    single = next((row for row in rows if _is_single_pass(row)), None)
-    guided = next((row for row in rows if _is_guided_diffusion(row)), None)
+    single = next(filter(_is_single_pass, rows), None)
+    guided = next(filter(_is_guided_diffusion, rows), None)
     findings = [_best(comparison, rows)]
     if single is not None and guided is not None:
         findings.insert(0, _question(comparison, single, guided))
-    least = min(rows, key=_seconds)
+    least = min(rows, key=lambda row: row.cost.seconds.value)
     if len(rows) > 1 and (len(findings) == 1 or least is not single):
         findings.append(_cheapest(rows[0], least, comparison.quality))
     return [findings[0], _scope(comparison), *findings[1:], _intervals(comparison)]
@@ -83,7 +82,7 @@ def _question(comparison: Comparison, single: Row, guided: Row) -> str:
         opening = f"Guided diffusion and a single pass {_level(comparison)}"
     return (
         f"{opening}: {metric_of(metric).label} {_named(guided, metric)} against "
-        f"{_named(single, metric)}{_floor(single, metric)}. A sample takes "
+        f"{_named(single, metric, floor=True)}. A sample takes "
         f"{times_as_long(guided, single)} ({_time(guided)} against {_time(single)})."
     )
 
@@ -91,10 +90,8 @@ def _question(comparison: Comparison, single: Row, guided: Row) -> str:
 def _best(comparison: Comparison, rows: Sequence[Row]) -> str:
     metric, best = comparison.quality, rows[0]
     way = {"higher": "highest", "lower": "lowest"}.get(str(metric_of(metric).better), "best")
-    first = (
-        f"The {way} {metric_of(metric).label} is {_named(best, metric)}{_floor(best, metric)}. "
-        f"A sample takes {_time(best)}."
-    )
+    figure = f"{metric_of(metric).label} is {_named(best, metric, floor=True)}"
+    first = f"The {way} {figure}. A sample takes {_time(best)}."
     level = [row for row in rows[1:] if row_outcome(row, best, metric) == TIE]
     if len(rows) == 1:
         return f"{first} There is no other row with such a figure to compare it with."
@@ -108,10 +105,10 @@ def _cheapest(best: Row, least: Row, metric: str) -> str:
     if least is best:
         return f"\u201c{best.name}\u201d also takes the least time a sample."
     worse = row_outcome(least, best, metric) == "worse"
+    beside = "worse than" if worse else "not to be told apart from"
     return (
-        f"The cheapest takes {_time(least)} a sample: {_named(least, metric)}, "
-        f"{'worse than' if worse else 'not to be told apart from'} the best, which takes "
-        f"{times_as_long(best, least)}."
+        f"The cheapest takes {_time(least)} a sample: {_named(least, metric)}, {beside} the best, "
+        f"which takes {times_as_long(best, least)}."
     )
 
 
@@ -147,12 +144,12 @@ def _intervals(comparison: Comparison) -> str:
 
 def _is_single_pass(row: Row) -> bool:
     """Whether it is one call of a generator, without a discriminator."""
-    calls = row.cost.calls or Cost()
+    calls = calls_of(row)
     return calls.calls == calls.generator == 1 and not calls.discriminator_forward
 
 
 def _is_guided_diffusion(row: Row) -> bool:
-    calls = row.cost.calls or Cost()
+    calls = calls_of(row)
     return calls.denoiser > 0 and calls.discriminator_backward > 0
 
 
@@ -171,18 +168,11 @@ def _level(comparison: Comparison) -> str:
     return f"{TIE} at {text.grouped(comparison.samples)} samples"
 
 
-def _named(row: Row, metric: str) -> str:
-    return f"{text.with_interval(row.figures[metric], '[]')} for \u201c{row.name}\u201d"
-
-
-def _floor(row: Row, metric: str) -> str:
-    floor = row.figures[metric].floor
-    return "" if floor is None else f", floor {text.number(floor)}"
-
-
-def _seconds(row: Row) -> float:
-    return row.cost.seconds.value
+def _named(row: Row, metric: str, *, floor: bool = False) -> str:
+    figure = row.figures[metric]
+    level = f", floor {text.number(figure.floor)}" if floor and figure.floor is not None else ""
+    return f"{text.with_interval(figure, '[]')} for \u201c{row.name}\u201d{level}"
 
 
 def _time(row: Row) -> str:
-    return text.seconds(_seconds(row))
+    return text.seconds(row.cost.seconds.value)

@@ -1,18 +1,19 @@
 """From a comparison to the text of its page, and to a file."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from hybridgen.evaluation.results import Comparison, Row, metrics_of
+from hybridgen.evaluation.results import Comparison, metrics_of
 from hybridgen.metrics.registry import metric_of
 from hybridgen.report import charts, findings, svg, tables
 from hybridgen.report.ranking import ranked
 from hybridgen.report.text import grouped
 from hybridgen.training.checkpoint import write_atomically
+
+Cards = list[charts.Card]
 
 
 def write_page(comparison: Comparison, path: Path) -> None:
@@ -29,6 +30,8 @@ def render(comparison: Comparison) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    facts = {"features": comparison.features, "samples a row": comparison.samples}
+    trainings = enumerate(comparison.models)
     environment.filters |= {"grouped": grouped, "bold": _bold}
     galleries = {
         "samples": charts.pictures(comparison, "picture", comparison.quality),
@@ -37,34 +40,24 @@ def render(comparison: Comparison) -> str:
     }
     return environment.get_template("page.html").render(
         comparison=comparison,
-        facts={
-            **comparison.data,
-            "features": comparison.features,
-            "samples a row": comparison.samples,
-        },
+        facts={**comparison.data, **facts},
         themes=(svg.LIGHT, svg.DARK),
         keys=svg.keys(comparison.rows),
         charts={price: charts.charts(comparison, price) for price in ("seconds", "calls")},
         galleries={name: _gallery(comparison, cards) for name, cards in galleries.items()},
-        curves=[
-            (m.name, charts.curves(m, f"training-{i}")) for i, m in enumerate(comparison.models)
-        ],
+        curves=[(m.name, charts.curves(m, f"training-{i}")) for i, m in trainings],
         findings=findings,
         tables=tables,
         metrics=[metric_of(name) for name in metrics_of(comparison)],
     )
 
 
-def _gallery(
-    comparison: Comparison, cards: Sequence[charts.Card]
-) -> tuple[list[charts.Card], list[charts.Card]]:
+def _gallery(comparison: Comparison, cards: Cards) -> tuple[Cards, Cards]:
     """Cards of the best row of each kind, and of no row, are seen at once, others on request."""
     rest = [row for row in comparison.rows if comparison.quality not in row.figures]
-    best: dict[str, Row] = {}
-    for row in [*ranked(comparison.rows, comparison.quality), *rest]:
-        best.setdefault(row.kind, row)
-    names = {row.name for row in best.values()}
-    first = [card for card in cards if card.key is None or card.name in names]
+    order = [*ranked(comparison.rows, comparison.quality), *rest]
+    best = {row.kind: row.name for row in reversed(order)}
+    first = [card for card in cards if card.key is None or card.name in best.values()]
     more = [card for card in cards if card not in first]
     return (first, more) if any(card.key for card in cards) else ([], [])
 

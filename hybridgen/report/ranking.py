@@ -113,9 +113,9 @@ def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
     if (calls := row.cost.calls) is None:
         return None
     bases = [r for r in rows if r.method == row.baseline and r.cost.calls is not None]
-    fits = [r for r in bases if _same_walk(_calls(r), calls)]
+    fits = [r for r in bases if _same_walk(calls_of(r), calls)]
     if not fits:
-        fits = [r for r in bases if _cheaper(_calls(r), calls) and _within(r, row)]
+        fits = [r for r in bases if _cheaper(calls_of(r), calls) and _within(r, row)]
     if len(fits) > 1:
         fits = [r for r in fits if _within(r, row)]
     return fits[0] if len(fits) == 1 and fits[0] is not row else None
@@ -125,7 +125,7 @@ def change_of(row: Row, base: Row) -> str:
     """What was done to `base`, by the calls that came on top: "guidance" asks a discriminator for
     gradients while sampling, "refinement" asks it which samples to keep, and "training" costs
     nothing when sampling."""
-    calls, before = _calls(row), _calls(base)
+    calls, before = calls_of(row), calls_of(base)
     if calls.discriminator_backward > before.discriminator_backward:
         return "guidance"
     more = calls.discriminator_forward > before.discriminator_forward
@@ -136,7 +136,8 @@ def _place(row: Row, metric: str) -> tuple[float, float]:
     return loss_value(row.figures[metric], metric).value, row.cost.seconds.value
 
 
-def _calls(row: Row) -> Cost:
+def calls_of(row: Row) -> Cost:
+    """Of networks; none of a row whose sampler does not say."""
     return row.cost.calls or Cost()
 
 

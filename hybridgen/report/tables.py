@@ -8,15 +8,8 @@ from typing import NamedTuple
 from hybridgen.evaluation.results import Comparison, Row, TrainingSummary, metrics_of
 from hybridgen.metrics.registry import metric_of
 from hybridgen.protocols import Cost
-from hybridgen.report import text
+from hybridgen.report import ranking, text
 from hybridgen.report.findings import times_as_long
-from hybridgen.report.ranking import (
-    baseline_of,
-    change_of,
-    clear_winner,
-    finite_rows,
-    row_outcome,
-)
 from hybridgen.report.svg import Key, keys
 
 
@@ -58,10 +51,10 @@ def two_sample_table(comparison: Comparison) -> Table:
 def changes_table(comparison: Comparison) -> Table:
     """What a discriminator did: rows beside the one that they are a change of."""
     metric, signs, lines = comparison.quality, keys(comparison.rows), []
-    for row in (rows := finite_rows(comparison.rows, metric)):
-        if (base := baseline_of(row, rows)) is None:
+    for row in (rows := ranking.finite_rows(comparison.rows, metric)):
+        if (base := ranking.baseline_of(row, rows)) is None:
             continue
-        change, result = change_of(row, base), row_outcome(row, base, metric)
+        change, result = ranking.change_of(row, base), ranking.row_outcome(row, base, metric)
         without, ratio = _figure(base, metric), row.cost.seconds.value / base.cost.seconds.value
         without = without._replace(small="; ".join(filter(None, (without.small, base.name))))
         figures = [Cell(change, change), _figure(row, metric), without, Cell(result, result)]
@@ -78,20 +71,13 @@ def cost_table(comparison: Comparison) -> Table:
     signs, rows = keys(comparison.rows), []
     for row in comparison.rows:
         cost, time = row.cost, row.cost.seconds
-        calls, memory = (
-            asdict(cost.calls or Cost()).values(),
-            text.in_units(cost.peak_bytes, text.BYTES),
-        )
-        rows.append(
-            [
-                _name(row, signs),
-                *(Cell("?") if cost.calls is None else _number(value) for value in calls),
-                _cell(text.in_units(cost.flops, text.THOUSANDS), cost.flops),
-                _cell(text.seconds(time.value), time.value, small=text.span(time)),
-                _number(time.value / least, 2),
-                _cell(f"{memory} / {cost.batch}", cost.peak_bytes),
-            ]
-        )
+        calls = asdict(ranking.calls_of(row)).values()
+        counts = [Cell("?") if cost.calls is None else _number(value) for value in calls]
+        flops = _cell(text.in_units(cost.flops, text.THOUSANDS), cost.flops)
+        duration = _cell(text.seconds(time.value), time.value, small=text.span(time))
+        memory = f"{text.in_units(cost.peak_bytes, text.BYTES)} / {cost.batch}"
+        rest = [_number(time.value / least, 2), _cell(memory, cost.peak_bytes)]
+        rows.append([_name(row, signs), *counts, flops, duration, *rest])
     networks = [f"{name.replace('_', ' ')} calls" for name in asdict(Cost())]
     columns = dict.fromkeys(("method", *networks, "FLOPs", "seconds", "times the cheapest"), "")
     return Table(columns | {"peak memory": "of a batch / its samples"}, rows)
@@ -100,11 +86,8 @@ def cost_table(comparison: Comparison) -> Table:
 def trainings_table(models: Sequence[TrainingSummary]) -> Table:
     """What each run had."""
     names = list(dict.fromkeys(name for model in models for name in model.facts))
-    columns = {"run": ""} | {name.replace("_", " "): "" for name in names}
-    return Table(
-        columns,
-        [[Cell(m.name, m.name), *(_number(m.facts.get(name)) for name in names)] for m in models],
-    )
+    rows = [[Cell(m.name, m.name), *(_number(m.facts.get(n)) for n in names)] for m in models]
+    return Table({"run": ""} | {name.replace("_", " "): "" for name in names}, rows)
 
 
 def markdown(comparison: Comparison) -> str:
@@ -126,7 +109,7 @@ def markdown(comparison: Comparison) -> str:
 
 def _metrics_table(comparison: Comparison, names: Sequence[str]) -> Table:
     rows, signs = comparison.rows, keys(comparison.rows)
-    best = {n: clear_winner(rows, n) for n in names if metric_of(n).better is not None}
+    best = {n: ranking.clear_winner(rows, n) for n in names if metric_of(n).better is not None}
     levels = {"real samples (floor)": "floor", "perfect samples": "ideal"}
     fixed = [[Cell(t), *(_level(rows, n, level) for n in names)] for t, level in levels.items()]
     return Table(

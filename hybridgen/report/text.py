@@ -35,17 +35,13 @@ def number(value: float, digits: int = 3, *, padded: bool = False) -> str:
 
 def value_of(estimate: Estimate) -> str:
     """A figure alone."""
-    places = _decimals(estimate)
-    return number(estimate.value) if places is None else _fixed(estimate.value, places)
+    return _written(estimate.value, estimate)
 
 
 def interval_of(estimate: Estimate) -> str:
     """Its interval, such as "12.0 to 12.9"; empty where nothing is uncertain."""
-    if estimate.low == estimate.high:
-        return ""
-    places = _decimals(estimate)
-    ends = (estimate.low, estimate.high)
-    return " to ".join(number(end) if places is None else _fixed(end, places) for end in ends)
+    ends = (_written(end, estimate) for end in (estimate.low, estimate.high))
+    return " to ".join(ends) if estimate.low != estimate.high else ""
 
 
 def with_interval(estimate: Estimate, brackets: str = "()") -> str:
@@ -89,17 +85,13 @@ def printable(text: str) -> str:
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
 
 
-def _decimals(estimate: Estimate) -> int | None:
-    """So that half the interval has one significant digit, or two that begin with 1; `None` where
-    nothing is uncertain."""
+def _written(value: float, estimate: Estimate) -> str:
+    """So that half the interval has one significant digit, or two that begin with 1."""
     half = (estimate.high - estimate.low) / 2
     if not math.isfinite(half) or not math.isfinite(estimate.value) or half <= 0:
-        return None
+        return number(value)
     size = math.floor(math.log10(half))
-    return max(0, min((half < 2 * 10.0**size) - size, 7))
-
-
-def _fixed(value: float, places: int) -> str:
+    places = max(0, min((half < 2 * 10.0**size) - size, 7))
     negative = value < 0 and float(f"{value:.{places}f}") != 0
     return (MINUS if negative else "") + _grouped(abs(value), places)
 
