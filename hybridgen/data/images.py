@@ -68,6 +68,7 @@ class ImageSource(Batched):
     train_labels: Tensor | None = None
     held_out_labels: Tensor | None = None
     classes: int = 0
+    mixture = None
 
     def __post_init__(self) -> None:
         for images, labels in self._parts.values():
@@ -95,10 +96,6 @@ class ImageSource(Batched):
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.train.shape[1:])
-
-    @property
-    def mixture(self) -> None:
-        return None
 
     @property
     def size(self) -> int:

@@ -25,6 +25,7 @@ class MixturePoints(Batched):
     mixture: GaussianMixture
     name: str
     labelled: bool = False
+    size = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -33,10 +34,6 @@ class MixturePoints(Batched):
     @property
     def classes(self) -> int:
         return len(self.mixture.weights) if self.labelled else 0
-
-    @property
-    def size(self) -> None:
-        return None
 
     def read(self, shard: Shard) -> Iterator[Batch]:
         """See `Source.batches`. Drawn on the CPU, so that every device sees the same points."""

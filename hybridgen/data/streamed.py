@@ -32,14 +32,11 @@ class StreamedSource(Batched):
     held_out: ImageTable
     classes: int = 0
     workers: int = 2
+    mixture = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.train.format.shape
-
-    @property
-    def mixture(self) -> None:
-        return None
 
     @property
     def size(self) -> int:

@@ -179,7 +179,8 @@ def curve_panels(rows: Sequence[Mapping]) -> dict[str, list[str]]:
     panels: dict[str, list[str]] = {}
     for name in series(rows):
         if not _leaf(name).startswith("floor_"):
-            panels.setdefault(_panel(name), []).append(name)
+            shared = (title for title, members in TOGETHER.items() if _leaf(name) in members)
+            panels.setdefault(next(shared, _leaf(name)), []).append(name)
     return panels
 
 
@@ -227,11 +228,6 @@ def series(rows: Sequence[Mapping]) -> Series:
                 steps.append(float(row["step"]))
                 values.append(float(value))
     return lines
-
-
-def _panel(name: str) -> str:
-    shared = (title for title, members in TOGETHER.items() if _leaf(name) in members)
-    return next(shared, _leaf(name))
 
 
 def _leaf(name: str) -> str:
