@@ -150,9 +150,7 @@ class Benchmark:
             raise InputError(f"images must not be negative, got {self.images}")
         for name in size.settings:
             if not self.config(name).is_file():
-                raise InputError(
-                    f"no settings {name!r}: expected the name of a file in {CONFIGS / self.what}"
-                )
+                raise InputError(f"no settings {name!r}: expected a file of {CONFIGS / self.what}")
 
     @property
     def size(self) -> Size:
@@ -172,24 +170,18 @@ def gan_loops(gan: Gan, source: Source, accelerator: Accelerator, seed: int) -> 
     discriminator = build_discriminator(gan.discriminator, source.shape, source.classes).to(device)
     batches = batches_of(source, accelerator, batch=batch, seed=seed)
 
-    def ours(training: GanTraining, finite_difference: float | None = None) -> Iterator:
-        options: dict[str, Any] = {"r1": training.r1.start, "r2": training.r2.start}
-        options["finite_difference"] = finite_difference
-        networks = (
-            copy.deepcopy(generator),
-            AdversarialLoss(copy.deepcopy(discriminator), **options),
-        )
-        return train_gan(*networks, batches, training, accelerator, latent=latent, seed=seed)
+    def ours(training: GanTraining, step: float | None = None) -> Iterator:
+        model, opponent = copy.deepcopy((generator, discriminator))
+        r1, r2 = training.r1.start, training.r2.start
+        loss = AdversarialLoss(opponent, r1=r1, r2=r2, finite_difference=step)
+        return train_gan(model, loss, batches, training, accelerator, latent=latent, seed=seed)
 
-    def latents() -> Iterator[Tensor]:
-        draws = rng_for(seed, "latents", device=device)
-        while True:
-            yield torch.randn(batch, latent, generator=draws, device=device)
-
+    draws = rng_for(seed, "latents", device=device)
+    latents = (torch.randn(batch, latent, generator=draws, device=device) for _ in count())
     training, none = steady(gan.training), Cosine(start=0.0)
     networks = copy.deepcopy((generator, discriminator))
     return {
-        "plain": plain_loop(*networks, batches(0), latents(), training),
+        "plain": plain_loop(*networks, batches(0), latents, training),
         "ours": ours(training),
         "unpenalised": ours(replace(training, r1=none, r2=none)),
         "finite_difference": ours(training, STEP_SIZE),
@@ -211,11 +203,10 @@ def plain_loop(
     latents: Iterator[Tensor],
     training: GanTraining,
 ) -> Iterator[nn.Module]:
-    """A GAN as one would write it by hand, without the loss and the loop of hybridgen.
+    """A GAN written by hand, without the loss and the loop of hybridgen, trained for ever.
 
-    Trains for ever; yields the averaged generator after every step. Relativistic game, R1 and R2 by
-    one gradient call, fused Adam, a moving average of weights and buffers; the schedules stay at
-    their start.
+    Yields the averaged generator after every step. Relativistic game, R1 and R2 by one gradient
+    call, fused Adam, a moving average of weights and buffers; the schedules stay at their start.
     """
     rate, betas = training.learning_rate.start, (0.0, training.beta2.start)
     adam = partial(torch.optim.Adam, lr=rate, betas=betas, fused=True)
@@ -293,22 +284,19 @@ def denoiser_calls(settings: Diffusion, source: Source, samples: int) -> Tasks:
     discriminator = build_discriminator(settings.discriminator, source.shape).eval()
     guided = discriminator_guidance(denoiser, discriminator, 1.0)
     x, sigma = torch.randn(samples, *source.shape), torch.ones(samples)
-
-    @torch.no_grad()
-    def call(model: Callable) -> None:
-        model(x, sigma)
-
-    return {"denoiser": partial(call, denoiser), "guided": partial(call, guided)}
+    without_gradients = torch.no_grad()
+    models: dict[str, Callable] = {"denoiser": denoiser, "guided": guided}
+    return {name: partial(without_gradients(model), x, sigma) for name, model in models.items()}
 
 
 def training_figures(settings: Benchmark, accelerator: Accelerator) -> Figures:
     """What training steps, samples and guidance cost, with each file of settings."""
     size, figures, seed = settings.size, Figures(), settings.seed
     clock = clock_for(accelerator.device, settings.threads)
+    script = Gan if settings.what == "gan" else Diffusion
     with tqdm(total=len(size.settings) * (size.repeats + 1), unit="round") as bar:
         for name in size.settings:
             bar.set_description(name)
-            script = Gan if settings.what == "gan" else Diffusion
             experiment = read_settings(script, ["--config", str(settings.config(name))])
             source = load_or_noise(experiment.data, name, seed)
             if isinstance(experiment, Gan):
@@ -329,8 +317,8 @@ def training_figures(settings: Benchmark, accelerator: Accelerator) -> Figures:
                 figures[f"step_milliseconds_{loop}_{name}"] = 1e3 * median(rounds[loop]) / steps
             if "sampling" in calls:
                 unit = "points" if source.mixture is not None else "images"
-                rate = size.samples / median(rounds["sampling"])
-                figures[f"sampling_{unit}_per_second_{name}"] = rate
+                per_second = size.samples / median(rounds["sampling"])
+                figures[f"sampling_{unit}_per_second_{name}"] = per_second
     return figures
 
 
@@ -426,9 +414,8 @@ def metric_figures(settings: Benchmark) -> Figures:
     figures, size = Figures(), settings.size
     if settings.images:
         # Before this process grows: a new one's peak begins with the memory of its parent.
-        fresh = multiprocessing.get_context("spawn")
         sizes = settings.images, settings.width, settings.threads, settings.seed
-        with ProcessPoolExecutor(max_workers=1, mp_context=fresh) as processes:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
             figures |= processes.submit(whole_measurement, *sizes).result()
     draws = rng_for("features", settings.seed)
     real, fake = torch.randn(2, size.samples, settings.width, generator=draws)

@@ -6,8 +6,9 @@ Of a diffusion model it becomes a guide; of a GAN, or of a diffusion model, it r
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,7 @@ class GuideExperiment(RunSettings):
 def main(settings: GuideExperiment) -> None:
     training, seed, part = settings.training, settings.seed, settings.validation_fraction
     model_run = SavedRun(Path(settings.run))
-    kind = "gan-" if model_run.kind == "gan" else ""
-    source = load_data(model_run.data)
+    source, kind = load_data(model_run.data), "gan-" if model_run.kind == "gan" else ""
     name = f"{kind}{source.name}-{training.objective}-seed{seed}"
     folder = settings.out or Path("runs", "guide", name)
     accelerator = accelerator_for(folder, settings)
@@ -115,23 +115,12 @@ def main(settings: GuideExperiment) -> None:
     kept = split_validation(source, part)
     model = load_sampled_model(model_run, settings.sampler, kept, device=device, seed=seed)
     matched = model.denoiser if training.objective == "score_matching" else None
-    data = GuideData(
-        model.source,
-        count=settings.num_samples or min(source.size or 10_000, 10_000),
-        part=part,
-        shard=Shard(
-            batch=training.batch,
-            seed=seed,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            device=device,
-        ),
-    )
-
-    @cache
-    def validation() -> HeldOutValidation:
-        return data.validation(training.noise.quantiles(training.levels), matched)
-
+    rank, world = accelerator.process_index, accelerator.num_processes
+    shard = Shard(batch=training.batch, seed=seed, rank=rank, world=world, device=device)
+    count = settings.num_samples or min(source.size or 10_000, 10_000)
+    data = GuideData(model.source, count=count, part=part, shard=shard)
+    levels = training.noise.quantiles(training.levels)
+    validation = cache(partial(data.validation, levels, matched))
     steps = train_guide(
         initial_discriminator(settings, source),
         data.real_batches,
@@ -157,10 +146,7 @@ def main(settings: GuideExperiment) -> None:
             )
         start(run, "hybridgen-guide", settings)
         data.draw(model, folder / "generated.safetensors", run)
-
-        def finish(step: Step) -> None:
-            conclude(run, step, validation(), model, source, settings)
-
+        finish = partial(conclude, run, validation, model, source, settings)
         fit(run, steps, settings, training, finish)
 
 
@@ -183,14 +169,14 @@ def initial_discriminator(settings: GuideExperiment, source: Source) -> Any:
 
 def conclude(
     run: Run,
-    step: Step,
-    validation: HeldOutValidation,
+    held_out: Callable[[], HeldOutValidation],
     model: SampledModel,
     source: Source,
     settings: GuideExperiment,
+    step: Step,
 ) -> None:
     """Save the guide, validate and calibrate it, try it on its model, and say so."""
-    seconds, best = run.seconds, step.state["best"]
+    seconds, best, validation = run.seconds, step.state["best"], held_out()
     save_network(best, run.folder / "discriminator")
     curves(run.log_file.rows(), run.folder / "curves.png")
     outcome, figures = evaluate_guide(validation, best, run.folder)

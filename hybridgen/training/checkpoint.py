@@ -165,13 +165,11 @@ def write(root: Path, step: int, state: Mapping[str, Any], keep: int = 2, **fact
         hashes = {str(path.relative_to(temporary)): _sha256(path) for path in files}
         manifest = {"schema": SCHEMA, "step": step, "parts": sorted(state), "sha256": hashes}
         (temporary / "manifest.json").write_text(json.dumps(manifest | facts, indent=1))
-    others = [path for path in sorted(root.glob("step-*")) if path != final]
     # A checkpoint of a later step goes too: it is damaged, for a run resumes from its newest good
     # one, and would be kept in place of an older one that is whole.
-    older = [path for path in others if path.name < final.name]
-    for path in others:
-        if path not in older[len(older) - (keep - 1) :]:
-            shutil.rmtree(path, ignore_errors=True)
+    older = sorted(path for path in root.glob("step-*") if path.name < final.name)
+    for path in set(root.glob("step-*")) - {final, *older[len(older) - (keep - 1) :]}:
+        shutil.rmtree(path, ignore_errors=True)
     return final
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -107,8 +107,7 @@ class Run:
         self.signals = Signals(accelerator)
         self._saved = 0
         self._seconds_before, self._started = 0.0, time.monotonic()
-        self._lock: IO[str] | None = None
-        self._lead(self._lock_folder)
+        self._lock = self._lead(lambda: lock_run_folder(folder, self.config))
 
     @property
     def leads(self) -> bool:
@@ -153,8 +152,11 @@ class Run:
         if step.number == self._saved:
             return
         self.random.collect()
-        self._lead(lambda: self._write(step))
-        self._saved = step.number
+        state, world = {**step.state, "random": self.random}, self.accelerator.num_processes
+        facts = {**self.facts, "seconds": self.seconds, "world": world}
+        root, number = self.folder / "checkpoints", step.number
+        self._lead(lambda: checkpoint.write(root, number, state, self.keep, **facts))
+        self._saved = number
 
     @contextmanager
     def between_steps(self, step: Step, *, save: bool) -> Iterator[None]:
@@ -163,13 +165,17 @@ class Run:
         A signal during the step waits for it to end; one during the body of this `with` ends the
         body at once. Either way the step is saved, and `Interrupted` leaves the loop.
         """
-        if number := self.signals.received():
-            self._leave(step, number)
         try:
+            if number := self.signals.received():
+                raise Interrupted(number)
             with self.signals.interruptible():
                 yield
         except Interrupted as stop:
-            self._leave(step, stop.signal)
+            self.save(step)
+            sentence = (
+                f"stopped and saved at step {step.number}; the same command goes on from there"
+            )
+            raise Interrupted(stop.signal, sentence) from None
         if save:
             self.save(step)
 
@@ -197,37 +203,18 @@ class Run:
             last = f"step {self._saved}" if self._saved else "none yet"
             raise RunError(f"{error} (last good checkpoint: {last})") from error
 
-    def _lead(self, action: Callable[[], object]) -> None:
+    def _lead(self, action: Callable[[], Any]) -> Any:
         """Let the first process act while the others wait; if it fails, all of them stop."""
-        error = None
+        error = outcome = None
         if self.leads:
             try:
-                action()
+                outcome = action()
             except Exception as failure:  # whatever it is, the others must not wait for ever
                 error = failure
         failed = torch.tensor([error is not None], device=self.accelerator.device)
         if bool(torch.as_tensor(self.accelerator.gather(failed)).any()):
             raise error or FailedElsewhere("the first process could not go on")
-
-    def _lock_folder(self) -> None:
-        self._lock = lock_run_folder(self.folder, self.config)
-
-    def _write(self, step: Step) -> None:
-        checkpoint.write(
-            self.folder / "checkpoints",
-            step.number,
-            {**step.state, "random": self.random},
-            self.keep,
-            **self.facts,
-            seconds=self.seconds,
-            world=self.accelerator.num_processes,
-        )
-
-    def _leave(self, step: Step, number: int) -> NoReturn:
-        self.save(step)
-        raise Interrupted(
-            number, f"stopped and saved at step {step.number}; the same command goes on from there"
-        ) from None
+        return outcome
 
     def _check_facts(self, saved: checkpoint.Checkpoint) -> None:
         for name, now in self.facts.items():

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, DynamoBackend, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, DynamoBackend, set_seed
 from torch import nn
 
 from hybridgen.data.augment import Augment, AugmentSettings
@@ -129,13 +129,7 @@ def build_adversarial(
         raise InputError(str(error)) from error
 
 
-_ENGINES = {
-    DistributedType.NO,
-    DistributedType.MULTI_CPU,
-    DistributedType.MULTI_GPU,
-    DistributedType.MULTI_XPU,
-    DistributedType.MULTI_NPU,
-}
+_ENGINES = {"NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU"}
 
 
 def validate_setup(
@@ -154,7 +148,7 @@ def validate_setup(
             f"mixed precision {accelerator.mixed_precision!r} cannot be used here: squared "
             "gradients leave the range of fp16, so choose 'no' or 'bf16'"
         )
-    if accelerator.distributed_type not in _ENGINES:
+    if accelerator.distributed_type.value not in _ENGINES:
         raise InputError(
             f"{accelerator.distributed_type.value} takes one model at a time and a game has two: "
             "launch with plain data parallelism (accelerate launch --multi_gpu)"

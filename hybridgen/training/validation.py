@@ -7,14 +7,13 @@ even if it has learnt nothing.
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from hybridgen.losses.denoising import noised
@@ -103,7 +102,7 @@ class HeldOutValidation:
         real, fake = (self._at_levels(logits, side).double().cpu() for side in ("real", "fake"))
         if self._denoiser is None:
             return real, fake
-        offset = rearrange(_offsets(real[:, ::2], fake[:, ::2]), "l -> l 1")
+        offset = _offsets(real[:, ::2], fake[:, ::2])
         return real + offset, fake + offset
 
     def loss(self, discriminator: Discriminator) -> float:
@@ -124,16 +123,13 @@ class HeldOutValidation:
         the way (in the logarithm) to the next ones; never below `LOWEST`. All levels from there on
         if there is no such level.
         """
-        gains = self._gains(discriminator)
-        significant = []
-        for number in range(len(self.levels)):
-            mean, error = _summed([gain[number, ::2] for gain in gains])
-            significant.append(mean > 2 * error)
-        if not any(significant):
-            return LOWEST, math.inf
         levels = self.levels.double().tolist()
-        first = significant.index(True)
-        last = len(levels) - 1 - significant[::-1].index(True)
+        at_levels = zip(*(gain[:, ::2] for gain in self._gains(discriminator)), strict=True)
+        results = [_summed(gains) for gains in at_levels]
+        significant = [number for number, (mean, error) in enumerate(results) if mean > 2 * error]
+        if not significant:
+            return LOWEST, math.inf
+        first, last = significant[0], significant[-1]
         low = math.sqrt(levels[first - 1] * levels[first]) if first else 0.0
         high = math.sqrt(levels[last] * levels[last + 1]) if last + 1 < len(levels) else math.inf
         return max(low, LOWEST), max(high, 2 * LOWEST)
@@ -193,14 +189,14 @@ def _on_noised(network: Any) -> Callable[..., Tensor]:
     return lambda x, sigma, noise, label: network(noised(x, sigma, noise), sigma, label)
 
 
-def _summed(kinds: list[Tensor]) -> tuple[float, float]:
+def _summed(kinds: Sequence[Tensor]) -> tuple[float, float]:
     """The sum of the means of independent sets of numbers, and its standard error."""
     error = math.sqrt(sum(float(kind.var()) / len(kind) for kind in kinds))
     return sum(float(kind.mean()) for kind in kinds), error
 
 
 def _offsets(real: Tensor, fake: Tensor) -> Tensor:
-    """The number `[l]` to add to each level's logits `[l n]`, `[l m]` for the least cross-entropy.
+    """The numbers `[l 1]` to add to all levels' logits `[l n]`, `[l m]` for least cross-entropy.
 
     It solves `mean sigmoid(-real - c) = mean sigmoid(fake + c)` by bisection: the difference of
     the two sides falls in c.
@@ -208,10 +204,10 @@ def _offsets(real: Tensor, fake: Tensor) -> Tensor:
     low, high = real.new_full((len(real), 1), -100.0), real.new_full((len(real), 1), 100.0)
     for _ in range(60):
         middle = (low + high) / 2
-        difference = (-real - middle).sigmoid().mean(1) - (fake + middle).sigmoid().mean(1)
-        rising = rearrange(difference > 0, "l -> l 1")
+        missed, taken = (-real - middle).sigmoid(), (fake + middle).sigmoid()
+        rising = missed.mean(1, keepdim=True) > taken.mean(1, keepdim=True)
         low, high = torch.where(rising, middle, low), torch.where(rising, high, middle)
-    return rearrange((low + high) / 2, "l 1 -> l")
+    return (low + high) / 2
 
 
 class BestCheckpoint:
