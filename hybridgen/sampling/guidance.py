@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -95,9 +95,15 @@ def cost_of(denoiser: Any, sigma: float) -> Cost:
 Scale = float | Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class Guided:
-    """A denoiser whose clean estimates are moved along a discriminator's gradient.
+def discriminator_guidance(
+    denoiser: Denoiser,
+    discriminator: Discriminator,
+    scale: Scale = 1.0,
+    *,
+    window: tuple[float, float] = (LOWEST, math.inf),
+    clip: float | None = None,
+) -> Denoiser:
+    """Move each clean estimate along the discriminator's gradient.
 
     A discriminator trained to the optimum has logit `log p(x; sigma) - log q(x; sigma)`, so with
     scale 1 the score of q, `(x0 - x) / sigma^2`, becomes that of p: inside `window`,
@@ -106,10 +112,9 @@ class Guided:
 
     The discriminator has to be trained on finished samples of this denoiser (by the sampler that
     is to be guided) against data, both noised, at every level: `experiments/guide.py`. The
-    discriminator of a hybrid loss or of a GAN knows something else. It runs in float32, also
-    inside `torch.no_grad()`, `torch.inference_mode()` and autocast.
+    discriminator of a hybrid loss or of a GAN knows something else.
 
-    Attributes:
+    Args:
         denoiser: what is guided; classifier-free guidance belongs inside if the discriminator knows
             labels, because it needs one in every call.
         discriminator: noise-conditional; raw logits are used, because a clipped probability has no
@@ -119,25 +124,47 @@ class Guided:
             At large sigma guidance mends the weights of modes, at small sigma their shape.
         clip: the largest norm, in units of the data, of what is added to one sample's estimate.
 
+    Returns:
+        A denoiser with `.cost(sigma)`. The discriminator runs in float32, also inside
+        `torch.no_grad()`, `torch.inference_mode()` and autocast.
+
     Raises:
         ValueError: a discriminator that ignores the noise level or fits another shape or label
             set, a scale that is not finite, an empty window, a clip that is not positive.
     """
+    check_scale(scale)
+    check_guide(denoiser, discriminator)
+    low, high = window
+    if not 0 <= low < high:
+        raise ValueError(f"a window is (low, high) with 0 <= low < high, got {window}")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip must be positive, got {clip}")
+    return Guided(denoiser, discriminator, scale, window, clip)
+
+
+def classifier_free_guidance(denoiser: Denoiser, scale: Scale) -> Denoiser:
+    """Away from the unconditional estimate: `D(x, null) + scale (D(x, label) - D(x, null))`.
+
+    Scale 1 is the conditional denoiser, 0 the unconditional one; `label=None` is unconditional.
+    Source: Ho & Salimans 2022, arXiv:2207.12598, equation 6, there with w = scale - 1.
+
+    Args:
+        denoiser: trained with labels dropped at random (`training.label_drop`).
+        scale: a number, or a function of `sigma [b]`.
+    """
+    check_scale(scale)
+    return ClassifierFree(denoiser, scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Guided:
+    """A denoiser with a discriminator's gradient added; made by `discriminator_guidance`."""
 
     denoiser: Denoiser
     discriminator: Discriminator
-    scale: Scale = 1.0
-    window: tuple[float, float] = field(default=(LOWEST, math.inf), kw_only=True)
-    clip: float | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        check_scale(self.scale)
-        check_guide(self.denoiser, self.discriminator)
-        low, high = self.window
-        if not 0 <= low < high:
-            raise ValueError(f"a window is (low, high) with 0 <= low < high, got {self.window}")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip must be positive, got {self.clip}")
+    scale: Scale
+    window: tuple[float, float]
+    clip: float | None
 
     def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         estimate = self.denoiser(x, sigma, label)
@@ -185,21 +212,10 @@ class Guided:
 
 @dataclass(frozen=True, eq=False)
 class ClassifierFree:
-    """Away from the unconditional estimate: `D(x, null) + scale (D(x, label) - D(x, null))`.
-
-    Scale 1 is the conditional denoiser, 0 the unconditional one; `label=None` is unconditional.
-    Source: Ho & Salimans 2022, arXiv:2207.12598, equation 6, there with w = scale - 1.
-
-    Attributes:
-        denoiser: trained with labels dropped at random (`training.label_drop`).
-        scale: a number, or a function of `sigma [b]`.
-    """
+    """Two calls of one denoiser, extrapolated; made by `classifier_free_guidance`."""
 
     denoiser: Denoiser
     scale: Scale
-
-    def __post_init__(self) -> None:
-        check_scale(self.scale)
 
     def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         without = self.denoiser(x, sigma, None)
@@ -211,9 +227,6 @@ class ClassifierFree:
     def cost(self, sigma: float) -> Cost:
         """Calls at one level with labels given: twice the denoiser's."""
         return cost_of(self.denoiser, sigma) * 2
-
-
-discriminator_guidance, classifier_free_guidance = Guided, ClassifierFree
 
 
 def scale_at(scale: Scale, sigma: Tensor) -> Tensor:

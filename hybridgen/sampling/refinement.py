@@ -202,6 +202,11 @@ class Refined:
         return (1 - (1 - share) ** (self.rounds + 1)) / share
 
     @property
+    def calls(self) -> float:
+        """Denoiser or generator calls, expected for rejection."""
+        return self.cost.calls
+
+    @property
     def cost(self) -> Cost:
         """Network calls, expected for rejection; a discriminator scores every proposal."""
         return (self.sampler.cost + Cost(discriminator_forward=1)) * self.proposals

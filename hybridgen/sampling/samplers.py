@@ -46,6 +46,11 @@ class Heun:
             raise ValueError(f"churn must be finite and >= 0, got {self.churn}")
 
     @property
+    def calls(self) -> float:
+        """Denoiser evaluations."""
+        return self.cost.denoiser
+
+    @property
     def cost(self) -> Cost:
         """Network calls of one sample, those of every discriminator that guides included."""
         levels = self.sigmas.tolist()[:-1]
@@ -132,11 +137,12 @@ class SinglePass:
 
     generator: Generator
     noise_shape: tuple[int, ...]
+    calls: int = 1
 
     @property
     def cost(self) -> Cost:
         """Network calls of one sample."""
-        return Cost(generator=1)
+        return Cost(generator=self.calls)
 
     @torch.no_grad()
     def __call__(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
