@@ -124,7 +124,8 @@ def check_trainings(name: str, runs: Sequence[SavedRun]) -> None:
                 f"{', '.join(changed)}: expected trainings of one model that differ in their "
                 f"seeds; {advice}"
             )
-    seeds = [str(config.get("seed")) for config in configs]
+    # Guides of differently seeded models may have one seed.
+    seeds = [(config.get("run"), config.get("seed")) for config in configs]
     for trait, values in (("seed", seeds), ("weights", [run.fingerprint for run in runs])):
         for run, value in zip(runs, values, strict=True):
             twin = runs[values.index(value)]
