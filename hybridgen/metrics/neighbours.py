@@ -153,22 +153,20 @@ def _comparable(x: Tensor, y: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
 def _distances(x: Tensor, y: Tensor, itself: Tensor | None = None) -> Tensor:
     """`|x_i - y_j|`, `[n m]`, of `_comparable` points; infinite where `y_j` is `x_i` itself.
 
-    Products are fast; rows with a pair that is near beside its norms are taken by differences.
+    Products are fast; rows with a pair that is near beside the norms are taken by differences.
     """
-    differences = "donot_use_mm_for_euclid_dist"
-    every = torch.arange(len(x), device=x.device)
-    if x.shape[1] <= EXACT:
-        distance = torch.cdist(x, y, compute_mode=differences)
-    else:
-        distance = torch.cdist(x, y, compute_mode="use_mm_for_euclid_dist")
-        norms = rearrange(x.square().sum(dim=1), "n -> n 1") + y.square().sum(dim=1)
-        rough = distance.square() < ROUGH * norms
-        if itself is not None:
-            rough[every, itself] = False
-        rows = rough.any(dim=1)
-        distance[rows] = torch.cdist(x[rows], y, compute_mode=differences)
+    every, differences = torch.arange(len(x), device=x.device), "donot_use_mm_for_euclid_dist"
+    products = x.shape[1] > EXACT
+    mode = "use_mm_for_euclid_dist" if products else differences
+    distance = torch.cdist(x, y, compute_mode=mode)
     if itself is not None:
         distance[every, itself] = torch.inf
+    if products:
+        norms = x.square().sum(dim=1) + y.square().sum(dim=1).amax()
+        rough = (distance.amin(dim=1).square() < ROUGH * norms).nonzero()[:, 0]
+        distance[rough] = torch.cdist(x[rough], y, compute_mode=differences)
+        if itself is not None:
+            distance[every, itself] = torch.inf
     return distance
 
 
