@@ -42,7 +42,7 @@ def test_trainings_that_agree_leave_what_the_draw_of_samples_leaves_open():
 @pytest.mark.parametrize("number", [1, 2])
 def test_shares_of_500_samples_that_differ_by_one_are_a_tie_however_many_trainings(number):
     name, error = "high_quality", math.sqrt(0.998 * 0.002 / 500)
-    ends = interval(name, 1.0, 0.0, least=1.5 / 500), interval(name, 0.998, error)
+    ends = interval(name, 1.0, 1.5 / 500), interval(name, 0.998, error)
     a, b = (
         mean_over_trainings([{name: Estimate(value=value, low=low, high=high)}] * number)[name]
         for value, (low, high) in zip((1.0, 0.998), ends, strict=True)
