@@ -9,7 +9,7 @@ from scipy.stats import t as student
 
 from hybridgen.evaluation.results import mean_over_trainings, provenance
 from hybridgen.metrics.intervals import Estimate, interval
-from hybridgen.report.ranking import outcome
+from hybridgen.report.ranking import TIE, outcome
 
 
 def trainings(values, name="kid"):
@@ -47,7 +47,7 @@ def test_shares_of_500_samples_that_differ_by_one_are_a_tie_however_many_trainin
         mean_over_trainings([{name: Estimate(value=value, low=low, high=high)}] * number)[name]
         for value, (low, high) in zip((1.0, 0.998), ends, strict=True)
     )
-    assert outcome(a, b, name) == "tie"
+    assert outcome(a, b, name) == TIE
 
 
 def test_a_mean_is_of_figures_that_all_trainings_have():
