@@ -171,9 +171,9 @@ def gan_loops(gan: Gan, source: Source, accelerator: Accelerator, seed: int) -> 
     batches = batches_of(source, accelerator, batch=batch, seed=seed)
 
     def ours(training: GanTraining, step: float | None = None) -> Iterator:
-        model, opponent = copy.deepcopy((generator, discriminator))
+        model, rival = copy.deepcopy((generator, discriminator))
         r1, r2 = training.r1.start, training.r2.start
-        loss = AdversarialLoss(opponent, r1=r1, r2=r2, finite_difference=step)
+        loss = AdversarialLoss(rival, r1=r1, r2=r2, finite_difference=step)
         return train_gan(model, loss, batches, training, accelerator, latent=latent, seed=seed)
 
     draws = rng_for(seed, "latents", device=device)

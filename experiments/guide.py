@@ -107,7 +107,8 @@ class GuideExperiment(RunSettings):
 def main(settings: GuideExperiment) -> None:
     training, seed, part = settings.training, settings.seed, settings.validation_fraction
     model_run = SavedRun(Path(settings.run))
-    source, kind = load_data(model_run.data), "gan-" if model_run.kind == "gan" else ""
+    kind = "gan-" if model_run.kind == "gan" else ""  # refuses what is not finished
+    source = load_data(model_run.data)
     name = f"{kind}{source.name}-{training.objective}-seed{seed}"
     folder = settings.out or Path("runs", "guide", name)
     accelerator = accelerator_for(folder, settings)

@@ -87,8 +87,9 @@ class SavedRun:
     @property
     def data(self) -> DataSettings:
         """What the model was trained on."""
+        config = self.config  # whose own refusals must not be taken for damage of this part
         try:
-            return DataSettings(**self.config["data"])
+            return DataSettings(**config["data"])
         except (KeyError, TypeError, ValueError) as error:
             path = self.folder / "config.yaml"
             raise InputError(f"{path} is damaged or of another version: train again") from error
