@@ -125,7 +125,7 @@ def check_trainings(name: str, runs: Sequence[SavedRun]) -> None:
                 f"seeds; {advice}"
             )
     # Guides of differently seeded models may have one seed.
-    seeds = [(config.get("run"), config.get("seed")) for config in configs]
+    seeds = [str((config.get("run"), config.get("seed"))) for config in configs]
     for trait, values in (("seed", seeds), ("weights", [run.fingerprint for run in runs])):
         for run, value in zip(runs, values, strict=True):
             twin = runs[values.index(value)]
