@@ -24,7 +24,6 @@ from hybridgen.evaluation.results import (
     Comparison,
     Row,
     SamplingCost,
-    data_facts,
     mean_over_trainings,
     provenance,
 )
@@ -203,9 +202,16 @@ def compare(
     histogram = evaluator.histogram(held_out)
     words = [f"experiments/{Path(__file__).name}", *sys.argv[1:]]
     trainings = {name: len(runs[name]) for name in used}
+    data = {
+        "name": source.name,
+        "shape": " x ".join(map(str, source.shape)),
+        "training examples": "drawn without end" if source.size is None else str(source.size),
+        "held-out examples": str(len(evaluator.held_out)),
+        "classes in training": str(source.classes) if source.classes else "none: unconditional",
+    }
     return Comparison(
         title=f"Single pass against guided diffusion: {source.name}",
-        data=data_facts(source, held_out=len(evaluator.held_out)),
+        data=data,
         features=evaluator.extractor.name,
         samples=evaluator.samples,
         rows=tuple(row_of(row, each, costs[row[0].name]) for row, each in measured.items()),

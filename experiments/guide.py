@@ -24,7 +24,6 @@ from hybridgen.evaluation.guide import (
     SampledModel,
     evaluate_guide,
     guidance_results,
-    load_sampled_model,
     refinement_results,
 )
 from hybridgen.evaluation.guide_data import GuideData
@@ -113,8 +112,13 @@ def main(settings: GuideExperiment) -> None:
     folder = settings.out or Path("runs", "guide", name)
     accelerator = accelerator_for(folder, settings)
     device = accelerator.device
-    kept = split_validation(source, part)
-    model = load_sampled_model(model_run, settings.sampler, kept, device=device, seed=seed)
+    model = SampledModel(
+        source=split_validation(source, part),
+        network=model_run.network.to(device).requires_grad_(False),
+        settings=None if kind else settings.sampler,
+        fingerprint=model_run.fingerprint,
+        seed=seed,
+    )
     matched = model.denoiser if training.objective == "score_matching" else None
     rank, world = accelerator.process_index, accelerator.num_processes
     shard = Shard(batch=training.batch, seed=seed, rank=rank, world=world, device=device)
@@ -191,8 +195,8 @@ def conclude(
     else:
         results = guidance_results(model, best, source, settings, run, significant=significant)
     guide = {
-        "sampler": model.sampler_name,
-        "steps": model.sampler_steps,
+        "sampler": "single_pass" if model.settings is None else model.settings.name,
+        "steps": 1 if model.settings is None else model.settings.steps,
         "objective": settings.training.objective,
         "scale": results.get("scale", 0.0),
         "window": [low, None if high == math.inf else high],  # JSON has no infinity

@@ -139,6 +139,11 @@ class Source(Batched, Protocol):
         ...
 
 
+def labels_in_turn(source: Source, count: int) -> Tensor | None:
+    """The classes one after the other, `[count]`; `None` without classes."""
+    return torch.arange(count) % source.classes if source.classes else None
+
+
 def to_float(images: Tensor) -> Tensor:
     """uint8 `[b c h w]` to float32 in [-1, 1]: `x / 127.5 - 1`."""
     return images.float().div_(127.5).sub_(1)

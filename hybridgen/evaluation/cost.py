@@ -178,63 +178,54 @@ def flops_and_bytes(
 
 
 Sampling = Callable[..., Tensor]
-ROUNDS = 9
-FEWEST = 3
+ROUNDS, FEWEST = 9, 3
+LIMIT = 5.0
+"""Seconds that the timed batches of one sampler may take, unless the fewest take longer."""
 
 
 def sampling_costs(
-    samplers: Mapping[str, Sampling],
-    inputs: Mapping[str, tuple[Tensor, ...]],
+    samplers: Mapping[str, tuple[Sampling, tuple[Tensor, ...]]],
     *,
     rounds: int = ROUNDS,
-    limit: float = 5.0,
     clock: Clock | None = None,
 ) -> dict[str, SamplingCost]:
     """What one sample of each sampler costs, in batches of one size.
 
     Each makes one batch whose operations and bytes are counted, one that warms up, and then as many
-    timed ones as fit into `limit` seconds, at least three and at most `rounds`, in turns with the
-    others: whatever slows the machine for a while meets all of them.
-
-    Operations are those of one batch over its size; a refined sampler's depend on what was accepted
-    in it. Bytes are of tensors that the sampler makes: weights and noise do not count.
+    timed ones as fit into five seconds, at least three and at most `rounds`, in turns with the
+    others. Operations are those of one batch over its size; a refined sampler's depend on what was
+    accepted in it.
 
     Args:
-        samplers: name -> `(noise [b ...]) -> samples [b ...]`, or `(noise, label [b])`; the calls
-            of one with a `cost`, like every `hybridgen.protocols.Sampler`, are known.
-        inputs: name -> one batch of noise, and labels for a sampler that takes them; of the same
-            number of samples for all.
-        rounds: timed batches at most.
-        limit: seconds that the timed batches of one sampler may take, unless three take longer.
+        samplers: name -> `(noise [b ...]) -> samples [b ...]`, or `(noise, label [b])`, and one
+            batch of what it takes, of one size for all; the calls of a sampler with a `cost`, like
+            every `hybridgen.protocols.Sampler`, are known.
         clock: that of `clock_for` if not given.
 
     Raises:
-        ValueError: noise is missing or of different sizes, or a sampler makes another number of
-            samples than it got noise.
+        ValueError: noise of different sizes, or a sampler makes another number of samples than it
+            got noise.
     """
     if not samplers:
         raise ValueError("there is no sampler whose cost could be measured")
-    missing = [name for name in samplers if name not in inputs]
-    if missing:
-        raise ValueError(f"no noise is given for {missing[0]!r}; give one batch for each sampler")
-    noise = [inputs[name][0] for name in samplers]
+    noise = [inputs[0] for _, inputs in samplers.values()]
     batch, device = len(noise[0]), noise[0].device
     if batch == 0 or any(len(x) != batch for x in noise):
         sizes = sorted({len(x) for x in noise})
         raise ValueError(f"samplers are compared at one batch size, got noise of {sizes} samples")
-    if rounds < FEWEST or not limit > 0:
-        raise ValueError(f"need rounds >= {FEWEST} and limit > 0, got {rounds=}, {limit=}")
+    if rounds < FEWEST:
+        raise ValueError(f"need rounds >= {FEWEST}, got {rounds=}")
     clock = clock or clock_for(device, torch.get_num_threads())
-    tasks = {name: partial(_sample, name, samplers[name], *inputs[name]) for name in samplers}
+    tasks = {name: partial(_sample, name, *task) for name, task in samplers.items()}
     counts, repeats = {}, {}
     for name, task in tasks.items():
         begun = clock()
         counts[name] = flops_and_bytes(task, device)
-        repeats[name] = max(FEWEST, min(rounds, int(limit / max(clock() - begun, 1e-9))))
+        repeats[name] = max(FEWEST, min(rounds, int(LIMIT / max(clock() - begun, 1e-9))))
     costs = {}
     for name, seconds in interleaved_timings(tasks, repeats, clock).items():
         value, low, high = (each / batch for each in median_interval(seconds))
-        calls, (flops, peak) = getattr(samplers[name], "cost", None), counts[name]
+        calls, (flops, peak) = getattr(samplers[name][0], "cost", None), counts[name]
         costs[name] = SamplingCost(
             calls=calls if isinstance(calls, Cost) else None,
             flops=flops / batch,
@@ -245,15 +236,8 @@ def sampling_costs(
     return costs
 
 
-def sampling_cost(sampler: Sampling, *inputs: Tensor, **options: Any) -> SamplingCost:
-    """What one sample of one sampler costs, from noise and, if it takes them, labels; options are
-    those of `sampling_costs`."""
-    name = "the sampler"
-    return sampling_costs({name: sampler}, {name: inputs}, **options)[name]
-
-
 @torch.no_grad()
-def _sample(name: str, sampler: Sampling, *inputs: Tensor) -> Tensor:
+def _sample(name: str, sampler: Sampling, inputs: tuple[Tensor, ...]) -> Tensor:
     x, noise = sampler(*inputs), inputs[0]
     if len(x) != len(noise):
         raise ValueError(f"{name} made {len(x)} samples of noise for {len(noise)}")

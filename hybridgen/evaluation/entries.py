@@ -1,7 +1,7 @@
 """Entries of a comparison: methods at their budgets, on finished runs, as samplers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,11 @@ from torch import Tensor
 
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
+from hybridgen.evaluation.guide import SampledModel
 from hybridgen.evaluation.methods import Budget, Method
 from hybridgen.evaluation.runs import SavedGuide, SavedRun, load_guide
 from hybridgen.protocols import Sampler
-from hybridgen.sampling.build import build_sampler
-from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.sampling.refinement import Refined
-from hybridgen.sampling.samplers import SinglePass
 
 Runs = Mapping[str, Sequence[SavedRun]]
 
@@ -72,6 +70,7 @@ def build_entries(
     rows: list[tuple[Entry, ...]] = []
     for method in methods:
         method.check_names(runs)
+        models = runs[method.model]
         guides = _for_each_model(method, method.guide, runs, device)
         discriminators = _for_each_model(method, method.discriminator, runs, device)
         scales = {guide.scale for guide in guides if guide is not None}
@@ -81,12 +80,8 @@ def build_entries(
                 "scales that all of them take"
             )
         for budget in method.budgets(max(scales, default=0.0)):
-            trainings = zip(runs[method.model], guides, discriminators, strict=True)
-            row = (
-                _entry(method, budget, run, network(run), guide, discriminator, source)
-                for run, guide, discriminator in trainings
-            )
-            rows.append(tuple(row))
+            trainings = zip(models, map(network, models), guides, discriminators, strict=True)
+            rows.append(tuple(_entry(method, budget, source, *each) for each in trainings))
     names = [row[0].name for row in rows]
     for name in names:
         if names.count(name) > 1:
@@ -123,20 +118,19 @@ def _for_each_model(
 def _entry(
     method: Method,
     budget: Budget,
+    source: Source,
     run: SavedRun,
     network: Any,
     guide: SavedGuide | None,
     discriminator: SavedGuide | None,
-    source: Source,
 ) -> Entry:
     kind, warning = run.kind, ""
     method.check_kind(kind)
     key: dict[str, Any] = {"model": run.fingerprint}
     details = {"model": run.folder.name}
-    if kind == "gan":
-        sampler: Sampler = SinglePass(network, (network.config["latent"],))
-    else:
-        denoiser, settings = network, method.sampler_settings(budget.calls)
+    settings = None if kind == "gan" else method.sampler_settings(budget.calls)
+    model = SampledModel(source=source, network=network, settings=settings)
+    if settings is not None:
         key["sampler"] = asdict(settings)
         details["sampler"] = ", ".join(f"{name} {value}" for name, value in key["sampler"].items())
         for used in filter(None, (discriminator, guide)):
@@ -152,10 +146,8 @@ def _entry(
             key |= {"guide": guide.fingerprint, "scale": scale, "window": guide.window}
             reach = f"scale {scale:g}, asked at noise levels {low:.3g} to {high:.3g}"
             details |= {"guide": _words(guide), "guidance": reach}
-            denoiser = discriminator_guidance(
-                denoiser, guide.discriminator, scale, window=guide.window
-            )
-        sampler = build_sampler(settings, denoiser, source.shape)
+            model = replace(model, guide=guide.discriminator, scale=scale, window=guide.window)
+    sampler = model.sampler
     if discriminator is not None:
         kind += ", refined"
         how, rounds, log_ratio = method.how, budget.rounds, discriminator.log_ratio

@@ -129,24 +129,16 @@ class Evaluator:
             return ()
         return tuple(count_classes(label, self.classes).tolist())
 
-    def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance of features of `[b ...]` to the nearest training examples, and their index.
+    def nearest(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Index of the training example nearest to each of `[b ...]`, by features, the distance to
+        it, and that to the nearest held-out example; `[b]` each.
 
         Raises:
             ValueError: training examples are drawn without end.
         """
-        return self._nearest(self.extractor.extract(x).features)
-
-    def distance_to_held_out(self, x: Tensor) -> Tensor:
-        """Distance of features of `[b ...]` to the nearest held-out example, `[b]`."""
-        return nearest(self.extractor.extract(x).features, self.held_out)[0]
-
-    @cached_property
-    def ideal(self) -> dict[str, float]:
-        """Figures of perfect samples in the limit, where the density is known."""
-        if self.mixture is None:
-            return {}
-        return ideal_values(self.mixture, len(self.held_out), self.samples)
+        features = self.extractor.extract(x).features
+        distance, index = self._nearest(features)
+        return index, distance, nearest(features, self.held_out)[0]
 
     @cached_property
     def key(self) -> dict[str, str | int]:
@@ -181,8 +173,11 @@ class Evaluator:
             raise ValueError(
                 f"this evaluator's floors hold for {self.samples} samples, got {count}"
             )
+        ideal = {}
+        if self.mixture is not None:
+            ideal = ideal_values(self.mixture, len(self.held_out), count)
         return {
-            name: replace(estimate, floor=self.floors.get(name), ideal=self.ideal.get(name))
+            name: replace(estimate, floor=self.floors.get(name), ideal=ideal.get(name))
             for name, estimate in self._estimates(x, self.subsets).items()
         }
 

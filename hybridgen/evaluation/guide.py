@@ -1,32 +1,27 @@
 """What a guide does to the samples of the model that it was trained for: distances and pictures."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hybridgen.data.images import quantised
-from hybridgen.data.source import Source
+from hybridgen.data.source import Source, labels_in_turn
 from hybridgen.errors import RunError
 from hybridgen.evaluation.density_ratio import LogRatio
-from hybridgen.evaluation.plots import (
-    draw_calibration,
-    draw_scales,
-    picture_size,
-    sample_picture,
-)
-from hybridgen.evaluation.runs import SavedRun
+from hybridgen.evaluation.plots import draw_calibration, draw_scales, sample_picture
 from hybridgen.evaluation.scale_search import choose_scale
 from hybridgen.metrics.calibration import calibration_figures
 from hybridgen.metrics.distances import frechet_distance
 from hybridgen.metrics.features import extract, feature_network
 from hybridgen.metrics.modes import mode_distance
-from hybridgen.protocols import Denoiser, Sampler
+from hybridgen.protocols import Denoiser, Discriminator, Sampler
 from hybridgen.sampling.build import SamplerSettings, build_sampler
 from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.sampling.refinement import Refined
@@ -47,42 +42,52 @@ class SampledModel:
         source: what the samples should be like.
         network: a denoiser, or a generator, which takes one pass and cannot be guided; its weights
             say where to compute, and in which type.
-        sampler: from the network, or any other denoiser, to samples.
-        sampler_name, sampler_steps: of the sampler, as `guide.json` keeps them.
+        settings: how a denoiser is sampled; `None` for a generator.
         fingerprint: of the network's weights.
         seed: names the noise.
         window: noise levels `(low, high)` at which a guide is asked.
+        guide, scale: what guides a denoiser, if anything does.
+        ratio: refines samples, by chains of Metropolis-Hastings, which need no bound.
+
+    Raises:
+        InputError: settings that cannot work.
     """
 
     source: Source
     network: Any
-    sampler: Callable[[Any], Sampler]
-    sampler_name: str = "single_pass"
-    sampler_steps: int = 1
+    settings: SamplerSettings | None
     fingerprint: str = ""
     seed: int = 0
     window: tuple[float, float] = (LOWEST, math.inf)
+    guide: Discriminator | None = None
+    scale: float = 0.0
+    ratio: LogRatio | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.sampler  # refuses what cannot work before anything is trained for it
 
     @property
     def denoiser(self) -> Denoiser | None:
         """The network, if it can be guided."""
-        return None if self.sampler_name == "single_pass" else self.network
+        return None if self.settings is None else self.network
 
-    def guided(self, guide: nn.Module, scale: float) -> "SampledModel":
+    @property
+    def sampler(self) -> Sampler:
+        """From noise to samples."""
+        network, guide = self.network, self.guide
+        if self.settings is None:
+            sampler: Sampler = SinglePass(network, (network.config["latent"],))
+        else:
+            if guide is not None:
+                network = discriminator_guidance(network, guide, self.scale, window=self.window)
+            sampler = build_sampler(self.settings, network, self.source.shape)
+        if self.ratio is None:
+            return sampler
+        return Refined(sampler, self.ratio, "metropolis_hastings", ROUNDS)
+
+    def guided(self, guide: Discriminator, scale: float) -> "SampledModel":
         """The model sampled with a guide; as it is at scale 0."""
-
-        def sampler(network: Any) -> Sampler:
-            return self.sampler(discriminator_guidance(network, guide, scale, window=self.window))
-
-        return self if scale == 0 else replace(self, sampler=sampler)
-
-    def refined(self, ratio: LogRatio) -> "SampledModel":
-        """The model with samples refined by chains of Metropolis-Hastings, which need no bound."""
-
-        def sampler(network: Any) -> Sampler:
-            return Refined(self.sampler(network), ratio, "metropolis_hastings", ROUNDS)
-
-        return replace(self, sampler=sampler)
+        return self if scale == 0 else replace(self, guide=guide, scale=scale)
 
     def samples(
         self, count: int, purpose: str, *, draw: int = 0, label: Tensor | None = None
@@ -91,51 +96,20 @@ class SampledModel:
 
         Classes come in turn unless labels `[count]` are given.
         """
-        like = next(self.network.parameters())
-        label = labels_of(self.source, count) if label is None else label
-        label = None if label is None else label.to(like.device)
-        key = (self.seed, purpose, draw)
-        return draw_samples(self.sampler(self.network), count, key, like=like, label=label).cpu()
+        label = labels_in_turn(self.source, count) if label is None else label
+        like, key = next(self.network.parameters()), (self.seed, purpose, draw)
+        return draw_samples(self.sampler, count, key, like=like, label=label)
 
     def draw(self, path: Path) -> None:
         """A hundred images in a grid, or a scatter of 2 500 points."""
-        mixture = self.source.mixture
-        x = self.samples(picture_size(mixture), "preview")
-        sample_picture(x, mixture).save(path)
+        samples = partial(self.samples, purpose="preview")
+        sample_picture(samples, self.source.mixture).save(path)
 
 
-def load_sampled_model(
-    run: SavedRun, settings: SamplerSettings, source: Source, *, device: torch.device, seed: int = 0
-) -> SampledModel:
-    """The model of a finished run; a diffusion model is sampled as `settings` say.
-
-    Raises:
-        InputError: the folder holds no finished model, or it cannot be sampled in this way.
-    """
-    kind, network = run.kind, run.network.to(device).requires_grad_(False)
-    facts: dict[str, Any] = {"source": source, "fingerprint": run.fingerprint, "seed": seed}
-    if kind == "gan":
-        latent = (network.config["latent"],)
-        return SampledModel(network=network, sampler=lambda g: SinglePass(g, latent), **facts)
-    build_sampler(settings, network, source.shape)  # refuses settings that cannot work
-    return SampledModel(
-        network=network,
-        sampler=lambda denoiser: build_sampler(settings, denoiser, source.shape),
-        sampler_name=settings.name,
-        sampler_steps=settings.steps,
-        **facts,
-    )
-
-
-def labels_of(source: Source, count: int) -> Tensor | None:
-    """The classes in turn, `[count]`; `None` without classes."""
-    return torch.arange(count) % source.classes if source.classes else None
-
-
-def distance_to(source: Source, limit: int = 10_000) -> tuple[str, Callable[[Tensor], float]]:
+def distance_to(source: Source) -> tuple[str, Callable[[Tensor], float]]:
     """The name of a distance and the distance itself, of samples to what `source` holds out.
 
-    Points: `mode_distance`. Images: the Frechet distance to at most `limit` of its `held_out` part
+    Points: `mode_distance`. Images: the Frechet distance to at most 10 000 of its `held_out` part
     of the features of a network that knows such images, else of the pixels of thumbnails, at most
     eight a side.
     """
@@ -151,7 +125,7 @@ def distance_to(source: Source, limit: int = 10_000) -> tuple[str, Callable[[Ten
         side = min(8, images.shape[-1])
         return torch.nn.functional.adaptive_avg_pool2d(images, side).flatten(1)
 
-    reference = features(source.reference("held_out", limit)[0])
+    reference = features(source.reference("held_out", 10_000)[0])
     name = "frechet_distance" if network is not None else "frechet_distance_of_pixels"
     return name, lambda x: frechet_distance(reference, features(x))
 
@@ -164,8 +138,8 @@ def evaluate_guide(
     """
     outcome = validation.outcome(guide)
     real, fake = (logits[:, 1::2] for logits in validation.logits(guide))
-    draw_calibration(real, fake, validation.levels, folder / "calibration.png")
     levels = calibration_figures(real, fake, validation.levels)
+    draw_calibration(levels, real, fake, folder / "calibration.png")
     return outcome, {
         "held_out_bce": outcome.bce,
         "chance": CHANCE,
@@ -176,24 +150,11 @@ def evaluate_guide(
     }
 
 
-class Trials(Protocol):
-    """How a guide is tried; part of the settings of `experiments/guide.py`."""
-
-    @property
-    def scales(self) -> Sequence[float]: ...
-    @property
-    def scale_samples(self) -> int: ...
-    @property
-    def scale_draws(self) -> int: ...
-    @property
-    def final_samples(self) -> int: ...
-
-
 def guidance_results(
     model: SampledModel,
     guide: nn.Module,
     source: Source,
-    trials: Trials,
+    trials: Any,
     run: Run,
     *,
     significant: bool,
@@ -203,6 +164,10 @@ def guidance_results(
     A scale at which samples stop being finite counts as the worst, and a guide that is not
     significant gets scale 0, whatever the search says. Draws `scale.png`, `samples-unguided.png`
     and `samples-guided.png`.
+
+    Args:
+        trials: settings `scales`, `scale_samples`, `scale_draws` and `final_samples` of
+            `experiments/guide.py`.
     """
     low, high = model.window
     reach = f"from {low:.3g}" + ("" if high == math.inf else f" to {high:.3g}")
@@ -235,7 +200,7 @@ def refinement_results(
     """The distance to what `source` holds out without refinement and after ten rounds of it; draws
     `samples-unrefined.png` and `samples-refined.png`, which begin with the same noise.
     """
-    variants = {"unrefined": model, "refined": model.refined(ratio)}
+    variants = {"unrefined": model, "refined": replace(model, ratio=ratio)}
     for word, variant in variants.items():
         variant.draw(folder / f"samples-{word}.png")
     return _distances(variants, source, samples)

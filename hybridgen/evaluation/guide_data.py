@@ -20,41 +20,6 @@ from hybridgen.training.validation import HeldOutValidation
 
 _VALIDATED = 2_000
 """Samples of either kind that a guide is validated on, at most."""
-_DRAWS = "fakes"
-"""Names the noise; another name is other noise, and recorded figures would not be met again."""
-
-
-def cached_samples(
-    model: SampledModel, count: int, path: Path, run: Run
-) -> tuple[Tensor, Tensor | None]:
-    """Samples of the unguided model `[count ...]` and their labels, kept in a file.
-
-    Images are in 256 values, as the data is: a guide would know finer ones for generated. Labels
-    are as frequent as in the data, or their numbers alone would give samples away. The file also
-    keeps the model's fingerprint.
-
-    Raises:
-        RunError: samples are not finite.
-        InputError: the file is damaged, or of another model.
-    """
-    _, label = model.source.reference("train", count)
-    if label is not None:
-        label = label[torch.arange(count) % len(label)] if model.source.classes else None
-    points = len(model.source.shape) == 1
-    if run.leads and not path.exists():
-        run.say(f"drawing {count} samples of the model")
-        x = model.samples(count, _DRAWS, label=label)
-        content = {"x": x if points else to_bytes(x)}
-        write_atomically(path, save(content, {"model": model.fingerprint}))
-    run.accelerator.wait_for_everyone()
-    try:
-        with safe_open(path, "pt") as file:
-            x, fingerprint = file.get_tensor("x"), (file.metadata() or {}).get("model")
-    except (SafetensorError, KeyError) as error:
-        raise InputError(f"{path} is damaged: remove it, it will be drawn again") from error
-    if fingerprint != model.fingerprint:
-        raise InputError(f"{path} holds samples of another model: choose another --out")
-    return x if points else to_float(x), label
 
 
 class GuideData:
@@ -80,8 +45,35 @@ class GuideData:
         self.fake_batches(0)
 
     def draw(self, model: SampledModel, path: Path, run: Run) -> None:
-        """Draw the samples of the model, or read them back; see `cached_samples`."""
-        self._fake = cached_samples(model, self.count, path, run)
+        """Draw the samples of the unguided model into a file, or read them back from it.
+
+        Images are in 256 values, as the data is: a guide would know finer ones for generated.
+        Labels are as frequent as in the data, or their numbers alone would give samples away. The
+        file also keeps the model's fingerprint.
+
+        Raises:
+            RunError: samples are not finite.
+            InputError: the file is damaged, or of another model.
+        """
+        _, label = model.source.reference("train", self.count)
+        if label is not None:
+            label = label[torch.arange(self.count) % len(label)] if model.source.classes else None
+        points = len(model.source.shape) == 1
+        if run.leads and not path.exists():
+            run.say(f"drawing {self.count} samples of the model")
+            # By another name it would be other noise, and recorded figures not met again.
+            x = model.samples(self.count, "fakes", label=label)
+            content = {"x": x if points else to_bytes(x)}
+            write_atomically(path, save(content, {"model": model.fingerprint}))
+        run.accelerator.wait_for_everyone()
+        try:
+            with safe_open(path, "pt") as file:
+                x, fingerprint = file.get_tensor("x"), (file.metadata() or {}).get("model")
+        except (SafetensorError, KeyError) as error:
+            raise InputError(f"{path} is damaged: remove it, it will be drawn again") from error
+        if fingerprint != model.fingerprint:
+            raise InputError(f"{path} holds samples of another model: choose another --out")
+        self._fake = x if points else to_float(x), label
 
     def real_batches(self, start: int) -> Iterator[Batch]:
         """Batches of training examples from number `start` on."""

@@ -16,12 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import hybridgen
-from hybridgen.data.source import Source
-from hybridgen.evaluation.cost import sampling_cost, sampling_costs
+from hybridgen.data.source import Source, labels_in_turn
+from hybridgen.evaluation.cost import sampling_costs
 from hybridgen.evaluation.entries import Entry
 from hybridgen.evaluation.evaluator import Data, Evaluator, build_evaluator
-from hybridgen.evaluation.guide import labels_of
 from hybridgen.evaluation.plots import sample_grid, scatter
 from hybridgen.evaluation.results import SamplingCost
 from hybridgen.maths.rng import rng_for
@@ -131,9 +129,10 @@ def measure(
 
     with torch.no_grad():
         x = in_chunks(sample, *inputs, size=batch)
+    first_batch = tuple(each[:batch] for each in inputs)
     return Measurement(
         figures=evaluator(x),
-        cost=sampling_cost(sampler, *(each[:batch] for each in inputs)),
+        cost=sampling_costs({"sampler": (sampler, first_batch)})["sampler"],
         samples=x,
         warnings=evaluator.warnings,
     )
@@ -175,8 +174,8 @@ def measure_entry(
 
     def work() -> dict[str, Any]:
         count, like = evaluator.samples, entry.like
-        label = _labels(entry, source, count)
-        x = draw_samples(entry.sampler, count, (seed, "compare"), like=like, label=label).cpu()
+        label = labels_in_turn(source, count)
+        x = draw_samples(entry.sampler, count, (seed, "compare"), like=like, label=label)
         pictures = {"picture": picture_of(x, source), "neighbours": _nearest(x, evaluator, source)}
         return {
             "name": entry.name,
@@ -209,8 +208,8 @@ def _nearest(x: Tensor, evaluator: Evaluator, source: Source) -> bytes:
     """
     if source.mixture is not None or evaluator.training_examples is None:
         return b""
-    distance, example = evaluator.nearest(x)
-    closest = (distance / evaluator.distance_to_held_out(x)).argsort()[:PAIRS]
+    example, distance, held_out_distance = evaluator.nearest(x)
+    closest = (distance / held_out_distance).argsort()[:PAIRS]
     pairs = torch.cat([x[closest], evaluator.training_examples[example[closest]].to(x)])
     return _png(sample_grid(pairs, len(closest), side=32))
 
@@ -243,13 +242,13 @@ def time_entries(
     }
 
     def work() -> dict[str, Any]:
-        inputs = {}
+        samplers = {}
         for entry in entries:
             noise = torch.randn(batch, *entry.sampler.noise_shape, generator=rng_for("timing"))
-            label = _labels(entry, source, batch)
-            inputs[entry.name] = (noise.to(entry.like), *([] if label is None else [label]))
-        samplers = {entry.name: entry.sampler for entry in entries}
-        costs = sampling_costs(samplers, inputs, rounds=rounds)
+            label = labels_in_turn(source, batch)
+            labels = () if label is None else (label.to(entry.like.device),)
+            samplers[entry.name] = entry.sampler, (noise.to(entry.like), *labels)
+        costs = sampling_costs(samplers, rounds=rounds)
         return {name: asdict(cost) for name, cost in costs.items()}
 
     return {name: _read_cost(record) for name, record in _cached(folder, key, work).items()}
@@ -258,11 +257,6 @@ def time_entries(
 def _read_cost(record: dict[str, Any]) -> SamplingCost:
     calls = None if record["calls"] is None else Cost(**record["calls"])
     return SamplingCost(**{**record, "calls": calls, "seconds": Estimate(**record["seconds"])})
-
-
-def _labels(entry: Entry, source: Source, count: int) -> Tensor | None:
-    label = labels_of(source, count)
-    return None if label is None else label.to(entry.like.device)
 
 
 def _cached(folder: Path, key: Mapping[str, Any], work: Callable[[], Any]) -> Any:
@@ -287,7 +281,7 @@ NO_FIGURES = {"report", "training"}
 @cache
 def _code_version() -> str:
     """A hash of all that figures depend on: this package's code, torch and diffusers."""
-    root = Path(hybridgen.__path__[0])
+    root = Path(__file__).parents[1]
     digest = hashlib.sha256(f"{version('torch')} {version('diffusers')}".encode())
     for path in sorted(root.rglob("*.py")):
         if not NO_FIGURES & set(path.relative_to(root).parts):

@@ -1,23 +1,18 @@
 """What a person sees of a model while it trains and at its end: pictures, figures, a table."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from hybridgen.data.source import Source
+from hybridgen.data.source import Source, labels_in_turn
 from hybridgen.evaluation.evaluator import Evaluator, Unmeasurable, build_evaluator
-from hybridgen.evaluation.plots import (
-    curve_panels,
-    curves,
-    picture_size,
-    sample_picture,
-    save_animation,
-)
+from hybridgen.evaluation.plots import curve_panels, curves, sample_picture, save_animation
 from hybridgen.protocols import Sampler
 from hybridgen.sampling.samplers import draw_samples
 from hybridgen.training.checkpoint import write_atomically
@@ -33,27 +28,19 @@ class Monitor:
         source: what the samples should be like.
         sampler: how a model is sampled, such as a `SinglePass` of a generator.
         seed: names the noise.
-        columns: of the sample grid; images have as many rows.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        source: Source,
-        *,
-        sampler: Callable[[Any], Sampler],
-        seed: int,
-        columns: int = 10,
+        self, folder: Path, source: Source, *, sampler: Callable[[Any], Sampler], seed: int
     ) -> None:
         self.folder, self.source, self.sampler, self.seed = folder, source, sampler, seed
-        self.columns = columns
         self._evaluators: dict[int | None, Evaluator | None] = {}
 
     def preview(self, model: nn.Module, step: int) -> Path:
         """Draw samples of the fixed noise into `samples/step-N.png`."""
         path = self.folder / "samples" / f"step-{step:08d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        _save(self._picture(model), path)
+        self._draw(model, path)
         return path
 
     def figures(self, model: nn.Module, samples: int | None = None) -> dict[str, float]:
@@ -75,27 +62,28 @@ class Monitor:
 
     def finish(self, model: nn.Module, rows: list[dict[str, Any]]) -> None:
         """Write `samples.png`, `samples.webp` (at most 100 previews in turn) and `curves.png`."""
-        _save(self._picture(model), self.folder / "samples.png")
+        self._draw(model, self.folder / "samples.png")
         paths = sorted((self.folder / "samples").glob("step-*.png"))
-        paths = paths[:: max(1, -(-len(paths) // _FRAMES))]
-        if frames := [frame for path in paths if (frame := _frame(path)) is not None]:
+        frames = []
+        for path in paths[:: max(1, -(-len(paths) // _FRAMES))]:
+            with suppress(OSError), Image.open(path) as image:  # of one cut short
+                frames.append(image.convert("RGB"))
+        if frames:
             save_animation(frames, self.folder / "samples.webp")
         if curve_panels(rows):
             curves(rows, self.folder / "curves.png")
 
-    def _picture(self, model: nn.Module) -> Image.Image:
-        mixture, columns = self.source.mixture, self.columns
-        x = self.samples(model, picture_size(mixture, columns), "preview").cpu()
-        return sample_picture(x, mixture, columns)
+    def _draw(self, model: nn.Module, path: Path) -> None:
+        """A PNG that is never seen half-written."""
+        content, samples = BytesIO(), partial(self.samples, model, purpose="preview")
+        sample_picture(samples, self.source.mixture).save(content, "png")
+        write_atomically(path, content.getvalue())
 
     def samples(self, model: nn.Module, count: int, purpose: str) -> Tensor:
         """`count` samples `[count ...]` from the noise that `purpose` names, labels in turn."""
-        first = next(model.parameters())
-        label = None
-        if self.source.classes:
-            label = torch.arange(count, device=first.device) % self.source.classes
+        like, label = next(model.parameters()), labels_in_turn(self.source, count)
         return draw_samples(
-            self.sampler(model), count, (self.seed, purpose), like=first, label=label
+            self.sampler(model), count, (self.seed, purpose), like=like, label=label
         )
 
 
@@ -108,19 +96,3 @@ def table(result: Mapping[str, float | None]) -> str:
             measured = "infinite" if value is None else f"{value:.4g}"
             lines.append(f"{name:24}{measured:>12}" + ("" if floor is None else f"{floor:12.4g}"))
     return "\n".join(lines)
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    """As a PNG that is never seen half-written."""
-    content = BytesIO()
-    picture.save(content, "png")
-    write_atomically(path, content.getvalue())
-
-
-def _frame(path: Path) -> Image.Image | None:
-    """The picture, its file closed again; `None` if it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError:
-        return None

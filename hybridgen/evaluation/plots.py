@@ -1,9 +1,8 @@
 """Pictures of samples and of figures: grids, scatters, animations, curves, calibration."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import stdev
 from typing import Any
 
 import numpy as np
@@ -20,42 +19,38 @@ from torch import Tensor
 from hybridgen.data.images import to_bytes
 from hybridgen.evaluation.scale_search import ScaleChoice
 from hybridgen.maths.mixtures import GaussianMixture
-from hybridgen.metrics.calibration import calibration_figures, reliability
+from hybridgen.metrics.calibration import reliability
 from hybridgen.metrics.registry import METRICS
 
 REAL, FAKE = "#8c8c8c", "#c8321e"
+GAP, WHITE = 2, 255
+"""Pixels between images and around them, and their grey value."""
 
 
-def sample_grid(
-    x: Tensor, columns: int = 8, *, side: int = 64, gap: int = 2, background: int = 255
-) -> Image.Image:
+def sample_grid(x: Tensor, columns: int = 8, *, side: int = 64) -> Image.Image:
     """Images in rows, each pixel enlarged to a whole square so that small images stay crisp.
 
     Args:
         x: `[b c h w]` in [-1, 1], 1 or 3 channels; values outside are clipped.
         columns: images a row; the last row may be shorter.
         side: an image smaller than this is enlarged by the largest whole factor that fits.
-        gap: pixels between images and around them.
-        background: grey value of gaps.
     """
     if x.ndim != 4 or x.shape[1] not in (1, 3) or len(x) == 0:
         raise ValueError(f"expected at least one image [b c h w], c 1 or 3, got {tuple(x.shape)}")
-    if columns < 1 or gap < 0:
-        raise ValueError(f"need columns >= 1 and gap >= 0, got {columns=}, {gap=}")
+    if columns < 1:
+        raise ValueError(f"need columns >= 1, got {columns=}")
     columns = min(columns, len(x))
     factor = max(1, side // max(x.shape[2:]))
     tiles = repeat(to_bytes(x), "b c h w -> b c (h i) (w j)", i=factor, j=factor)
-    tiles = F.pad(tiles, (0, gap, 0, gap), value=background)
+    tiles = F.pad(tiles, (0, GAP, 0, GAP), value=WHITE)
     rows = -(-len(tiles) // columns)
-    blank = torch.full_like(tiles[:1], background).repeat(rows * columns - len(tiles), 1, 1, 1)
+    blank = torch.full_like(tiles[:1], WHITE).repeat(rows * columns - len(tiles), 1, 1, 1)
     sheet = rearrange(torch.cat([tiles, blank]), "(r k) c h w -> c (r h) (k w)", k=columns)
-    sheet = F.pad(sheet, (gap, 0, gap, 0), value=background)
+    sheet = F.pad(sheet, (GAP, 0, GAP, 0), value=WHITE)
     return Image.fromarray(rearrange(sheet, "c h w -> h w c").squeeze(2).numpy())
 
 
-def scatter(
-    points: Tensor, mixture: GaussianMixture, *, title: str = "", side: int = 480
-) -> Image.Image:
+def scatter(points: Tensor, mixture: GaussianMixture, *, side: int = 480) -> Image.Image:
     """Generated points in the plane over the circles that hold 98.89 % of each real mode.
 
     The frame depends on the mixture alone, so pictures of one run can be animated; points outside
@@ -77,7 +72,7 @@ def scatter(
     centre, reach = (low + high) / 2, 0.6 * float((high - low).max())
 
     figure = Figure(figsize=(side / 100, side / 100), dpi=100)
-    axes = figure.add_axes((0.01, 0.01, 0.98, 0.98 if not title else 0.92))
+    axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
     circles = EllipseCollection(
         6 * stds, 6 * stds, 0 * stds, units="xy", offsets=means, offset_transform=axes.transData
     )
@@ -89,35 +84,29 @@ def scatter(
     outside = int((~(np.abs(xy - centre) <= reach).all(axis=1)).sum())
     if outside:
         axes.text(0.02, 0.02, f"{outside} of {len(xy)} outside", transform=axes.transAxes, size=8)
-    if title:
-        axes.set_title(title, size=10)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def sample_picture(x: Tensor, mixture: GaussianMixture | None, columns: int = 10) -> Image.Image:
-    """Samples as a person looks at them: points over their mixture, or images in a square grid.
+def sample_picture(
+    samples: Callable[[int], Tensor], mixture: GaussianMixture | None
+) -> Image.Image:
+    """Samples as a person looks at them: 2 500 points over their mixture, or a grid of 100 images.
 
     Args:
-        x: `[b 2]` or `[b c h w]`; only as many as the picture holds (`picture_size`) are drawn.
+        samples: from their number to samples `[b 2]` or `[b c h w]`.
     """
-    x = x[: picture_size(mixture, columns)]
-    return sample_grid(x, columns) if mixture is None else scatter(x, mixture)
+    return sample_grid(samples(100), 10) if mixture is None else scatter(samples(2_500), mixture)
 
 
-def picture_size(mixture: GaussianMixture | None, columns: int = 10) -> int:
-    """How many samples a `sample_picture` shows."""
-    return columns**2 if mixture is None else 2_500
-
-
-def save_animation(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 150) -> None:
-    """One animated WebP that loops for ever and rests on the last frame."""
+def save_animation(frames: Sequence[Image.Image], path: Path) -> None:
+    """One animated WebP that loops for ever, .15 seconds a frame, and rests on the last one."""
     if not frames:
         raise ValueError("an animation needs at least one frame, got none")
     if len({frame.size for frame in frames}) > 1:
         raise ValueError(f"frames must be of one size, got {sorted({f.size for f in frames})}")
-    durations = [milliseconds] * (len(frames) - 1) + [10 * milliseconds]
+    durations = [150] * (len(frames) - 1) + [1_500]
     first, *rest = [frame.convert("RGB") for frame in frames]
     options = {"save_all": True, "append_images": rest, "loop": 0, "quality": 85}
     first.save(path, format="WEBP", duration=durations, **options)
@@ -140,21 +129,20 @@ LOGARITHMIC = 30.0
 Series = dict[str, tuple[list[float], list[float]]]
 
 
-def curves(
-    rows: Sequence[Mapping], path: Path, *, floors: Mapping[str, float] | None = None
-) -> None:
+def curves(rows: Sequence[Mapping], path: Path) -> None:
     """Draw every number in `rows` against its `step`; values that are not finite are left out.
+
+    The last value of `floor_x` becomes a dashed line beside the quantity `x`.
 
     Args:
         rows: each with `step`; other numbers are quantities and the rest is passed over. Not every
             row needs every quantity.
         path: the picture; its suffix (png, svg, pdf) chooses the format.
-        floors: dashed lines, `floor_x` for the quantity `x`, beside those in the rows.
     """
     lines, panels = series(rows), curve_panels(rows)
     if not panels:
         raise ValueError(f"there is nothing to draw against the step in {len(rows)} rows")
-    floors = {_leaf(name): values[-1] for name, (_, values) in lines.items()} | dict(floors or {})
+    floors = {_leaf(name): values[-1] for name, (_, values) in lines.items()}
     figure, grid = _panels(len(panels), 3, (3.2, 2.3), sharex=True)
     for axes, (title, names) in zip(grid.flat, panels.items(), strict=False):
         for name, colour in zip(names, COLOURS * len(names), strict=False):
@@ -234,18 +222,18 @@ def _leaf(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def draw_calibration(real: Tensor, fake: Tensor, levels: Tensor, path: Path) -> None:
+def draw_calibration(
+    figures: Sequence[Mapping[str, float]], real: Tensor, fake: Tensor, path: Path
+) -> None:
     """One panel a noise level: predicted probability of "real" against the share that was real.
 
     On the diagonal probabilities mean what they say. Bars are one standard error; the axes of a
     panel end where its probabilities do.
 
     Args:
+        figures: of each level, see `calibration_figures`.
         real, fake: held-out logits `[l n]` and `[l m]`.
-        levels: `[l]`.
-        path: the picture; its suffix chooses the format.
     """
-    figures = calibration_figures(real, fake, levels)
     figure, grid = _panels(len(figures), 4, (2.5, 2.6))
     for axes, row, a, b in zip(grid.flat, figures, real, fake, strict=False):
         predicted, observed, share = reliability(a, b)
@@ -266,30 +254,21 @@ def draw_calibration(real: Tensor, fake: Tensor, levels: Tensor, path: Path) -> 
     figure.savefig(path, dpi=160)
 
 
-def draw_scales(
-    choice: ScaleChoice, path: Path, *, distance: str, floor: float | None = None
-) -> None:
-    """Distance against scale, its standard error over seeds as bars; the chosen scale is marked.
+def draw_scales(choice: ScaleChoice, path: Path, *, distance: str) -> None:
+    """`distance` against scale, its standard error over seeds as bars; the chosen scale is marked.
 
-    Args:
-        path: the picture; its suffix chooses the format.
-        distance: what it is called.
-        floor: what as many real samples score.
+    A scale at which it is not finite is left out.
     """
     scales = [scale for scale in choice.distances if math.isfinite(choice.mean(scale))]
     figure, ((axes,),) = _panels(1, 1, (4.2, 3.0))
     seeds = len(choice.distances[0.0])
-    errors = [stdev(choice.distances[scale]) / math.sqrt(seeds) for scale in scales]
-    means = [choice.mean(scale) for scale in scales]
+    distances = np.array([choice.distances[scale] for scale in scales]).reshape(-1, seeds)
+    means, errors = distances.mean(axis=1), distances.std(axis=1, ddof=1) / math.sqrt(seeds)
     axes.errorbar(scales, means, errors, color=COLOURS[0], marker=".", linewidth=1.2, capsize=2)
-    for seed in range(seeds):
-        values = [choice.distances[scale][seed] for scale in scales]
-        axes.plot(scales, values, color=COLOURS[0], linewidth=0.6, alpha=0.35)
+    axes.plot(scales, distances, color=COLOURS[0], linewidth=0.6, alpha=0.35)
     if choice.scale in scales:
-        axes.plot(choice.scale, choice.mean(choice.scale), "o", color=COLOURS[1], markersize=7)
-        axes.plot([], [], "o", color=COLOURS[1], label=f"chosen: {choice.scale:g}")
-    if floor is not None:
-        axes.axhline(floor, color=REAL, linestyle="--", linewidth=0.9, label="floor")
+        mark = {"color": COLOURS[1], "markersize": 7, "label": f"chosen: {choice.scale:g}"}
+        axes.plot(choice.scale, choice.mean(choice.scale), "o", **mark)
     axes.set_xlabel("guidance scale", fontsize=8)
     axes.set_ylabel(distance.replace("_", " "), fontsize=8)
     _finish(axes, least=1)

@@ -12,7 +12,6 @@ from statistics import fmean, stdev
 
 import torch
 
-from hybridgen.data.source import Source
 from hybridgen.metrics.intervals import Estimate, interval
 from hybridgen.metrics.registry import METRICS, metric_of
 from hybridgen.protocols import Cost
@@ -155,17 +154,11 @@ def mean_over_trainings(figures: Sequence[Mapping[str, Estimate]]) -> dict[str, 
         low, high = interval(name, mean, error, subsets=len(values))
         if finite:
             lowest, highest = metric_of(name).range
-            below = _error_of_mean([each.value - each.low for each in estimates])
-            above = _error_of_mean([each.high - each.value for each in estimates])
-            low = max(min(low, mean - below), lowest)
-            high = min(max(high, mean + above), highest)
+            below = math.hypot(*(each.value - each.low for each in estimates)) / len(values)
+            above = math.hypot(*(each.high - each.value for each in estimates)) / len(values)
+            low, high = max(min(low, mean - below), lowest), min(max(high, mean + above), highest)
         means[name] = replace(estimates[0], value=mean, low=low, high=high, standard_error=error)
     return means
-
-
-def _error_of_mean(errors: Sequence[float]) -> float:
-    """Of independent values with these errors."""
-    return math.hypot(*errors) / len(errors)
 
 
 PACKAGES = ("hybridgen", "torch", "diffusers", "accelerate", "torchmetrics", "scikit-learn")
@@ -192,15 +185,4 @@ def provenance(
         "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
         "machine": f"{device}; {os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "threads": f"{torch.get_num_threads()} for sampling and measuring",
-    }
-
-
-def data_facts(source: Source, *, held_out: int) -> dict[str, str]:
-    """The data in words, name -> text."""
-    return {
-        "name": source.name,
-        "shape": " x ".join(map(str, source.shape)),
-        "training examples": "drawn without end" if source.size is None else str(source.size),
-        "held-out examples": str(held_out),
-        "classes in training": str(source.classes) if source.classes else "none: unconditional",
     }

@@ -136,13 +136,12 @@ def training_summary(name: str, runs: Sequence[SavedRun], command: str) -> Train
     """The summary of one run; of several, `trainings`, the means of facts that all of them have,
     and the first's curves.
     """
-    first, *others = (run.facts for run in runs)
-    facts = first
-    if others:
-        shared = [fact for fact in first if all(fact in each for each in others)]
-        means = {fact: fmean(each[fact] for each in (first, *others)) for fact in shared}
+    every, folder = [run.facts for run in runs], runs[0].folder
+    facts = every[0]
+    if len(every) > 1:
+        shared = [fact for fact in facts if all(fact in each for each in every)]
+        means = {fact: fmean(each[fact] for each in every) for fact in shared}
         facts = {"trainings": len(runs), **means}
-    folder = runs[0].folder
     return TrainingSummary(
         name=name,
         command=command,
@@ -164,7 +163,7 @@ class SavedGuide(SavedRun):
         scale: the one that was chosen for that sampler; 0 if none helped.
         window: noise levels `(low, high)` at which it knows anything.
         significant: whether held-out samples confirmed that it knows anything.
-        calibration: of its log ratio.
+        log_ratio: `(x, label) -> log p - log q` of clean samples, `[b]`, for `hybridgen.Refined`.
     """
 
     discriminator: nn.Module
@@ -174,12 +173,7 @@ class SavedGuide(SavedRun):
     scale: float
     window: tuple[float, float]
     significant: bool
-    calibration: Calibration
-
-    @property
-    def log_ratio(self) -> LogRatio:
-        """`(x, label) -> log p - log q` of clean samples, `[b]`, for `hybridgen.Refined`."""
-        return LogRatio(discriminator=self.discriminator, calibration=self.calibration)
+    log_ratio: LogRatio
 
 
 def load_guide(folder: str | Path) -> SavedGuide:
@@ -203,12 +197,14 @@ def load_guide(folder: str | Path) -> SavedGuide:
         )
     try:
         low, high = record["window"]
+        guide = load_network(folder / "discriminator")
+        calibration = Calibration(**record["log_ratio"])
         return SavedGuide(
             folder=folder,
-            discriminator=load_network(folder / "discriminator"),
+            discriminator=guide,
             run=model.folder,
             window=(low, math.inf if high is None else high),
-            calibration=Calibration(**record["log_ratio"]),
+            log_ratio=LogRatio(discriminator=guide, calibration=calibration),
             **{name: record[name] for name in ("sampler", "steps", "scale", "significant")},
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -7,9 +7,6 @@ from statistics import fmean, stdev
 
 from scipy.stats import t as student
 
-SCALES = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
-SEEDS = (0, 1, 2)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleChoice:
@@ -18,13 +15,10 @@ class ScaleChoice:
     Attributes:
         scale: chosen; 0 unless another is better, and fresh draws confirm it.
         distances: of every scale, one a sampling seed.
-        confirmed: how much smaller the best scale's distance is than at 0, on fresh seeds; empty
-            if 0 was best.
     """
 
     scale: float
     distances: dict[float, tuple[float, ...]]
-    confirmed: tuple[float, ...] = ()
 
     def mean(self, scale: float) -> float:
         """The distance at a scale that was tried, a mean over seeds."""
@@ -32,9 +26,7 @@ class ScaleChoice:
 
 
 def choose_scale(
-    measure: Callable[[float, int], float],
-    scales: Sequence[float] = SCALES,
-    seeds: Sequence[int] = SEEDS,
+    measure: Callable[[float, int], float], scales: Sequence[float], seeds: Sequence[int]
 ) -> ScaleChoice:
     """The scale of the least mean distance, or 0 if that is no real improvement.
 
@@ -71,9 +63,9 @@ def choose_scale(
         return choice
     fresh = range(max(seeds) + 1, max(seeds) + 1 + len(seeds))
     # Seed by seed, because the same noise leads to similar samples at every scale.
-    gains = tuple(distance(0.0, seed) - distance(best, seed) for seed in fresh)
-    confirmed = all(map(math.isfinite, gains))
-    if confirmed:
-        error = stdev(gains) / math.sqrt(len(gains))
-        confirmed = fmean(gains) > float(student.ppf(0.95, len(gains) - 1)) * error
-    return ScaleChoice(scale=best if confirmed else 0.0, distances=distances, confirmed=gains)
+    gains = [distance(0.0, seed) - distance(best, seed) for seed in fresh]
+    if not all(map(math.isfinite, gains)):
+        return choice
+    error = stdev(gains) / math.sqrt(len(gains))
+    confirmed = fmean(gains) > float(student.ppf(0.95, len(gains) - 1)) * error
+    return ScaleChoice(scale=best, distances=distances) if confirmed else choice

@@ -99,14 +99,15 @@ def draw_samples(
     like: Tensor,
     label: Tensor | None = None,
 ) -> Tensor:
-    """`count` samples, 500 at a time, from the standard normal noise that `key` names.
+    """`count` samples on the CPU, 500 at a time, from the standard normal noise `key` names.
 
     Args:
         like: a tensor of the type and on the device that the model computes with.
         label: `[count]`.
     """
     noise = torch.randn(count, *sampler.noise_shape, generator=rng_for(*key)).to(like)
-    return in_chunks(sampler, noise, label, size=500)
+    label = None if label is None else label.to(like.device)
+    return in_chunks(sampler, noise, label, size=500).cpu()
 
 
 def check_noise(noise: Tensor, shape: tuple[int, ...]) -> None:

@@ -16,7 +16,6 @@ from hybridgen.evaluation.cost import (
     interleaved_timings,
     median_interval,
     peak_bytes,
-    sampling_cost,
     sampling_costs,
 )
 from hybridgen.networks.build import DiscriminatorSettings, build_discriminator
@@ -30,6 +29,11 @@ def ticks(seconds=1.0):
     """A clock by which everything takes so long."""
     moments = count()
     return lambda: seconds * next(moments)
+
+
+def sampling_cost(sampler, *inputs, **options):
+    """Of one sampler."""
+    return sampling_costs({"one": (sampler, inputs)}, **options)["one"]
 
 
 def flops(task):
@@ -140,13 +144,12 @@ def test_seconds_are_of_one_sample_and_samplers_take_turns():
 
         return sampler
 
-    samplers = {name: named(name) for name in "ab"}
-    noise = dict.fromkeys(samplers, (torch.zeros(4, 1),))
-    found = sampling_costs(samplers, noise, rounds=4, limit=100.0, clock=ticks(3.0))
-    # Each is counted, then warmed up, then timed in turns; a batch of four takes three seconds.
+    samplers = {name: (named(name), (torch.zeros(4, 1),)) for name in "ab"}
+    found = sampling_costs(samplers, rounds=4, clock=ticks())
+    # Each is counted, then warmed up, then timed in turns; a batch of four takes a second.
     assert "".join(order) == "ab" + "ab" + "ba" + "ab" + "ba" + "ab"
-    assert found["a"].seconds.value == found["b"].seconds.value == 0.75
-    assert found["a"].seconds.low == found["a"].seconds.high == 0.75
+    assert found["a"].seconds.value == found["b"].seconds.value == 0.25
+    assert found["a"].seconds.low == found["a"].seconds.high == 0.25
 
 
 def test_a_slow_sampler_is_timed_less_often_than_a_fast_one():
@@ -160,19 +163,21 @@ def test_a_slow_sampler_is_timed_less_often_than_a_fast_one():
 
         return sampler
 
-    samplers = {"fast": lasting("fast", 0.01), "slow": lasting("slow", 2.0)}
-    noise = dict.fromkeys(samplers, (torch.zeros(10, 1),))
-    found = sampling_costs(samplers, noise, rounds=9, limit=5.0, clock=lambda: now[0])
+    noise = (torch.zeros(10, 1),)
+    samplers = {"fast": (lasting("fast", 0.01), noise), "slow": (lasting("slow", 2.0), noise)}
+    found = sampling_costs(samplers, rounds=9, clock=lambda: now[0])
     assert turns == {"fast": 2 + 9, "slow": 2 + 3}
     assert found["fast"].seconds.value == pytest.approx(0.001)
     assert found["slow"].seconds.value == pytest.approx(0.2)
 
 
 def test_labels_reach_the_samplers_they_are_for():
-    samplers = {"with": lambda noise, label: noise + label[:, None], "without": lambda noise: noise}
     noise = torch.zeros(4, 1)
-    inputs = {"with": (noise, torch.arange(4)), "without": (noise,)}
-    found = sampling_costs(samplers, inputs, clock=ticks())
+    samplers = {
+        "with": (lambda noise, label: noise + label[:, None], (noise, torch.arange(4))),
+        "without": (lambda noise: noise, (noise,)),
+    }
+    found = sampling_costs(samplers, clock=ticks())
     assert found.keys() == {"with", "without"}
 
 
@@ -183,31 +188,23 @@ def test_the_interval_of_a_median_comes_with_it():
     assert (found.seconds.value, found.seconds.low, found.seconds.high) == (1.0, 0.5, 3.0)
 
 
+def of(count, sampler=generator):
+    return sampler, (torch.zeros(count, 1),)
+
+
 @pytest.mark.parametrize(
-    ("samplers", "noise", "more", "sentence"),
+    ("samplers", "more", "sentence"),
     [
-        ({}, {}, {}, "no sampler whose cost"),
-        ({"a": generator}, {}, {}, "no noise is given for 'a'; give one batch"),
-        (
-            {"a": generator, "b": generator},
-            {"a": (torch.zeros(3, 1),), "b": (torch.zeros(4, 1),)},
-            {},
-            r"at one batch size, got noise of \[3, 4\] samples",
-        ),
-        ({"a": generator}, {"a": (torch.zeros(0, 1),)}, {}, r"noise of \[0\] samples"),
-        (
-            {"a": lambda x: x[:2]},
-            {"a": (torch.zeros(3, 1),)},
-            {},
-            "a made 2 samples of noise for 3",
-        ),
-        ({"a": generator}, {"a": (torch.zeros(3, 1),)}, {"rounds": 2}, "need rounds >= 3"),
-        ({"a": generator}, {"a": (torch.zeros(3, 1),)}, {"limit": 0.0}, "limit > 0"),
+        ({}, {}, "no sampler whose cost"),
+        ({"a": of(3), "b": of(4)}, {}, r"at one batch size, got noise of \[3, 4\] samples"),
+        ({"a": of(0)}, {}, r"noise of \[0\] samples"),
+        ({"a": of(3, lambda x: x[:2])}, {}, "a made 2 samples of noise for 3"),
+        ({"a": of(3)}, {"rounds": 2}, "need rounds >= 3"),
     ],
 )
-def test_misuse_gets_a_sentence(samplers, noise, more, sentence):
+def test_misuse_gets_a_sentence(samplers, more, sentence):
     with pytest.raises(ValueError, match=sentence):
-        sampling_costs(samplers, noise, **more)
+        sampling_costs(samplers, **more)
 
 
 X = torch.zeros(1_000)  # 4 000 bytes

@@ -162,7 +162,7 @@ def test_a_finished_guide_of_a_gan_has_its_log_ratio(guide):
     x = torch.randn(5, 2)
     expected = 2 * found.discriminator(x, torch.full((5,), 0.1)) - 1
     torch.testing.assert_close(found.log_ratio(x), expected.double())
-    assert found.calibration == Calibration(**kept)
+    assert found.log_ratio.calibration == Calibration(**kept)
     assert found.sampler == "single_pass"
 
 

@@ -5,25 +5,11 @@ from statistics import fmean
 
 import pytest
 import torch
+from evaluation.conftest import RING, noisy_digits
 
-from hybridgen.data.images import digits
-from hybridgen.data.points import MixturePoints
-from hybridgen.evaluation.evaluator import build_evaluator
-from hybridgen.maths.mixtures import GaussianMixture, ring
+from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.maths.rng import rng_for
 from hybridgen.report.ranking import loss_value
-
-RING = ring().standardised()
-
-
-@pytest.fixture(scope="module")
-def on_ring():
-    return build_evaluator(MixturePoints(mixture=RING, name="ring"), samples=500)
-
-
-@pytest.fixture(scope="module")
-def on_digits():
-    return build_evaluator(digits(), samples=300)
 
 
 def first(modes, std=1.0):
@@ -40,13 +26,6 @@ def broken(share, count, seed):
     wide = torch.randn(count, 2, generator=generator)
     which = torch.rand(count, 1, generator=generator) < 0.5
     return torch.where(bad[:, None], torch.where(which, twos, wide), points)
-
-
-def noisy_digits(noise, count, seed):
-    """Training digits with noise on every pixel."""
-    generator, (pool, _) = rng_for("noisy", seed), digits().reference("train", 1_500)
-    x = pool[torch.randint(len(pool), (count,), generator=generator)]
-    return x + noise * torch.randn(x.shape, generator=generator)
 
 
 def assert_intervals_cover(evaluator, sampler):

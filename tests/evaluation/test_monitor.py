@@ -25,7 +25,7 @@ def generator():
 
 @pytest.fixture
 def monitor(tmp_path):
-    return Monitor(tmp_path, digits(), sampler=lambda g: SinglePass(g, (4,)), seed=0, columns=2)
+    return Monitor(tmp_path, digits(), sampler=lambda g: SinglePass(g, (4,)), seed=0)
 
 
 def test_a_preview_shows_the_same_latents_every_time(monitor, generator):

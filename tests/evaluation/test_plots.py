@@ -25,7 +25,7 @@ def test_bytes_are_the_inverse_of_the_scale_and_clip():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_pixel_becomes_a_crisp_square_in_its_place(channels):
     x = torch.rand(5, channels, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    picture = np.asarray(sample_grid(x, 3, side=16, gap=2))
+    picture = np.asarray(sample_grid(x, 3, side=16))
     assert picture.shape[:2] == (2 * 18 + 2, 3 * 18 + 2)
     for index in range(5):
         top, left = index // 3 * 18 + 2, index % 3 * 18 + 2
@@ -37,7 +37,7 @@ def test_every_pixel_becomes_a_crisp_square_in_its_place(channels):
 
 
 def test_large_images_keep_their_size():
-    assert sample_grid(torch.zeros(1, 3, 100, 100), side=64, gap=0).size == (100, 100)
+    assert sample_grid(torch.zeros(1, 3, 100, 100), side=64).size == (104, 104)
 
 
 def red(picture):
@@ -120,7 +120,7 @@ def test_a_quantity_that_is_never_finite_has_no_panel():
 @pytest.mark.parametrize(("suffix", "kind"), [("png", "PNG"), ("svg", None)])
 def test_the_suffix_chooses_the_format(tmp_path, suffix, kind):
     path = tmp_path / f"curves.{suffix}"
-    curves(rows(300), path, floors={"floor_coverage": 0.9})
+    curves(rows(300), path)
     if kind:
         with Image.open(path) as picture:
             assert picture.format == kind

@@ -8,7 +8,13 @@ import torch
 from PIL import Image
 
 from hybridgen.evaluation.plots import draw_scales
-from hybridgen.evaluation.scale_search import SCALES, choose_scale
+from hybridgen.evaluation.scale_search import choose_scale
+
+SCALES, SEEDS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0), (0, 1, 2)
+
+
+def search(measure, scales=SCALES, seeds=SEEDS):
+    return choose_scale(measure, scales, seeds)
 
 
 def gain(choice, scale):
@@ -22,14 +28,14 @@ NOISE = {0: 0.5, 1: -0.3, 2: 0.1, 3: 0.2, 4: -0.4, 5: 0.0}
 
 
 def test_a_real_improvement_is_found_beneath_noise_that_all_scales_share():
-    choice = choose_scale(lambda scale, seed: 10 - 0.1 * scale * (2 - scale) + NOISE[seed])
+    choice = search(lambda scale, seed: 10 - 0.1 * scale * (2 - scale) + NOISE[seed])
     assert choice.scale == 1.0
     assert gain(choice, 1.0) == pytest.approx((0.1, 0.0))
     assert choice.mean(0.0) == pytest.approx(10.1)
 
 
 def test_guidance_that_harms_at_every_scale_is_not_applied():
-    assert choose_scale(lambda scale, seed: 10 + scale + NOISE[seed]).scale == 0
+    assert search(lambda scale, seed: 10 + scale + NOISE[seed]).scale == 0
 
 
 def test_an_improvement_within_its_standard_error_is_not_one():
@@ -38,7 +44,7 @@ def test_an_improvement_within_its_standard_error_is_not_one():
     def measure(scale, seed):
         return 10 - moved[seed] * (scale == 0.5) + 1.0 * (scale > 0.5) + 0.2 * (scale == 0.25)
 
-    choice = choose_scale(measure)
+    choice = search(measure)
     mean, error = gain(choice, 0.5)
     assert 0 < mean < error
     assert choice.scale == 0
@@ -50,47 +56,53 @@ def test_the_standard_error_is_of_the_paired_gains(least, scale):
     # On either three seeds a mean 1 greater than the least, give or take 1 / sqrt(3); the quantile
     # is 2.92.
     noise = [0.0, 50.0, -50.0, 7.0, -90.0, 4.0]
-    choice = choose_scale(lambda s, seed: noise[seed] - (least + seed % 3) * (s > 0), (0, 1))
-    assert choice.confirmed == pytest.approx((least, least + 1, least + 2))
+    choice = search(lambda s, seed: noise[seed] - (least + seed % 3) * (s > 0), (0, 1))
     assert choice.scale == scale
 
 
 def test_samples_that_blow_up_are_the_worst():
-    choice = choose_scale(lambda scale, seed: math.nan if scale > 0.5 else 10 - scale)
+    choice = search(lambda scale, seed: math.nan if scale > 0.5 else 10 - scale)
     assert choice.scale == 0.5
     assert choice.distances[2.0] == (math.inf,) * 3
-    assert choose_scale(lambda scale, seed: math.nan).scale == 0
+    assert search(lambda scale, seed: math.nan).scale == 0
 
 
 def test_no_guidance_cannot_be_left_out():
     with pytest.raises(ValueError, match=r"finite numbers and 0, got \[1.0\]"):
-        choose_scale(lambda scale, seed: 1.0, [1.0])
+        search(lambda scale, seed: 1.0, [1.0])
     with pytest.raises(ValueError, match="at least 2 seeds"):
-        choose_scale(lambda scale, seed: 1.0, seeds=[0])
+        search(lambda scale, seed: 1.0, seeds=[0])
     with pytest.raises(ValueError, match="different finite numbers"):
-        choose_scale(lambda scale, seed: 1.0, [0.0, 1.0, 1.0])
+        search(lambda scale, seed: 1.0, [0.0, 1.0, 1.0])
 
 
 @pytest.mark.parametrize("worst", [1.0, math.inf])
-def test_the_picture_can_be_drawn_with_and_without_a_floor(tmp_path, worst):
-    choice = choose_scale(lambda scale, seed: worst if scale == 2 else 2 - scale / 4 + NOISE[seed])
-    for floor in (None, 1.0):
-        draw_scales(choice, tmp_path / "s.png", distance="frechet_distance", floor=floor)
-        with Image.open(tmp_path / "s.png") as image:
-            image.load()
+def test_the_picture_can_be_drawn_also_where_a_scale_failed(tmp_path, worst):
+    choice = search(lambda scale, seed: worst if scale == 2 else 2 - scale / 4 + NOISE[seed])
+    draw_scales(choice, tmp_path / "s.png", distance="frechet_distance")
+    with Image.open(tmp_path / "s.png") as image:
+        image.load()
 
 
 def test_a_guide_that_does_nothing_is_seldom_applied():
     applied = 0
-    for search in range(400):
-        rng = torch.Generator().manual_seed(search)
-        choice = choose_scale(lambda *_, rng=rng: float(torch.randn((), generator=rng)))
+    for number in range(400):
+        rng, calls = torch.Generator().manual_seed(number), []
+
+        def measure(scale, seed, rng=rng, calls=calls):
+            calls.append((scale, seed))
+            return float(torch.randn((), generator=rng))
+
+        choice = search(measure)
         applied += choice.scale != 0
-        assert len(choice.confirmed) == (3 if min(choice.distances, key=choice.mean) else 0)
+        # Fresh draws at 0 and at the best scale, unless that is 0.
+        best, chosen_by = min(choice.distances, key=choice.mean), len(SCALES) * len(SEEDS)
+        fresh = {(scale, seed) for scale in (0.0, best) for seed in (3, 4, 5)} if best else set()
+        assert set(calls[chosen_by:]) == fresh
     assert 0 < applied / 400 < 0.07
 
 
 def test_what_the_choosing_draws_say_must_be_confirmed_by_fresh_ones():
-    lucky = choose_scale(lambda scale, seed: 10 - (scale == 1) * (seed < 3) + NOISE[seed])
+    lucky = search(lambda scale, seed: 10 - (scale == 1) * (seed < 3) + NOISE[seed])
     assert lucky.mean(1.0) < lucky.mean(0.0)
     assert lucky.scale == 0

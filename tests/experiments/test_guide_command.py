@@ -251,7 +251,7 @@ def test_a_gan_gets_a_discriminator_that_refines_it(call, models, tmp_path, name
     label = torch.arange(20) % 10 if name == "gan-labels" else None
     x = generator(torch.randn(20, 4), label)
     assert found.log_ratio(x, label).shape == (20,)
-    assert found.run == models[name] and 0 < found.calibration.acceptance <= 1
+    assert found.run == models[name] and 0 < found.log_ratio.calibration.acceptance <= 1
 
 
 def test_guides_of_a_gan_and_of_a_diffusion_model_have_folders_of_their_own(
