@@ -205,7 +205,7 @@ def plain_loop(
 ) -> Iterator[nn.Module]:
     """A GAN written by hand, without the loss and the loop of hybridgen, trained for ever.
 
-    Yields the averaged generator after every step. Relativistic game, R1 and R2 by one gradient
+    Yields the averaged generator after each step. Relativistic objective, R1 and R2 by one gradient
     call, fused Adam, a moving average of weights and buffers; the schedules stay at their start.
     """
     rate, betas = training.learning_rate.start, (0.0, training.beta2.start)

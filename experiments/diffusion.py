@@ -12,7 +12,7 @@ from hybridgen.cli import command
 from hybridgen.data.load import DataSettings, load_data
 from hybridgen.errors import InputError
 from hybridgen.evaluation.evaluator import NEIGHBOURS
-from hybridgen.evaluation.fit import MonitoredRunSettings, finished, fit_monitored
+from hybridgen.evaluation.fit import MonitoredRunSettings, finished, fit, monitored
 from hybridgen.evaluation.monitor import Monitor
 from hybridgen.networks.build import (
     DenoiserSettings,
@@ -95,15 +95,16 @@ def main(settings: Diffusion) -> None:
         return build_sampler(settings.sampler, model, source.shape)
 
     parameters = sum(p.numel() for p in denoiser.parameters())
-    facts = {"parameters": parameters, "denoiser_calls": sampler(denoiser).calls}
+    facts = {"parameters": parameters, "denoiser_calls": sampler(denoiser).cost.denoiser}
     with Run(folder, settings, accelerator, facts={"examples": source.size}) as run:
         if finished(run):
             return
         start(run, f"hybridgen-{kind}", settings)
         monitor = Monitor(folder, source, sampler=sampler, seed=settings.seed)
-        show, count = ("total", "denoising", "discriminator"), settings.final_samples
-        options = {"show": show, "final_samples": count, "facts": facts}
-        fit_monitored(run, steps, settings, settings.training, monitor, "denoiser", **options)
+        options = {"final_samples": settings.final_samples, "facts": facts}
+        training, show = settings.training, ("total", "denoising", "discriminator")
+        conclude, between = monitored(run, settings, training, monitor, "denoiser", **options)
+        fit(run, steps, settings, training, conclude, between=between, show=show)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 from hybridgen.cli import command
 from hybridgen.data.augment import AugmentSettings
 from hybridgen.data.load import DataSettings, load_data
-from hybridgen.evaluation.fit import MonitoredRunSettings, finished, fit_monitored
+from hybridgen.evaluation.fit import MonitoredRunSettings, finished, fit, monitored
 from hybridgen.evaluation.monitor import Monitor
 from hybridgen.networks.build import (
     DiscriminatorSettings,
@@ -64,7 +64,8 @@ def main(settings: Gan) -> None:
             folder, source, sampler=lambda model: SinglePass(model, (latent,)), seed=settings.seed
         )
         show = ("discriminator", "generator")
-        fit_monitored(run, steps, settings, settings.training, monitor, "generator", show=show)
+        conclude, between = monitored(run, settings, settings.training, monitor, "generator")
+        fit(run, steps, settings, settings.training, conclude, between=between, show=show)
 
 
 if __name__ == "__main__":

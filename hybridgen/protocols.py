@@ -75,11 +75,6 @@ class Sampler(Protocol):
         ...
 
     @property
-    def calls(self) -> float:
-        """Denoiser or generator calls that one sample costs; discriminators are not counted."""
-        ...
-
-    @property
     def cost(self) -> Cost:
         """Every network call of one sample, those of discriminators included."""
         ...

@@ -93,19 +93,17 @@ def fit(
                     conclude(step)
 
 
-def fit_monitored(
+def monitored(
     run: Run,
-    steps: Iterator[Step],
     settings: MonitoredRunSettings,
     training: OptimSettings,
     monitor: Monitor,
     network: str,
     *,
-    show: Sequence[str],
     final_samples: int | None = None,
     facts: Mapping[str, Any] | None = None,
-) -> None:
-    """`fit` a model that is sampled and evaluated along the way and at its end, and save it.
+) -> tuple[Callable[[Step], None], Callable[[Step], None]]:
+    """`conclude` and `between` of `fit`, for a model that is sampled, evaluated and saved.
 
     Args:
         network: the folder of the averaged model; a discriminator is saved beside it.
@@ -136,4 +134,4 @@ def fit_monitored(
         print(table(result))
         print(f"samples, curves and weights are in {run.folder}")
 
-    fit(run, steps, settings, training, conclude, show=show, between=between)
+    return conclude, between

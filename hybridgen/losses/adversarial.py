@@ -35,7 +35,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 class AdversarialLoss(nn.Module):
-    """A discriminator, the game it plays, and how smooth it is kept.
+    """A discriminator, its objective, and how smooth it is kept.
 
     `forward` is the loss of this module's own parameters, the discriminator's: wrap the whole
     object with `accelerator.prepare` and gradients are synchronised. `generator_loss` is what it
@@ -119,7 +119,7 @@ class AdversarialLoss(nn.Module):
             either has weight, `gp`), the mean logits `logit_real` and `logit_fake`, and
             `sign_accuracy`, the mean sign of real minus fake logits: 0 where the discriminator
             cannot tell them apart, 1 where it always can. Unlike the sign of the real logits it
-            means the same in games that know only differences.
+            means the same for objectives that know only differences.
         """
         if fake_label is not None and (label is None or label.shape != fake_label.shape):
             shape = None if label is None else list(label.shape)
@@ -176,7 +176,7 @@ class AdversarialLoss(nn.Module):
 
         Args:
             fake: `[b ...]`.
-            real: `[b ...]`, needed by relativistic games only; gets no gradient.
+            real: `[b ...]`, needed by relativistic objectives only; gets no gradient.
             sigma, label: `[b]`, as in `forward`.
         """
         if real is not None:

@@ -1,4 +1,4 @@
-"""A guide's second objective; the first is `AdversarialLoss` with the non-saturating game.
+"""A guide's second objective; the first is `AdversarialLoss` of `non_saturating`.
 
 The best discriminator of either is a log density ratio at every noise level, up to a number, and
 `d logit / d x = score_p - score_q` is what guidance adds to a model's score. The adversarial loss,

@@ -55,7 +55,7 @@ def _hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def _linear_generator(fake: Tensor, real: Tensor | None) -> Tensor:
-    """`-fake`: the generator climbs the discriminator; of the hinge and Wasserstein games."""
+    """`-fake`: the generator climbs the discriminator; for hinge and Wasserstein."""
     return -fake
 
 

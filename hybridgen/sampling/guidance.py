@@ -57,11 +57,6 @@ def check_guide(denoiser: Any, discriminator: Any) -> None:
             )
 
 
-def precision(discriminator: Any, x: Tensor) -> torch.dtype:
-    """The type in which a discriminator is differentiated: its weights', else x's or float32."""
-    return _weights(discriminator) or torch.promote_types(x.dtype, torch.float32)
-
-
 def _weights(discriminator: Any) -> torch.dtype | None:
     """The type of a module's weights; `None` for a function."""
     weights = discriminator.parameters() if isinstance(discriminator, nn.Module) else iter(())
@@ -194,7 +189,7 @@ class Guided:
         return torch.where(inside, scale, torch.zeros_like(scale))
 
     def _gradient(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
-        precise = precision(self.discriminator, x)
+        precise = _weights(self.discriminator) or torch.promote_types(x.dtype, torch.float32)
         with (
             torch.inference_mode(False),
             torch.enable_grad(),

@@ -13,9 +13,6 @@ from hybridgen.sampling.pretrained import DiffusersDenoiser
 
 _INDEX = "model_index.json"
 _PATIENCE_SECONDS = 10.0
-_KINDS = "DDPMPipeline, DDIMPipeline, DiTPipeline and others with one unconditional or " + (
-    "class-conditional unet or transformer of diffusers"
-)
 
 
 def load_denoiser(name: str | Path, *, null: int | None = None) -> DiffusersDenoiser:
@@ -45,7 +42,9 @@ def load_denoiser(name: str | Path, *, null: int | None = None) -> DiffusersDeno
         problem = "needs text or images as conditions"
     if problem:
         raise InputError(
-            f"{name} is {pipeline}, which {problem}; a denoiser can be made of {_KINDS}"
+            f"{name} is {pipeline}, which {problem}; a denoiser can be made of DDPMPipeline, "
+            "DDIMPipeline, DiTPipeline and others with one unconditional or class-conditional unet "
+            "or transformer of diffusers"
         )
     scheduler = _component(str(name), index, "scheduler")
     network = _component(str(name), index, parts[0], use_safetensors=True)

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from huggingface_hub import ModelCard, ModelCardData
 from torch import Tensor, nn
 
 # diffusers finds the class of a saved network only in modules that have been imported.
@@ -22,12 +23,12 @@ from hybridgen.networks.blocks import eval_mode
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.sampling import guidance
 from hybridgen.sampling import pipeline_inputs as inputs
-from hybridgen.sampling.model_card import model_card
 from hybridgen.sampling.pretrained import DiffusersDenoiser
 from hybridgen.sampling.schedulers import Scheduled
 
 _FILES = ["*.json", "*.safetensors", "*.md"]
 _OF_THE_HUB = {"revision", "cache_dir", "token", "local_files_only", "force_download"}
+_CARD = Path(__file__).with_name("model_card.md.jinja")
 _GENERATED = "card has been automatically generated"
 
 
@@ -172,19 +173,54 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         folder = Path(save_directory)
         self._write_card(folder, folder.resolve().name or "pipeline")
 
-    def card(self, name: str, **facts: Any) -> str:
-        """The text of `README.md`; `facts` are `data`, `figures`, `licence`, see `model_card`."""
+    def card(
+        self,
+        name: str,
+        *,
+        data: str | None = None,
+        figures: Mapping[str, float] | None = None,
+        licence: str | None = None,
+    ) -> str:
+        """A `README.md` for the hub: metadata in YAML, then how to use the pipeline and its limits.
+
+        What is not known is said to be unknown; nothing is made up.
+
+        Args:
+            name: where people load the pipeline from, a hub name or a folder.
+            data: what everything was trained on, in a sentence or a name.
+            figures: metric name -> value, as measured.
+            licence: of the weights, as the hub spells it, such as `apache-2.0`.
+
+        Raises:
+            ValueError: an empty name.
+        """
+        if not name:
+            raise ValueError("a card needs a name, got an empty one")
         guide, denoiser = self.discriminator, self.denoiser
-        return model_card(
+        image = len(denoiser.shape) == 3
+        card_data = ModelCardData(
+            license=licence or "unknown",
+            library_name="diffusers",
+            tags=["diffusers", "hybridgen", *([] if guide is None else ["discriminator-guidance"])],
+            pipeline_tag="unconditional-image-generation" if image else None,
+        )
+        card = ModelCard.from_template(
+            card_data,
+            template_path=str(_CARD),
             name=name,
-            shape=tuple(denoiser.shape),
+            quoted=json.dumps(name),
+            image=image,
+            shape=list(denoiser.shape),
             classes=denoiser.classes,
             network=type(self.unet).__name__,
             scheduler=type(self.scheduler).__name__,
             guide=None if guide is None else type(guide).__name__,
-            trained_for=self.config["trained_for"],
-            **facts,
+            trained_for=self.config["trained_for"] or {},
+            data=data,
+            figures=figures,
+            licence=licence,
         )
+        return f"{card}\n"
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:

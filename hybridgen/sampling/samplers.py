@@ -46,11 +46,6 @@ class Heun:
             raise ValueError(f"churn must be finite and >= 0, got {self.churn}")
 
     @property
-    def calls(self) -> float:
-        """Denoiser evaluations."""
-        return self.cost.denoiser
-
-    @property
     def cost(self) -> Cost:
         """Network calls of one sample, those of every discriminator that guides included."""
         levels = self.sigmas.tolist()[:-1]
@@ -138,12 +133,11 @@ class SinglePass:
 
     generator: Generator
     noise_shape: tuple[int, ...]
-    calls: int = 1
 
     @property
     def cost(self) -> Cost:
         """Network calls of one sample."""
-        return Cost(generator=self.calls)
+        return Cost(generator=1)
 
     @torch.no_grad()
     def __call__(self, noise: Tensor, label: Tensor | None = None) -> Tensor:

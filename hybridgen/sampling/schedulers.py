@@ -65,11 +65,6 @@ class Scheduled:
         object.__setattr__(self, "_prediction_type", prediction)
 
     @property
-    def calls(self) -> float:
-        """Denoiser evaluations of one sample."""
-        return self.cost.denoiser
-
-    @property
     def cost(self) -> Cost:
         """Network calls of one sample, those of every discriminator that guides included."""
         return sum((cost_of(self.denoiser, self._sigma(x)) for x in self._levels), Cost())

@@ -142,8 +142,8 @@ class Checkpoint:
             part.load_state_dict(_read(self.path, name))
 
 
-def write(root: Path, step: int, state: Mapping[str, Any], keep: int = 2, **facts: Any) -> Path:
-    """Write `state` as `root/step-N` and remove all but the newest `keep` checkpoints.
+def write(root: Path, step: int, state: Mapping[str, Any], **facts: Any) -> Path:
+    """Write `state` as `root/step-N` and remove all but the newest two checkpoints.
 
     Args:
         state: name -> object with `state_dict`; one with `save_pretrained` is saved by it, so
@@ -168,7 +168,7 @@ def write(root: Path, step: int, state: Mapping[str, Any], keep: int = 2, **fact
     # A checkpoint of a later step goes too: it is damaged, for a run resumes from its newest good
     # one, and would be kept in place of an older one that is whole.
     older = sorted(path for path in root.glob("step-*") if path.name < final.name)
-    for path in set(root.glob("step-*")) - {final, *older[len(older) - (keep - 1) :]}:
+    for path in set(root.glob("step-*")) - {final, *older[-1:]}:
         shutil.rmtree(path, ignore_errors=True)
     return final
 

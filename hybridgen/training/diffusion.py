@@ -74,8 +74,8 @@ def train_diffusion(
         data_std: of the data, for the weight of each level.
         finest: the smallest deviation that the data has, if it is known; see
             `AdversarialTerm.validate_noise_range`.
-        adversarial: the discriminator of the term and its game; r1 and r2 are overwritten by the
-            term's.
+        adversarial: the discriminator of the term and its objective; r1 and r2 are overwritten by
+            the term's.
         term: where the discriminator's fakes come from and what the term weighs.
         seed: names every random draw of the loop.
         resume: called before the first step; fills the state from a checkpoint and returns the
@@ -103,12 +103,13 @@ def train_diffusion(
             f"adversarial.share takes {extra} of {config.batch} samples, which cannot be cut "
             f"over {parts} parts: choose a share that takes a multiple of {parts}"
         )
-    loss = Denoising(denoiser, getattr(denoiser, "classes", 0), config.noise, data_std)
+    models, loss = {"denoiser": denoiser}, Denoising(denoiser, config.noise, data_std)
     if adversarial is not None and term is not None:
+        models["discriminator"] = adversarial
         loss = Hybrid(loss, term, adversarial, accelerator)
 
     def steps() -> Iterator[Step]:
-        setup = TrainingSetup(accelerator, config, **loss.models)
+        setup = TrainingSetup(accelerator, config, **models)
         names = list(setup.models)
         done = resume(setup.state) if resume is not None else 0
         stream, total = batches(done), config.steps

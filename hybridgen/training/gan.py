@@ -64,7 +64,8 @@ def train_gan(
 
     Args:
         generator: `(noise [b latent], label) -> samples [b ...]`.
-        adversarial: the discriminator and its game; its r1 and r2 are overwritten by `config`'s.
+        adversarial: the discriminator and its objective; its r1 and r2 are overwritten by
+            `config`'s.
         batches: gives this process's share of the real batches from batch number n on, on the
             accelerator's device: `(samples, labels or None)`; twice `config.steps` are taken.
         latent: the dimension of the generator's noise, standard normal.
@@ -101,10 +102,9 @@ def train_gan(
             latent_rng = rng_for(seed, "latents", number, device=setup.device)
 
             # The discriminator's half: tell real samples from generated ones.
-            real, label = next(stream)
-            noise = torch.randn(config.batch, latent, generator=latent_rng, device=setup.device)
-            batch, parts = (real, setup.share(noise), label), []
-            for real, noise, label in setup.micro_batches(["discriminator"], *batch):
+            latents = torch.randn(config.batch, latent, generator=latent_rng, device=setup.device)
+            batch, parts = (*next(stream), setup.share(latents)), []
+            for real, label, noise in setup.micro_batches(["discriminator"], *batch):
                 with torch.no_grad():
                     fake = prepared_generator(noise, label)
                 losses = discriminator_loss(real, fake, label=label, rng=penalty_rng)
@@ -113,10 +113,9 @@ def train_gan(
             means = {"discriminator": means.pop("total"), **means}
 
             # The generator's half: make samples that the discriminator takes for real.
-            real, label = next(stream)
-            noise = torch.randn(config.batch, latent, generator=latent_rng, device=setup.device)
-            batch, parts = (real, setup.share(noise), label), []
-            for real, noise, label in setup.micro_batches(["generator"], *batch):
+            latents = torch.randn(config.batch, latent, generator=latent_rng, device=setup.device)
+            batch, parts = (*next(stream), setup.share(latents)), []
+            for real, label, noise in setup.micro_batches(["generator"], *batch):
                 with accelerator.autocast():
                     fake = prepared_generator(noise, label)
                     loss = adversarial.generator_loss(fake, real, label=label)

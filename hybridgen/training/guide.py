@@ -134,22 +134,23 @@ def train_guide(
         for number in range(done + 1, total + 1):
             rate = config.learning_rate((number - 1) / total)
             schedule(setup.optimizers["discriminator"], rate, (0.9, 0.99))
-            real, label = next(real_stream)
+            examples, labels = next(real_stream)
             rng = rng_for(seed, "noise", number, device=setup.device)
-            uniform = stratified(config.batch, rng, setup.device).to(real)
-            noise = torch.randn(config.batch, *real.shape[1:], generator=rng, device=setup.device)
-            sigma, noise = setup.share(config.noise(uniform)), setup.share(noise.to(real))
-            fake, fake_label = (None, None) if fake_stream is None else next(fake_stream)
-            if augment is not None and fake is not None:
-                real, fake = augment(real), augment(fake)
-            batch, parts = (real, fake, sigma, noise, label, fake_label), []
+            uniform = stratified(config.batch, rng, setup.device).to(examples)
+            shape = config.batch, *examples.shape[1:]
+            normal = torch.randn(shape, generator=rng, device=setup.device)
+            drawn = setup.share(config.noise(uniform)), setup.share(normal.to(examples))
+            samples, sample_labels = (None, None) if fake_stream is None else next(fake_stream)
+            if augment is not None and samples is not None:
+                examples, samples = augment(examples), augment(samples)
+            batch, parts = (examples, samples, *drawn, labels, sample_labels), []
             for micro_batch in setup.micro_batches(["discriminator"], *batch):
                 real, fake, sigma, noise, label, fake_label = micro_batch
                 if fake is None:
                     losses = prepared(real, sigma, noise, label)
-                else:  # the game of a GAN, between samples with the same noise
-                    real, fake = noised(real, sigma, noise), noised(fake, sigma, noise)
-                    losses = prepared(real, fake, sigma, label, fake_label=fake_label)
+                else:  # the objective of a GAN, between samples with the same noise
+                    pair = noised(real, sigma, noise), noised(fake, sigma, noise)
+                    losses = prepared(*pair, sigma, label, fake_label=fake_label)
                 parts.append(setup.backward(losses))
             losses = setup.update(["discriminator"], parts, number)
             if number % config.check_every == 0 or number == total:

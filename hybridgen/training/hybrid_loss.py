@@ -1,6 +1,7 @@
 """The loss of one micro-batch of a denoiser, alone or with a discriminator beside it."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,21 +27,14 @@ class Denoising:
     """The denoising loss of a micro-batch.
 
     Attributes:
-        network: the denoiser, not prepared; it knows its weights.
-        classes: the label that stands for "none".
+        network: the denoiser, not prepared; the label that stands for "none" is its `classes`.
         noise: from standard normal numbers to noise levels.
         data_std: of the data.
     """
 
     network: Any
-    classes: int
     noise: LogNormal
     data_std: float
-
-    @property
-    def models(self) -> dict[str, nn.Module]:
-        """What is trained, by name."""
-        return {"denoiser": self.network}
 
     def __call__(
         self,
@@ -57,7 +51,7 @@ class Denoising:
             denoiser: as prepared for training.
         """
         x, sigma, label = self.inputs(x0, label, noise, normal, dropped)
-        error = self.error(denoiser(x, sigma, label), x0, sigma)
+        error = denoising_loss(denoiser(x, sigma, label), x0, sigma, self.data_std).mean()
         return {"total": error, "denoising": error.detach()}
 
     def inputs(
@@ -66,12 +60,9 @@ class Denoising:
         """What the denoiser sees: noisy data, its level, and the labels that were not dropped."""
         sigma = self.noise(normal)
         if label is not None:
-            label = torch.where(dropped, torch.full_like(label, self.classes), label)
+            none = torch.full_like(label, getattr(self.network, "classes", 0))
+            label = torch.where(dropped, none, label)
         return noised(x0, sigma, noise), sigma, label
-
-    def error(self, estimate: Tensor, x0: Tensor, sigma: Tensor) -> Tensor:
-        """The mean weighted error, a scalar."""
-        return denoising_loss(estimate, x0, sigma, self.data_std).mean()
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,11 +79,6 @@ class Hybrid:
     term: AdversarialTerm
     adversarial: AdversarialLoss
     accelerator: Accelerator
-
-    @property
-    def models(self) -> dict[str, nn.Module]:
-        """What is trained, by name."""
-        return {**self.denoising.models, "discriminator": self.adversarial}
 
     def __call__(
         self,
@@ -134,8 +120,9 @@ class Hybrid:
         if dropped_label is not None and real_label is not None:
             labels = torch.cat([dropped_label, real_label])
         estimates = denoiser(torch.cat([x, fake_x]), torch.cat([sigma, level]), labels)
-        error = self.denoising.error(estimates[: len(x0)], x0, sigma)
-        fake, real, level = discriminator_pair(self.term, estimates[len(x0) :], real, level, draws)
+        estimate, few_estimates = estimates[: len(x0)], estimates[len(x0) :]
+        error = denoising_loss(estimate, x0, sigma, self.denoising.data_std).mean()
+        fake, real, level = discriminator_pair(self.term, few_estimates, real, level, draws)
         discriminator = discriminator_loss(real, fake, level, real_label, rng=rng)
         losses = {"total": error, "denoising": error.detach()}
         if weight > 0:
@@ -143,12 +130,9 @@ class Hybrid:
                 adversarial = self.adversarial.generator_loss(fake, real, level, real_label)
             factor = error.new_tensor(weight)
             if self.term.adaptive:
-                layer, mean = plain.last_layer, self._over_processes
-                factor = factor * adaptive_weight(error, adversarial, layer, mean=mean)
+                mean: Any = partial(self.accelerator.reduce, reduction="mean")
+                factor *= adaptive_weight(error, adversarial, plain.last_layer, mean=mean)
             losses["total"] = error + factor * adversarial
             losses |= {"generator": adversarial.detach(), "weight": factor}
         total = discriminator.pop("total")  # after its parts, which name better what went wrong
         return losses | discriminator | {"discriminator": total}
-
-    def _over_processes(self, gradient: Tensor) -> Tensor:
-        return self.accelerator.reduce(gradient, reduction="mean")  # type: ignore[return-value]

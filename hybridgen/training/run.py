@@ -81,7 +81,6 @@ class Run:
         accelerator: rank 0 writes, all ranks agree.
         facts: what besides the settings must be the same on resuming, such as the number of
             training examples; numbers, strings or `None`.
-        keep: checkpoints kept.
 
     Raises:
         InputError: the folder cannot be written, is something else, is in use, or holds a run of
@@ -95,9 +94,8 @@ class Run:
         accelerator: Accelerator,
         *,
         facts: Mapping[str, Any] | None = None,
-        keep: int = 2,
     ) -> None:
-        self.folder, self.accelerator, self.keep = folder, accelerator, keep
+        self.folder, self.accelerator = folder, accelerator
         self.config = {k: v for k, v in dataclasses.asdict(settings).items() if k != "out"}
         config = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
         precision = accelerator.mixed_precision
@@ -155,7 +153,7 @@ class Run:
         state, world = {**step.state, "random": self.random}, self.accelerator.num_processes
         facts = {**self.facts, "seconds": self.seconds, "world": world}
         root, number = self.folder / "checkpoints", step.number
-        self._lead(lambda: checkpoint.write(root, number, state, self.keep, **facts))
+        self._lead(lambda: checkpoint.write(root, number, state, **facts))
         self._saved = number
 
     @contextmanager

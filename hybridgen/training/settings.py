@@ -62,12 +62,12 @@ class OptimSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialSettings:
-    """What the two networks play for; the weights of r1 and r2 are scheduled in `training`.
+    """What the two networks minimise; the weights of r1 and r2 are scheduled in `training`.
 
     Attributes:
         objective: a name in `hybridgen/maths/objectives.py`: minimax, non_saturating, hinge,
             least_squares, wasserstein, relativistic.
-        gp: weight of the one-centred penalty that the Wasserstein game needs.
+        gp: weight of the one-centred penalty that the Wasserstein objective needs.
         finite_difference: estimate r1 and r2 with steps of this size (data is in [-1, 1] or of
             unit scale) instead of a double backward, which is slow on a CPU.
     """

@@ -110,10 +110,10 @@ def build_adversarial(
     settings: AdversarialSettings | AdversarialTerm,
     augment: AugmentSettings | None = None,
 ) -> AdversarialLoss:
-    """The discriminator with its game; the loops set r1 and r2 by their schedules.
+    """The discriminator with its objective; the loops set r1 and r2 by their schedules.
 
     Raises:
-        InputError: the settings contradict each other, or the discriminator cannot play.
+        InputError: the settings contradict each other, or no loss can be made of the discriminator.
     """
     if augment is not None and not augment.adaptive and augment.strength == 0:
         augment = None

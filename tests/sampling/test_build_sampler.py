@@ -48,7 +48,7 @@ def test_every_sampler_shows_the_denoiser_nothing_above_the_highest_level(name):
     settings = SamplerSettings(name=name, steps=6, high=30.0)
     run = build_sampler(settings, counted, (1,))
     run(torch.zeros(2, 1))
-    assert max(sigmas) == pytest.approx(30) and len(sigmas) == run.calls == counted.calls
+    assert max(sigmas) == pytest.approx(30) and len(sigmas) == run.cost.calls == counted.calls
     assert run.noise_shape == (1,)
 
 

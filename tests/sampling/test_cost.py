@@ -79,7 +79,7 @@ def test_the_cost_that_is_told_is_the_cost_that_is_counted(name, churn, dtype):
     sampler = Heun(GUIDANCE[name](denoiser, discriminator), (2,), karras_sigmas(7), churn=churn)
     sampler(torch.randn(3, 2, dtype=dtype), LABEL)
     assert sampler.cost == cost(denoiser.calls, discriminator.forward, discriminator.backward)
-    assert sampler.calls == denoiser.calls
+    assert sampler.cost.calls == denoiser.calls
 
 
 @pytest.mark.parametrize("guidance", GUIDANCE)
@@ -92,7 +92,7 @@ def test_the_cost_that_is_told_is_the_cost_that_is_counted_under_every_scheduler
     assert sampler.cost == cost(denoiser.calls, discriminator.forward, discriminator.backward)
     a_step = 2 if "labels" in guidance else 1
     steps = 11 if name in ("heun", "heun_discrete") else 6
-    assert sampler.calls == denoiser.calls == a_step * steps
+    assert sampler.cost.calls == denoiser.calls == a_step * steps
     if guidance == "two discriminators":  # their window is open but for the lowest levels
         assert 2 * (steps - 2) <= discriminator.forward == discriminator.backward <= 2 * steps
 
@@ -101,7 +101,7 @@ def test_a_single_pass_costs_one_call_of_its_generator():
     made = []
     sampler = SinglePass(lambda noise, label: made.append(noise) or noise, (2,))
     sampler(torch.randn(3, 2))
-    assert sampler.cost == Cost(generator=1) and sampler.calls == sampler.cost.calls == len(made)
+    assert sampler.cost == Cost(generator=1) and sampler.cost.calls == len(made)
 
 
 def test_costs_of_compositions_are_what_a_hand_counts():

@@ -9,13 +9,11 @@ from functools import cache
 
 import pytest
 import torch
-from einops import rearrange
 from oracles import (
     BOUND,
     CROSS_ENTROPIES,
     REFERENCE,
     Counted,
-    N,
     P,
     Q,
     cumulative,
@@ -32,10 +30,6 @@ from oracles import (
 from hybridgen.maths.noise import karras_sigmas, like
 from hybridgen.maths.objectives import non_saturating
 from hybridgen.sampling.guidance import discriminator_guidance
-from hybridgen.sampling.refinement import (
-    metropolis_hastings,
-    rejection,
-)
 from hybridgen.sampling.samplers import Heun
 
 EVERYWHERE = (0.0, math.inf)
@@ -183,32 +177,9 @@ def test_guidance_holds_for_the_stochastic_sampler(churn):
     assert w1(sampled(guided(), churn=churn)) < 0.05  # .017, .011
 
 
-def test_rejection_with_the_true_bound_accepts_its_share_and_leaves_the_data():
-    x = draws(Q, REFERENCE, seed=1)
-    uniform = torch.rand(len(x), generator=torch.Generator().manual_seed(1))
-    accepted = rejection(P.log_ratio(Q, x), math.log(BOUND), uniform)
-    assert float(accepted.double().mean()) == pytest.approx(1 / BOUND, abs=0.003)  # .2250
-    assert inside_the_first_gate(x[accepted][:N])  # .013
-
-
 def test_the_bound_is_the_largest_ratio_there_is():
     x = torch.linspace(-6, 6, 1_000_001, dtype=torch.float64)[:, None]
     assert float(P.log_ratio(Q, x).max().exp()) == pytest.approx(BOUND, abs=1e-4)
-
-
-def test_independence_chains_approach_the_data_with_every_proposal():
-    x = rearrange(draws(Q, 101 * N, seed=2), "(n k) 1 -> n k", n=N)
-    log_ratio = rearrange(P.log_ratio(Q, x.reshape(-1, 1)), "(n k) -> n k", n=N)
-    uniform = torch.rand(N, 100, generator=torch.Generator().manual_seed(2))
-    distances = {}
-    for k in (1, 5, 20, 100):
-        index = metropolis_hastings(log_ratio[:, : k + 1], uniform[:, :k])
-        distances[k] = w1(x.gather(1, index[:, None]))
-    # The chain's law, integrated on a grid: .7301, .2066, .0025; one draw gave .707, .199, .012.
-    assert distances[1] == pytest.approx(0.7301, abs=0.04)
-    assert distances[5] == pytest.approx(0.2066, abs=0.04)
-    assert distances[20] < 0.05
-    assert distances[100] < 0.05  # .005
 
 
 @pytest.mark.parametrize(("sigma", "bce", "kl"), CROSS_ENTROPIES)

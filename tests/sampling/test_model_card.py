@@ -2,11 +2,29 @@ import re
 
 import pytest
 import yaml
+from oracles import heun_scheduler
 
-from hybridgen.sampling.model_card import model_card
+from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
+from hybridgen.networks.mlp import MlpDiscriminator
+from hybridgen.networks.residual import ResidualDiscriminator
+from hybridgen.sampling.pipeline import GuidedDiffusionPipeline
 
-IMAGES = {"name": "me/digits", "shape": (1, 8, 8)}
 TRAINED_FOR = {"sampler": "heun", "steps": 11}
+
+
+def card_of(*, points=False, channels=1, classes=0, guided=False, trained_for=None, **facts):
+    """The card of a new pipeline of 8x8 images, or of points."""
+    settings = {"classes": classes, "noise_conditional": True}
+    if points:
+        denoiser = PointDenoiser(width=8, depth=1, frequencies=2, classes=classes)
+        guide = MlpDiscriminator(width=8, depth=1, **settings)
+    else:
+        denoiser = ImageDenoiser(channels=channels, widths=(8,), classes=classes)
+        guide = ResidualDiscriminator(channels=channels, width=16, depth=1, **settings)
+    pipeline = GuidedDiffusionPipeline(
+        denoiser, heun_scheduler(), guide if guided else None, trained_for=trained_for
+    )
+    return pipeline.card(**{"name": "me/digits", **facts})
 
 
 def front_matter(card):
@@ -14,9 +32,7 @@ def front_matter(card):
 
 
 def test_front_matter_says_what_the_hub_searches_by():
-    metadata = front_matter(
-        model_card(**IMAGES, guide="ResidualDiscriminator", licence="apache-2.0")
-    )
+    metadata = front_matter(card_of(guided=True, licence="apache-2.0"))
     assert metadata == {
         "license": "apache-2.0",
         "library_name": "diffusers",
@@ -26,53 +42,53 @@ def test_front_matter_says_what_the_hub_searches_by():
 
 
 def test_points_are_not_offered_as_image_generation():
-    card = model_card(name="ring", shape=(2,))
+    card = card_of(points=True)
     assert "pipeline_tag" not in front_matter(card)
     assert "points of 2 coordinates" in card
     assert 'output_type="pt"' in card
 
 
 def test_a_licence_that_was_not_given_is_unknown_and_the_card_says_whom_to_ask():
-    card = model_card(**IMAGES)
+    card = card_of()
     assert front_matter(card)["license"] == "unknown"
     assert "No licence was stated" in card
-    assert "No licence" not in model_card(**IMAGES, licence="mit")
+    assert "No licence" not in card_of(licence="mit")
 
 
 def test_a_card_without_a_guide_does_not_speak_of_one():
-    card = model_card(**IMAGES)
+    card = card_of()
     assert "guidance" not in card
     assert "without a guide" in card
 
 
 def test_limits_name_the_sampler_the_guide_was_trained_for():
-    card = model_card(**IMAGES, guide="ResidualDiscriminator", trained_for=TRAINED_FOR)
+    card = card_of(guided=True, trained_for=TRAINED_FOR)
     assert "errors of heun with 11 steps" in card
     assert "num_inference_steps=11" in card
-    assert "not stated for which" in model_card(**IMAGES, guide="ResidualDiscriminator")
+    assert "not stated for which" in card_of(guided=True)
 
 
 def test_figures_become_a_table_only_where_there_are_any():
-    card = model_card(**IMAGES, figures={"frechet_distance": 1.23456, "recall": 0.9})
+    card = card_of(figures={"frechet_distance": 1.23456, "recall": 0.9})
     assert "| frechet_distance | 1.235 |\n| recall | 0.9 |" in card
-    assert "## Figures" not in model_card(**IMAGES)
+    assert "## Figures" not in card_of()
 
 
 def test_classes_appear_in_the_code_and_in_the_limits():
-    card = model_card(**IMAGES, classes=10)
+    card = card_of(classes=10)
     assert "class_labels=0" in card
     assert "integers 0 to 9" in card
-    assert "class_labels" not in model_card(**IMAGES)
+    assert "class_labels" not in card_of()
 
 
-@pytest.mark.parametrize("guide", [None, "ResidualDiscriminator"])
-@pytest.mark.parametrize("shape", [(3, 8, 8), (2,)])
-def test_the_code_on_the_card_is_code(guide, shape):
-    card = model_card(name='odd "name"', shape=shape, guide=guide, classes=3)
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("kind", [{"channels": 3}, {"points": True}])
+def test_the_code_on_the_card_is_code(guided, kind):
+    card = card_of(name='odd "name"', guided=guided, classes=3, **kind)
     (block,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     compile(block, "card", "exec")
 
 
 def test_a_card_without_a_name_is_refused():
     with pytest.raises(ValueError, match="needs a name"):
-        model_card(name="", shape=(2,))
+        card_of(name="")

@@ -137,7 +137,7 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used_and_that_is_said(
 
 def test_the_newest_checkpoint_is_the_one_of_the_latest_step(tmp_path):
     for step in (8, 99, 100):
-        checkpoint.write(tmp_path, step, {"held": Held({})}, keep=9)
+        checkpoint.write(tmp_path, step, {"held": Held({})})
     found, complaints = checkpoint.newest(tmp_path)
     assert found is not None and (found.step, complaints) == (100, [])
 
@@ -180,7 +180,7 @@ def test_only_the_newest_are_kept_and_what_a_killed_write_left_is_swept_away(tmp
     (tmp_path / ".tmp-3").mkdir()
     (tmp_path / ".tmp-3" / "half").write_text("x")
     for step in range(1, 5):
-        checkpoint.write(tmp_path, step, {"held": Held({})}, keep=2)
+        checkpoint.write(tmp_path, step, {"held": Held({})})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
 
 

@@ -262,7 +262,7 @@ def share_of(kind, made, term, weight=0.5):
         return torch.randn(shape, generator=rng, dtype=x0.dtype)
 
     batch = (x0, label, normal(8, 2), normal(8), torch.zeros(8, dtype=torch.bool))
-    denoising = Denoising(denoiser, denoiser.classes, LogNormal(), 1.0)
+    denoising = Denoising(denoiser, LogNormal(), 1.0)
     if kind == "plain":
         return denoising(denoiser, *batch)
     hybrid = Hybrid(denoising, term, adversarial, Accelerator(cpu=True))
