@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from hybridgen.cli import command
 from hybridgen.data.load import DataSettings, load_data
-from hybridgen.data.source import Batch, Part
+from hybridgen.data.source import Batch, Part, Shard
 from hybridgen.errors import InputError
 from hybridgen.evaluation.fit import finished
 from hybridgen.metrics.features import SHIPPED, LeNet, extract
@@ -112,7 +112,7 @@ def main(settings: FeatureExperiment) -> None:
         raise InputError(f"expected one of the image shapes {list(SHIPPED)}, got {source.shape}.")
     folder = settings.out or Path("runs", "features", f"{source.name}-seed{seed}")
     accelerator = accelerator_for(folder, RunSettings(seed=seed, threads=settings.threads))
-    batches = source.batches(batch=training.batch, seed=seed)
+    batches = source.batches(Shard(batch=training.batch, seed=seed))
     network = LeNet(resolution=source.shape[-1], classes=source.classes)
     run = Run(folder, settings, accelerator)
     if finished(run):

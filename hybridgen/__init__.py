@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hybridgen.data.images import digits
     from hybridgen.data.load import load_data
     from hybridgen.data.points import MixturePoints
-    from hybridgen.data.source import DataSettings
+    from hybridgen.data.source import DataSettings, Shard
     from hybridgen.evaluation.evaluator import Evaluator, build_evaluator
     from hybridgen.evaluation.measure import measure
     from hybridgen.evaluation.runs import load_guide
@@ -43,7 +43,7 @@ _LAZY = {
     "data.images": ("digits",),
     "data.load": ("load_data",),
     "data.points": ("MixturePoints",),
-    "data.source": ("DataSettings",),
+    "data.source": ("DataSettings", "Shard"),
     "evaluation.evaluator": ("Evaluator", "build_evaluator"),
     "evaluation.measure": ("measure",),
     "evaluation.runs": ("load_guide",),

@@ -23,11 +23,8 @@ def read_settings(settings: type[S], argv: list[str] | None = None, description:
     parser.add_argument("--config", action="config", help="a YAML file with some of the settings")
     parser.add_class_arguments(settings, fail_untyped=False)
     try:
-        filled = parser.parse_args(argv)
-        values = {
-            name: value for name, value in parser.instantiate(filled).items() if name != "config"
-        }
-        return settings(**values)
+        filled = parser.instantiate(parser.parse_args(argv))
+        return settings(**{name: value for name, value in filled.items() if name != "config"})
     except ArgumentError as error:
         raise InputError(_one_sentence(error)) from error
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.maths.noise import karras_sigmas
@@ -162,3 +162,17 @@ def heun_scheduler(
         trained_betas=(1 - kept / before).tolist(),
         use_karras_sigmas=True,
     )
+
+
+class Attentive(nn.Module):
+    """A discriminator whose pixels attend to one another through torch's fused kernel."""
+
+    def __init__(self):
+        super().__init__()
+        self.entry = nn.Linear(1, 8)
+        self.out = nn.Linear(8, 1)
+
+    def forward(self, x, sigma, label=None):
+        h = self.entry(x.flatten(1)[..., None])[:, None]
+        h = nn.functional.scaled_dot_product_attention(h, h, h)
+        return self.out(h).mean((1, 2, 3))

@@ -1,5 +1,6 @@
 """Augmentation of what a discriminator sees, so that it does not learn few images by heart."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -96,9 +97,8 @@ class Augment(nn.Module):
             )
         if not self.settings.adaptive or sign_accuracy == self.settings.target:
             return
-        step = images / self.settings.speed_images
-        step = step if sign_accuracy > self.settings.target else -step
-        self.strength.add_(step).clamp_(0, 1)
+        direction = math.copysign(1, sign_accuracy - self.settings.target)
+        self.strength.add_(direction * images / self.settings.speed_images).clamp_(0, 1)
 
 
 class _Draw:

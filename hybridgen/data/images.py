@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hybridgen.data.source import (
     Batch,
-    Batched,
     Part,
     Shard,
     Source,
@@ -52,7 +51,7 @@ def split(size: int, held_out: int) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ImageSource(Batched):
+class ImageSource:
     """A set of images held as bytes.
 
     Args:
@@ -101,7 +100,7 @@ class ImageSource(Batched):
     def size(self) -> int:
         return len(self.train)
 
-    def read(self, shard: Shard) -> Iterator[Batch]:
+    def batches(self, shard: Shard) -> Iterator[Batch]:
         """See `Source.batches`."""
         return row_batches(self.train, self.train_labels if self.classes > 0 else None, shard)
 

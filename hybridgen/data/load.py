@@ -1,8 +1,8 @@
 """From a name or a path to a source."""
 
+import math
 import re
 from pathlib import Path
-from typing import Any
 
 from hybridgen.data.images import ImageSource, digits
 from hybridgen.data.points import MixturePoints
@@ -53,18 +53,16 @@ def _images(settings: DataSettings) -> Source:
     else:
         raise InputError(f"there is no folder {settings.path!r}; correct data.path.")
     train, held_out, classes = train_and_held_out(tables, settings)
-    common: dict[str, Any] = {
-        "name": path.name or settings.path,
-        "classes": classes if settings.labels else 0,
-    }
-    channels, height, width = train.format.shape
-    gibibytes = (len(train) + len(held_out)) * channels * height * width / 2**30
+    name, classes = path.name or settings.path, classes if settings.labels else 0
+    gibibytes = (len(train) + len(held_out)) * math.prod(train.format.shape) / 2**30
     if gibibytes > settings.memory_limit:
-        return StreamedSource(train=train, held_out=held_out, workers=settings.workers, **common)
+        parts = {"train": train, "held_out": held_out}
+        return StreamedSource(name=name, classes=classes, workers=settings.workers, **parts)
     return ImageSource(
+        name=name,
         train=train.read_all(),
         held_out=held_out.read_all(),
         train_labels=train.labels,
         held_out_labels=held_out.labels,
-        **common,
+        classes=classes,
     )

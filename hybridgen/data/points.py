@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count as count_from
 
-from hybridgen.data.source import Batch, Batched, Part, Shard, check_part
+from hybridgen.data.source import Batch, Part, Shard, check_part
 from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.maths.rng import rng_for
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixturePoints(Batched):
+class MixturePoints:
     """Fresh points in every batch; a label is the component that a point was drawn from.
 
     Batch i depends on `(seed, i)` alone, like the order of a finite set. Training and reference
@@ -29,13 +29,13 @@ class MixturePoints(Batched):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.mixture.means.shape[1],)
+        return (self.mixture.dimension,)
 
     @property
     def classes(self) -> int:
-        return len(self.mixture.weights) if self.labelled else 0
+        return self.mixture.components if self.labelled else 0
 
-    def read(self, shard: Shard) -> Iterator[Batch]:
+    def batches(self, shard: Shard) -> Iterator[Batch]:
         """See `Source.batches`. Drawn on the CPU, so that every device sees the same points."""
         for number in count_from(shard.start):
             rng = rng_for("batch", shard.seed, number)

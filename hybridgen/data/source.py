@@ -77,39 +77,8 @@ class Shard:
         )
 
 
-class Batched(Protocol):
-    """Something that is read in batches, each process its share."""
-
-    def batches(
-        self,
-        *,
-        batch: int,
-        seed: int,
-        start: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        device: torch.device | str = "cpu",
-    ) -> Iterator[Batch]:
-        """Endless `(x [b ...], label [b] or None)`; `b = batch / world`. See `Shard`.
-
-        Item i is this rank's contiguous share of global batch `start + i`: a function of
-        `(batch, seed, start + i)` alone, so resuming is starting later and the shares of all
-        ranks joined are the batch of one process.
-
-        Raises:
-            InputError: a batch larger than the training data, or not divisible by `world`.
-        """
-        return self.read(
-            Shard(batch=batch, seed=seed, start=start, rank=rank, world=world, device=device)
-        )
-
-    def read(self, shard: Shard) -> Iterator[Batch]:
-        """What `batches` gives; too large a batch is refused before the first is read."""
-        ...
-
-
 @runtime_checkable
-class Source(Batched, Protocol):
+class Source(Protocol):
     """Examples to train on and examples to measure with.
 
     Attributes:
@@ -130,6 +99,18 @@ class Source(Batched, Protocol):
     def mixture(self) -> GaussianMixture | None: ...
     @property
     def size(self) -> int | None: ...
+
+    def batches(self, shard: Shard) -> Iterator[Batch]:
+        """Endless `(x [b ...], label [b] or None)`; `b = shard.batch / shard.world`.
+
+        Item i is this rank's contiguous share of global batch `start + i`: a function of
+        `(batch, seed, start + i)` alone, so resuming is starting later and the shares of all
+        ranks joined are the batch of one process.
+
+        Raises:
+            InputError: a batch larger than the training data; before the first is read.
+        """
+        ...
 
     def reference(self, part: Part, count: int, seed: int = 0) -> Batch:
         """Up to `count` examples in the scale of the batches, on the CPU, to measure with.

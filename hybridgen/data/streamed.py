@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hybridgen.data.images import to_float
-from hybridgen.data.source import Batch, Batched, Part, Shard, check_part, shuffled_positions
+from hybridgen.data.source import Batch, Part, Shard, check_part, shuffled_positions
 from hybridgen.data.tables import ImageTable
 from hybridgen.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class StreamedSource(Batched):
+class StreamedSource:
     """A set read from disk while training; its batches equal `ImageSource`'s bit for bit.
 
     Damaged images and images of another format are refused when they are read.
@@ -42,7 +42,7 @@ class StreamedSource(Batched):
     def size(self) -> int:
         return len(self.train)
 
-    def read(self, shard: Shard) -> Iterator[Batch]:
+    def batches(self, shard: Shard) -> Iterator[Batch]:
         """See `Source.batches`."""
         positions = shard.positions(self.size)
         labels = self.train.labels if self.classes > 0 else None

@@ -78,7 +78,10 @@ def train_and_held_out(
     Raises:
         InputError: no training split, no image column, no labels where `settings` ask for them, ...
     """
-    train_name = _train_name(tables, settings.path)
+    train_name = str(next(iter(tables))) if len(tables) == 1 else "train"
+    if train_name not in tables:
+        splits = sorted(map(str, tables))
+        raise InputError(f"{settings.path!r} has the splits {splits}, expected one 'train'.")
     held_name = next((name for name in _HELD_OUT_NAMES if name in tables), train_name)
     train, held = tables[train_name], tables[held_name]
     column = _image_column(train, settings.path)
@@ -113,14 +116,6 @@ def _where(cell: Any, row: int, name: str) -> str:
     if path is not None and (cell or {}).get("bytes") is None:
         return str(path)
     return f"image {row} of {name}" + (f" ({path})" if path else "")
-
-
-def _train_name(tables: datasets.DatasetDict, path: str) -> str:
-    if "train" in tables:
-        return "train"
-    if len(tables) == 1:
-        return str(next(iter(tables)))
-    raise InputError(f"{path!r} has the splits {sorted(map(str, tables))}, expected one 'train'.")
 
 
 def _image_column(table: datasets.Dataset, path: str) -> str:

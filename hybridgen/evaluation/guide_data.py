@@ -77,7 +77,7 @@ class GuideData:
 
     def real_batches(self, start: int) -> Iterator[Batch]:
         """Batches of training examples from number `start` on."""
-        return self.real.read(replace(self.shard, start=start))
+        return self.real.batches(replace(self.shard, start=start))
 
     def fake_batches(self, start: int) -> Iterator[Batch]:
         """The same of the samples that are not for validation."""

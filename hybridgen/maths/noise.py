@@ -102,14 +102,7 @@ def like(sigma: Tensor, x: Tensor) -> Tensor:
 
 
 class Scalings(NamedTuple):
-    """`D(x, sigma) = skip x + out F(inner x, noise)`; each `[b]`.
-
-    Attributes:
-        skip: how much of the noisy input is kept.
-        out: what the network's answer is multiplied by.
-        inner: what its input is multiplied by.
-        noise: what the network is given for the noise level.
-    """
+    """`D(x, sigma) = skip x + out F(inner x, noise)`, where F is the network; each `[b]`."""
 
     skip: Tensor
     out: Tensor
@@ -142,6 +135,6 @@ def loss_weight(sigma: Tensor, data_std: float) -> Tensor:
     return (sigma.square() + data_std**2) / (sigma * data_std).square()
 
 
-def clamp_level(sigma: Tensor, low: float = 1e-5) -> Tensor:
-    """Levels at least `low`, so that their logarithm is finite: without noise nothing changes."""
-    return torch.clamp(sigma, min=low)
+def clamp_level(sigma: Tensor) -> Tensor:
+    """Levels at least 1e-5, so that their logarithm is finite: without noise nothing changes."""
+    return sigma.clamp(min=1e-5)

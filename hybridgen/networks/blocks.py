@@ -4,7 +4,8 @@ import math
 from bisect import bisect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple, TypeVar, get_args
+from functools import partial
+from typing import Literal, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -30,19 +31,20 @@ _GROUP = 16
 _SILU = math.sqrt((1 + SLOPE**2) / 2 / 0.35578)
 
 
-def activate(x: Tensor, kind: Activation) -> Tensor:
+def activation_named(kind: Activation) -> Callable[[Tensor], Tensor]:
     """LeakyReLU of slope 0.2, or SiLU times 1.21, which passes the same second moment.
 
     One gain then serves both: `E silu(n)^2 = 0.3557` for standard normal n, and a LeakyReLU's is
     1.04 / 2.
+
+    Raises:
+        InputError: no activation has this name; the message lists those there are.
     """
-    return F.leaky_relu(x, SLOPE) if kind == "leaky_relu" else _SILU * F.silu(x)
-
-
-def check_activation(kind: str) -> None:
-    """Refuse a name that no activation has with an `InputError` that lists those there are."""
     if kind not in get_args(Activation):
         raise InputError(f"no activation {kind!r}; there are {', '.join(get_args(Activation))}")
+    if kind == "leaky_relu":
+        return partial(F.leaky_relu, negative_slope=SLOPE)
+    return lambda x: _SILU * F.silu(x)
 
 
 def upsample(x: Tensor) -> Tensor:
@@ -87,8 +89,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, *, width: int, blocks: int, activation: Activation = "leaky_relu") -> None:
         super().__init__()
-        check_activation(activation)
-        self.activation: Activation = activation
+        self.activate = activation_named(activation)
         inner = 2 * width
         gain = GAIN * blocks**-0.25
         self.widen = initialised(nn.Conv2d(width, inner, 1), gain)
@@ -101,8 +102,8 @@ class ResidualBlock(nn.Module):
         h = self.widen(x)
         if bias is not None:
             h = h + rearrange(bias, "b c -> b c 1 1")
-        h = self.mix(activate(h, self.activation))
-        return x + self.narrow(activate(h, self.activation))
+        h = self.mix(self.activate(h))
+        return x + self.narrow(self.activate(h))
 
 
 def initialised(layer: Layer, gain: float = 1.0) -> Layer:
@@ -114,27 +115,17 @@ def initialised(layer: Layer, gain: float = 1.0) -> Layer:
     return layer
 
 
-_SIZES = sorted(base << halvings for base in range(4, 8) for halvings in range(1, 7))
-_SIZES = [size for size in _SIZES if size <= 256]
+_SIZES = sorted(base << n for base in range(4, 8) for n in range(1, 7) if base << n <= 256)
 
 
-class Resolutions(NamedTuple):
-    """Square resolutions with their numbers of channels, smallest picture first.
+def resolutions(*, resolution: int, channels: int, width: int) -> tuple[int, tuple[int, ...]]:
+    """The smallest resolution inside a network for `[channels resolution resolution]`, and widths.
 
     The resolution is halved while the result is whole and at least 4 (28, 14, 7). Each halving
     doubles the channels, up to 8 times `width` and to 512 (or `width`, if that is more).
 
-    Attributes:
-        sizes: rows of the picture, from the base to the full resolution.
-        widths: channels at each of them.
-    """
-
-    sizes: tuple[int, ...]
-    widths: tuple[int, ...]
-
-
-def resolutions(*, resolution: int, channels: int, width: int) -> Resolutions:
-    """The halved resolutions of images `[channels resolution resolution]`, `width` at the top.
+    Returns:
+        Rows of the base, and the channels at each resolution from the base to the full one.
 
     Raises:
         InputError: the resolution does not halve into a base (the message names those that do),
@@ -150,12 +141,12 @@ def resolutions(*, resolution: int, channels: int, width: int) -> Resolutions:
             f"images of {resolution}x{resolution} do not halve into a base of 4 to 7; "
             f"resize them to {nearest}"
         )
-    sizes = [resolution]
-    while sizes[0] >= 8:
-        sizes.insert(0, sizes[0] // 2)
     cap = max(width, min(8 * width, 512))
-    widths = [min(width * 2**halvings, cap) for halvings in range(len(sizes))]
-    return Resolutions(sizes=tuple(sizes), widths=tuple(reversed(widths)))
+    base, widths = resolution, [width]
+    while base >= 8:
+        base //= 2
+        widths.insert(0, min(2 * widths[0], cap))
+    return base, tuple(widths)
 
 
 @contextmanager

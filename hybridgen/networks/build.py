@@ -106,16 +106,13 @@ def build_denoiser(
         InputError: no denoiser of these settings fits the shape.
     """
     if len(shape) == 1:
-        return _configured(PointDenoiser, settings, dimension=shape[0], classes=classes)
+        return _configured(PointDenoiser, settings, shape, classes)
     if len(shape) != 3 or shape[1] != shape[2]:
         raise InputError(
             f"a denoiser takes points (d,) or square images (c, h, h), but the data has shape "
             f"{shape}; crop or resize the images"
         )
-    channels, resolution, _ = shape
-    return _configured(
-        ImageDenoiser, settings, channels=channels, resolution=resolution, classes=classes
-    )
+    return _configured(ImageDenoiser, settings, shape, classes)
 
 
 def build_generator(
@@ -157,8 +154,7 @@ def load_network(folder: str | Path) -> ModelMixin:
     if not path.is_file():
         raise InputError(f"no network in {folder}: expected config.json there; name another folder")
     try:
-        config = json.loads(path.read_text())
-        name = config["_class_name"]
+        name = json.loads(path.read_text())["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is not a network's configuration ({error!r}); save it again"
@@ -180,28 +176,25 @@ def _build(
     architecture = settings.architecture
     if architecture not in _NETWORKS:
         raise InputError(f"no architecture {architecture!r}; there are {sorted(_NETWORKS)}")
-    if architecture == "mlp":
-        if len(shape) != 1:
-            raise InputError(
-                f"architecture {architecture} is for points (d,), but the data has shape {shape}; "
-                "choose residual or dcgan"
-            )
-        sizes = {"dimension": shape[0]}
-    elif len(shape) != 3 or shape[1] != shape[2]:
+    if architecture == "mlp" and len(shape) != 1:
+        raise InputError(
+            f"architecture {architecture} is for points (d,), but the data has shape {shape}; "
+            "choose residual or dcgan"
+        )
+    if architecture != "mlp" and (len(shape) != 3 or shape[1] != shape[2]):
         raise InputError(
             f"architecture {architecture} is for square images (c, h, h), but the data has shape "
             f"{shape}; " + ("choose mlp" if len(shape) == 1 else "crop or resize the images")
         )
-    else:
-        sizes = {"channels": shape[0], "resolution": shape[1]}
-    return _configured(_NETWORKS[architecture][role], settings, classes=classes, **sizes)
+    return _configured(_NETWORKS[architecture][role], settings, shape, classes)
 
 
-def _configured(kind: type[N], settings: Any, **sizes: int) -> N:
+def _configured(kind: type[N], settings: Any, shape: tuple[int, ...], classes: int) -> N:
     """A new network with those of the settings that it knows; `None` leaves it its default."""
     names = inspect.signature(kind.__init__).parameters
-    options = {name: value for name, value in vars(settings).items() if name in names}
-    return kind(**{k: v for k, v in options.items() if v is not None}, **sizes)
+    options = {k: v for k, v in vars(settings).items() if k in names and v is not None}
+    axes = ("channels", "resolution") if len(shape) == 3 else ("dimension",)
+    return kind(**options, **dict(zip(axes, shape, strict=False), classes=classes))
 
 
 def add_noise_conditioning(discriminator: ModelMixin) -> ModelMixin:

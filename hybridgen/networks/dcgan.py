@@ -42,8 +42,8 @@ class DcganGenerator(ModelMixin, ConfigMixin):
         classes: int = 0,
     ) -> None:
         super().__init__()
-        pyramid = blocks.resolutions(resolution=resolution, channels=channels, width=width)
-        widths, base = pyramid.widths[1:], pyramid.sizes[0]
+        base, widths = blocks.resolutions(resolution=resolution, channels=channels, width=width)
+        widths = widths[1:]
         self.entry = conditioning.LabelledNoise(latent=latent, classes=classes)
         first = nn.ConvTranspose2d(self.entry.size, widths[0], base, bias=False)
         mix = nn.Conv2d(widths[0], widths[0], 3, padding=1, bias=False)
@@ -89,11 +89,10 @@ class DcganDiscriminator(ModelMixin, ConfigMixin):
         activation: blocks.Activation = "leaky_relu",
     ) -> None:
         super().__init__()
-        blocks.check_activation(activation)
-        pyramid = blocks.resolutions(resolution=resolution, channels=channels, width=width)
-        widths, base = pyramid.widths[:0:-1], pyramid.sizes[0]
+        base, widths = blocks.resolutions(resolution=resolution, channels=channels, width=width)
+        widths = widths[:0:-1]
         self.shape = (channels, resolution, resolution)
-        self.activation: blocks.Activation = activation
+        self.activate = blocks.activation_named(activation)
         layers = [nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise((channels, *widths))]
         layers.append(nn.Conv2d(widths[-1], widths[-1], 3, padding=1))
         self.layers = nn.ModuleList(blocks.initialised(layer, blocks.GAIN) for layer in layers)
@@ -110,5 +109,5 @@ class DcganDiscriminator(ModelMixin, ConfigMixin):
             h = layer(h).contiguous(memory_format=torch.channels_last)
             if biases is not None:
                 h = h + rearrange(biases[i], "b c -> b c 1 1")
-            h = blocks.activate(h, self.activation)
+            h = self.activate(h)
         return self.head(rearrange(h, "b c h w -> b (c h w)"), label)

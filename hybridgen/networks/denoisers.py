@@ -33,28 +33,24 @@ def _groups(widths: Sequence[int]) -> int:
     return groups
 
 
-class _Denoiser(ModelMixin, ConfigMixin):
-    """EDM's preconditioning around `raw`; derived classes are networks for one kind of data."""
-
-    def _describe(self, shape: tuple[int, ...], classes: int, data_std: float) -> None:
-        conditioning.require_classes(classes)
-        if not 0 < data_std < math.inf:
-            raise InputError(f"data_std must be positive and finite, got {data_std}")
-        self.shape, self.classes = shape, classes
-
-    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        conditioning.check_input(x, self.shape, "x")
-        label = conditioning.label_or_null(label, x, self.classes, self.classes)
-        c = scalings(clamp_level(sigma), self.config["data_std"])
-        raw = self.raw(like(c.inner, x) * x, sigma, label)
-        return like(c.skip, x) * x + like(c.out, x) * raw
-
-    def raw(self, scaled: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
-        """The network's answer F to input of unit variance."""
-        raise NotImplementedError
+def _check(classes: int, data_std: float) -> None:
+    conditioning.require_classes(classes)
+    if not 0 < data_std < math.inf:
+        raise InputError(f"data_std must be positive and finite, got {data_std}")
 
 
-class ImageDenoiser(_Denoiser):
+def _preconditioned(
+    denoiser: "ImageDenoiser | PointDenoiser", x: Tensor, sigma: Tensor, label: Tensor | None
+) -> Tensor:
+    """`skip x + out F(inner x)` with the denoiser's `raw` as F; no label given means "none"."""
+    conditioning.check_input(x, denoiser.shape, "x")
+    label = conditioning.label_or_null(label, x, denoiser.classes, denoiser.classes)
+    c = scalings(clamp_level(sigma), denoiser.config["data_std"])
+    raw = denoiser.raw(like(c.inner, x) * x, sigma, label)
+    return like(c.skip, x) * x + like(c.out, x) * raw
+
+
+class ImageDenoiser(ModelMixin, ConfigMixin):
     """`(x [b c h w], sigma [b], label [b] or None) -> x0 [b c h w]` around `UNet2DModel`.
 
     Args:
@@ -87,7 +83,8 @@ class ImageDenoiser(_Denoiser):
     ) -> None:
         super().__init__()
         conditioning.require_positive(resolution=resolution, patch=patch)
-        self._describe((channels, resolution, resolution), classes, data_std)
+        _check(classes, data_std)
+        self.shape, self.classes = (channels, resolution, resolution), classes
         if not widths:
             raise InputError("widths is empty: give the U-Net's channels at each resolution")
         sizes = {f"width {width}": width for width in widths}
@@ -127,14 +124,18 @@ class ImageDenoiser(_Denoiser):
         """The weight that every output passes last, for an adaptive weight."""
         return cast(Any, self.unet).conv_out.weight
 
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        return _preconditioned(self, x, sigma, label)
+
     def raw(self, scaled: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        """The U-Net's answer F to input of unit variance."""
         patches = F.pixel_unshuffle(scaled, self.config["patch"])
         level = _TURN * (clamp_level(sigma).log() / 4)
         answer = self.unet(patches, level, class_labels=label).sample
         return F.pixel_shuffle(answer, self.config["patch"])
 
 
-class PointDenoiser(_Denoiser):
+class PointDenoiser(ModelMixin, ConfigMixin):
     """`(x [b d], sigma [b], label [b] or None) -> x0 [b d]`: an MLP on Fourier features.
 
     A plain MLP is too smooth to see modes a hundredth as wide as the data; it is given frequencies
@@ -164,7 +165,8 @@ class PointDenoiser(_Denoiser):
     ) -> None:
         super().__init__()
         conditioning.require_positive(width=width, depth=depth)
-        self._describe((dimension,), classes, data_std)
+        _check(classes, data_std)
+        self.shape, self.classes = (dimension,), classes
         self.features = FourierFeatures(
             dimension=dimension, frequencies=frequencies, min_wavelength=min_wavelength
         )
@@ -180,7 +182,11 @@ class PointDenoiser(_Denoiser):
         """The weight that every output passes last, for an adaptive weight."""
         return self.out.weight
 
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        return _preconditioned(self, x, sigma, label)
+
     def raw(self, scaled: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        """The network's answer F to input of unit variance."""
         h = self.entry(self.features(scaled))
         level = conditioning.noise_features(sigma).to(h.dtype)
         biases = self.level(level).chunk(len(self.hidden) + 1, dim=1)

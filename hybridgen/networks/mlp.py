@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hybridgen.errors import InputError
 from hybridgen.networks import conditioning
-from hybridgen.networks.blocks import SLOPE, Activation, activate, check_activation
+from hybridgen.networks.blocks import SLOPE, Activation, activation_named
 
 _MAX_WAVELENGTH = 8.0
 
@@ -115,9 +115,8 @@ class MlpDiscriminator(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         conditioning.require_positive(dimension=dimension, width=width, depth=depth)
-        check_activation(activation)
         self.shape = (dimension,)
-        self.activation: Activation = activation
+        self.activate = activation_named(activation)
         self.features = None
         if frequencies != 0:
             self.features = FourierFeatures(
@@ -137,5 +136,5 @@ class MlpDiscriminator(ModelMixin, ConfigMixin):
             h = self.features(h)
         for i, layer in enumerate(self.hidden):
             h = layer(h)
-            h = activate(h if biases is None else h + biases[i], self.activation)
+            h = self.activate(h if biases is None else h + biases[i])
         return self.head(h, label)

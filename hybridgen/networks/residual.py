@@ -24,7 +24,7 @@ class ResidualGenerator(ModelMixin, ConfigMixin):
         latent: entries of a noise vector.
         resolution: rows of the square image.
         channels: 1 or 3.
-        width: channels at full resolution; see `hybridgen.networks.blocks.Resolutions`.
+        width: channels at full resolution; see `hybridgen.networks.blocks.resolutions`.
         depth: residual blocks at each resolution.
         classes: number of labels; 0 for none.
     """
@@ -42,8 +42,7 @@ class ResidualGenerator(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         conditioning.require_positive(depth=depth)
-        pyramid = blocks.resolutions(resolution=resolution, channels=channels, width=width)
-        widths, base = pyramid.widths, pyramid.sizes[0]
+        base, widths = blocks.resolutions(resolution=resolution, channels=channels, width=width)
         self.entry = conditioning.LabelledNoise(latent=latent, classes=classes)
         self.constant = nn.Parameter(torch.randn(widths[0], base, base))
         self.modulate = blocks.initialised(nn.Linear(self.entry.size, widths[0], bias=False))
@@ -72,7 +71,7 @@ class ResidualDiscriminator(ModelMixin, ConfigMixin):
     Args:
         resolution: rows of the square image.
         channels: 1 or 3.
-        width: channels at full resolution; see `hybridgen.networks.blocks.Resolutions`.
+        width: channels at full resolution; see `hybridgen.networks.blocks.resolutions`.
         depth: residual blocks at each resolution.
         classes: number of labels; 0 for none.
         noise_conditional: whether it looks at `sigma`.
@@ -93,8 +92,8 @@ class ResidualDiscriminator(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         conditioning.require_positive(depth=depth)
-        pyramid = blocks.resolutions(resolution=resolution, channels=channels, width=width)
-        widths, base = pyramid.widths[::-1], pyramid.sizes[0]
+        base, widths = blocks.resolutions(resolution=resolution, channels=channels, width=width)
+        widths = widths[::-1]
         self.shape = (channels, resolution, resolution)
         self.entry = blocks.initialised(nn.Conv2d(channels, width, 1, bias=False))
         self.depth = depth

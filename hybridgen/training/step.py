@@ -1,13 +1,13 @@
 """One step of a training loop: the batches it takes and what it leaves behind."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
 
-from hybridgen.data.source import Batch, Source
+from hybridgen.data.source import Batch, Shard, Source
 
 Batches = Callable[[int], Iterator[Batch]]
 """From the number of the first batch to this process's share of the batches from there on."""
@@ -22,15 +22,11 @@ def batches_of(source: Source, accelerator: Accelerator, *, batch: int, seed: in
         InputError: a batch larger than the training data, or not divisible by the processes.
     """
 
+    rank, world = accelerator.process_index, accelerator.num_processes
+    shard = Shard(batch=batch, seed=seed, rank=rank, world=world, device=accelerator.device)
+
     def batches(start: int) -> Iterator[Batch]:
-        return source.batches(
-            batch=batch,
-            seed=seed,
-            start=start,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            device=accelerator.device,
-        )
+        return source.batches(replace(shard, start=start))
 
     batches(0)  # arguments are checked when it is called, not at the first `next`
     return batches

@@ -43,13 +43,13 @@ def test_bytes_become_floats_between_minus_one_and_one() -> None:
 
 
 def test_batches_follow_the_stateless_order_across_epochs() -> None:
-    seen = [n for x, _ in islice(tiny.batches(batch=4, seed=9), 8) for n in numbers(x)]
+    seen = [n for x, _ in islice(tiny.batches(Shard(batch=4, seed=9)), 8) for n in numbers(x)]
     assert seen == shuffled_positions(9, 0, 32, COUNT).tolist()
     assert sorted(seen[:COUNT]) == list(range(COUNT))
 
 
 def test_labels_stay_with_their_images() -> None:
-    for x, label in islice(tiny.batches(batch=5, seed=1), 6):
+    for x, label in islice(tiny.batches(Shard(batch=5, seed=1)), 6):
         assert label is not None
         assert label.tolist() == [n % 3 for n in numbers(x)]
 
@@ -57,8 +57,8 @@ def test_labels_stay_with_their_images() -> None:
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 2**40), batch=st.integers(1, COUNT), skip=st.integers(0, 30))
 def test_resuming_continues_the_same_sequence(seed: int, batch: int, skip: int) -> None:
-    whole = islice(tiny.batches(batch=batch, seed=seed), skip, skip + 3)
-    resumed = tiny.batches(batch=batch, seed=seed, start=skip)
+    whole = islice(tiny.batches(Shard(batch=batch, seed=seed)), skip, skip + 3)
+    resumed = tiny.batches(Shard(batch=batch, seed=seed, start=skip))
     assert [numbers(x) for x, _ in whole] == [numbers(x) for x, _ in islice(resumed, 3)]
 
 
@@ -67,9 +67,9 @@ def test_resuming_continues_the_same_sequence(seed: int, batch: int, skip: int) 
 def test_the_shares_of_all_processes_joined_are_the_batch_of_one(
     seed: int, start: int, world: int
 ) -> None:
-    one = tiny.batches(batch=8, seed=seed, start=start)
+    one = tiny.batches(Shard(batch=8, seed=seed, start=start))
     many = [
-        tiny.batches(batch=8, seed=seed, start=start, rank=rank, world=world)
+        tiny.batches(Shard(batch=8, seed=seed, start=start, rank=rank, world=world))
         for rank in range(world)
     ]
     for (x, label), *shares in islice(zip(one, *many, strict=False), 3):
@@ -78,9 +78,9 @@ def test_the_shares_of_all_processes_joined_are_the_batch_of_one(
 
 
 def test_a_batch_larger_than_the_data_is_refused_before_the_first_is_drawn() -> None:
-    tiny.batches(batch=COUNT, seed=0)
+    tiny.batches(Shard(batch=COUNT, seed=0))
     with pytest.raises(InputError, match=r"batch of 12 is larger than .* 11 examples"):
-        tiny.batches(batch=COUNT + 1, seed=0)
+        tiny.batches(Shard(batch=COUNT + 1, seed=0))
 
 
 def test_a_reference_has_each_example_at_most_once() -> None:
@@ -96,7 +96,7 @@ def test_a_reference_has_each_example_at_most_once() -> None:
 def test_unconditional_batches_carry_no_label_but_the_reference_does() -> None:
     source = digits()
     assert source.classes == 0
-    assert next(source.batches(batch=2, seed=0))[1] is None
+    assert next(source.batches(Shard(batch=2, seed=0)))[1] is None
     assert source.reference("held_out", 3)[1] is not None
 
 
@@ -147,30 +147,12 @@ def test_tensors_that_do_not_fit_together_are_refused(changes: dict, words: str)
         ImageSource(**{"name": "bad", "train": images, "held_out": images, **changes})
 
 
-X, LABEL = torch.arange(10.0)[:, None], torch.arange(10)
-
-
 def test_an_epoch_of_batches_shows_every_sample_once_with_its_label():
-    batches = list(islice(row_batches(X, LABEL, Shard(batch=5, seed=1)), 2))
+    points = torch.arange(10.0)[:, None]
+    batches = list(islice(row_batches(points, torch.arange(10), Shard(batch=5, seed=1)), 2))
     rows = torch.cat([x[:, 0] for x, _ in batches])
-    assert torch.equal(rows.sort().values, X[:, 0])
+    assert torch.equal(rows.sort().values, points[:, 0])
     assert all(torch.equal(x[:, 0].long(), label) for x, label in batches)
-
-
-def test_batches_can_begin_anywhere_and_be_shared():
-    whole = list(islice(row_batches(X, None, Shard(batch=4, seed=1)), 5))
-    later = next(row_batches(X, None, Shard(batch=4, seed=1, start=3)))
-    assert torch.equal(later[0], whole[3][0]) and later[1] is None
-    halves = [
-        next(row_batches(X, None, Shard(batch=4, seed=1, start=3, rank=r, world=2)))[0]
-        for r in (0, 1)
-    ]
-    assert torch.equal(torch.cat(halves), later[0])
-
-
-def test_a_batch_larger_than_all_there_is_is_refused():
-    with pytest.raises(InputError, match="batch of 11 is larger"):
-        row_batches(X, None, Shard(batch=11, seed=0))
 
 
 def test_validation_examples_are_a_part_of_the_training_examples_and_not_of_the_rest():

@@ -16,11 +16,12 @@ from PIL import Image
 
 from hybridgen.data.images import ImageSource, to_float
 from hybridgen.data.load import DataSettings, load_data
-from hybridgen.data.source import Source
+from hybridgen.data.source import Shard, Source
 from hybridgen.errors import InputError
 
 Folder = Callable[..., Path]
 Picture = Callable[..., Image.Image]
+Hub = Callable[[datasets.DatasetDict], None]
 
 
 def load(path: Path | str, **settings: object) -> ImageSource:
@@ -93,7 +94,7 @@ def test_class_folders_become_labels(folder: Folder, picture: Picture) -> None:
 def test_labels_are_for_judging_only_unless_they_are_asked_for(folder: Folder) -> None:
     source = load(folder("cat", "ant"))
     assert source.classes == 0
-    assert next(source.batches(batch=2, seed=0))[1] is None
+    assert next(source.batches(Shard(batch=2, seed=0)))[1] is None
     label = source.reference("held_out", 2)[1]
     assert label is not None
     assert label.dtype == torch.int64
@@ -297,17 +298,24 @@ def test_a_hub_name_that_does_not_exist_says_so(monkeypatch: pytest.MonkeyPatch)
         load("nobody/nothing")
 
 
-def test_a_hub_set_is_loaded_like_a_local_one(
-    monkeypatch: pytest.MonkeyPatch, picture: Picture
-) -> None:
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """Lets every name on the hub mean these tables."""
+
+    def serve(tables: datasets.DatasetDict) -> None:
+        monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *a, **k: None)
+        monkeypatch.setattr(datasets, "load_dataset", lambda name: tables)
+
+    return serve
+
+
+def test_a_hub_set_is_loaded_like_a_local_one(hub: Hub, picture: Picture) -> None:
     cells = {"image": [picture(i) for i in range(5)], "label": [0, 1, 0, 1, 1]}
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes", "never"])}
     )
     table = datasets.Dataset.from_dict(cells, features=features)
-    tables = datasets.DatasetDict(train=table, validation=table.select([1, 2]))
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *a, **k: None)
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: tables)
+    hub(datasets.DatasetDict(train=table, validation=table.select([1, 2])))
     source = load("somebody/something", labels=True)
     assert (source.size, source.classes, source.name) == (5, 3, "something")
     assert torch.equal(source.held_out, source.train[[1, 2]])
@@ -343,27 +351,19 @@ def test_entries_that_are_no_classes_are_no_labels(
         load(tmp_path / "set.parquet", labels=True)
 
 
-def test_hidden_class_labels_are_no_labels(
-    monkeypatch: pytest.MonkeyPatch, picture: Picture
-) -> None:
+def test_hidden_class_labels_are_no_labels(hub: Hub, picture: Picture) -> None:
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])}
     )
     cells = {"image": [picture(i) for i in range(3)], "label": [0, 1, -1]}
-    tables = datasets.DatasetDict({"all": datasets.Dataset.from_dict(cells, features=features)})
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *a, **k: None)
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: tables)
+    hub(datasets.DatasetDict({"all": datasets.Dataset.from_dict(cells, features=features)}))
     assert load("somebody/something").train_labels is None
     with pytest.raises(InputError, match="hidden"):
         load("somebody/something", labels=True)
 
 
-def test_several_splits_without_a_training_one_are_refused(
-    monkeypatch: pytest.MonkeyPatch, picture: Picture
-) -> None:
+def test_several_splits_without_a_training_one_are_refused(hub: Hub, picture: Picture) -> None:
     table = datasets.Dataset.from_dict({"image": [picture()]})
-    tables = datasets.DatasetDict({"left": table, "right": table})
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *a, **k: None)
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: tables)
+    hub(datasets.DatasetDict({"left": table, "right": table}))
     with pytest.raises(InputError, match=r"splits \['left', 'right'\], expected one 'train'"):
         load("somebody/something")

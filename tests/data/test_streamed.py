@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hybridgen.data.load import DataSettings, load_data
-from hybridgen.data.source import Source
+from hybridgen.data.source import Shard, Source
 from hybridgen.data.streamed import StreamedSource
 from hybridgen.errors import InputError
 
@@ -31,7 +31,8 @@ def test_streamed_batches_equal_those_from_memory_bit_for_bit(folder: Folder, wo
         folder("a", "b", mode="RGB", size=(12, 9)), resolution=6, labels=True, workers=workers
     )
     assert (streamed.shape, streamed.size, streamed.classes) == ((3, 6, 6), 10, 2)
-    pairs = zip(in_memory.batches(batch=4, seed=5), streamed.batches(batch=4, seed=5), strict=False)
+    shard = Shard(batch=4, seed=5)
+    pairs = zip(in_memory.batches(shard), streamed.batches(shard), strict=False)
     for (x, label), (y, other) in islice(pairs, 8):
         assert torch.equal(x, y)
         assert label is not None
@@ -42,16 +43,17 @@ def test_streamed_batches_equal_those_from_memory_bit_for_bit(folder: Folder, wo
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_resuming_continues_the_same_sequence(folder: Folder, workers: int) -> None:
     _, streamed = both(folder(count=7), workers=workers)
-    whole = [x for x, _ in islice(streamed.batches(batch=4, seed=2), 6)]
-    resumed = [x for x, _ in islice(streamed.batches(batch=4, seed=2, start=3), 3)]
+    whole = [x for x, _ in islice(streamed.batches(Shard(batch=4, seed=2)), 6)]
+    resumed = [x for x, _ in islice(streamed.batches(Shard(batch=4, seed=2, start=3)), 3)]
     assert torch.equal(torch.stack(whole[3:]), torch.stack(resumed))
 
 
 def test_the_shares_of_two_processes_joined_are_the_batch_of_one(folder: Folder) -> None:
     in_memory, streamed = both(folder(count=7), workers=0)
-    one = next(in_memory.batches(batch=4, seed=2, start=5))[0]
+    one = next(in_memory.batches(Shard(batch=4, seed=2, start=5)))[0]
     shares = [
-        next(streamed.batches(batch=4, seed=2, start=5, rank=rank, world=2))[0] for rank in (0, 1)
+        next(streamed.batches(Shard(batch=4, seed=2, start=5, rank=rank, world=2)))[0]
+        for rank in (0, 1)
     ]
     assert torch.equal(torch.cat(shares), one)
 
@@ -70,7 +72,7 @@ def test_the_references_of_both_are_equal(folder: Folder) -> None:
 def test_streaming_leaves_the_global_random_state_alone(folder: Folder) -> None:
     _, streamed = both(folder(), workers=1)
     state = torch.get_rng_state()
-    next(streamed.batches(batch=2, seed=0))
+    next(streamed.batches(Shard(batch=2, seed=0)))
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -80,7 +82,7 @@ def test_a_truncated_image_is_named_by_its_path_alone(folder: Folder) -> None:
     broken = root / f"{int(streamed.train.rows[2]):03}.png"
     broken.write_bytes(broken.read_bytes()[:60])
     with pytest.raises(InputError) as caught:
-        list(islice(streamed.batches(batch=streamed.size, seed=0), 1))
+        list(islice(streamed.batches(Shard(batch=streamed.size, seed=0)), 1))
     assert str(caught.value).startswith(f"{broken} cannot be decoded")
     assert "\n" not in str(caught.value)
 
@@ -88,7 +90,7 @@ def test_a_truncated_image_is_named_by_its_path_alone(folder: Folder) -> None:
 def test_a_batch_larger_than_the_data_is_refused_before_reading(folder: Folder) -> None:
     _, streamed = both(folder())
     with pytest.raises(InputError, match=r"batch of 6 is larger than .* 5 examples"):
-        streamed.batches(batch=6, seed=0)
+        streamed.batches(Shard(batch=6, seed=0))
 
 
 def test_the_memory_limit_decides_by_the_size_in_bytes(folder: Folder) -> None:
@@ -110,7 +112,7 @@ def children() -> list[int]:
 def test_a_signal_to_the_whole_group_does_not_stop_the_readers(folder: Folder) -> None:
     _, streamed = both(folder(), workers=1)
     before = set(children())
-    batches = streamed.batches(batch=2, seed=0)
+    batches = streamed.batches(Shard(batch=2, seed=0))
     next(batches)
     readers = set(children()) - before
     assert readers

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from hybridgen import AdversarialLoss
 from hybridgen.cli import command, read_settings
 from hybridgen.data.load import load_data
+from hybridgen.data.source import Shard
 from hybridgen.errors import InputError
 from hybridgen.maths.rng import rng_for
 from hybridgen.networks.build import build_discriminator, build_generator
@@ -45,7 +46,7 @@ def test_the_loop_written_by_hand_and_ours_train_the_same_weights(script, name):
     others = copy.deepcopy((generator, discriminator))
 
     def batches(start=0):
-        return source.batches(batch=batch, seed=3, start=start)
+        return source.batches(Shard(batch=batch, seed=3, start=start))
 
     def latents():  # as train_gan draws them
         for number in range(1, 10):

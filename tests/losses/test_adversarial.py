@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from oracles import Attentive
 from torch import nn
 
 from hybridgen import AdversarialLoss, Unconditional, objectives
@@ -291,20 +292,6 @@ def labelled(label, fake_label, **penalties):
 def test_misuse_gets_a_sentence(misuse, sentence):
     with pytest.raises(ValueError, match=sentence):
         misuse()
-
-
-class Attentive(nn.Module):
-    """A discriminator whose pixels attend to one another through torch's fused kernel."""
-
-    def __init__(self):
-        super().__init__()
-        self.entry = nn.Linear(1, 8)
-        self.out = nn.Linear(8, 1)
-
-    def forward(self, x, sigma, label=None):
-        h = self.entry(x.flatten(1)[..., None])[:, None]
-        h = nn.functional.scaled_dot_product_attention(h, h, h)
-        return self.out(h).mean((1, 2, 3))
 
 
 @pytest.mark.parametrize("penalty", [{"r1": 0.1}, {"r2": 0.1}, {"gp": 1.0}])

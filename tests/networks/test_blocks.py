@@ -83,13 +83,11 @@ def test_a_block_adds_three_convolutions_with_a_leaky_relu_after_the_first_two()
 
 
 def test_images_halve_to_a_base_and_channels_double_to_a_cap():
-    small = resolutions(resolution=28, channels=1, width=32)
-    assert (small.sizes, small.widths) == ((7, 14, 28), (128, 64, 32))
-    large = resolutions(resolution=256, channels=3, width=16)
-    assert large.sizes == (4, 8, 16, 32, 64, 128, 256)
-    assert large.widths == (128, 128, 128, 128, 64, 32, 16)
-    assert resolutions(resolution=64, channels=3, width=128).widths == (512, 512, 512, 256, 128)
-    assert resolutions(resolution=8, channels=3, width=768).widths == (768, 768)
+    assert resolutions(resolution=28, channels=1, width=32) == (7, (128, 64, 32))
+    base, widths = resolutions(resolution=256, channels=3, width=16)
+    assert (base, widths) == (4, (128, 128, 128, 128, 64, 32, 16))
+    assert resolutions(resolution=64, channels=3, width=128)[1] == (512, 512, 512, 256, 128)
+    assert resolutions(resolution=8, channels=3, width=768)[1] == (768, 768)
 
 
 def test_a_function_in_chunks_gives_what_it_gives_at_once():

@@ -259,10 +259,7 @@ def test_without_noise_it_says_what_the_discriminator_said_and_with_noise_it_can
 ):
     torch.manual_seed(0)
     settings = DiscriminatorSettings(architecture=architecture, width=8, frequencies=frequencies)
-    discriminator = build_discriminator(settings, shape, classes)
-    with torch.no_grad():
-        for parameter in discriminator.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    discriminator = stir(build_discriminator(settings, shape, classes))
     conditional = add_noise_conditioning(discriminator)
     x, label = torch.randn(4, *shape), torch.arange(4) % classes if classes else None
     torch.testing.assert_close(conditional(x, torch.zeros(4), label), discriminator(x, None, label))

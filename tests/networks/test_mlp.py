@@ -12,11 +12,7 @@ from hybridgen.networks.build import (
     build_generator,
     load_network,
 )
-from hybridgen.networks.mlp import (
-    FourierFeatures,
-    MlpDiscriminator,
-    MlpGenerator,
-)
+from hybridgen.networks.mlp import FourierFeatures, MlpDiscriminator, MlpGenerator
 
 
 def by_hand(layers, last, x):
@@ -38,21 +34,6 @@ def test_a_discriminator_is_linear_maps_with_leaky_relus_between():
     torch.testing.assert_close(discriminator(x, torch.zeros(5)), expected)
 
 
-def test_each_layer_of_a_discriminator_has_its_own_noise_bias():
-    discriminator, x, sigma = (
-        MlpDiscriminator(width=8, depth=3, noise_conditional=True),
-        torch.randn(5, 2),
-        0.5,
-    )
-    nn.init.normal_(discriminator.noise.linear.weight)
-    level = torch.full((5,), sigma)
-    h, biases = discriminator.noise(x, level)
-    for layer, bias in zip(discriminator.hidden, biases, strict=True):
-        h = layer(h) + bias
-        h = torch.where(h > 0, h, 0.2 * h)
-    torch.testing.assert_close(discriminator(x, level), discriminator.head.linear(h).squeeze(1))
-
-
 def test_fourier_features_are_sines_and_cosines_of_each_coordinate():
     features = FourierFeatures(dimension=2, frequencies=3, min_wavelength=0.5)
     x = torch.tensor([[0.3, -1.1]])
@@ -65,14 +46,15 @@ def test_fourier_features_are_sines_and_cosines_of_each_coordinate():
     assert features.size == len(expected)
 
 
-def test_with_frequencies_it_is_an_mlp_on_fourier_features_with_a_bias_of_the_level():
+@pytest.mark.parametrize("frequencies", [0, 8])
+def test_each_layer_has_a_bias_of_the_level_and_the_first_sees_the_fourier_features(frequencies):
     discriminator = MlpDiscriminator(
-        width=8, depth=3, frequencies=8, noise_conditional=True, classes=2
+        width=8, depth=3, frequencies=frequencies, noise_conditional=True, classes=2
     )
     nn.init.normal_(discriminator.noise.linear.weight)
     x, level, label = torch.randn(5, 2), torch.full((5,), 0.5), torch.tensor([0, 1, 1, 0, 1])
     h, biases = discriminator.noise(x, level)
-    h = discriminator.features(h)
+    h = discriminator.features(h) if frequencies else h
     for layer, bias in zip(discriminator.hidden, biases, strict=True):
         h = layer(h) + bias
         h = torch.where(h > 0, h, 0.2 * h)

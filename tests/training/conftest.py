@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from hybridgen import AdversarialLoss
 from hybridgen.data.points import MixturePoints
+from hybridgen.data.source import Shard
 from hybridgen.maths.mixtures import ring
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.training.gan import GanTraining, train_gan
@@ -79,7 +80,7 @@ def train(players):
 
     def start(config: GanTraining, made=None, *, resume=None, accelerator=None, source=SOURCE):
         def batches(first):
-            for x, label in source.batches(batch=config.batch, seed=5, start=first):
+            for x, label in source.batches(Shard(batch=config.batch, seed=5, start=first)):
                 yield x.to(torch.get_default_dtype()), label
 
         return train_gan(

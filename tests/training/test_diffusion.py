@@ -19,6 +19,7 @@ from training.workers.two_diffusions import (
 )
 
 from hybridgen.data.points import MixturePoints
+from hybridgen.data.source import Shard
 from hybridgen.errors import InputError, RunError
 from hybridgen.losses.denoising import denoising_loss, noised
 from hybridgen.maths.mixtures import GaussianMixture
@@ -169,7 +170,7 @@ def test_a_share_of_the_labels_is_dropped_and_the_rest_are_those_of_the_data(tra
     spy, given = Spy(SOURCE.classes), []
     config = config_of(steps=20, batch=256, label_drop=share)
     list(train(config=config, made=(spy, None)))
-    for (_, label), _ in zip(SOURCE.batches(batch=256, seed=5), range(20), strict=False):
+    for (_, label), _ in zip(SOURCE.batches(Shard(batch=256, seed=5)), range(20), strict=False):
         given.append(label)
     told, given = torch.cat([asked[2] for asked in spy.asked]), torch.cat(given)
     dropped = told == SOURCE.classes
@@ -182,7 +183,7 @@ def test_the_term_asks_with_labels_and_data_spread_over_the_batch(train, kind):
     spy = Spy(SOURCE.classes)
     made = (spy, players(term_of(kind))[1])
     list(train(kind, config=config_of(steps=1, label_drop=0.9), made=made))
-    _, given = next(SOURCE.batches(batch=16, seed=5))
+    _, given = next(SOURCE.batches(Shard(batch=16, seed=5)))
     *chain, (x, _, label) = spy.asked
     assert len(x) == 16 + 4
     assert torch.equal(label[16:], given[::4])
@@ -220,8 +221,8 @@ def test_the_average_fades_with_the_images_of_the_whole_batch(train):
 class Spoilt:
     """The ring, with one batch that is not a number."""
 
-    def batches(self, *, start, **given):
-        for i, (x, label) in enumerate(SOURCE.batches(start=start, **given), start=start):
+    def batches(self, shard):
+        for i, (x, label) in enumerate(SOURCE.batches(shard), start=shard.start):
             yield x * (math.nan if i == 2 else 1), label
 
 
@@ -255,7 +256,7 @@ def share_of(kind, made, term, weight=0.5):
     """The losses of one share of a batch, from fixed numbers."""
     denoiser, adversarial = made
     rng = torch.Generator().manual_seed(3)
-    x0, label = next(SOURCE.batches(batch=8, seed=1))
+    x0, label = next(SOURCE.batches(Shard(batch=8, seed=1)))
     x0 = x0.to(torch.get_default_dtype())
 
     def normal(*shape):
@@ -297,7 +298,7 @@ def test_both_losses_show_the_discriminator_data_and_estimates_at_their_level_an
     discriminator = made[1].discriminator
     discriminator.register_forward_pre_hook(lambda module, inputs: shown.append(inputs))
     share_of(kind, made, term_of(kind))
-    x0, given = next(SOURCE.batches(batch=8, seed=1))
+    x0, given = next(SOURCE.batches(Shard(batch=8, seed=1)))
     (both, levels, labels), (fake, level, label), (real, same_level, same_label) = shown
     torch.testing.assert_close(both, torch.cat([real, fake]))
     torch.testing.assert_close(levels, torch.cat([level, level]))

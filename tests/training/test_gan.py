@@ -18,6 +18,7 @@ from hybridgen import AdversarialLoss
 from hybridgen.data.augment import Augment, AugmentSettings
 from hybridgen.data.images import digits
 from hybridgen.data.points import MixturePoints
+from hybridgen.data.source import Shard
 from hybridgen.errors import RunError
 from hybridgen.maths import objectives
 from hybridgen.maths.mixtures import ring
@@ -48,10 +49,10 @@ class Watched:
     def __init__(self, bad=None):
         self.taken, self.bad = [], bad
 
-    def batches(self, *, batch, seed, start):
-        for i, (x, label) in enumerate(LABELLED.batches(batch=batch, seed=seed, start=start)):
-            self.taken.append(start + i)
-            yield x * (math.nan if start + i == self.bad else 1), label
+    def batches(self, shard):
+        for i, (x, label) in enumerate(LABELLED.batches(shard), start=shard.start):
+            self.taken.append(i)
+            yield x * (math.nan if i == self.bad else 1), label
 
 
 def picture_players(**game):
@@ -85,7 +86,7 @@ def test_one_step_passes_through_few_functions_in_few_files(train, training):
     made = DcganGenerator(**size), AdversarialLoss(DcganDiscriminator(**size))
     steps = train_gan(
         *made,
-        lambda start: digits().batches(batch=16, seed=0, start=start),
+        lambda start: digits().batches(Shard(batch=16, seed=0, start=start)),
         training(batch=16),
         Accelerator(cpu=True),
         latent=64,

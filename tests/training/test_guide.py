@@ -12,6 +12,7 @@ from oracles import P, Q, exact_denoiser, unit_noise, w1
 from torch import nn
 
 from hybridgen.data.points import MixturePoints
+from hybridgen.data.source import Shard
 from hybridgen.errors import InputError, RunError
 from hybridgen.maths.noise import LogUniform, karras_sigmas
 from hybridgen.networks.mlp import MlpDiscriminator
@@ -59,7 +60,7 @@ def train(
     denoiser = exact_denoiser() if config.objective == "score_matching" else None
 
     def batches(source, draw, first):
-        stream = source.batches(batch=config.batch, seed=draw, start=first)
+        stream = source.batches(Shard(batch=config.batch, seed=draw, start=first))
         for number, (x, label) in enumerate(stream, start=first):
             yield x * (math.nan if number == spoilt else 1), label
 

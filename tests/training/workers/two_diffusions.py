@@ -4,6 +4,7 @@ import torch
 from safetensors.torch import save_file
 
 from hybridgen.data.points import MixturePoints
+from hybridgen.data.source import Shard
 from hybridgen.maths.mixtures import ring
 from hybridgen.networks.denoisers import PointDenoiser
 from hybridgen.networks.mlp import MlpDiscriminator
@@ -43,7 +44,9 @@ def config_of(**changes):
 def steps_of(config, term, made, accelerator, *, source=SOURCE, resume=None, seed=5):
     def batches(start):
         rank, world = accelerator.process_index, accelerator.num_processes
-        stream = source.batches(batch=config.batch, seed=5, start=start, rank=rank, world=world)
+        stream = source.batches(
+            Shard(batch=config.batch, seed=5, start=start, rank=rank, world=world)
+        )
         for x, label in stream:
             yield x.to(torch.get_default_dtype()), label
 
@@ -90,7 +93,7 @@ def guide_outcome(accelerator, objective):
 
     def batches(seed):
         def start(first):
-            for x, label in SOURCE.batches(batch=16, seed=seed, start=first, **share):
+            for x, label in SOURCE.batches(Shard(batch=16, seed=seed, start=first, **share)):
                 yield x.to(torch.get_default_dtype()), label
 
         return start

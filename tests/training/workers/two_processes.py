@@ -18,6 +18,7 @@ from training.workers import two_diffusions
 
 from hybridgen import AdversarialLoss
 from hybridgen.data.points import MixturePoints
+from hybridgen.data.source import Shard
 from hybridgen.errors import Interrupted, RunError
 from hybridgen.maths.mixtures import ring
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
@@ -44,7 +45,9 @@ def players():
 def batches_for(accelerator):
     def batches(start):
         rank, world = accelerator.process_index, accelerator.num_processes
-        for x, label in SOURCE.batches(batch=BATCH, seed=5, start=start, rank=rank, world=world):
+        for x, label in SOURCE.batches(
+            Shard(batch=BATCH, seed=5, start=start, rank=rank, world=world)
+        ):
             yield x.to(torch.get_default_dtype()), label
 
     return batches
