@@ -114,10 +114,10 @@ def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
         return None
     bases = [r for r in rows if r.method == row.baseline and r.cost.calls is not None]
     fits = [r for r in bases if _same_walk(calls_of(r), calls)]
-    if not fits:
-        fits = [r for r in bases if _cheaper(calls_of(r), calls) and _within(r, row)]
-    if len(fits) > 1:
-        fits = [r for r in fits if _within(r, row)]
+    if len(fits) != 1:
+        words = {"", *row.setting.split(", ")}
+        fits = fits or [r for r in bases if _cheaper(calls_of(r), calls)]
+        fits = [r for r in fits if words.issuperset(r.setting.split(", "))]
     return fits[0] if len(fits) == 1 and fits[0] is not row else None
 
 
@@ -149,7 +149,3 @@ def _cheaper(base: Cost, cost: Cost) -> bool:
     """In every call that refinement adds to."""
     fewer = base.discriminator_forward < cost.discriminator_forward
     return fewer and base.calls <= cost.calls
-
-
-def _within(base: Row, row: Row) -> bool:
-    return set(base.setting.split(", ")) - {""} <= set(row.setting.split(", "))
