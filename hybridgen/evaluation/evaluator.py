@@ -171,7 +171,7 @@ class Evaluator:
         return self._nearest(self.held_out)[0]
 
     @cached_property
-    def _kernel(self) -> Tensor:
+    def _kernel(self) -> float:
         return mean_kernel(self.held_out)
 
     def _figures(self, x: Features) -> dict[str, Estimate]:

@@ -26,12 +26,18 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
         real, fake: `[n d]` and `[m d]`, two or more of each.
     """
     check_features(real, fake, 2)
-    real, fake = real.detach().double(), fake.detach().double()
-    covariance, other = (torch.atleast_2d(x.T.cov()) for x in (real, fake))
+    # Moments are sums of products: far from the origin they would cancel but for their last digits.
+    middle = real.detach().mean(dim=0, dtype=torch.float64)
+    (mean, covariance), (other_mean, other) = (_moments(x.detach() - middle) for x in (real, fake))
     root = torch.linalg.eigvals(covariance @ other).sqrt().real.sum()
     traces = covariance.trace() + other.trace()
-    distance = (real.mean(dim=0) - fake.mean(dim=0)).square().sum() + traces - 2 * root
+    distance = (mean - other_mean).square().sum() + traces - 2 * root
     return max(0.0, float(distance))  # rounding can leave two equal sets at -1e-13
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    mean = x.sum(dim=0) / len(x)
+    return mean, (x.T @ x - len(x) * torch.outer(mean, mean)) / (len(x) - 1)
 
 
 def sliced_wasserstein(real: Tensor, fake: Tensor, *, directions: int = 64) -> float:
@@ -71,7 +77,7 @@ def kernel_distance(
     fake: Tensor,
     members: Tensor | None = None,
     *,
-    real_kernel: Tensor | None = None,
+    real_kernel: float | None = None,
     chunk: int = CHUNK,
 ) -> Tensor:
     """KID: the unbiased squared MMD with kernel `(x.y/d + 1)^3`, of every pair of samples.
@@ -89,28 +95,32 @@ def kernel_distance(
         The distance of each subset, `[s]`.
     """
     check_features(real, fake, 2)
-    within = mean_kernel(fake, members, chunk=chunk)
     if real_kernel is None:
-        real_kernel = mean_kernel(real, chunk=chunk)
+        real_kernel = mean_kernel(real)
     real, fake, weights = real.double(), fake.double(), subsets_of(fake, members).double()
-    across = torch.cat([_kernel(part, real).sum(dim=1) for part in fake.split(chunk)])
-    between = weights @ across / (weights.sum(dim=1) * len(real))
-    return real_kernel + within - 2 * between
-
-
-def mean_kernel(x: Tensor, members: Tensor | None = None, *, chunk: int = CHUNK) -> Tensor:
-    """The mean of `(x.y/d + 1)^3` over all pairs of different rows of `[n d]`, `[1]`, or of each of
-    the subsets `members`, bool `[s n]`."""
-    x, weights = x.double(), subsets_of(x, members).double()
     sizes = weights.sum(dim=1)
     if float(sizes.min()) < 2:
         raise ValueError("every subset needs at least 2 samples")
-    total = -weights @ (x.square().mean(dim=1) + 1) ** 3  # the pairs of a row with itself
-    for part, weight in zip(x.split(chunk), weights.split(chunk, dim=1), strict=True):
-        total += (weight * (weights @ _kernel(x, part))).sum(dim=1)
-    return total / (sizes * (sizes - 1))
+    within, across = sizes.new_zeros(len(sizes)), []
+    for part, weight in zip(fake.split(chunk), weights.split(chunk, dim=1), strict=True):
+        within += (weight * (weights @ _kernel(fake, part))).sum(dim=1)
+        across.append(sum(_kernel(part, other).sum(dim=1) for other in real.split(chunk)))
+    within -= weights @ _kernel_diagonal(fake)
+    between = weights @ torch.cat(across) / (sizes * len(real))
+    return real_kernel + within / (sizes * (sizes - 1)) - 2 * between
+
+
+def mean_kernel(x: Tensor, *, chunk: int = CHUNK) -> float:
+    """The mean of `(x.y/d + 1)^3` over all pairs of different rows of `[n d]`."""
+    x = x.double()
+    total = sum(float(_kernel(part, x).sum()) for part in x.split(chunk))
+    return (total - float(_kernel_diagonal(x).sum())) / (len(x) * (len(x) - 1))
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
     base = (a @ b.T).div_(a.shape[1]).add_(1)
     return base.square().mul_(base)  # a power of 3 takes ten times as long
+
+
+def _kernel_diagonal(x: Tensor) -> Tensor:
+    return (x.square().mean(dim=1) + 1) ** 3
