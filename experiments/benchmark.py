@@ -435,7 +435,8 @@ def metric_figures(settings: Benchmark) -> Figures:
         rounds = interleaved_timings(tasks, size.repeats, clock, bar.update)
     figures |= ratio("prdc_time_ratio", rounds["ours"], rounds["prdc"])
     figures |= {f"prdc_seconds_{name}": median(rounds[name]) for name in tasks}
-    return {**figures, "prdc_difference": max(abs(values[name] - exact[name]) for name in exact)}
+    figures["prdc_difference"] = max(abs(float(values[name]) - exact[name]) for name in exact)
+    return figures
 
 
 def table(figures: Mapping[str, float]) -> str:

@@ -155,8 +155,8 @@ def fixed_pair():
     real, fake = x[:300].double(), x[300:].double()
     return {
         "frechet_distance": frechet_distance(real, fake),
-        "kid": kernel_distance(real, fake),
-        **prdc(real, fake, neighbours=5),
+        "kid": float(kernel_distance(real, fake)),
+        **{name: float(value) for name, value in prdc(real, fake, neighbours=5).items()},
     }
 
 

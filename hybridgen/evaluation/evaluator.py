@@ -12,20 +12,19 @@ from torch import Tensor
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.baselines import NEIGHBOURS, ideal_values, sample_size_warnings
-from hybridgen.maths.mixtures import GaussianMixture
+from hybridgen.maths.mixtures import GaussianMixture, reverse_kl
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.distances import (
     frechet_distance,
+    kernel_distance,
     mean_kernel,
     sliced_wasserstein,
-    subset_kernel_distance,
 )
 from hybridgen.metrics.features import (
     CollectedFeatures,
     FeatureExtractor,
     FeatureFunction,
     Features,
-    class_reverse_kl,
     count_classes,
     feature_network,
 )
@@ -37,7 +36,7 @@ from hybridgen.metrics.intervals import (
     jackknife_subsets,
 )
 from hybridgen.metrics.modes import mode_coverage
-from hybridgen.metrics.neighbours import memorisation, nearest, neighbour_radii, subset_prdc
+from hybridgen.metrics.neighbours import memorisation, nearest, neighbour_radii, prdc
 from hybridgen.metrics.two_sample import FEWEST, two_sample_test
 
 Data = Source | tuple[Tensor, Tensor]
@@ -199,10 +198,7 @@ class Evaluator:
                 low, high = interval(name, value, error, subsets=subsets)
             figures[name] = Estimate(value=value, low=low, high=high)
         if self.subsets:
-            test = two_sample_test(self.held_out, x.features, seed=self.seed)
-            figures["c2st_accuracy"] = test.accuracy
-            figures["c2st_p"] = Estimate(value=test.p, low=test.p, high=test.p)
-            figures |= {"tv_bound": test.tv_bound, "jsd_bound": test.jsd_bound}
+            figures |= two_sample_test(self.held_out, x.features, seed=self.seed)
         return figures
 
     def _values(self, x: Features, members: Tensor) -> dict[str, list[float]]:
@@ -210,13 +206,13 @@ class Evaluator:
         fake, figures = x.features, {}
         if self.mixture is None or self.subsets:
             distances = [frechet_distance(self.held_out, fake[m]) for m in members]
-            kid = subset_kernel_distance(self.held_out, self._kernel, fake, members)
-            shares = subset_prdc(self.held_out, self._radii, fake, members, neighbours=NEIGHBOURS)
+            kid = kernel_distance(self.held_out, fake, members, real_kernel=self._kernel)
+            shares = prdc(self.held_out, fake, members, radii=self._radii, neighbours=NEIGHBOURS)
             figures = {"frechet_distance": distances, "kid": kid.tolist()}
             figures |= {name: share.tolist() for name, share in shares.items()}
         if self.classes and (label := x.label) is not None:
             figures["class_reverse_kl"] = [
-                class_reverse_kl(label[m], self.classes) for m in members
+                reverse_kl(count_classes(label[m], self.classes)) for m in members
             ]
         if self.training is not None:
             copied = memorisation(self._nearest(fake)[0], self._held_out_distance)

@@ -119,7 +119,7 @@ TOGETHER = {
 }
 """Quantities that share a panel, by the part of their name after the last slash."""
 NOT_CURVES = {"step", "steps", "time", "timestamp", "epoch", "seconds", "images"}
-LINEAR = {"sign_accuracy", *(name for name, metric in METRICS.items() if metric.linear)}
+LINEAR = {"sign_accuracy", *(name for name, metric in METRICS.items() if metric.better != "lower")}
 """Fractions, counts and what is best near a value, which never get a log scale."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's, which the colour-blind tell apart."""

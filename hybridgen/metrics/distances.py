@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from hybridgen.metrics.neighbours import check_features, check_members
+from hybridgen.metrics.neighbours import check_features, subsets_of
 
 CHUNK = 512
 """Samples whose kernels with all others are worked out at a time, which bounds the memory."""
@@ -72,40 +72,36 @@ def sliced_wasserstein(real: Tensor, fake: Tensor, *, directions: int = 64) -> f
     return float((a - b).abs().mean())
 
 
-def kernel_distance(real: Tensor, fake: Tensor) -> float:
+def kernel_distance(
+    real: Tensor,
+    fake: Tensor,
+    members: Tensor | None = None,
+    *,
+    real_kernel: float | None = None,
+    chunk: int = CHUNK,
+) -> Tensor:
     """KID: the unbiased squared MMD with kernel `(x.y/d + 1)^3`, of every pair of samples.
 
     Unbiased, so two sets from one distribution give 0 on average and often a negative number.
-    Source: Binkowski et al. 2018, arXiv:1801.01401, section 4.
+    Source: Binkowski et al. 2018, arXiv:1801.01401, section 4; Gretton et al. 2012, JMLR 13,
+    equation 3.
 
     Args:
         real, fake: `[n d]` and `[m d]`, two or more of each.
+        members: subsets of `fake`, bool `[s m]`, at least 2 in each; all of it if not given.
+        real_kernel: `mean_kernel(real)` if that was worked out already.
+
+    Returns:
+        The distance of each subset, `[s]`.
     """
     check_features(real, fake, 2)
-    everything = torch.ones(1, len(fake), dtype=torch.bool)
-    return float(subset_kernel_distance(real, mean_kernel(real), fake, everything))
-
-
-def subset_kernel_distance(
-    real: Tensor, real_kernel: float, fake: Tensor, members: Tensor, *, chunk: int = CHUNK
-) -> Tensor:
-    """The unbiased squared MMD between all of `real` and every subset of `fake`, `[s]`.
-
-    The kernel is that of the KID, `(x.y/d + 1)^3`.
-    Source: Gretton et al. 2012, JMLR 13, equation 3; Binkowski et al. 2018, arXiv:1801.01401.
-
-    Args:
-        real: `[n d]`.
-        real_kernel: `mean_kernel(real)`.
-        fake: `[m d]`.
-        members: `[s m]`, bool; at least 2 in each.
-    """
-    check_members(members, fake)
-    real, fake, weights = real.double(), fake.double(), members.double()
+    if real_kernel is None:
+        real_kernel = mean_kernel(real)
+    real, fake, weights = real.double(), fake.double(), subsets_of(fake, members).double()
     sizes = weights.sum(dim=1)
     if float(sizes.min()) < 2:
         raise ValueError("every subset needs at least 2 samples")
-    within, across = sizes.new_zeros(len(members)), []
+    within, across = sizes.new_zeros(len(sizes)), []
     for part, weight in zip(fake.split(chunk), weights.split(chunk, dim=1), strict=True):
         within += (weight * (weights @ _kernel(fake, part))).sum(dim=1)
         across.append(sum(_kernel(part, other).sum(dim=1) for other in real.split(chunk)))

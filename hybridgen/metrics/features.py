@@ -17,7 +17,6 @@ from torchmetrics.utilities import dim_zero_cat
 
 from hybridgen.data.images import quantised
 from hybridgen.errors import InputError, RunError
-from hybridgen.maths.mixtures import reverse_kl
 from hybridgen.networks.blocks import in_chunks
 
 FeatureFunction = Callable[[Tensor], Tensor]
@@ -103,11 +102,6 @@ def count_classes(label: Tensor, classes: int) -> Tensor:
     if len(label) and not 0 <= int(label.min()) <= int(label.max()) < classes:
         raise ValueError(f"expected labels from 0 to {classes - 1}, got {label.unique().tolist()}")
     return torch.bincount(label, minlength=classes)
-
-
-def class_reverse_kl(label: Tensor, classes: int) -> float:
-    """`KL(q | uniform)` of the histogram of labels `[b]`: 0 if all are drawn equally often."""
-    return reverse_kl(count_classes(label, classes))
 
 
 class Features(NamedTuple):

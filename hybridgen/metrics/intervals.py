@@ -51,9 +51,8 @@ def jackknife_subsets(count: int, *, subsets: int = SUBSETS, seed: int = 0) -> T
         raise ValueError(f"need at least 2 samples and 2 subsets, got {count=}, {subsets=}")
     members = torch.zeros(subsets, count, dtype=torch.bool)
     for number, member in enumerate(members):
-        member[torch.randperm(count, generator=rng_for("part", seed, number))[: _size(count)]] = (
-            True
-        )
+        order = torch.randperm(count, generator=rng_for("part", seed, number))
+        member[order[: _size(count)]] = True
     return members
 
 

@@ -1,5 +1,7 @@
 """Nearest neighbours of features: precision, recall, density, coverage, and memorisation."""
 
+import math
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -26,17 +28,19 @@ def neighbour_radii(x: Tensor, *, neighbours: int = 5, chunk: int = CHUNK) -> Te
     Raises:
         ValueError: no k other points, or features that are not finite.
     """
-    everything = torch.ones(1, len(x), dtype=torch.bool, device=x.device)
-    return _subset_radii(_comparable(x, x, chunk)[0], everything, neighbours, chunk)[0]
+    x, _ = _comparable(x, x, chunk)
+    return _subset_radii(x, subsets_of(x, None), neighbours, chunk)[0]
 
 
 def prdc(
     real: Tensor,
     fake: Tensor,
+    members: Tensor | None = None,
     *,
+    radii: Tensor | None = None,
     neighbours: int = 5,
     chunk: int = CHUNK,
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """How the two sets' k-nearest-neighbour balls contain each other's points, strictly inside.
 
     `precision`: fake points in some real ball; `recall`: real points in some fake ball; `density`:
@@ -45,38 +49,21 @@ def prdc(
     Source: Kynkaanniemi et al. 2019, arXiv:1904.06991; Naeem et al. 2020, arXiv:2002.09797.
 
     Args:
-        real: `[n d]`.
-        fake: `[m d]`.
+        real, fake: `[n d]` and `[m d]`.
+        members: subsets of `fake`, bool `[s m]`, at least k + 1 in each; all of it if not given.
+        radii: `[n]`, `neighbour_radii(real)` if that was worked out already.
         neighbours: k.
         chunk: see `CHUNK`.
+
+    Returns:
+        The figures of each subset, `[s]` in float64.
 
     Raises:
         ValueError: shapes that do not fit, no k other points, or features that are not finite.
     """
-    radii = neighbour_radii(real, neighbours=neighbours, chunk=chunk)
-    everything = torch.ones(1, len(fake), dtype=torch.bool, device=fake.device)
-    figures = subset_prdc(real, radii, fake, everything, neighbours=neighbours, chunk=chunk)
-    return {name: float(value) for name, value in figures.items()}
-
-
-def subset_prdc(
-    real: Tensor,
-    radii: Tensor,
-    fake: Tensor,
-    members: Tensor,
-    *,
-    neighbours: int = 5,
-    chunk: int = CHUNK,
-) -> dict[str, Tensor]:
-    """`prdc(real, fake[members])` of every subset, each `[s]` in float64.
-
-    Args:
-        real: `[n d]`.
-        radii: `[n]`, from `neighbour_radii(real)`.
-        fake: `[m d]`.
-        members: `[s m]`, bool; at least k + 1 in each.
-    """
-    check_members(members, fake)
+    members = subsets_of(fake, members)
+    if radii is None:
+        radii = neighbour_radii(real, neighbours=neighbours, chunk=chunk)
     if radii.shape != real.shape[:1]:
         raise ValueError(
             f"expected one radius for each of {len(real)} points, got {list(radii.shape)}"
@@ -113,19 +100,19 @@ def expected_coverage(real: int, fake: int, *, neighbours: int = 5) -> float:
     A real point stays uncovered if its k nearest among all others are all real. Exact for any
     distribution without ties. Source: Naeem et al. 2020, arXiv:2002.09797, lemma 2.
     """
-    missed = 1.0
-    for i in range(1, neighbours + 1):
-        missed *= (real - i) / (real + fake - i)
-    return 1 - missed
+    return 1 - math.comb(real - 1, neighbours) / math.comb(real + fake - 1, neighbours)
 
 
-def check_members(members: Tensor, fake: Tensor) -> None:
-    """Refuse subsets `[s m]` that are not rows of true and false, one for each sample `[m d]`."""
-    if members.ndim != 2 or members.shape[1] != len(fake) or members.dtype != torch.bool:
+def subsets_of(x: Tensor, members: Tensor | None) -> Tensor:
+    """Subsets `[s m]` of samples `[m d]`, rows of true and false; one of all if not given."""
+    if members is None:
+        return torch.ones(1, len(x), dtype=torch.bool, device=x.device)
+    if members.ndim != 2 or members.shape[1] != len(x) or members.dtype != torch.bool:
         raise ValueError(
-            f"expected members [s {len(fake)}] of true and false, got {list(members.shape)} of "
+            f"expected members [s {len(x)}] of true and false, got {list(members.shape)} of "
             f"{members.dtype}"
         )
+    return members
 
 
 def check_features(real: Tensor, fake: Tensor, fewest: int = 1) -> None:
@@ -201,13 +188,12 @@ def nearest(x: Tensor, training: Tensor, *, chunk: int = 500) -> tuple[Tensor, T
         chunk: rows of `x` compared with everything at a time, which bounds the memory.
     """
     check_features(x, training)
-
-    def distance(part: Tensor, index: Tensor) -> Tensor:
-        return (part.double() - training[index].double()).norm(dim=1)
-
     # Distances through matrix products are rough near 0, where copies are: only ranks come of them.
     index = in_chunks(lambda part: torch.cdist(part, training.to(part)).argmin(1), x, size=chunk)
-    return in_chunks(distance, x, index, size=chunk), index
+    apart = in_chunks(
+        lambda a, i: (a.double() - training[i].double()).norm(dim=1), x, index, size=chunk
+    )
+    return apart, index
 
 
 def memorisation(distance: Tensor, held_out: Tensor) -> Tensor:

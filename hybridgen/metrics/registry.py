@@ -18,7 +18,7 @@ class Metric:
         text: one line about it.
         source: the paper.
         p_value: whether it is the probability of a test.
-        group: "modes" needs the mixture's density; "two-sample" has a table of its own.
+        two_sample: whether it is of the two-sample test, which has a table of its own.
         main: whether a Markdown table has room for it.
         curve: whether it is among the curves of a training that a page shows.
     """
@@ -29,7 +29,7 @@ class Metric:
     text: str = ""
     source: str = ""
     p_value: bool = False
-    group: Literal["", "modes", "two-sample"] = ""
+    two_sample: bool = False
     main: bool = False
     curve: bool = False
 
@@ -42,20 +42,14 @@ class Metric:
             return f"{self.better} is better"
         return f"nearest to {self.better:g} is best"
 
-    @property
-    def linear(self) -> bool:
-        """Whether its axis is linear even where values differ by powers of ten."""
-        return self.better != "lower"
-
 
 FRACTION = (0.0, 1.0)
 SIGNED = (-math.inf, math.inf)
 """The range of metrics that chance takes below 0."""
 
 _share = partial(Metric, better="higher", range=FRACTION)
-_modes = partial(Metric, group="modes")
 LOPEZ_PAZ = "Lopez-Paz & Oquab 2017, arXiv:1610.06545"
-_two_sample = partial(Metric, group="two-sample", source=LOPEZ_PAZ)
+_two_sample = partial(Metric, two_sample=True, source=LOPEZ_PAZ)
 
 METRICS = {
     "frechet_distance": Metric(
@@ -141,7 +135,7 @@ METRICS = {
         "more than 0.5 means closer: copies, or samples that keep to the middle of the data.",
         source="after Meehan et al. 2020, arXiv:2004.05675",
     ),
-    "modes": _modes(
+    "modes": Metric(
         better="higher",
         text="how many modes of the mixture have a sample within three standard deviations.",
         source="Srivastava et al. 2017, arXiv:1705.07761",
@@ -150,17 +144,16 @@ METRICS = {
     "high_quality": _share(
         text="share of samples within three standard deviations of a mode.",
         source="Srivastava et al. 2017, arXiv:1705.07761",
-        group="modes",
         main=True,
         curve=True,
     ),
-    "reverse_kl": _modes(
+    "reverse_kl": Metric(
         label="mode reverse KL",
         text="divergence of those samples' histogram over the modes from equal shares.",
         source="Lin et al. 2018, arXiv:1712.04086",
         main=True,
     ),
-    "mode_std": _modes(
+    "mode_std": Metric(
         better=0.974,
         text="each mode's own width over the true one; well below, modes shrink towards points.",
         source="ours",

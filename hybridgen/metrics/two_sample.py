@@ -1,7 +1,6 @@
 """The classifier two-sample test: can a fresh classifier tell samples from held-out examples?"""
 
 import math
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.intervals import Estimate
 from hybridgen.metrics.neighbours import check_features
+from hybridgen.metrics.registry import metric_of
 
 Z = float(norm.ppf(0.975))
 LUCK = 1 / 8
@@ -24,34 +24,9 @@ FEWEST = 40
 """Examples of either kind below which there is nothing to train and test on."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TwoSampleTest:
-    """The figures of a classifier's answers on its test half.
-
-    Attributes:
-        accuracy: the mean of the accuracies on either kind; .5 is chance.
-        p: of an accuracy as high if both kinds come from one distribution, one-sided.
-        jsd_bound: `log 2 - BCE`, at most their Jensen-Shannon divergence in nats; negative:
-            certifies nothing.
-        tested: examples of both kinds in the test half.
-    """
-
-    accuracy: Estimate
-    p: float
-    jsd_bound: Estimate
-    tested: int
-
-    @property
-    def tv_bound(self) -> Estimate:
-        """`2 accuracy - 1`, at most their total variation; negative: certifies nothing."""
-        ends = (self.accuracy.value, self.accuracy.low, self.accuracy.high)
-        value, low, high = (2 * accuracy - 1 for accuracy in ends)
-        return Estimate(value=value, low=low, high=high)
-
-
 def two_sample_test(
     real: Tensor, fake: Tensor, *, classifier: Any = None, seed: int = 0
-) -> TwoSampleTest:
+) -> dict[str, Estimate]:
     """Train a classifier on half of both sets and test it on the other half.
 
     As many of both kinds are taken, at random. Deterministic; nobody's random state changes. Other
@@ -64,6 +39,9 @@ def two_sample_test(
         real, fake: `[n d]` and `[m d]`, both at least 40.
         classifier: of scikit-learn, with `predict_proba`, cloned before it is trained; boosted
             trees, stopped early on a fifth of the training half, if not given.
+
+    Returns:
+        The figures of `examined`, of the halves that are tested on.
     """
     check_features(real, fake, FEWEST)
     count = min(len(real), len(fake))
@@ -81,20 +59,25 @@ def two_sample_test(
     probabilities = [torch.from_numpy(fitted.predict_proba(x.numpy())[:, 1]) for x in sides]
     fake, real = (torch.logit(p.double()).clamp(-most, most) for p in probabilities)
     test, train = examined(real[half:], fake[half:]), examined(real[:half], fake[:half])
-    accuracy = _wider(test.accuracy, train.accuracy.value - test.accuracy.value, least=0, most=1)
-    return replace(
-        test,
-        accuracy=accuracy,
-        jsd_bound=_wider(test.jsd_bound, train.jsd_bound.value - test.jsd_bound.value),
-    )
+    for name in ("c2st_accuracy", "jsd_bound"):
+        estimate, overfit = test[name], max(0.0, train[name].value - test[name].value)
+        reach = max(estimate.high - estimate.value, estimate.value - estimate.low)
+        test[name] = _interval(name, estimate.value, math.hypot(reach, Z * LUCK * overfit))
+    return test | {"tv_bound": _tv_bound(test["c2st_accuracy"])}
 
 
-def examined(real: Tensor, fake: Tensor) -> TwoSampleTest:
+def examined(real: Tensor, fake: Tensor) -> dict[str, Estimate]:
     """The test of any classifier, from its logits `[n]` and `[m]` on examples not trained on.
 
     A logit is positive where the classifier believes "real"; 0 counts as "fake". The p-value is
     that of Fisher's exact test, counting half of an equal outcome: if both kinds are the same, it
     is chance which of the answers "real" fall on real examples.
+
+    Returns:
+        `c2st_accuracy`: the mean of the accuracies on either kind, .5 is chance; `c2st_p`: of an
+        accuracy as high if both kinds come from one distribution, one-sided; `tv_bound`:
+        `2 accuracy - 1`, at most their total variation; `jsd_bound`: see `certificate`. A negative
+        bound certifies nothing.
 
     Raises:
         ValueError: a logit that is not finite, which would make one error infinitely costly.
@@ -110,17 +93,16 @@ def examined(real: Tensor, fake: Tensor) -> TwoSampleTest:
     # One success and one failure more, so that a perfect score is not certain.
     share = (right + 1) / (tested + 2)
     reach = Z * float((share * (1 - share) / tested).sum().sqrt() / 2)
-    low, high = max(0.0, accuracy - reach), min(1.0, accuracy + reach)
-    estimate = Estimate(value=accuracy, low=low, high=high)
+    estimate = _interval("c2st_accuracy", accuracy, reach)
     answers = int(right[0]) + len(fake) - int(right[1])  # "real", whether right or wrong
     chance = (int(right[0]), len(real) + len(fake), len(real), answers)
     p = float(hypergeom.sf(*chance)) + float(hypergeom.pmf(*chance)) / 2
-    return TwoSampleTest(
-        accuracy=estimate,
-        p=p,
-        jsd_bound=certificate(real, fake),
-        tested=len(real) + len(fake),
-    )
+    return {
+        "c2st_accuracy": estimate,
+        "c2st_p": Estimate(value=p, low=p, high=p),
+        "tv_bound": _tv_bound(estimate),
+        "jsd_bound": certificate(real, fake),
+    }
 
 
 def certificate(real: Tensor, fake: Tensor) -> Estimate:
@@ -139,16 +121,18 @@ def certificate(real: Tensor, fake: Tensor) -> Estimate:
     value = math.log(2) - sum(float(loss.mean()) for loss in losses) / 2
     wider = [torch.cat([loss, boldest[None]]) for loss in losses]
     reach = Z * math.sqrt(sum(float(loss.var()) / len(loss) for loss in wider)) / 2
-    return Estimate(value=value, low=value - reach, high=value + reach)
+    return _interval("jsd_bound", value, reach)
 
 
-def _wider(
-    estimate: Estimate, overfit: float, least: float = -math.inf, most: float = math.inf
-) -> Estimate:
-    value = estimate.value
-    reach = max(estimate.high - value, value - estimate.low)
-    reach = math.hypot(reach, Z * LUCK * max(0.0, overfit))
-    return replace(estimate, low=max(least, value - reach), high=min(most, value + reach))
+def _tv_bound(accuracy: Estimate) -> Estimate:
+    value, low, high = (2 * end - 1 for end in (accuracy.value, accuracy.low, accuracy.high))
+    return Estimate(value=value, low=low, high=high)
+
+
+def _interval(name: str, value: float, reach: float) -> Estimate:
+    """`value +- reach`, cut where the figure called `name` cannot go."""
+    lowest, highest = metric_of(name).range
+    return Estimate(value=value, low=max(lowest, value - reach), high=min(highest, value + reach))
 
 
 def detectable_accuracy(tested: int) -> float:

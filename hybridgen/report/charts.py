@@ -6,20 +6,22 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
+from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import LogLocator
 
 from hybridgen.evaluation.results import Comparison, Row, TrainingSummary, metrics_of
 from hybridgen.metrics.intervals import Estimate
 from hybridgen.metrics.registry import metric_of
 from hybridgen.report import text
 from hybridgen.report.ranking import calls_of, dominated, finite_rows, ranked
-from hybridgen.report.svg import LIGHT, Key, inline_svg, keys, look
+from hybridgen.report.svg import LIGHT, LOOK, Key, inline_svg, keys
 
 WIDE, NARROW, SMALL = (900, 380), (360, 340), (200, 100)
 """Sizes in the pixels of the page."""
@@ -67,9 +69,8 @@ def charts(comparison: Comparison, price: str) -> list[Chart]:
         facts = {f"point/{id(mark.row)}": _facts(mark, metric) for mark in marks}
         title = chart_title(comparison, metric)
         for width, height in (WIDE, NARROW) if metric == comparison.quality else (WIDE,):
-            with look():
-                figure = Figure(figsize=(width / 72, height / 72))
-                axes = figure.add_axes((60 / width, 48 / height, 1 - 70 / width, 1 - 58 / height))
+            with rc_context(LOOK):
+                figure, axes = _figure(width, height, 60, 48, width - 70, height - 58)
                 legend = draw(axes, marks, metric, price)
                 label = f"{title}, {axes.get_xlabel()}"
                 pictures.append(inline_svg(figure, label, f"{price}-{metric}-{width}", facts))
@@ -82,11 +83,8 @@ def charts(comparison: Comparison, price: str) -> list[Chart]:
 
 
 def marks_of(comparison: Comparison, metric: str, price: str = "seconds") -> list[Mark]:
-    """Of rows with a finite figure and time, the best first.
-
-    Args:
-        price: "seconds" of a sample, or its "calls" of a denoiser; 0 if it makes or counts none.
-    """
+    """Of rows with a finite figure and time, the best first; `price` is the "seconds" of a sample,
+    or its "calls" of a denoiser: 0 if it makes or counts none."""
     rows, signs = ranked(finite_rows(comparison.rows, metric), metric), keys(comparison.rows)
     marks = []
     for row, beaten in zip(rows, dominated(rows, metric), strict=True):
@@ -111,7 +109,7 @@ def draw(axes: Axes, marks: Sequence[Mark], metric: str, price: str = "seconds")
     if len(at) < (1 if timed else 2):
         return []
     ends = [end for mark in walks for end in (mark.x.low, mark.x.value, mark.x.high)]
-    _log_axis(axes, "x", ends, partial(text.seconds, padded=False) if timed else text.number)
+    _log_axis(axes.xaxis, ends, partial(text.seconds, padded=False) if timed else text.number)
     legend = list(dict.fromkeys(mark.key for mark in walks))
     legend += _levels(axes, [mark.y for mark in marks], metric)
     lines: dict[Key, dict[float, Mark]] = {}
@@ -146,7 +144,7 @@ def draw(axes: Axes, marks: Sequence[Mark], metric: str, price: str = "seconds")
         for value in at:
             if value > ticks[-1] * (at[-1] / at[0]) ** 0.09:
                 ticks.append(value)
-        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.set_xticks(ticks)
         axes.set_xlabel("denoiser calls a sample", loc="right")
     return legend
 
@@ -165,9 +163,8 @@ def pictures(comparison: Comparison, which: str, metric: str) -> list[Card]:
         cards.append(Card(_image(REAL, comparison.real_picture), REAL))
     for row in comparison.rows:
         if picture := getattr(row, which):
-            small = ""
-            if estimate := row.figures.get(metric):
-                small = f"{metric_of(metric).label} {text.value_of(estimate)}"
+            estimate = row.figures.get(metric)
+            small = f"{metric_of(metric).label} {text.value_of(estimate)}" if estimate else ""
             cards.append(Card(_image(row.name, picture), row.name, signs[row.method], small))
     return cards
 
@@ -175,21 +172,19 @@ def pictures(comparison: Comparison, which: str, metric: str) -> list[Card]:
 def histograms(comparison: Comparison) -> list[Card]:
     """The held-out classes, then those of every row that counted as many; all to one scale."""
     real, signs = comparison.real_histogram, keys(comparison.rows)
-    if not any(real):
+    rows = [r for r in comparison.rows if any(r.histogram) and len(r.histogram) == len(real)]
+    if not any(real) or not rows:
         return []
-    entries: list[tuple[str, Key | None, tuple[int, ...]]] = [(REAL, None, real)]
-    for row in comparison.rows:
-        if any(row.histogram) and len(row.histogram) == len(real):
-            entries.append((row.name, signs[row.method], row.histogram))
-    shares = [[n / sum(counts) for n in counts] for *_, counts in entries]
+    shares = [[n / sum(counts) for n in counts] for counts in (real, *(r.histogram for r in rows))]
     top, names, cards = max(map(max, shares)), comparison.classes, []
     if len(names) != len(real):
         names = tuple(map(str, range(len(real))))
-    blank = [""] * len(names)
-    for number, ((name, key, _), heights) in enumerate(zip(entries, shares, strict=True)):
+    short = len(names) <= 12 and max(map(len, names)) <= 2
+    for number, (row, heights) in enumerate(zip([None, *rows], shares, strict=True)):
+        name, key = (row.name, signs[row.method]) if row else (REAL, None)
         texts = [f"{c}: {100 * share:.1f} %" for c, share in zip(names, heights, strict=True)]
-        with look(font_size=10, axes_grid=False):
-            figure, axes = _small_axes((0.01, 0.16, 0.98, 0.82))
+        with rc_context(LOOK | {"font.size": 10, "axes.grid": False}):
+            figure, axes = _figure(*SMALL, 2, 16, 196, 82)
             colour = LIGHT[key.colour if key else "muted"]
             bars = axes.bar(range(len(heights)), heights, 0.76, color=colour, alpha=0.75)
             for i, bar in enumerate(bars):
@@ -197,15 +192,14 @@ def histograms(comparison: Comparison) -> list[Card]:
             if key:
                 edges = np.arange(len(real) + 1) - 0.5
                 axes.stairs(shares[0], edges, color=LIGHT["ink"], gid="outline/")
-            short = len(names) <= 12 and max(map(len, names)) <= 2
-            axes.set_xticks(range(len(names)), map(text.printable, names if short else blank))
+            axes.set_xticks(range(len(names)), [text.printable(n) if short else "" for n in names])
             axes.set(xlim=(-0.5, len(real) - 0.5), ylim=(0, 1.02 * top), yticks=[])
             axes.tick_params(length=0)
             axes.spines.left.set_visible(False)
             facts = {f"bar/{i}": [line] for i, line in enumerate(texts)}
             label = f"{name}: {', '.join(texts)}"
             cards.append(Card(inline_svg(figure, label, f"classes{number}", facts), name, key))
-    return cards if len(cards) > 1 else []
+    return cards
 
 
 def curves(model: TrainingSummary, prefix: str) -> list[Card]:
@@ -217,12 +211,12 @@ def curves(model: TrainingSummary, prefix: str) -> list[Card]:
             continue
         low, high, (last, end) = min(finite)[0], max(finite)[0], finite[-1]
         name, scale = metric_of(name).label, "log" if 0 < 30 * low < high else "linear"
-        with look(font_size=12):
-            figure, axes = _small_axes((0.3, 0.06, 0.68, 0.86))
+        with rc_context(LOOK):
+            figure, axes = _figure(*SMALL, 60, 6, 136, 86)
             axes.set_yscale(scale)
             axes.plot(steps, values, color=LIGHT["accent"], gid="curve/")
             axes.set(xticks=[], yticks=[low, high], yticklabels=map(text.number, (low, high)))
-            axes.yaxis.set_minor_locator(NullLocator())
+            axes.minorticks_off()
             small = f"last {text.number(last)}, step {text.number(end)}"
             label = f"{name} from {text.number(low)} to {text.number(high)}, {small}"
             picture = inline_svg(figure, label, f"{prefix}-{number}")
@@ -239,9 +233,11 @@ def _image(name: str, picture: bytes) -> Markup:
     return Markup(element).format(source, width, height, name, enlarged)
 
 
-def _small_axes(place: tuple[float, float, float, float]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(SMALL[0] / 72, SMALL[1] / 72))
-    return figure, figure.add_axes(place)
+def _figure(width: int, height: int, *place: int) -> tuple[Figure, Axes]:
+    """With axes at left, bottom, width, height; all in pixels."""
+    figure = Figure(figsize=(width / 72, height / 72))
+    bounds: Any = np.divide(place, (width, height) * 2)
+    return figure, figure.add_axes(bounds)
 
 
 def _facts(mark: Mark, metric: str) -> list[str]:
@@ -273,7 +269,7 @@ def _levels(axes: Axes, figures: Sequence[Estimate], metric: str) -> list[Key]:
     cut.
     """
     values = [figure.value for figure in figures]
-    log = not metric_of(metric).linear and 0 < 8 * min(values) < max(values)
+    log = metric_of(metric).better == "lower" and 0 < 8 * min(values) < max(values)
     least = min(values) / 3 if log else -math.inf
     nearest = metric_of(metric).better
     levels = {name: [getattr(figure, name) for figure in figures] for name in LEVELS}
@@ -288,18 +284,16 @@ def _levels(axes: Axes, figures: Sequence[Estimate], metric: str) -> list[Key]:
     ends = [end for figure in figures for end in (figure.low, figure.high)]
     values += [end for end in ends if math.isfinite(end) and end > least]
     if log:
-        _log_axis(axes, "y", values, text.number)
+        _log_axis(axes.yaxis, values, text.number)
         return legend
     low, high = min(values), max(values)
     margin = 0.06 * (high - low) if high - low > 1e-12 * abs(high) else abs(low) / 10 or 0.5
     axes.set_ylim(low - margin, high + margin)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: text.number(value)))
+    axes.yaxis.set_major_formatter(lambda value, _: text.number(value))
     return legend
 
 
-def _log_axis(
-    axes: Axes, which: str, values: Sequence[float], write: Callable[[float], str]
-) -> None:
+def _log_axis(axis: XAxis | YAxis, values: Sequence[float], write: Callable[[float], str]) -> None:
     """Equal ratios equally far apart, a little wider than the positive `values`, ticks with
     room."""
     positive = [value for value in values if 0 < value < math.inf]
@@ -307,8 +301,8 @@ def _log_axis(
     if high < 1.5 * low:
         low, high = low / 1.3, high * 1.3
     margin = (high / low) ** 0.06
-    axes.set(**{f"{which}scale": "log", f"{which}lim": (low / margin, high * margin)})
-    axis = axes.xaxis if which == "x" else axes.yaxis
+    name, limits = axis.axis_name, (low / margin, high * margin)
+    axis.axes.set(**{f"{name}scale": "log", f"{name}lim": limits})
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,)))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+    axis.minorticks_off()
+    axis.set_major_formatter(lambda value, _: write(value))

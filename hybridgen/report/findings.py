@@ -25,13 +25,14 @@ def headline(comparison: Comparison) -> list[str]:
     rows = ranked(finite_rows(comparison.rows, comparison.quality), comparison.quality)
     if not rows:
         return [f"No row has a finite {metric_of(comparison.quality).label}."]
-    single = next(filter(_is_single_pass, rows), None)
-    guided = next(filter(_is_guided_diffusion, rows), None)
+    calls = [(row, calls_of(row)) for row in rows]
+    single = [r for r, c in calls if c.calls == c.generator == 1 and not c.discriminator_forward]
+    guided = [r for r, c in calls if c.denoiser > 0 and c.discriminator_backward > 0]
     findings = [_best(comparison, rows)]
-    if single is not None and guided is not None:
-        findings.insert(0, _question(comparison, single, guided))
+    if single and guided:
+        findings.insert(0, _question(comparison, single[0], guided[0]))
     least = min(rows, key=lambda row: row.cost.seconds.value)
-    if len(rows) > 1 and (len(findings) == 1 or least is not single):
+    if len(rows) > 1 and (len(findings) == 1 or least is not single[0]):
         findings.append(_cheapest(rows[0], least, comparison.quality))
     return [findings[0], _scope(comparison), *findings[1:], _intervals(comparison)]
 
@@ -140,17 +141,6 @@ def _intervals(comparison: Comparison) -> str:
         "Which row is best was chosen by these same samples. The floor is what as many real "
         "examples get."
     )
-
-
-def _is_single_pass(row: Row) -> bool:
-    """Whether it is one call of a generator, without a discriminator."""
-    calls = calls_of(row)
-    return calls.calls == calls.generator == 1 and not calls.discriminator_forward
-
-
-def _is_guided_diffusion(row: Row) -> bool:
-    calls = calls_of(row)
-    return calls.denoiser > 0 and calls.discriminator_backward > 0
 
 
 def _training_seconds(comparison: Comparison) -> dict[str, float]:

@@ -9,6 +9,7 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
@@ -17,7 +18,7 @@ from hybridgen.evaluation.results import Comparison
 from hybridgen.report import markdown, write_page
 from hybridgen.report.charts import chart_title, draw, marks_of
 from hybridgen.report.ranking import finite_rows, ranked
-from hybridgen.report.svg import LIGHT, look
+from hybridgen.report.svg import LIGHT, LOOK
 from hybridgen.report.text import printable
 from hybridgen.training.checkpoint import write_atomically
 
@@ -50,12 +51,10 @@ def save_front(comparison: Comparison, path: Path) -> None:
     samples = [("real", comparison.real_picture)]
     samples += [(row.name, row.picture) for row in rows if best[row.kind] is row]
     samples = [(name, picture) for name, picture in samples if picture]
-    with look(font_size=8, axes_titlesize=9, lines_markersize=6):
+    with rc_context(LOOK | {"font.size": 8, "axes.titlesize": 9, "lines.markersize": 6}):
         figure = Figure(figsize=(9.6, 6.4 if samples else 4.4), layout="constrained")
         figure.suptitle(printable(comparison.title), fontsize=10, x=0.01, ha="left")
-        parts: Any = [figure]
-        if samples:
-            parts = figure.subfigures(2, 1, height_ratios=(2.4, 1))
+        parts: Any = figure.subfigures(2, 1, height_ratios=(2.4, 1)) if samples else [figure]
         axes = parts[0].subplots()
         axes.set_title(chart_title(comparison, metric))
         handles = [

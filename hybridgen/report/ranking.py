@@ -3,7 +3,6 @@ beside which."""
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from hybridgen.evaluation.results import Row
 from hybridgen.metrics.intervals import Estimate
@@ -13,23 +12,16 @@ from hybridgen.protocols import Cost
 TIE = "cannot be told apart"
 
 
-class LossValue(NamedTuple):
-    """A figure turned so that less is better: the value, and how far its interval reaches."""
-
-    value: float
-    below: float
-    above: float
-
-
-def loss_value(estimate: Estimate, metric: str) -> LossValue:
-    """The figure itself, its negative, or its distance from what perfect samples get.
+def loss_value(estimate: Estimate, metric: str) -> Estimate:
+    """A figure turned so that less is better: the figure itself, its negative, or its distance from
+    what perfect samples get.
 
     A figure that is not finite is infinitely bad, whichever way is better. An interval that is not
     finite has no end, so nothing is told apart from it.
     """
     value, low, high = estimate.value, estimate.low, estimate.high
     if not math.isfinite(value):
-        return LossValue(math.inf, 0.0, 0.0)
+        return Estimate(value=math.inf, low=math.inf, high=math.inf)
     if not (math.isfinite(low) and math.isfinite(high)):
         low, high = -math.inf, math.inf
     low, high = min(low, value), max(high, value)
@@ -40,7 +32,7 @@ def loss_value(estimate: Estimate, metric: str) -> LossValue:
         ends = abs(low - better), abs(high - better)
         inside = low <= better <= high
         value, low, high = abs(value - better), 0.0 if inside else min(ends), max(ends)
-    return LossValue(value, value - low, high - value)
+    return Estimate(value=value, low=low, high=high)
 
 
 def outcome(a: Estimate, b: Estimate, metric: str) -> str | None:
@@ -54,8 +46,9 @@ def outcome(a: Estimate, b: Estimate, metric: str) -> str | None:
     first, second = loss_value(a, metric), loss_value(b, metric)
     if not (math.isfinite(first.value) and math.isfinite(second.value)):
         return None
-    better, worse = sorted((first, second))
-    if worse.value - better.value <= math.hypot(better.above, worse.below):
+    better, worse = sorted((first, second), key=lambda figure: figure.value)
+    halves = better.high - better.value, worse.value - worse.low
+    if worse.value - better.value <= math.hypot(*halves):
         return TIE
     return "better" if better is first else "worse"
 
@@ -100,8 +93,7 @@ def clear_winner(rows: Sequence[Row], metric: str) -> Row | None:
     if len(best_first) < 2:
         return None
     first, *others = (loss_value(row.figures[metric], metric) for row in best_first)
-    end = first.value + first.above
-    return best_first[0] if all(end < other.value - other.below for other in others) else None
+    return best_first[0] if all(first.high < other.low for other in others) else None
 
 
 def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
@@ -114,10 +106,10 @@ def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
         return None
     bases = [r for r in rows if r.method == row.baseline and r.cost.calls is not None]
     fits = [r for r in bases if _same_walk(calls_of(r), calls)]
-    if not fits:
-        fits = [r for r in bases if _cheaper(calls_of(r), calls) and _within(r, row)]
-    if len(fits) > 1:
-        fits = [r for r in fits if _within(r, row)]
+    if len(fits) != 1:
+        words = {"", *row.setting.split(", ")}
+        fits = fits or [r for r in bases if _cheaper(calls_of(r), calls)]
+        fits = [r for r in fits if words.issuperset(r.setting.split(", "))]
     return fits[0] if len(fits) == 1 and fits[0] is not row else None
 
 
@@ -149,7 +141,3 @@ def _cheaper(base: Cost, cost: Cost) -> bool:
     """In every call that refinement adds to."""
     fewer = base.discriminator_forward < cost.discriminator_forward
     return fewer and base.calls <= cost.calls
-
-
-def _within(base: Row, row: Row) -> bool:
-    return set(base.setting.split(", ")) - {""} <= set(row.setting.split(", "))

@@ -7,7 +7,6 @@ for everybody.
 
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from io import StringIO
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element, fromstring, tostring
@@ -40,7 +39,7 @@ SYMBOLS = "\u25cf\u25a0\u25b2\u25c6\u25bc\u271a\u2605\u2716\u25c0\u25b6"
 MARKS = dict(zip("os^DvP*X<>", SYMBOLS, strict=True))
 DASHES = {"--": "- -", ":": "\u00b7 \u00b7 \u00b7", "-": "\u2014"}
 """Marks and dashes of matplotlib, and how a text shows them."""
-LOOK: dict[str, Any] = {
+LOOK: Any = {
     "font.size": 12,
     "text.color": LIGHT["ink"],
     "axes.titlelocation": "left",
@@ -59,7 +58,7 @@ LOOK: dict[str, Any] = {
     # Names are no formulas: a single $ would be one.
     "text.parse_math": False,
 }
-"""Settings of matplotlib for every figure."""
+"""Settings of matplotlib for every figure, for `rc_context`."""
 UNUSED = r"font-family: [^;]*; |; stroke-(line\w+|dashoffset): \w+|^rotate\(-0 .*"
 """Parts of attributes that change nothing, or that the page decides."""
 HOVER = "11"
@@ -98,12 +97,6 @@ def keys(rows: Sequence[Row]) -> dict[str, Key]:
             mark = next((mark for mark in order if mark not in taken), order[0])
             chosen[row.method] = Key(row.method, colour, mark)
     return chosen
-
-
-def look(**changes: Any) -> AbstractContextManager[None]:
-    """The settings of every figure while it is made, with changes such as `font_size=9`."""
-    settings: Any = LOOK | {name.replace("_", ".", 1): value for name, value in changes.items()}
-    return rc_context(settings)
 
 
 def inline_svg(figure: Figure, label: str, prefix: str, facts: Facts | None = None) -> Markup:

@@ -38,14 +38,14 @@ def quality_table(comparison: Comparison) -> Table:
     Those of the two-sample test are left to its own table, but for the comparison's quality.
     """
     names, quality = metrics_of(comparison), comparison.quality
-    kept = [n for n in names if metric_of(n).group != "two-sample" or n == quality]
+    kept = [n for n in names if not metric_of(n).two_sample or n == quality]
     return _metrics_table(comparison, kept)
 
 
 def two_sample_table(comparison: Comparison) -> Table:
     """The metrics of a classifier that tells samples from real examples."""
     names = metrics_of(comparison)
-    return _metrics_table(comparison, [n for n in names if metric_of(n).group == "two-sample"])
+    return _metrics_table(comparison, [n for n in names if metric_of(n).two_sample])
 
 
 def changes_table(comparison: Comparison) -> Table:

@@ -33,14 +33,24 @@ def number(value: float, digits: int = 3, *, padded: bool = False) -> str:
     return (MINUS if value < 0 else "") + text
 
 
-def value_of(estimate: Estimate) -> str:
-    """A figure alone."""
-    return _written(estimate.value, estimate)
+def value_of(estimate: Estimate, end: float | None = None) -> str:
+    """A figure alone, or an end of its interval.
+
+    Half the interval has one significant digit, or two that begin with 1.
+    """
+    value = estimate.value if end is None else end
+    half = (estimate.high - estimate.low) / 2
+    if not math.isfinite(half) or not math.isfinite(estimate.value) or half <= 0:
+        return number(value)
+    size = math.floor(math.log10(half))
+    places = max(0, min((half < 2 * 10.0**size) - size, 7))
+    negative = value < 0 and float(f"{value:.{places}f}") != 0
+    return (MINUS if negative else "") + _grouped(abs(value), places)
 
 
 def interval_of(estimate: Estimate) -> str:
     """Its interval, such as "12.0 to 12.9"; empty where nothing is uncertain."""
-    ends = (_written(end, estimate) for end in (estimate.low, estimate.high))
+    ends = (value_of(estimate, end) for end in (estimate.low, estimate.high))
     return " to ".join(ends) if estimate.low != estimate.high else ""
 
 
@@ -83,17 +93,6 @@ def grouped(text: str | int) -> str:
 def printable(text: str) -> str:
     """A text without control characters and halves of surrogate pairs, which no font can draw."""
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
-
-
-def _written(value: float, estimate: Estimate) -> str:
-    """So that half the interval has one significant digit, or two that begin with 1."""
-    half = (estimate.high - estimate.low) / 2
-    if not math.isfinite(half) or not math.isfinite(estimate.value) or half <= 0:
-        return number(value)
-    size = math.floor(math.log10(half))
-    places = max(0, min((half < 2 * 10.0**size) - size, 7))
-    negative = value < 0 and float(f"{value:.{places}f}") != 0
-    return (MINUS if negative else "") + _grouped(abs(value), places)
 
 
 def _grouped(value: float, places: int) -> str:

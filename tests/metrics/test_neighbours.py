@@ -6,7 +6,7 @@ from prdc import compute_prdc
 from scipy.stats import mannwhitneyu
 from sklearn.neighbors import NearestNeighbors
 
-from hybridgen.metrics.distances import kernel_distance, mean_kernel, subset_kernel_distance
+from hybridgen.metrics.distances import kernel_distance, mean_kernel
 from hybridgen.metrics.intervals import jackknife_subsets
 from hybridgen.metrics.neighbours import (
     expected_coverage,
@@ -14,8 +14,12 @@ from hybridgen.metrics.neighbours import (
     nearest,
     neighbour_radii,
     prdc,
-    subset_prdc,
 )
+
+
+def prdc_of(real, fake, **settings):
+    """The four figures of all samples."""
+    return {name: value.item() for name, value in prdc(real, fake, **settings).items()}
 
 
 def rng(seed=0):
@@ -28,7 +32,7 @@ def test_the_four_figures_are_those_of_the_package_of_their_authors(neighbours, 
     real = torch.randn(130, 6, generator=rng())
     fake = stretch * torch.randn(90, 6, generator=rng(1)) + 0.3
     theirs = compute_prdc(real.numpy(), fake.numpy(), neighbours)
-    ours = prdc(real, fake, neighbours=neighbours, chunk=37)
+    ours = prdc_of(real, fake, neighbours=neighbours, chunk=37)
     assert ours == pytest.approx({k: float(v) for k, v in theirs.items()}, abs=1e-5)
 
 
@@ -37,7 +41,7 @@ def test_mean_coverage_of_a_perfect_sampler_is_the_exact_expectation():
     generator = rng()
     values = torch.tensor(
         [
-            prdc(*torch.randn(n + m, 2, generator=generator).split([n, m]), neighbours=k)[
+            prdc_of(*torch.randn(n + m, 2, generator=generator).split([n, m]), neighbours=k)[
                 "coverage"
             ]
             for _ in range(repeats)
@@ -61,10 +65,10 @@ def test_the_nearest_other_point_is_another_one_even_if_it_is_a_copy():
 
 def test_a_point_on_the_edge_of_a_ball_is_outside():
     real, fake = torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [-1.0]])
-    row = prdc(real, fake, neighbours=1)
+    row = prdc_of(real, fake, neighbours=1)
     assert row["precision"] == row["density"] == row["coverage"] == 0
     assert row["recall"] == 1
-    row = prdc(fake, real, neighbours=1)
+    row = prdc_of(fake, real, neighbours=1)
     assert row["precision"] == row["coverage"] == 1
     assert row["recall"] == 0
 
@@ -72,7 +76,7 @@ def test_a_point_on_the_edge_of_a_ball_is_outside():
 def test_a_collapsed_generator_keeps_its_precision_and_loses_its_recall():
     real = torch.randn(200, 4, generator=rng())
     fake = 0.01 * torch.randn(200, 4, generator=rng(1))
-    row = prdc(real, fake)
+    row = prdc_of(real, fake)
     assert row["precision"] == 1
     assert row["recall"] < 0.02
     assert row["density"] > 1
@@ -142,13 +146,13 @@ HARD = {
 def test_what_rounding_could_decide_is_decided_by_exact_differences(case, chunk):
     real, fake = (x[: 3 * chunk] if chunk < 10 else x for x in HARD[case])
     for k in (1, 2):
-        ours = prdc(real, fake, neighbours=k, chunk=chunk)
+        ours = prdc_of(real, fake, neighbours=k, chunk=chunk)
         assert ours == pytest.approx(by_hand(real, fake, k), abs=1e-12)
 
 
 def test_every_copy_lies_on_the_edge_of_balls_that_reach_to_it():
     grid = torch.cartesian_prod(*3 * [torch.arange(3.0)]) / 10
-    assert prdc(grid, grid + 0.1, neighbours=3) == pytest.approx(by_hand(grid, grid + 0.1, 3))
+    assert prdc_of(grid, grid + 0.1, neighbours=3) == pytest.approx(by_hand(grid, grid + 0.1, 3))
     assert neighbour_radii(grid, neighbours=3) == pytest.approx(torch.full((27,), 0.1).tolist())
 
 
@@ -156,15 +160,13 @@ def test_radii_that_are_known_already_change_nothing():
     real, fake = torch.randn(80, 3, generator=rng()), torch.randn(70, 3, generator=rng(1))
     radii = neighbour_radii(real, neighbours=4)
     assert radii.dtype == torch.float64
-    everything = torch.ones(1, 70, dtype=torch.bool)
     alone, same, wider = (
-        prdc(real, fake, neighbours=4),
-        *(subset_prdc(real, r, fake, everything, neighbours=4) for r in (radii, 2 * radii)),
+        prdc_of(real, fake, neighbours=4, radii=r) for r in (None, radii, 2 * radii)
     )
-    assert {name: float(value) for name, value in same.items()} == alone
-    assert float(wider["density"]) > alone["density"]
+    assert same == alone
+    assert wider["density"] > alone["density"]
     with pytest.raises(ValueError, match=r"one radius for each of 80 points, got \[70\]"):
-        subset_prdc(real, torch.ones(70), fake, everything)
+        prdc(real, fake, radii=torch.ones(70))
 
 
 def test_features_that_are_not_finite_are_refused():
@@ -255,9 +257,9 @@ def test_prdc_of_every_subset_is_that_of_the_subset_alone(real, fake, d):
     few = torch.arange(0, fake, 12)  # sparse: its neighbours are far among all samples
     members = members_of([torch.arange(fake), few], fake)
     members = torch.cat([members, jackknife_subsets(fake, subsets=4)])
-    found = subset_prdc(x, neighbour_radii(x), y, members, chunk=32)
+    found = prdc(x, y, members, chunk=32)
     for place, member in enumerate(members):
-        alone = prdc(x, y[member])
+        alone = prdc_of(x, y[member])
         assert {name: float(values[place]) for name, values in found.items()} == pytest.approx(
             alone, abs=1e-12
         )
@@ -267,18 +269,17 @@ def test_the_kernel_distance_of_every_subset_is_that_of_the_subset_alone():
     x, y = features(100, 6, 0), 0.7 * features(200, 6, 1)
     # As many as there are real ones: then one subset of all of both is what is compared.
     subsets = torch.randperm(200, generator=torch.Generator().manual_seed(2)).split(100)
-    found = subset_kernel_distance(x, mean_kernel(x), y, members_of(subsets, 200), chunk=32)
+    members = members_of(subsets, 200)
+    found = kernel_distance(x, y, members, real_kernel=mean_kernel(x), chunk=32)
     for value, index in zip(found.tolist(), subsets, strict=True):
-        alone = kernel_distance(x, y[index])
+        alone = float(kernel_distance(x, y[index]))
         assert value == pytest.approx(alone, abs=1e-9)
 
 
 def test_the_kernel_distance_of_sets_of_different_sizes_is_unbiased():
     x, values = features(400, 3, 0), []
     for seed in range(1, 60):
-        y = features(30, 3, seed)
-        everything = torch.ones(1, 30, dtype=torch.bool)
-        values.append(float(subset_kernel_distance(x, mean_kernel(x), y, everything)))
+        values.append(float(kernel_distance(x, features(30, 3, seed))))
     values = torch.tensor(values)
     assert abs(float(values.mean())) < 4 * float(values.std()) / 59**0.5
 
@@ -286,6 +287,6 @@ def test_the_kernel_distance_of_sets_of_different_sizes_is_unbiased():
 def test_misuse_gets_a_sentence_subsets():
     x = features(20, 2, 0)
     with pytest.raises(ValueError, match=r"members \[s 20\] of true and false, got \[1, 19\]"):
-        subset_prdc(x, neighbour_radii(x), x, torch.ones(1, 19, dtype=torch.bool))
+        prdc(x, x, torch.ones(1, 19, dtype=torch.bool))
     with pytest.raises(ValueError, match="at least 6 samples"):
-        subset_prdc(x, neighbour_radii(x), x, members_of([torch.arange(5)], 20))
+        prdc(x, x, members_of([torch.arange(5)], 20))
