@@ -43,7 +43,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hybridgen import AdversarialLoss, DataSettings, GanTraining, SinglePass, load_data, train_gan
+from hybridgen import AdversarialLoss, GanTraining, SinglePass, load_data, train_gan
 from hybridgen.cli import command, read_settings
 from hybridgen.data.images import ImageSource
 from hybridgen.data.source import Batch, Source
@@ -169,9 +169,8 @@ def gan_tasks(
         "unpenalised": ours(replace(training, r1=none, r2=none)),
         "finite_difference": ours(training, 0.01),  # its cost does not depend on the step
     }
-    noise = partial(torch.randn, size.samples, latent, device=device)
     sampler = SinglePass(next(loops["plain"]), (latent,))
-    return loops, {"sampling": lambda: sampler(noise())}
+    return loops, {"sampling": lambda: sampler(torch.randn(size.samples, latent, device=device))}
 
 
 def steady(training: GanTraining) -> GanTraining:
@@ -239,9 +238,7 @@ def plain_loop(
 def hybrid_tasks(
     settings: Diffusion, source: Source, accelerator: Accelerator, size: SimpleNamespace
 ) -> tuple[Loops, Tasks]:
-    """Endless trainings of equal denoisers on equal batches, each `next` one step; and a call of a
-    denoiser, alone and guided.
-    """
+    """Endless trainings of equal denoisers on equal batches, each `next` one step; and calls."""
     shape, classes = source.shape, source.classes
     endless = replace(settings.training, steps=1_000_000)
     batches = batches_of(source, accelerator, batch=endless.batch, seed=0)
@@ -275,7 +272,7 @@ def training_figures(settings: Benchmark, accelerator: Accelerator) -> Figures:
             bar.set_description(name)
             config = CONFIGS / settings.what / f"{name}.yaml"
             experiment = read_settings(script, ["--config", str(config)])
-            source = load_or_noise(experiment.data, name, settings.seed)
+            source = mnist_noise(size.seed) if name == "mnist" else load_data(experiment.data)
             if isinstance(experiment, Gan):
                 loops, calls = gan_tasks(experiment, source, accelerator, size)
             else:
@@ -320,13 +317,11 @@ def ratio(name: str, over: list[float], under: list[float], *, less: float = 0.0
     return {name: value - less, **ends}
 
 
-def load_or_noise(settings: DataSettings, name: str, seed: int) -> Source:
-    """The data of a setting; noise in the shape of mnist in its place."""
-    if name != "mnist":
-        return load_data(settings)
+def mnist_noise(seed: int) -> Source:
+    """Noise in the shape of mnist."""
     draws = rng_for("mnist", seed)
     images = torch.randint(256, (10_000, 1, 28, 28), generator=draws, dtype=torch.uint8)
-    return ImageSource(name=name, train=images, held_out=images[:1])
+    return ImageSource(name="mnist", train=images, held_out=images[:1])
 
 
 def advance(loop: Iterator, steps: int) -> None:
@@ -356,8 +351,8 @@ def whole_measurement(settings: Benchmark) -> Figures:
 def metric_figures(settings: Benchmark) -> Figures:
     """What precision, recall, density and coverage cost, and what a whole measurement does.
 
-    Ours and the package `prdc` get the same single-precision features, where `prdc` is faster; the
-    difference is that to the package in double precision, where it does not round distances.
+    Ours and `prdc` (`InputError` without it) get the same single-precision features, where `prdc`
+    is faster; the difference is that to it in double precision, where it does not round distances.
     """
     try:
         from prdc import compute_prdc
