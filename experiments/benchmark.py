@@ -28,7 +28,8 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NamedTuple
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -42,13 +43,12 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hybridgen import AdversarialLoss, SinglePass
+from hybridgen import AdversarialLoss, GanTraining, SinglePass, load_data, train_gan
 from hybridgen.cli import command, read_settings
 from hybridgen.data.images import ImageSource
-from hybridgen.data.load import DataSettings, load_data
 from hybridgen.data.source import Batch, Source
 from hybridgen.errors import InputError
-from hybridgen.evaluation.cost import Clock, clock_for, interleaved_timings
+from hybridgen.evaluation.cost import clock_for, interleaved_timings
 from hybridgen.evaluation.evaluator import build_evaluator
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.neighbours import prdc
@@ -56,16 +56,13 @@ from hybridgen.networks.build import build_denoiser, build_discriminator, build_
 from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.training.checkpoint import write_atomically
 from hybridgen.training.diffusion import train_diffusion
-from hybridgen.training.gan import GanTraining, train_gan
 from hybridgen.training.optim import Cosine
 from hybridgen.training.run import Run
-from hybridgen.training.settings import RunSettings
+from hybridgen.training.settings import RunSettings, check_intervals
 from hybridgen.training.setup import accelerator_for, build_adversarial
 from hybridgen.training.step import batches_of
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-STEP_SIZE = 0.01
-"""Of finite differences; their cost does not depend on it."""
 SOURCES = ("chain", "renoised", "clean")
 RATIOS = {
     "gan": {
@@ -88,22 +85,13 @@ LIMITS = {
 
 What = Literal["gan", "hybrid", "metrics"]
 Figures = dict[str, float]
+Loops = dict[str, Iterator]
 Tasks = dict[str, Callable[[], object]]
 
-
-class Size(NamedTuple):
-    """How much is measured; see `Benchmark`."""
-
-    settings: tuple[str, ...]
-    repeats: int
-    turn: float
-    samples: int
-
-
-USUAL: dict[What, Size] = {
-    "gan": Size(("digits", "mnist", "ring"), repeats=150, turn=0.02, samples=256),
-    "hybrid": Size(("digits", "ring"), repeats=60, turn=0.05, samples=100),
-    "metrics": Size((), repeats=5, turn=0.02, samples=10_000),
+USUAL: dict[What, dict[str, Any]] = {
+    "gan": dict(settings=("digits", "mnist", "ring"), repeats=150, turn=0.02, samples=256),
+    "hybrid": dict(settings=("digits", "ring"), repeats=60, turn=0.05, samples=100),
+    "metrics": dict(settings=(), repeats=5, turn=0.02, samples=10_000),
 }
 
 
@@ -138,10 +126,7 @@ class Benchmark:
 
     def __post_init__(self) -> None:
         size = self.size
-        numbers = {**vars(self), **size._asdict()}
-        for name in ("repeats", "samples", "width", "neighbours", "threads"):
-            if numbers[name] < 1:
-                raise InputError(f"{name} must be at least 1, got {numbers[name]}")
+        check_intervals(size, "repeats", "samples", "width", "neighbours", "threads")
         if not 0 < size.turn < math.inf:
             raise InputError(f"turn must be a positive number of seconds, got {size.turn}")
         if self.what == "metrics" and size.samples <= self.neighbours:
@@ -149,23 +134,22 @@ class Benchmark:
         if self.images < 0:
             raise InputError(f"images must not be negative, got {self.images}")
         for name in size.settings:
-            if not self.config(name).is_file():
+            if not (CONFIGS / self.what / f"{name}.yaml").is_file():
                 raise InputError(f"no settings {name!r}: expected a file of {CONFIGS / self.what}")
 
     @property
-    def size(self) -> Size:
+    def size(self) -> SimpleNamespace:
         """What is given, and the rest as usual."""
-        values = {name: getattr(self, name) for name in Size._fields}
-        return USUAL[self.what]._replace(**{k: v for k, v in values.items() if v is not None})
-
-    def config(self, name: str) -> Path:
-        """A file of settings."""
-        return CONFIGS / self.what / f"{name}.yaml"
+        values = {name: value for name, value in vars(self).items() if value is not None}
+        return SimpleNamespace(**USUAL[self.what] | values)
 
 
-def gan_loops(gan: Gan, source: Source, accelerator: Accelerator, seed: int) -> dict[str, Iterator]:
-    """Endless trainings of equal networks on equal batches, each `next` one step."""
-    device, batch, latent = accelerator.device, gan.training.batch, gan.generator.latent
+def gan_tasks(
+    gan: Gan, source: Source, accelerator: Accelerator, size: SimpleNamespace
+) -> tuple[Loops, Tasks]:
+    """Endless trainings of equal networks on equal batches, each `next` one step; and sampling."""
+    device, seed = accelerator.device, size.seed
+    batch, latent = gan.training.batch, gan.generator.latent
     generator = build_generator(gan.generator, source.shape, source.classes).to(device)
     discriminator = build_discriminator(gan.discriminator, source.shape, source.classes).to(device)
     batches = batches_of(source, accelerator, batch=batch, seed=seed)
@@ -179,13 +163,14 @@ def gan_loops(gan: Gan, source: Source, accelerator: Accelerator, seed: int) -> 
     draws = rng_for(seed, "latents", device=device)
     latents = (torch.randn(batch, latent, generator=draws, device=device) for _ in count())
     training, none = steady(gan.training), Cosine(start=0.0)
-    networks = copy.deepcopy((generator, discriminator))
-    return {
-        "plain": plain_loop(*networks, batches(0), latents, training),
+    loops = {
+        "plain": plain_loop(generator, discriminator, batches(0), latents, training),
         "ours": ours(training),
         "unpenalised": ours(replace(training, r1=none, r2=none)),
-        "finite_difference": ours(training, STEP_SIZE),
+        "finite_difference": ours(training, 0.01),  # its cost does not depend on the step
     }
+    sampler = SinglePass(next(loops["plain"]), (latent,))
+    return loops, {"sampling": lambda: sampler(torch.randn(size.samples, latent, device=device))}
 
 
 def steady(training: GanTraining) -> GanTraining:
@@ -250,17 +235,10 @@ def plain_loop(
         yield average
 
 
-def sampling(gan: Gan, generator: nn.Module, samples: int, device: torch.device) -> Tasks:
-    """From nothing to samples."""
-    latent = gan.generator.latent
-    sampler = SinglePass(generator, (latent,))
-    return {"sampling": lambda: sampler(torch.randn(samples, latent, device=device))}
-
-
-def hybrid_loops(
-    settings: Diffusion, source: Source, accelerator: Accelerator
-) -> dict[str, Iterator]:
-    """Endless trainings of equal denoisers on equal batches, each `next` one step."""
+def hybrid_tasks(
+    settings: Diffusion, source: Source, accelerator: Accelerator, size: SimpleNamespace
+) -> tuple[Loops, Tasks]:
+    """Endless trainings of equal denoisers on equal batches, each `next` one step; and calls."""
     shape, classes = source.shape, source.classes
     endless = replace(settings.training, steps=1_000_000)
     batches = batches_of(source, accelerator, batch=endless.batch, seed=0)
@@ -275,38 +253,34 @@ def hybrid_loops(
             options |= {"term": term, "adversarial": build_adversarial(discriminator, term)}
         return train_diffusion(denoiser, batches, endless, accelerator, **options)
 
-    return {"plain": training(None), **{kind: training(kind) for kind in SOURCES}}
-
-
-def denoiser_calls(settings: Diffusion, source: Source, samples: int) -> Tasks:
-    """One call of a denoiser, alone and guided."""
-    denoiser = build_denoiser(settings.denoiser, source.shape).eval()
-    discriminator = build_discriminator(settings.discriminator, source.shape).eval()
+    loops = {"plain": training(None), **{kind: training(kind) for kind in SOURCES}}
+    denoiser = build_denoiser(settings.denoiser, shape).eval()
+    discriminator = build_discriminator(settings.discriminator, shape).eval()
     guided = discriminator_guidance(denoiser, discriminator, 1.0)
-    x, sigma = torch.randn(samples, *source.shape), torch.ones(samples)
-    without_gradients = torch.no_grad()
+    inputs = torch.randn(size.samples, *shape), torch.ones(size.samples)
     models: dict[str, Callable] = {"denoiser": denoiser, "guided": guided}
-    return {name: partial(without_gradients(model), x, sigma) for name, model in models.items()}
+    return loops, {name: partial(torch.no_grad()(models[name]), *inputs) for name in models}
 
 
 def training_figures(settings: Benchmark, accelerator: Accelerator) -> Figures:
     """What training steps, samples and guidance cost, with each file of settings."""
-    size, figures, seed = settings.size, Figures(), settings.seed
+    size, figures = settings.size, Figures()
     clock = clock_for(accelerator.device, settings.threads)
     script = Gan if settings.what == "gan" else Diffusion
     with tqdm(total=len(size.settings) * (size.repeats + 1), unit="round") as bar:
         for name in size.settings:
             bar.set_description(name)
-            experiment = read_settings(script, ["--config", str(settings.config(name))])
-            source = load_or_noise(experiment.data, name, seed)
+            config = CONFIGS / settings.what / f"{name}.yaml"
+            experiment = read_settings(script, ["--config", str(config)])
+            source = mnist_noise(size.seed) if name == "mnist" else load_data(experiment.data)
             if isinstance(experiment, Gan):
-                loops = gan_loops(experiment, source, accelerator, seed)
-                generator = next(loops["plain"])
-                calls = sampling(experiment, generator, size.samples, accelerator.device)
+                loops, calls = gan_tasks(experiment, source, accelerator, size)
             else:
-                loops = hybrid_loops(experiment, source, accelerator)
-                calls = denoiser_calls(experiment, source, size.samples)
-            steps = steps_in(size.turn, loops["plain"], clock)
+                loops, calls = hybrid_tasks(experiment, source, accelerator, size)
+            next(loops["plain"])  # the first step is slow
+            begun = clock()
+            advance(loops["plain"], 3)
+            steps = math.ceil(size.turn / ((clock() - begun) / 3))
             tasks: Tasks = {loop: partial(advance, loops[loop], steps) for loop in loops}
             rounds = interleaved_timings(tasks | calls, size.repeats, clock, bar.update)
             for figure, (over, under) in RATIOS[settings.what].items():
@@ -316,60 +290,38 @@ def training_figures(settings: Benchmark, accelerator: Accelerator) -> Figures:
             for loop in loops:
                 figures[f"step_milliseconds_{loop}_{name}"] = 1e3 * median(rounds[loop]) / steps
             if "sampling" in calls:
-                unit = "points" if source.mixture is not None else "images"
-                per_second = size.samples / median(rounds["sampling"])
-                figures[f"sampling_{unit}_per_second_{name}"] = per_second
+                per_second = "points_per_second" if source.mixture else "images_per_second"
+                figures[f"sampling_{per_second}_{name}"] = size.samples / median(rounds["sampling"])
     return figures
 
 
-def ratio_of_medians(
-    over: list[float], under: list[float], *, draws: int = 2_000, seed: int = 0
-) -> tuple[float, float, float]:
-    """`median(over) / median(under)` and its 95 % interval, from drawing whole rounds again.
+def ratio(name: str, over: list[float], under: list[float], *, less: float = 0.0) -> Figures:
+    """`median(over) / median(under) - less` and its 95 % interval, from drawing whole rounds again.
 
-    Of one round the ends are the ratio itself.
+    Of one round the ends are the ratio itself; times of no or other rounds are a `ValueError`.
     Source: the bootstrap's percentile interval, Efron & Tibshirani 1993, chapter 13.
-
-    Raises:
-        ValueError: no rounds, or not the same ones.
     """
     if not over or len(over) != len(under):
         raise ValueError(f"expected times of the same rounds, got {len(over)} and {len(under)}")
-    value = median(over) / median(under)
-    if len(over) < 2:
-        return value, value, value
-    ends = bootstrap(
-        (over, under),
-        lambda a, b, axis: np.median(a, axis=axis) / np.median(b, axis=axis),
-        paired=True,
-        n_resamples=draws,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return value, float(ends.low), float(ends.high)
+    value = low = high = median(over) / median(under)
+    if len(over) > 1:
+        low, high = bootstrap(
+            (over, under),
+            lambda a, b, axis: np.median(a, axis=axis) / np.median(b, axis=axis),
+            paired=True,
+            n_resamples=2_000,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+    ends = {f"{name}_low": float(low) - less, f"{name}_high": float(high) - less}
+    return {name: value - less, **ends}
 
 
-def ratio(name: str, over: list[float], under: list[float], *, less: float = 0.0) -> Figures:
-    """A ratio of medians, `less` a number, with its interval."""
-    value, low, high = ratio_of_medians(over, under)
-    return {name: value - less, f"{name}_low": low - less, f"{name}_high": high - less}
-
-
-def load_or_noise(settings: DataSettings, name: str, seed: int) -> Source:
-    """The data of a setting; noise in the shape of mnist in its place."""
-    if name != "mnist":
-        return load_data(settings)
+def mnist_noise(seed: int) -> Source:
+    """Noise in the shape of mnist."""
     draws = rng_for("mnist", seed)
     images = torch.randint(256, (10_000, 1, 28, 28), generator=draws, dtype=torch.uint8)
-    return ImageSource(name=name, train=images, held_out=images[:1])
-
-
-def steps_in(turn: float, loop: Iterator, clock: Clock) -> int:
-    """Steps that take about `turn` seconds, at least one."""
-    next(loop)  # the first one is slow
-    begun = clock()
-    advance(loop, 3)
-    return math.ceil(turn / ((clock() - begun) / 3))
+    return ImageSource(name="mnist", train=images, held_out=images[:1])
 
 
 def advance(loop: Iterator, steps: int) -> None:
@@ -378,12 +330,13 @@ def advance(loop: Iterator, steps: int) -> None:
         next(loop)
 
 
-def whole_measurement(images: int, width: int, threads: int, seed: int) -> Figures:
-    """Measure `images` images against as many, in this process: its peak memory and the time."""
-    torch.set_num_threads(threads)
+def whole_measurement(settings: Benchmark) -> Figures:
+    """Measure images against as many, in this process: its peak memory and the time."""
+    torch.set_num_threads(settings.threads)
+    seed, images = settings.seed, settings.images
     draws = rng_for("images", seed)
     train, held_out, x = (torch.randn(images, *SHAPE, generator=draws).tanh_() for _ in range(3))
-    projection = torch.randn(math.prod(SHAPE), width, generator=draws) / 10
+    projection = torch.randn(math.prod(SHAPE), settings.width, generator=draws) / 10
 
     def features(batch: Tensor) -> Tensor:
         return (rearrange(batch, "b c h w -> b (c h w)") @ projection).relu()
@@ -398,11 +351,8 @@ def whole_measurement(images: int, width: int, threads: int, seed: int) -> Figur
 def metric_figures(settings: Benchmark) -> Figures:
     """What precision, recall, density and coverage cost, and what a whole measurement does.
 
-    Ours and the package `prdc` get the same single-precision features, where `prdc` is faster; the
-    difference is that to the package in double precision, where it does not round distances.
-
-    Raises:
-        InputError: `prdc` is not installed.
+    Ours and `prdc` (`InputError` without it) get the same single-precision features, where `prdc`
+    is faster; the difference is that to it in double precision, where it does not round distances.
     """
     try:
         from prdc import compute_prdc
@@ -414,9 +364,8 @@ def metric_figures(settings: Benchmark) -> Figures:
     figures, size = Figures(), settings.size
     if settings.images:
         # Before this process grows: a new one's peak begins with the memory of its parent.
-        sizes = settings.images, settings.width, settings.threads, settings.seed
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
-            figures |= processes.submit(whole_measurement, *sizes).result()
+            figures |= processes.submit(whole_measurement, settings).result()
     draws = rng_for("features", settings.seed)
     real, fake = torch.randn(2, size.samples, settings.width, generator=draws)
     fake *= 0.95
@@ -454,9 +403,8 @@ def table(figures: Mapping[str, float]) -> str:
 
 def main(settings: Benchmark) -> None:
     folder = settings.out or Path("runs", f"benchmark-{settings.what}", f"seed{settings.seed}")
-    run_settings = RunSettings(seed=settings.seed, threads=settings.threads)
-    accelerator = accelerator_for(folder, run_settings)
-    run = Run(folder, replace(settings, **settings.size._asdict()), accelerator)
+    accelerator = accelerator_for(folder, RunSettings(seed=settings.seed, threads=settings.threads))
+    run = Run(folder, replace(settings, **vars(settings.size)), accelerator)
     if settings.what == "metrics":
         figures = metric_figures(settings)
     else:

@@ -10,14 +10,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from compare_models import Model, Training, find_runs, needed, same_data
+from compare_models import CONFIGS, Model, Training, find_runs, same_data
 from tqdm import tqdm
 
+from hybridgen import build_evaluator, load_data
 from hybridgen.cli import command
-from hybridgen.data.load import load_data
 from hybridgen.errors import InputError, RunError
 from hybridgen.evaluation.entries import Entry, Runs, build_entries
-from hybridgen.evaluation.evaluator import build_evaluator
 from hybridgen.evaluation.measure import MeasuredEntry, measure_entry, picture_of, time_entries
 from hybridgen.evaluation.methods import Method, check_methods
 from hybridgen.evaluation.results import (
@@ -39,7 +38,6 @@ from hybridgen.training.settings import RunSettings
 from hybridgen.training.setup import accelerator_for
 
 LEAST = {"samples": FEWEST, "subsets": 8, "timing_batch": 1, "timing_rounds": 3}
-DEFAULT = Path(__file__).parents[1] / "configs" / "compare" / "digits.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +99,7 @@ class Compare:
 
 def main(settings: Compare) -> None:
     out = settings.out
-    run_settings = RunSettings(seed=settings.seed, threads=settings.threads)
-    accelerator = accelerator_for(out, run_settings)
+    accelerator = accelerator_for(out, RunSettings(seed=settings.seed, threads=settings.threads))
     if accelerator.num_processes > 1:
         raise InputError(
             f"a comparison is made by one process, and {accelerator.num_processes} were launched: "
@@ -124,10 +121,8 @@ def main(settings: Compare) -> None:
 
 
 def trainings_of(settings: Compare, runs: Runs) -> list[Training]:
-    """Those of this comparison's own models, in their order.
-
-    Raises:
-        InputError: whatever is wrong with the settings, before anything is trained.
+    """Those of this comparison's own models that methods use, or whose discriminators they use, in
+    their order; `InputError` for whatever is wrong with the settings, before anything is trained.
     """
     for method in settings.methods:
         method.check_names(runs)
@@ -137,10 +132,11 @@ def trainings_of(settings: Compare, runs: Runs) -> list[Training]:
             f"no method samples the run {idle[0]!r}: name it as a method's model, guide or "
             "discriminator"
         )
+    needed = used | {model.of for model in settings.models if model.name in used}
     trainings = [
         Training(model=model, runs=runs, seed=settings.seed, data=settings.data.path)
-        for model in needed(settings.models, used)
-        if model.name not in settings.runs
+        for model in settings.models
+        if model.name in needed - settings.runs.keys()
     ]
     scripts = {training.model.name: training.model.script for training in trainings}
     sampled = [(method, run) for method in settings.methods for run in runs[method.model]]
@@ -166,14 +162,12 @@ def compare(
     seed, folder = settings.seed, settings.out / "measured"
     used = dict.fromkeys(name for method in settings.methods for name in method.models)
     source = load_data(same_data([run for m in settings.methods for run in runs[m.model]]))
-    evaluator = build_evaluator(
-        source, samples=settings.samples, seed=seed, subsets=settings.subsets
-    )
+    samples, subsets = settings.samples, settings.subsets
+    evaluator = build_evaluator(source, samples=samples, seed=seed, subsets=subsets)
     quality = settings.quality or ("sliced_wasserstein" if source.mixture else "frechet_distance")
     if quality not in evaluator.floors or metric_of(quality).better is None:
-        raise InputError(
-            f"no metric {quality!r} here; there are {', '.join(sorted(evaluator.floors))}"
-        )
+        among = ", ".join(sorted(evaluator.floors))
+        raise InputError(f"no metric {quality!r} here; there are {among}")
     entries = build_entries(settings.methods, runs, source, device=device)
     log = JsonLines(settings.out / "log.jsonl")
     log.forget_after(0)
@@ -183,8 +177,7 @@ def compare(
         name, results = row[0].name, []
         try:
             for entry in row:
-                result = measure_entry(entry, evaluator, source, seed=seed, folder=folder)
-                results.append(result)
+                results.append(measure_entry(entry, evaluator, source, seed=seed, folder=folder))
         except RunError as error:  # one that diverges must not cost the others their page
             training = f"{entry.details['model']}: " if len(row) > 1 else ""
             warnings.append(f"{name} is left out: {training}{error}")
@@ -200,7 +193,7 @@ def compare(
     costs = time_entries(first, source, batch=batch, rounds=rounds, folder=folder)
     held_out, _ = source.reference("held_out", evaluator.samples, seed)
     histogram = evaluator.histogram(held_out)
-    words = [f"experiments/{Path(__file__).name}", *sys.argv[1:]]
+    words = ["experiments/compare.py", *sys.argv[1:]]
     trainings = {name: len(runs[name]) for name in used}
     data = {
         "name": source.name,
@@ -253,5 +246,5 @@ def row_of(entries: Sequence[Entry], measured: Sequence[MeasuredEntry], cost: Sa
 if __name__ == "__main__":
     arguments = sys.argv[1:]
     if not any(word.split("=")[0] == "--config" for word in arguments):
-        arguments = ["--config", str(DEFAULT), *arguments]
+        arguments = ["--config", str(CONFIGS / "compare" / "digits.yaml"), *arguments]
     sys.exit(command(main, Compare, arguments, description=__doc__ or ""))

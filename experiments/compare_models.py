@@ -6,15 +6,16 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob
+from itertools import combinations
 from pathlib import Path
-from types import FrameType
-from typing import Literal, NoReturn
+from typing import Literal
 
 from hybridgen.data.source import DataSettings
 from hybridgen.errors import InputError, Interrupted, RunError
+from hybridgen.evaluation.entries import Runs
 from hybridgen.evaluation.runs import MODELS, SavedRun
 from hybridgen.training.checkpoint import write_atomically
 
@@ -59,19 +60,15 @@ class Model:
         return shipped if shipped.is_file() else Path(self.config)
 
 
-def find_runs(
-    models: Sequence[Model], patterns: Mapping[str, str], home: Path
-) -> dict[str, list[SavedRun]]:
+def find_runs(models: Sequence[Model], patterns: Mapping[str, str], home: Path) -> Runs:
     """Where the runs of each name are, or would be: one, or one for each seed of a pattern.
+
+    Refuses, by `InputError`, two models of one name and a discriminator of a model nobody named.
 
     Args:
         patterns: name -> folder, or pattern of folders, of finished runs: in the place of models of
-            these names, or beside them.
+            these names, or beside them; see `check_trainings`.
         home: of all others.
-
-    Raises:
-        InputError: two models of one name, a folder that is no finished run, a pattern of runs that
-            differ in more than their seeds, or a discriminator of a model that nobody named.
     """
     runs = {model.name: [SavedRun(home / model.name)] for model in models}
     if len(runs) < len(models):
@@ -80,12 +77,6 @@ def find_runs(
         matches = [] if Path(pattern).is_dir() else map(Path, sorted(glob(pattern)))
         folders = [path for path in matches if path.is_dir()] or [Path(pattern)]
         runs[name] = [SavedRun(folder) for folder in folders]
-        for run in runs[name]:
-            if not run.finished:
-                raise InputError(
-                    f"{run.folder}, given for {name!r}, is not a finished run: let its training "
-                    "end, or name another folder"
-                )
         check_trainings(name, runs[name])
     for model in models:
         if model.of is not None and model.of not in runs:
@@ -101,72 +92,58 @@ ASIDE = {
 
 
 def check_trainings(name: str, runs: Sequence[SavedRun]) -> None:
-    """Refuse runs, given as those called `name`, that are no trainings of one model.
-
-    Raises:
-        InputError: several whose kinds or settings differ in more than seeds and the like, or
-            whose seeds or weights do not differ.
+    """Refuse, by `InputError`, runs given as those called `name` that are no finished trainings of
+    one model: kinds and settings other than `ASIDE` must be equal, seeds and weights differ.
     """
-    if len(runs) == 1:
-        return
-    configs = [run.config for run in runs]
-    recipes = [
-        {"kind": run.kind if run.network_name in MODELS else "guide"}
-        | {setting: value for setting, value in config.items() if setting not in ASIDE}
-        for run, config in zip(runs, configs, strict=True)
-    ]
-    first, advice = recipes[0], "narrow the pattern, or give each its own name in --runs"
-    for run, recipe in zip(runs, recipes, strict=True):
-        names = sorted(first.keys() | recipe.keys())
-        if changed := [each for each in names if first.get(each) != recipe.get(each)]:
+    records = []
+    for run in runs:
+        if not run.finished:
             raise InputError(
-                f"{runs[0].folder} and {run.folder}, both given for {name!r}, differ in "
-                f"{', '.join(changed)}: expected trainings of one model that differ in their "
-                f"seeds; {advice}"
+                f"{run.folder}, given for {name!r}, is not a finished run: let its training end, "
+                "or name another folder"
             )
-    # Guides of differently seeded models may have one seed.
-    seeds = [str((config.get("run"), config.get("seed"))) for config in configs]
-    for trait, values in (("seed", seeds), ("weights", [run.fingerprint for run in runs])):
-        for run, value in zip(runs, values, strict=True):
-            twin = runs[values.index(value)]
-            if twin is not run:
-                raise InputError(
-                    f"{twin.folder} and {run.folder}, both given for {name!r}, have the same "
-                    f"{trait}: expected trainings with different seeds; {advice}"
-                )
-
-
-def needed(models: Sequence[Model], used: Collection[str]) -> list[Model]:
-    """The models that methods use, and those that are judged by discriminators that they use."""
-    judged = {model.of for model in models if model.name in used}
-    return [model for model in models if model.name in used or model.name in judged]
+        if len(runs) > 1:
+            kind, config = run.kind if run.network_name in MODELS else "guide", run.config
+            recipe = {"kind": kind} | {k: v for k, v in config.items() if k not in ASIDE}
+            # Guides of differently seeded models may have one seed.
+            seed = config.get("run"), config.get("seed")
+            records.append((run.folder, recipe, {"seed": seed, "weights": run.fingerprint}))
+    for (folder, recipe, traits), (other, other_recipe, other_traits) in combinations(records, 2):
+        names = sorted(recipe.keys() | other_recipe.keys())
+        changed = [each for each in names if recipe.get(each) != other_recipe.get(each)]
+        same = [trait for trait in traits if traits[trait] == other_traits[trait]]
+        if changed:
+            fault = f"differ in {', '.join(changed)}"
+            expected = "trainings of one model that differ in their seeds"
+        elif same:
+            fault, expected = f"have the same {same[0]}", "trainings with different seeds"
+        else:
+            continue
+        raise InputError(
+            f"{folder} and {other}, both given for {name!r}, {fault}: expected {expected}; narrow "
+            "the pattern, or give each its own name in --runs"
+        )
 
 
 def same_data(runs: Sequence[SavedRun]) -> DataSettings:
-    """What all of these runs were trained on.
-
-    Raises:
-        InputError: they were trained on different data.
-    """
+    """What all of these runs were trained on; different data is refused by `InputError`."""
     names = ("path", "resolution", "channels", "held_out")  # what decides which examples there are
-    first, *others = ({name: getattr(run.data, name) for name in names} for run in runs)
-    for run, data in zip(runs[1:], others, strict=True):
-        if data != first:
+    parts = [{name: getattr(run.data, name) for name in names} for run in runs]
+    for run, data in zip(runs, parts, strict=True):
+        if data != parts[0]:
             raise InputError(
                 f"{run.folder} was trained on other data than {runs[0].folder} ({data} and "
-                f"{first}): compare models of one data set and resolution"
+                f"{parts[0]}): compare models of one data set and resolution"
             )
     return runs[0].data
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """The training of one model among the runs of a comparison; `data` is a path in the place of
-    the one in its settings.
-    """
+    """How a model among `runs` is trained; `data` is a path instead of the one in its settings."""
 
     model: Model
-    runs: Mapping[str, Sequence[SavedRun]]
+    runs: Runs
     seed: int
     data: str | None
 
@@ -177,11 +154,7 @@ class Training:
 
     @property
     def arguments(self) -> list[str]:
-        """Of the training script.
-
-        Raises:
-            InputError: a discriminator of a model that was trained several times.
-        """
+        """Of the script; a discriminator of several trainings is refused by `InputError`."""
         model, path = self.model, self.model.file.resolve()
         inside = path.is_relative_to(Path.cwd())  # then as a person in this folder would name it
         words = ["--config", str(path.relative_to(Path.cwd()) if inside else model.file)]
@@ -210,20 +183,15 @@ class Training:
         model = self.model
         config = hashlib.sha256(model.file.read_bytes()).hexdigest()
         recipe = {"script": model.script, "config": config, "of": model.of, "seed": self.seed}
-        return {**recipe, "arguments": dict(model.arguments or {}), "data": self.data}
+        return recipe | {"arguments": dict(model.arguments or {}), "data": self.data}
 
     def check(self) -> None:
-        """Refuse a run of this comparison that was trained by other settings than it has now.
-
-        Raises:
-            InputError: see above; also for a finished run whose settings nobody recorded.
-        """
+        """Refuse, by `InputError`, a run of other settings than now, or of unrecorded ones."""
         name, folder = self.model.name, self.run.folder
         record = _record(folder)
-        if not (folder / "config.yaml").is_file():
-            return  # a training that failed before it began leaves a record only
         before = json.loads(record.read_text()) if record.is_file() else None
-        if before != self.recipe:
+        # A training that failed before it began leaves a record only.
+        if (folder / "config.yaml").is_file() and before != self.recipe:
             raise InputError(
                 f"{folder} was trained by other settings than {name} has now: choose another "
                 f'--out, or take it as it is with --runs \'{{"{name}": "{folder}"}}\''
@@ -232,16 +200,18 @@ class Training:
     def to_the_end(self) -> None:
         """Run the training script; its bar is shown, its table goes to `NAME.log`.
 
-        Raises:
-            RunError: it failed; it has said why.
-            Interrupted: a signal came; the training was told, and has saved.
+        `RunError` if it failed and has said why, `Interrupted` if a signal came and it has saved.
         """
         name, folder = self.model.name, self.run.folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(_record(folder), json.dumps(self.recipe))
         sys.stderr.write(f"training {name}: {self.command}\n")
         call = [sys.executable, HERE / f"{self.model.script}.py", *self.arguments]
-        before = signal.signal(signal.SIGTERM, _leave)
+
+        def leave(number: int, _: object) -> None:
+            raise Interrupted(number, "stopped; the same command goes on from there")
+
+        before = signal.signal(signal.SIGTERM, leave)
         with folder.with_name(f"{name}.log").open("w") as log:
             child = subprocess.Popen(call, stdout=log)
             try:
@@ -254,10 +224,6 @@ class Training:
             raise RunError(
                 f"{name} could not be trained (exit status {child.returncode}; its reason is above)"
             )
-
-
-def _leave(number: int, frame: FrameType | None) -> NoReturn:
-    raise Interrupted(number, "stopped; the same command goes on from there")
 
 
 def _record(folder: Path) -> Path:

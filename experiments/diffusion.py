@@ -5,11 +5,11 @@ With `--adversarial.source` a discriminator takes part in the training (see `hyb
 
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from hybridgen import AdversarialTerm, DataSettings, DiffusionTraining, load_data, train_diffusion
 from hybridgen.cli import command
-from hybridgen.data.load import DataSettings, load_data
 from hybridgen.errors import InputError
 from hybridgen.evaluation.evaluator import NEIGHBOURS
 from hybridgen.evaluation.fit import MonitoredRunSettings, finished, fit, monitored
@@ -20,10 +20,7 @@ from hybridgen.networks.build import (
     build_denoiser,
     build_discriminator,
 )
-from hybridgen.protocols import Sampler
 from hybridgen.sampling.build import SamplerSettings, build_sampler
-from hybridgen.training.adversarial_term import AdversarialTerm
-from hybridgen.training.diffusion import DiffusionTraining, train_diffusion
 from hybridgen.training.run import Run
 from hybridgen.training.setup import accelerator_for, build_adversarial, start
 from hybridgen.training.step import batches_of
@@ -59,10 +56,9 @@ class Diffusion(MonitoredRunSettings):
                 "the discriminator of an adversarial term compares at many noise levels and must "
                 "know them: set discriminator.noise_conditional true"
             )
-        if self.final_samples is not None and self.final_samples <= NEIGHBOURS:
-            raise InputError(
-                f"final_samples must be more than {NEIGHBOURS}, got {self.final_samples}"
-            )
+        count = self.final_samples
+        if count is not None and count <= NEIGHBOURS:
+            raise InputError(f"final_samples must be more than {NEIGHBOURS}, got {count}")
 
 
 def main(settings: Diffusion) -> None:
@@ -90,10 +86,7 @@ def main(settings: Diffusion) -> None:
         seed=settings.seed,
         resume=lambda state: run.resume(state),
     )
-
-    def sampler(model: Any) -> Sampler:
-        return build_sampler(settings.sampler, model, source.shape)
-
+    sampler = partial(build_sampler, settings.sampler, shape=source.shape)
     parameters = sum(p.numel() for p in denoiser.parameters())
     facts = {"parameters": parameters, "denoiser_calls": sampler(denoiser).cost.denoiser}
     with Run(folder, settings, accelerator, facts={"examples": source.size}) as run:

@@ -84,18 +84,17 @@ def main(settings: Endurance) -> None:
         raise RunError(f"the weights in {killed} are not those in {straight}")
 
 
-def train(settings: Endurance, folder: Path) -> None:
-    """The command `experiments/gan.py`, what it says in a file."""
-    numbers = ["--training.steps", str(settings.steps), "--seed", str(settings.seed)]
-    with (settings.out / f"{folder.name}.log").open("ab") as log:
-        for descriptor in (1, 2):
-            os.dup2(log.fileno(), descriptor)
-    sys.exit(command(gan.main, gan.Gan, [*TRAINING, *numbers, "--out", str(folder)]))
-
-
 def start(settings: Endurance, folder: Path) -> BaseProcess:
-    """`train` in a process of its own, forked: what it imports is here."""
-    process = multiprocessing.get_context("fork").Process(target=train, args=(settings, folder))
+    """`experiments/gan.py` as a fork of this process, which has its imports; it talks to a file."""
+    numbers = ["--training.steps", str(settings.steps), "--seed", str(settings.seed)]
+
+    def train() -> None:
+        with folder.with_name(f"{folder.name}.log").open("ab") as log:
+            for descriptor in (1, 2):
+                os.dup2(log.fileno(), descriptor)
+        sys.exit(command(gan.main, gan.Gan, [*TRAINING, *numbers, "--out", str(folder)]))
+
+    process = multiprocessing.get_context("fork").Process(target=train)
     process.start()
     return process
 
@@ -108,9 +107,8 @@ def train_to_the_end(settings: Endurance, folder: Path) -> float:
         time.sleep(0.01)
     start_up = time.monotonic() - started
     process.join()
-    if process.exitcode != 0:
-        log = f"{settings.out / folder.name}.log"
-        raise RunError(f"training in {folder} ended with status {process.exitcode}: see {log}")
+    if status := process.exitcode:
+        raise RunError(f"training in {folder} ended with status {status}: see {folder}.log")
     return start_up
 
 
@@ -125,19 +123,16 @@ def kill_once(
     started, before = time.monotonic(), saved(folder)
     share = (settings.steps - before) / (left + 1)
     goal = before + draws.uniform(0, 1.5 * share)
-    early = draws.random() < 0.25
-    fraction = draws.random()
+    early, fraction = draws.random() < 0.25, draws.random()
     process = start(settings, folder)
-    if early:
-        time.sleep(fraction * start_up)
-    else:
-        reached = [time.monotonic()]  # when each new checkpoint was seen
-        while process.is_alive() and (saved(folder) < goal or len(reached) < 3):
-            if saved(folder) > before:
-                before = saved(folder)
-                reached.append(time.monotonic())
-            time.sleep(0.001)
-        time.sleep(fraction * (reached[-1] - reached[-2]) if len(reached) > 2 else 0)
+    reached = [time.monotonic()]  # when each new checkpoint was seen
+    while not early and process.is_alive() and (saved(folder) < goal or len(reached) < 3):
+        if saved(folder) > before:
+            before = saved(folder)
+            reached.append(time.monotonic())
+        time.sleep(0.001)
+    between = reached[-1] - reached[-2] if len(reached) > 2 else 0
+    time.sleep(fraction * (start_up if early else between))
     process.kill()
     process.join()
     if process.exitcode not in (-9, 0):

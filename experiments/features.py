@@ -9,19 +9,17 @@
 
 import math
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from hybridgen import DataSettings, load_data
 from hybridgen.cli import command
-from hybridgen.data.load import DataSettings, load_data
-from hybridgen.data.source import Batch, Part, Shard
+from hybridgen.data.source import Shard
 from hybridgen.errors import InputError
 from hybridgen.evaluation.fit import finished
 from hybridgen.metrics.features import SHIPPED, LeNet, extract
@@ -29,8 +27,7 @@ from hybridgen.training.run import Run
 from hybridgen.training.settings import RunSettings, check_positive
 from hybridgen.training.setup import accelerator_for, start_trackers
 
-EVERYTHING = 1_000_000
-"""More examples than any data set here has."""
+EVERYTHING = 1_000_000  # more examples than any data set here has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +80,22 @@ def jitter(x: Tensor, config: FeatureTraining, generator: torch.Generator) -> Te
     return F.grid_sample(x, where, padding_mode="border", align_corners=False)
 
 
-def train_features(
-    network: LeNet, batches: Iterator[Batch], settings: FeatureExperiment, accelerator: Accelerator
-) -> None:
-    """Cross-entropy with AdamW."""
-    config, generator = settings.training, torch.Generator().manual_seed(settings.seed)
+def main(settings: FeatureExperiment) -> None:
+    seed, config = settings.seed, settings.training
+    source = load_data(replace(settings.data, labels=True))
+    if source.shape not in SHIPPED:
+        raise InputError(f"expected one of the image shapes {list(SHIPPED)}, got {source.shape}.")
+    folder = settings.out or Path("runs", "features", f"{source.name}-seed{seed}")
+    accelerator = accelerator_for(folder, RunSettings(seed=seed, threads=settings.threads))
+    batches = source.batches(Shard(batch=config.batch, seed=seed))
+    network = LeNet(resolution=source.shape[-1], classes=source.classes)
+    run = Run(folder, settings, accelerator)
+    if finished(run):
+        return
+    run.log_file.forget_after(0)
+    start_trackers(accelerator, "hybridgen-features", run.config)
+
+    generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(network.parameters(), config.lr, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, config.steps)
     network.train()
@@ -104,32 +112,14 @@ def train_features(
             accelerator.log({"loss": loss.item()}, step=step)
     network.eval()
 
-
-def main(settings: FeatureExperiment) -> None:
-    seed, training = settings.seed, settings.training
-    source = load_data(replace(settings.data, labels=True))
-    if source.shape not in SHIPPED:
-        raise InputError(f"expected one of the image shapes {list(SHIPPED)}, got {source.shape}.")
-    folder = settings.out or Path("runs", "features", f"{source.name}-seed{seed}")
-    accelerator = accelerator_for(folder, RunSettings(seed=seed, threads=settings.threads))
-    batches = source.batches(Shard(batch=training.batch, seed=seed))
-    network = LeNet(resolution=source.shape[-1], classes=source.classes)
-    run = Run(folder, settings, accelerator)
-    if finished(run):
-        return
-    run.log_file.forget_after(0)
-    start_trackers(accelerator, "hybridgen-features", run.config)
-    train_features(network, batches, settings, accelerator)
-    seconds = run.seconds
-    network.standardise_over(source.reference("train", EVERYTHING)[0])
+    seconds, figures = run.seconds, {}
+    train = source.reference("train", EVERYTHING)
+    held_out = source.reference("held_out", EVERYTHING)
+    network.standardise_over(train[0])
     network.save_pretrained(folder / "network")
-
-    def accuracy(part: Part) -> float:
-        x, label = source.reference(part, EVERYTHING)
-        return float((extract(network, x)[1] == label).double().mean())
-
-    figures = {"accuracy": accuracy("held_out"), "train_accuracy": accuracy("train")}
-    run.finish({**figures, "seconds": seconds, "steps": training.steps})
+    for name, (x, label) in {"accuracy": held_out, "train_accuracy": train}.items():
+        figures[name] = float((extract(network, x)[1] == label).double().mean())
+    run.finish({**figures, "seconds": seconds, "steps": config.steps})
     run.say(f"{folder}: {figures['accuracy']:.2%} of the held-out images recognised")
 
 

@@ -4,9 +4,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hybridgen import DataSettings, GanTraining, SinglePass, load_data, train_gan
 from hybridgen.cli import command
 from hybridgen.data.augment import AugmentSettings
-from hybridgen.data.load import DataSettings, load_data
 from hybridgen.evaluation.fit import MonitoredRunSettings, finished, fit, monitored
 from hybridgen.evaluation.monitor import Monitor
 from hybridgen.networks.build import (
@@ -15,8 +15,6 @@ from hybridgen.networks.build import (
     build_discriminator,
     build_generator,
 )
-from hybridgen.sampling.samplers import SinglePass
-from hybridgen.training.gan import GanTraining, train_gan
 from hybridgen.training.run import Run
 from hybridgen.training.settings import AdversarialSettings
 from hybridgen.training.setup import accelerator_for, build_adversarial, start
@@ -37,32 +35,28 @@ class Gan(MonitoredRunSettings):
 
 def main(settings: Gan) -> None:
     source = load_data(settings.data)
-    folder = settings.out or Path("runs", "gan", f"{source.name}-seed{settings.seed}")
+    latent, seed = settings.generator.latent, settings.seed
+    folder = settings.out or Path("runs", "gan", f"{source.name}-seed{seed}")
     accelerator = accelerator_for(folder, settings)
     # Whatever is wrong with the data or the settings is said before the folder is made.
-    batches = batches_of(source, accelerator, batch=settings.training.batch, seed=settings.seed)
-    latent = settings.generator.latent
+    batches = batches_of(source, accelerator, batch=settings.training.batch, seed=seed)
+    generator = build_generator(settings.generator, source.shape, source.classes)
+    discriminator = build_discriminator(settings.discriminator, source.shape, source.classes)
     steps = train_gan(
-        build_generator(settings.generator, source.shape, source.classes),
-        build_adversarial(
-            build_discriminator(settings.discriminator, source.shape, source.classes),
-            settings.adversarial,
-            settings.augment,
-        ),
+        generator,
+        build_adversarial(discriminator, settings.adversarial, settings.augment),
         batches,
         settings.training,
         accelerator,
         latent=latent,
-        seed=settings.seed,
+        seed=seed,
         resume=lambda state: run.resume(state),
     )
     with Run(folder, settings, accelerator, facts={"examples": source.size}) as run:
         if finished(run):
             return
         start(run, "hybridgen-gan", settings)
-        monitor = Monitor(
-            folder, source, sampler=lambda model: SinglePass(model, (latent,)), seed=settings.seed
-        )
+        monitor = Monitor(folder, source, sampler=lambda g: SinglePass(g, (latent,)), seed=seed)
         show = ("discriminator", "generator")
         conclude, between = monitored(run, settings, settings.training, monitor, "generator")
         fit(run, steps, settings, settings.training, conclude, between=between, show=show)

@@ -12,10 +12,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from hybridgen import Augment, GuideTraining, load_data, load_guide, load_network, train_guide
 from hybridgen.cli import command
-from hybridgen.data.augment import Augment, AugmentSettings
+from hybridgen.data.augment import AugmentSettings
 from hybridgen.data.images import split_validation
-from hybridgen.data.load import load_data
 from hybridgen.data.source import Shard, Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.density_ratio import LogRatio, calibrated
@@ -29,16 +29,14 @@ from hybridgen.evaluation.guide import (
 from hybridgen.evaluation.guide_data import GuideData
 from hybridgen.evaluation.monitor import table
 from hybridgen.evaluation.plots import curves
-from hybridgen.evaluation.runs import SavedRun, load_guide
+from hybridgen.evaluation.runs import SavedRun
 from hybridgen.networks.build import (
     DiscriminatorSettings,
     add_noise_conditioning,
     build_discriminator,
-    load_network,
 )
 from hybridgen.sampling.build import SamplerSettings
 from hybridgen.training.checkpoint import save_network, write_atomically
-from hybridgen.training.guide import GuideTraining, train_guide
 from hybridgen.training.run import Run
 from hybridgen.training.settings import RunSettings
 from hybridgen.training.setup import accelerator_for, start
@@ -156,11 +154,7 @@ def main(settings: GuideExperiment) -> None:
 
 
 def initial_discriminator(settings: GuideExperiment, source: Source) -> Any:
-    """A new discriminator, or that of a GAN made to know the noise level.
-
-    Raises:
-        InputError: the GAN's is of another kind of data.
-    """
+    """A new discriminator, or that of a GAN of such data, made to know the noise level."""
     if settings.start is None:
         return build_discriminator(settings.discriminator, source.shape, source.classes)
     discriminator: Any = add_noise_conditioning(load_network(Path(settings.start, "discriminator")))
@@ -181,17 +175,16 @@ def conclude(
     step: Step,
 ) -> None:
     """Save the guide, validate and calibrate it, try it on its model, and say so."""
-    seconds, best, validation = run.seconds, step.state["best"], held_out()
-    save_network(best, run.folder / "discriminator")
-    curves(run.log_file.rows(), run.folder / "curves.png")
-    outcome, figures = evaluate_guide(validation, best, run.folder)
+    folder, seconds, best, validation = run.folder, run.seconds, step.state["best"], held_out()
+    save_network(best, folder / "discriminator")
+    curves(run.log_file.rows(), folder / "curves.png")
+    outcome, figures = evaluate_guide(validation, best, folder)
     calibration, calibration_figures = calibrated(best, validation)
     low, high = window = validation.window(best)
     model, significant = replace(model, window=window), outcome.significant
     if model.denoiser is None:
         ratio = LogRatio(discriminator=best, calibration=calibration)
-        samples = settings.final_samples
-        results = refinement_results(model, ratio, source, run.folder, samples=samples)
+        results = refinement_results(model, ratio, source, folder, samples=settings.final_samples)
     else:
         results = guidance_results(model, best, source, settings, run, significant=significant)
     guide = {
@@ -205,7 +198,7 @@ def conclude(
         "model": model.fingerprint,
         "log_ratio": asdict(calibration),
     }
-    write_atomically(run.folder / "guide.json", json.dumps(guide, indent=1) + "\n")
+    write_atomically(folder / "guide.json", json.dumps(guide, indent=1) + "\n")
     run.accelerator.end_training()
     progress = {"steps": step.number, "best_step": step.state["best_checkpoint"].step}
     result = {**progress, "seconds": seconds, **figures, **calibration_figures, **results}
@@ -213,7 +206,7 @@ def conclude(
     print(table(result))
     scale = "" if model.denoiser is None else f"; scale {guide['scale']:g} is chosen"
     print(outcome.sentence + scale)
-    print(f"the discriminator and its pictures are in {run.folder}")
+    print(f"the discriminator and its pictures are in {folder}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from hybridgen.cli import command
 from hybridgen.errors import InputError, RunError
 from hybridgen.training.checkpoint import write_atomically
 
-Script = Literal["gan", "diffusion", "hybrid"]
 Figures = dict[str, float | None]
 
 
@@ -35,7 +34,7 @@ class Seeds:
         out: one run folder a seed, `table.md` and `result.json`.
     """
 
-    script: Script = "gan"
+    script: Literal["gan", "diffusion", "hybrid"] = "gan"
     seeds: int = 10
     jobs: int = 1
     out: Path = Path("runs/seeds")
@@ -87,16 +86,14 @@ def summary(results: list[Figures]) -> tuple[Figures, str]:
     figures: Figures = {"seeds": len(results)}
     rows = ["| figure | mean | standard error | least | greatest | floor |", "| --- " * 6 + "|"]
     for name in dict.fromkeys(name for result in results for name in result):
-        values = [result.get(name) for result in results]
-        finite = [value for value in values if value is not None]
-        whole = len(finite) == len(values)
-        error = stdev(finite) / math.sqrt(len(finite)) if len(finite) > 1 else 0.0
-        figures[name] = fmean(finite) if whole else None
-        figures[f"{name}_se"] = error if whole else None
+        values = [math.inf if (v := result.get(name)) is None else v for result in results]
+        mean = error = fmean(values)
+        if mean < math.inf:
+            error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+        figures[name], figures[f"{name}_se"] = (None if x == math.inf else x for x in (mean, error))
         if not name.startswith("floor_"):
-            numbers = [figures[name], figures[f"{name}_se"], min(finite, default=None)]
-            numbers += [max(finite) if whole else None]
-            cells = ["infinite" if n is None else f"{n:.4g}" for n in numbers]
+            numbers = [mean, error, min(values), max(values)]
+            cells = ["infinite" if n == math.inf else f"{n:.4g}" for n in numbers]
             floor = results[0].get(f"floor_{name}")
             cells.append("" if floor is None else f"{floor:.4g}")
             rows.append(f"| {name} | " + " | ".join(cells) + " |")

@@ -89,7 +89,8 @@ def test_a_small_run_leaves_flat_finite_figures_and_a_table(script, tmp_path, ca
 
 def test_penalties_take_time_and_the_contestants_start_alike(script):
     gan = read_settings(script.Gan, ["--config", str(script.CONFIGS / "gan" / "ring.yaml")])
-    loops = script.gan_loops(gan, load_data(gan.data), Accelerator(cpu=True), 0)
+    size = script.Benchmark().size
+    loops, _ = script.gan_tasks(gan, load_data(gan.data), Accelerator(cpu=True), size)
     parts = {name: next(loops[name]).losses for name in loops if name != "plain"}
     assert {"r1", "r2"} <= parts["ours"].keys() & parts["finite_difference"].keys()
     assert not {"r1", "r2"} & parts["unpenalised"].keys()
@@ -156,11 +157,11 @@ def test_settings_out_of_range_are_refused(script, wrong):
 def test_a_ratio_of_medians_ignores_what_slows_both_for_a_while(script):
     under = [1.0] * 30 + [9.0] * 10
     over = [2 * seconds for seconds in under]
-    assert script.ratio_of_medians(over, under) == (2, 2, 2)
+    assert script.ratio("x", over, under) == {"x": 2, "x_low": 2, "x_high": 2}
 
 
 def test_a_ratio_of_one_round_has_no_width(script):
-    assert script.ratio_of_medians([3.0], [2.0]) == (1.5, 1.5, 1.5)
+    assert set(script.ratio("x", [3.0], [2.0]).values()) == {1.5}
 
 
 def test_the_interval_holds_the_ratio_and_narrows_with_more_rounds(script):
@@ -168,7 +169,7 @@ def test_the_interval_holds_the_ratio_and_narrows_with_more_rounds(script):
 
     def interval(rounds):
         over, under = (1 + 0.1 * torch.randn(2, rounds, generator=draws)).tolist()
-        value, low, high = script.ratio_of_medians(over, under)
+        value, low, high = script.ratio("x", over, under).values()
         assert low < value < high
         return low, high
 
@@ -181,4 +182,4 @@ def test_the_interval_holds_the_ratio_and_narrows_with_more_rounds(script):
 @pytest.mark.parametrize(("over", "under"), [([], []), ([1.0], [1.0, 2.0])])
 def test_times_of_other_rounds_are_refused(script, over, under):
     with pytest.raises(ValueError, match="the same rounds"):
-        script.ratio_of_medians(over, under)
+        script.ratio("x", over, under)

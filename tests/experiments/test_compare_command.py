@@ -232,6 +232,19 @@ def test_missing_models_are_trained_in_the_order_of_their_list(script, tmp_path)
     assert [(model.name, model.script) for model in models] == [("gan", "gan"), ("judge", "guide")]
 
 
+def test_only_what_methods_use_is_trained_and_what_their_discriminators_judge(script, tmp_path):
+    models = (
+        script.Model(name="gan", script="gan", config="gan/digits"),
+        script.Model(name="judge", script="guide", config="guide/gan-digits", of="gan"),
+        script.Model(name="diffusion", script="diffusion", config="diffusion/digits"),
+        script.Model(name="other", script="gan", config="gan/ring"),
+    )
+    methods = (script.Method(name="a", model="diffusion", calls=(3,), guide="judge"),)
+    settings = script.Compare(models=models, methods=methods, train=True)
+    trainings = script.trainings_of(settings, script.find_runs(models, {}, tmp_path))
+    assert [training.model.name for training in trainings] == ["gan", "judge", "diffusion"]
+
+
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [

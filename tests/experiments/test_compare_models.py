@@ -90,12 +90,6 @@ def test_one_discriminator_is_not_trained_for_several_models(script, models, tmp
         _ = script.Training(model=models[1], runs=runs, seed=0, data=None).arguments
 
 
-def test_only_what_methods_use_is_trained_and_what_their_discriminators_judge(script, models):
-    other = script.Model(name="other", script="gan", config="gan/ring")
-    needed = script.needed((*models, other), {"discriminator"})
-    assert [model.name for model in needed] == ["gan", "discriminator"]
-
-
 def test_the_command_names_settings_data_seed_and_folder(script, models, tmp_path):
     runs = script.find_runs(models, {}, tmp_path)
     gan, discriminator = (
