@@ -37,6 +37,7 @@ from hybridgen.training.run import JsonLines
 from hybridgen.training.settings import RunSettings
 from hybridgen.training.setup import accelerator_for
 
+DEFAULT = CONFIGS / "compare" / "digits.yaml"
 LEAST = {"samples": FEWEST, "subsets": 8, "timing_batch": 1, "timing_rounds": 3}
 
 
@@ -244,7 +245,4 @@ def row_of(entries: Sequence[Entry], measured: Sequence[MeasuredEntry], cost: Sa
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    if not any(word.split("=")[0] == "--config" for word in arguments):
-        arguments = ["--config", str(CONFIGS / "compare" / "digits.yaml"), *arguments]
-    sys.exit(command(main, Compare, arguments, description=__doc__ or ""))
+    sys.exit(command(main, Compare, description=__doc__ or "", default_config=DEFAULT))
