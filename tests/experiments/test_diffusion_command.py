@@ -17,7 +17,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hybridgen.cli import command, read_settings
-from hybridgen.errors import InputError
 from hybridgen.evaluation.monitor import Monitor
 from hybridgen.networks.build import load_network
 
