@@ -38,7 +38,7 @@ def main(settings: Gan) -> None:
     latent, seed = settings.generator.latent, settings.seed
     folder = settings.out or Path("runs", "gan", f"{source.name}-seed{seed}")
     accelerator = accelerator_for(folder, settings)
-    # Whatever is wrong with the data or the settings is said before the folder is made.
+    # Nothing trains before `fit`: what is wrong is said before the folder is made by `Run`.
     batches = batches_of(source, accelerator, batch=settings.training.batch, seed=seed)
     generator = build_generator(settings.generator, source.shape, source.classes)
     discriminator = build_discriminator(settings.discriminator, source.shape, source.classes)
