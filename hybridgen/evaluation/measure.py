@@ -132,7 +132,7 @@ def measure(
     first_batch = tuple(each[:batch] for each in inputs)
     return Measurement(
         figures=evaluator(x),
-        cost=sampling_costs({"sampler": (sampler, first_batch)})["sampler"],
+        cost=sampling_costs({"the sampler": (sampler, first_batch)})["the sampler"],
         samples=x,
         warnings=evaluator.warnings,
     )

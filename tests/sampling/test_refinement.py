@@ -189,7 +189,7 @@ def test_the_cost_that_is_told_is_the_cost_that_is_counted(rounds):
 
 
 def test_a_measured_acceptance_is_what_the_cost_goes_by():
-    sampler = refined("rejection", 2, acceptance=0.5)
+    sampler = refined("rejection", 2, acceptance=0.5, log_bound=-800.0)
     assert sampler.cost == Cost(generator=1.75, discriminator_forward=1.75)
     assert refined("rejection", 2, log_bound=-1.0).cost.calls == 1
     assert sampler.noise_shape == (1,)
