@@ -8,48 +8,37 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 from compare_models import CONFIGS, Model, Training, find_runs, same_data
 from tqdm import tqdm
 
-from hybridgen import build_evaluator, load_data
 from hybridgen.cli import command
-from hybridgen.errors import InputError, RunError
-from hybridgen.evaluation.entries import Entry, Runs, build_entries
-from hybridgen.evaluation.measure import MeasuredEntry, measure_entry, picture_of, time_entries
-from hybridgen.evaluation.methods import Method, check_methods
-from hybridgen.evaluation.results import (
-    Comparison,
-    Row,
-    SamplingCost,
-    mean_over_trainings,
-    provenance,
-)
-from hybridgen.evaluation.runs import training_summary
-from hybridgen.metrics.registry import metric_of
-from hybridgen.metrics.two_sample import FEWEST
-from hybridgen.report import markdown
-from hybridgen.report.findings import headline
-from hybridgen.report.publish import publish
-from hybridgen.training.lock import lock_run_folder
-from hybridgen.training.run import JsonLines
-from hybridgen.training.settings import RunSettings
-from hybridgen.training.setup import accelerator_for
+from hybridgen.errors import InputError, RunError, quoted
+from hybridgen.evaluation.settings import Method, check_methods
+from hybridgen.metrics.registry import FEWEST, METRICS, metric_of
+from hybridgen.settings import Range, Seed, Settings
+from hybridgen.training.settings import RunSettings, Threads
+
+if TYPE_CHECKING:
+    import torch
+
+    from hybridgen.evaluation.entries import Entry, Runs
+    from hybridgen.evaluation.measure import MeasuredEntry
+    from hybridgen.evaluation.results import Comparison, Row, SamplingCost
 
 DEFAULT = CONFIGS / "compare" / "digits.yaml"
-LEAST = {"samples": FEWEST, "subsets": 8, "timing_batch": 1, "timing_rounds": 3}
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataPath:
+class DataPath(Settings):
     """Where the data of models still to be trained is, in the place of that in their settings."""
 
     path: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare:
+class Compare(Settings):
     """Settings of `experiments/compare.py`.
 
     Attributes:
@@ -77,28 +66,35 @@ class Compare:
     methods: tuple[Method, ...] = ()
     data: DataPath = field(default_factory=DataPath)
     quality: str | None = None
-    samples: int | None = None
-    subsets: int = 32
-    timing_batch: int = 64
-    timing_rounds: int = 15
-    seed: int = 0
+    samples: Annotated[int, Range(FEWEST, 1e6)] | None = None
+    subsets: Annotated[int, Range(8, 1_000)] = 32
+    timing_batch: Annotated[int, Range(1, 65_536)] = 64
+    timing_rounds: Annotated[int, Range(3, 1_000)] = 15
+    seed: Seed = 0
     out: Path = Path("runs/compare/digits")
-    threads: int | None = None
+    threads: Threads | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.methods or not (self.models or self.runs):
             raise InputError(
                 "there is nothing to compare: give methods, and models or runs, as "
                 "configs/compare/digits.yaml does"
             )
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name} must be at least {least}, got {value}")
+        ranking = [name for name, metric in METRICS.items() if metric.better is not None]
+        if self.quality not in (None, *ranking):
+            raise InputError(f"no metric {quoted(self.quality)}; there are {', '.join(ranking)}")
         check_methods(self.methods)
 
 
 def main(settings: Compare) -> None:
+    # Imported once the arguments are read: these take seconds.
+    from hybridgen.report import markdown
+    from hybridgen.report.findings import headline
+    from hybridgen.report.publish import publish
+    from hybridgen.training.lock import lock_run_folder
+    from hybridgen.training.setup import accelerator_for
+
     out = settings.out
     accelerator = accelerator_for(out, RunSettings(seed=settings.seed, threads=settings.threads))
     if accelerator.num_processes > 1:
@@ -121,7 +117,7 @@ def main(settings: Compare) -> None:
         print(f"the page is {out / 'report.html'}")
 
 
-def trainings_of(settings: Compare, runs: Runs) -> list[Training]:
+def trainings_of(settings: Compare, runs: "Runs") -> list[Training]:
     """Those of this comparison's own models that methods use, or whose discriminators they use, in
     their order; `InputError` for whatever is wrong with the settings, before anything is trained.
     """
@@ -157,9 +153,16 @@ def trainings_of(settings: Compare, runs: Runs) -> list[Training]:
 
 
 def compare(
-    settings: Compare, runs: Runs, commands: Mapping[str, str], device: torch.device
-) -> Comparison:
+    settings: Compare, runs: "Runs", commands: Mapping[str, str], device: "torch.device"
+) -> "Comparison":
     """Every method at every budget, measured on equal terms."""
+    from hybridgen import build_evaluator, load_data
+    from hybridgen.evaluation.entries import build_entries
+    from hybridgen.evaluation.measure import measure_entry, picture_of, time_entries
+    from hybridgen.evaluation.results import Comparison, mean_over_trainings, provenance
+    from hybridgen.evaluation.runs import training_summary
+    from hybridgen.training.run import JsonLines
+
     seed, folder = settings.seed, settings.out / "measured"
     used = dict.fromkeys(name for method in settings.methods for name in method.models)
     source = load_data(same_data([run for m in settings.methods for run in runs[m.model]]))
@@ -219,8 +222,12 @@ def compare(
     )
 
 
-def row_of(entries: Sequence[Entry], measured: Sequence[MeasuredEntry], cost: SamplingCost) -> Row:
+def row_of(
+    entries: Sequence["Entry"], measured: Sequence["MeasuredEntry"], cost: "SamplingCost"
+) -> "Row":
     """A row of the page: an entry, or the means of the entries of several trainings."""
+    from hybridgen.evaluation.results import Row, mean_over_trainings
+
     entry, number = entries[0], len(entries)
     details = {}
     for name in entry.details:

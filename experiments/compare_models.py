@@ -11,20 +11,22 @@ from dataclasses import dataclass
 from glob import glob
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from hybridgen.data.source import DataSettings
+from hybridgen.data.settings import DataSettings
 from hybridgen.errors import InputError, Interrupted, RunError
-from hybridgen.evaluation.entries import Runs
-from hybridgen.evaluation.runs import MODELS, SavedRun
-from hybridgen.training.checkpoint import write_atomically
+from hybridgen.settings import Settings
+
+if TYPE_CHECKING:
+    from hybridgen.evaluation.entries import Runs
+    from hybridgen.evaluation.runs import SavedRun
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class Model(Settings):
     """One run, and what would train it.
 
     Attributes:
@@ -42,6 +44,9 @@ class Model:
     of: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if Path(self.name).name != self.name or "\\" in self.name:
+            raise InputError(f"a model's name is that of its folder, got {self.name!r}")
         if (self.script == "guide") != (self.of is not None):
             raise InputError(
                 f"{self.name}: a discriminator, and nothing else, is `of` a model; got script "
@@ -60,7 +65,7 @@ class Model:
         return shipped if shipped.is_file() else Path(self.config)
 
 
-def find_runs(models: Sequence[Model], patterns: Mapping[str, str], home: Path) -> Runs:
+def find_runs(models: Sequence[Model], patterns: Mapping[str, str], home: Path) -> "Runs":
     """Where the runs of each name are, or would be: one, or one for each seed of a pattern.
 
     Refuses, by `InputError`, two models of one name and a discriminator of a model nobody named.
@@ -70,6 +75,8 @@ def find_runs(models: Sequence[Model], patterns: Mapping[str, str], home: Path) 
             these names, or beside them; see `check_trainings`.
         home: of all others.
     """
+    from hybridgen.evaluation.runs import SavedRun
+
     runs = {model.name: [SavedRun(home / model.name)] for model in models}
     if len(runs) < len(models):
         raise InputError(f"models need different names, got {[model.name for model in models]}")
@@ -91,10 +98,12 @@ ASIDE = {
 """Settings in which trainings of one model may differ: a guide's `run` is the model it judges."""
 
 
-def check_trainings(name: str, runs: Sequence[SavedRun]) -> None:
+def check_trainings(name: str, runs: Sequence["SavedRun"]) -> None:
     """Refuse, by `InputError`, runs given as those called `name` that are no finished trainings of
     one model: kinds and settings other than `ASIDE` must be equal, seeds and weights differ.
     """
+    from hybridgen.evaluation.runs import MODELS
+
     records = []
     for run in runs:
         if not run.finished:
@@ -125,7 +134,7 @@ def check_trainings(name: str, runs: Sequence[SavedRun]) -> None:
         )
 
 
-def same_data(runs: Sequence[SavedRun]) -> DataSettings:
+def same_data(runs: Sequence["SavedRun"]) -> DataSettings:
     """What all of these runs were trained on; different data is refused by `InputError`."""
     names = ("path", "resolution", "channels", "held_out")  # what decides which examples there are
     parts = [{name: getattr(run.data, name) for name in names} for run in runs]
@@ -143,12 +152,12 @@ class Training:
     """How a model among `runs` is trained; `data` is a path instead of the one in its settings."""
 
     model: Model
-    runs: Runs
+    runs: "Runs"
     seed: int
     data: str | None
 
     @property
-    def run(self) -> SavedRun:
+    def run(self) -> "SavedRun":
         """Where it is, or would be."""
         return self.runs[self.model.name][0]
 
@@ -202,6 +211,8 @@ class Training:
 
         `RunError` if it failed and has said why, `Interrupted` if a signal came and it has saved.
         """
+        from hybridgen.training.checkpoint import write_atomically
+
         name, folder = self.model.name, self.run.folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(_record(folder), json.dumps(self.recipe))

@@ -13,15 +13,14 @@ import time
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Annotated
 
 import gan
-import torch
-from safetensors.torch import load_file
 from tqdm import tqdm
 
 from hybridgen.cli import command
 from hybridgen.errors import InputError, RunError
-from hybridgen.training.checkpoint import write_atomically
+from hybridgen.settings import Count, Range, Seed, Settings
 
 SAVE_EVERY = 3
 # Small, but with everything that has a state: batch normalisation, labels, schedules.
@@ -35,7 +34,7 @@ TRAINING = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Endurance:
+class Endurance(Settings):
     """Settings of `experiments/endurance.py`.
 
     Attributes:
@@ -45,20 +44,25 @@ class Endurance:
         out: the two runs, `killed.log` and `result.json`.
     """
 
-    kills: int = 20
-    steps: int = 300
-    seed: int = 0
+    kills: Annotated[int, Range(1, 10_000)] = 20
+    steps: Count = 300
+    seed: Seed = 0
     out: Path = Path("runs/endurance")
 
     def __post_init__(self) -> None:
-        if self.kills < 1 or self.steps < SAVE_EVERY * (self.kills + 2):
+        super().__post_init__()
+        if self.steps < SAVE_EVERY * (self.kills + 2):
             raise InputError(
-                f"need kills >= 1 and {SAVE_EVERY} steps for each and two more, got "
+                f"need {SAVE_EVERY} steps for each kill and two more, got "
                 f"kills={self.kills} and steps={self.steps}"
             )
 
 
 def main(settings: Endurance) -> None:
+    # Imported once the arguments are read; the trainings, which are forks, then have them too.
+    from hybridgen.evaluation import fit, monitor  # noqa: F401
+    from hybridgen.training.checkpoint import write_atomically
+
     straight, killed = settings.out / "straight", settings.out / "killed"
     if killed.exists():
         raise InputError(f"{killed} is there already: choose another --out")
@@ -147,6 +151,9 @@ def saved(folder: Path) -> int:
 
 def differences(one: Path, other: Path) -> int:
     """Tensors that are not equal bit for bit in the final weights of two runs."""
+    import torch
+    from safetensors.torch import load_file
+
     count = 0
     for name in ("generator", "discriminator"):
         a, b = (load_file(next((f / name).glob("*.safetensors"))) for f in (one, other))

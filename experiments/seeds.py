@@ -12,19 +12,19 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Literal
+from typing import Annotated, Literal
 
 from tqdm import tqdm
 
 from hybridgen.cli import command
-from hybridgen.errors import InputError, RunError
-from hybridgen.training.checkpoint import write_atomically
+from hybridgen.errors import RunError
+from hybridgen.settings import Range, Settings
 
 Figures = dict[str, float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seeds:
+class Seeds(Settings):
     """Settings of `experiments/seeds.py`; what follows `--` goes to the training script.
 
     Attributes:
@@ -35,16 +35,14 @@ class Seeds:
     """
 
     script: Literal["gan", "diffusion", "hybrid"] = "gan"
-    seeds: int = 10
-    jobs: int = 1
+    seeds: Annotated[int, Range(1, 10_000)] = 10
+    jobs: Annotated[int, Range(1, 256)] = 1
     out: Path = Path("runs/seeds")
-
-    def __post_init__(self) -> None:
-        if self.seeds < 1 or self.jobs < 1:
-            raise InputError(f"seeds and jobs must be at least 1, got {self.seeds}, {self.jobs}")
 
 
 def main(settings: Seeds) -> None:
+    from hybridgen.training.checkpoint import write_atomically  # takes seconds
+
     children: list[subprocess.Popen] = []
     with ThreadPoolExecutor(settings.jobs) as pool:
         runs = [pool.submit(run, settings, seed, children) for seed in range(settings.seeds)]

@@ -1,14 +1,17 @@
 """Settings from the command line: layered files, then `--a.b value`, checked before any work."""
 
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from hybridgen.errors import FailedElsewhere, InputError, Interrupted, RunError
+from hybridgen.errors import FailedElsewhere, InputError, Interrupted, RunError, one_line, quoted
+from hybridgen.settings import check, did_you_mean, hints, refusal
 
 S = TypeVar("S")
 
@@ -20,14 +23,18 @@ def read_settings(settings: type[S], argv: list[str] | None = None, description:
     Raises:
         InputError: an unknown name, a wrong type, or a value that a dataclass refuses.
     """
-    parser = ArgumentParser(description=description, exit_on_error=False)
+    parser = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="a YAML file with some of the settings")
     parser.add_class_arguments(settings, fail_untyped=False)
     try:
-        filled = parser.instantiate(parser.parse_args(argv))
+        values = parser.parse_args(argv)
+        check(settings, values)  # which knows whole names, such as `training.noise.std`
+        filled = parser.instantiate(values)
         return settings(**{name: value for name, value in filled.items() if name != "config"})
-    except ArgumentError as error:
-        raise InputError(_one_sentence(error)) from error
+    except InputError:
+        raise
+    except (ArgumentError, ValueError, TypeError, RecursionError) as error:  # of what was typed
+        raise InputError(_one_sentence(error, settings, parser.get_defaults().keys())) from error
 
 
 def command(
@@ -77,11 +84,31 @@ def _say(message: object, status: int, *, everywhere: bool = True) -> int:
     if rank == 0 or everywhere:
         who = f"process {rank}: " if rank else ""
         word = "error: " if status in (1, 2) else ""
-        print(f"{who}{word}{message}", file=sys.stderr, flush=True)
+        print(one_line(f"{who}{word}{message}"), file=sys.stderr, flush=True)
     return status
 
 
-def _one_sentence(error: Exception) -> str:
-    """The parser's message without its indented tree of attempts."""
-    lines = [line.strip(" -") for line in str(error).splitlines()]
-    return " ".join(line for line in lines if line)
+def _one_sentence(error: Exception, settings: type, names: Iterable[str]) -> str:
+    """The parser's message: which setting, what it may be, and what came."""
+    text = " ".join(line.strip(" -") for line in str(error).splitlines())
+    if unknown := _UNKNOWN.search(text):
+        name = ".".join(filter(None, unknown.groups()))
+        return f"there is no setting {quoted(name)}{did_you_mean(name, names)}"
+    value = _VALUE.search(text)
+    for name in reversed(_NAME.findall(text) if value else []):  # the innermost that is a path
+        hint: Any = settings
+        for field in name.split("."):
+            hint = hints(hint).get(field) if is_dataclass(hint) else None
+        if value and hint is not None:
+            return refusal(hint, value[1], name)
+    if text.startswith("Unexpected config"):
+        return "a file given with --config must hold names of settings and their values"
+    return text
+
+
+_UNKNOWN = re.compile(
+    r"unrecognized arguments: -*([^\s=]+)|Group '(\S+)' does not accept option '(\S+)'"
+    r"|Option '(\S+)' is not accepted"
+)
+_NAME = re.compile(r'Parser key "([\w.]+)"')
+_VALUE = re.compile(r".*(?:value:|load config|Exceeds the limit) (.*)")

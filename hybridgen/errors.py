@@ -1,10 +1,33 @@
 """The failures that a person at the command line meets, each explained in one sentence."""
 
+import re
+import reprlib
+
+_LONGEST = 300
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 60
+
+
+def quoted(value: object) -> str:
+    """What came, as a sentence can hold it: shortened in the middle."""
+    try:
+        return _repr.repr(value)
+    except ValueError:  # Python does not write whole numbers of more than 4300 digits
+        return "a number of thousands of digits"
+
+
+def one_line(text: str) -> str:
+    """The text in one line of at most 300 characters: long words, then all, lose their middle."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if len(text) > _LONGEST:
+        text = re.sub(r"\S{61,}", lambda word: f"{word[0][:28]}...{word[0][-28:]}", text)
+    half = (_LONGEST - 5) // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
+
 
 def reason(error: BaseException) -> str:
     """What an error, or better its cause, has to say: one line of bounded length."""
-    text = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
-    return text[:300].rstrip(".")
+    return one_line(str(error.__cause__ or error) or type(error).__name__).rstrip(".")
 
 
 class InputError(ValueError):

@@ -1,12 +1,12 @@
 """Augmentation of what a discriminator sees, so that it does not learn few images by heart."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from hybridgen.data.settings import AugmentSettings
 from hybridgen.errors import InputError
 
 _SHIFT = 0.125  # of the image's side
@@ -14,34 +14,6 @@ _TURN = 15.0  # degrees
 _ZOOM = 0.2  # standard deviation of log2
 _BRIGHTNESS = 0.2  # standard deviation, for values in [-1, 1]
 _CONTRAST = 0.5  # standard deviation of log2
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentSettings:
-    """How strongly real and generated images are changed before the discriminator sees them.
-
-    Attributes:
-        strength: probability p of each operation, for each image; the start if `adaptive`.
-        adaptive: move p so that the discriminator's `sign_accuracy` of real and fake stays near
-            `target`.
-        target: wanted `sign_accuracy`, the mean sign of real minus fake logits, below 1.
-        speed_images: images in which an adaptive p moves from 0 to 1.
-        flips: mirror half of the images left to right; wrong for digits and letters.
-    """
-
-    strength: float = 0.0
-    adaptive: bool = False
-    target: float = 0.6
-    speed_images: int = 500_000
-    flips: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise InputError(f"augment.strength must lie in [0, 1], got {self.strength}.")
-        if not -1 < self.target < 1:
-            raise InputError(f"augment.target must lie between -1 and 1, got {self.target}.")
-        if self.speed_images < 1:
-            raise InputError(f"augment.speed_images must be at least 1, got {self.speed_images}.")
 
 
 class Augment(nn.Module):

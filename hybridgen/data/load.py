@@ -6,9 +6,11 @@ from pathlib import Path
 
 from hybridgen.data.images import ImageSource, digits
 from hybridgen.data.points import MixturePoints
-from hybridgen.data.source import DataSettings, Source
-from hybridgen.errors import InputError
+from hybridgen.data.settings import DataSettings
+from hybridgen.data.source import Source
+from hybridgen.errors import InputError, quoted, reason
 from hybridgen.maths.mixtures import grid, ring
+from hybridgen.settings import check_memory
 
 _MIXTURES = {"ring": ring, "grid": grid}
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -45,19 +47,28 @@ def _images(settings: DataSettings) -> Source:
     from hybridgen.data.streamed import StreamedSource
     from hybridgen.data.tables import train_and_held_out
 
-    path = Path(settings.path).expanduser()
-    if path.exists():
+    try:
+        path = Path(settings.path).expanduser().resolve()
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:  # a name too long, a user that does not exist
+        raise InputError(
+            f"data.path {quoted(settings.path)} cannot be a folder: {reason(error)}"
+        ) from error
+    if not path.name:
+        raise InputError("data.path is the whole file system: name a folder of images")
+    if exists:
         tables = open_folder(path)
     elif _HUB_NAME.fullmatch(settings.path):
         tables = open_hub(settings.path)
     else:
-        raise InputError(f"there is no folder {settings.path!r}; correct data.path.")
+        raise InputError(f"there is no folder {quoted(settings.path)}; correct data.path.")
     train, held_out, classes = train_and_held_out(tables, settings)
     name, classes = path.name or settings.path, classes if settings.labels else 0
     gibibytes = (len(train) + len(held_out)) * math.prod(train.format.shape) / 2**30
     if gibibytes > settings.memory_limit:
         parts = {"train": train, "held_out": held_out}
         return StreamedSource(name=name, classes=classes, workers=settings.workers, **parts)
+    check_memory(gibibytes * 2**30, "the images", "lower data.memory_limit, so that they stream")
     return ImageSource(
         name=name,
         train=train.read_all(),

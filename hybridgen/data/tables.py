@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hybridgen.data.decode import ImageFormat, image_format, open_image
 from hybridgen.data.images import split
-from hybridgen.data.source import DataSettings
+from hybridgen.data.settings import DataSettings
 from hybridgen.errors import InputError
 
 _HELD_OUT_NAMES = ("test", "testing", "validation", "valid", "val", "dev", "eval")

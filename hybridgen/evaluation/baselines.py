@@ -8,10 +8,9 @@ from torch import Tensor
 from hybridgen.maths.mixtures import GaussianMixture, reverse_kl
 from hybridgen.metrics.modes import HIGH_QUALITY
 from hybridgen.metrics.neighbours import expected_coverage
+from hybridgen.metrics.registry import NEIGHBOURS
 from hybridgen.metrics.two_sample import detectable_accuracy
 
-NEIGHBOURS = 5
-"""k of precision, recall, density and coverage."""
 FEW = 1_000
 """Examples below which a two-sample test is a coarse one, and held-out data move every figure."""
 

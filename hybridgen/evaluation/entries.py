@@ -12,8 +12,8 @@ from torch import Tensor
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.guide import SampledModel
-from hybridgen.evaluation.methods import Budget, Method
 from hybridgen.evaluation.runs import SavedGuide, SavedRun, load_guide
+from hybridgen.evaluation.settings import Budget, Method
 from hybridgen.protocols import Sampler
 from hybridgen.sampling.refinement import Refined
 

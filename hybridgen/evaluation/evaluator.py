@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
-from hybridgen.evaluation.baselines import NEIGHBOURS, ideal_values, sample_size_warnings
+from hybridgen.evaluation.baselines import ideal_values, sample_size_warnings
 from hybridgen.maths.mixtures import GaussianMixture, reverse_kl
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.distances import (
@@ -37,7 +37,8 @@ from hybridgen.metrics.intervals import (
 )
 from hybridgen.metrics.modes import mode_coverage
 from hybridgen.metrics.neighbours import memorisation, nearest, neighbour_radii, prdc
-from hybridgen.metrics.two_sample import FEWEST, two_sample_test
+from hybridgen.metrics.registry import FEWEST, NEIGHBOURS
+from hybridgen.metrics.two_sample import two_sample_test
 
 Data = Source | tuple[Tensor, Tensor]
 

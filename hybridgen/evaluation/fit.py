@@ -1,42 +1,16 @@
 """From a training loop to a finished run: log, previews, evaluations, checkpoints, conclusion."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
 
-from hybridgen.errors import InputError
-from hybridgen.evaluation.evaluator import NEIGHBOURS
 from hybridgen.evaluation.monitor import Monitor, table
+from hybridgen.evaluation.settings import MonitoredRunSettings
 from hybridgen.training.checkpoint import save_network
 from hybridgen.training.run import Run
-from hybridgen.training.settings import OptimSettings, RunSettings, check_intervals
+from hybridgen.training.settings import OptimSettings, RunSettings
 from hybridgen.training.step import Step
-
-
-@dataclass(frozen=True, kw_only=True)
-class MonitoredRunSettings(RunSettings):
-    """How an experiment runs whose model is sampled and evaluated along the way.
-
-    Attributes:
-        sample_every: steps between two sample grids.
-        eval_every: steps between two evaluations on `eval_samples` samples.
-        eval_samples: samples for the metrics along the way; the last evaluation is as large as
-            the data allows.
-    """
-
-    sample_every: int = 100
-    eval_every: int = 500
-    eval_samples: int = 1_000
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_intervals(self, "sample_every", "eval_every")
-        if self.eval_samples <= NEIGHBOURS:
-            raise InputError(
-                f"eval_samples must be more than {NEIGHBOURS}, got {self.eval_samples}"
-            )
 
 
 def finished(run: Run) -> bool:

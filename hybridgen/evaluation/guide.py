@@ -22,10 +22,11 @@ from hybridgen.metrics.distances import frechet_distance
 from hybridgen.metrics.features import extract, feature_network
 from hybridgen.metrics.modes import mode_distance
 from hybridgen.protocols import Denoiser, Discriminator, Sampler
-from hybridgen.sampling.build import SamplerSettings, build_sampler
+from hybridgen.sampling.build import build_sampler
 from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.sampling.refinement import Refined
 from hybridgen.sampling.samplers import SinglePass, draw_samples
+from hybridgen.sampling.settings import SamplerSettings
 from hybridgen.training.run import Run
 from hybridgen.training.validation import CHANCE, LOWEST, HeldOutValidation, ValidationResult
 

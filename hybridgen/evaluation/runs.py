@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 from torch import nn
 
-from hybridgen.data.source import DataSettings
+from hybridgen.data.settings import DataSettings
 from hybridgen.errors import InputError
 from hybridgen.evaluation.density_ratio import Calibration, LogRatio
 from hybridgen.evaluation.plots import series

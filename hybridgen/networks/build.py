@@ -2,99 +2,37 @@
 
 import inspect
 import json
-from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import torch
 from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call
 
 from hybridgen.errors import InputError
-from hybridgen.networks.blocks import Activation
+from hybridgen.networks.blocks import eval_mode
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.networks.residual import ResidualDiscriminator, ResidualGenerator
+from hybridgen.networks.settings import (
+    DenoiserSettings,
+    DiscriminatorSettings,
+    GeneratorSettings,
+)
+from hybridgen.settings import check_memory
 
 N = TypeVar("N")
-Architecture = Literal["mlp", "dcgan", "residual"]
 _NETWORKS: dict[str, tuple[type[Any], type[Any]]] = {
     "mlp": (MlpGenerator, MlpDiscriminator),
     "dcgan": (DcganGenerator, DcganDiscriminator),
     "residual": (ResidualGenerator, ResidualDiscriminator),
 }
 """Generator and discriminator of each architecture."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratorSettings:
-    """The generator.
-
-    Attributes:
-        architecture: `mlp` for points; `residual` (R3GAN) or `dcgan` (2015) for images.
-        latent: entries of a noise vector.
-        width: units of a hidden layer, or channels at the finest resolution inside (for `dcgan`
-            half the image's).
-        depth: hidden layers, or residual blocks per resolution; ignored by `dcgan`.
-    """
-
-    architecture: Architecture = "dcgan"
-    latent: int = 64
-    width: int = 64
-    depth: int = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiscriminatorSettings:
-    """The discriminator.
-
-    Attributes:
-        architecture: `mlp` for points; `residual` (R3GAN) or `dcgan` (2015) for images.
-        width: units of a hidden layer, or channels at the finest resolution inside (for `dcgan`
-            half the image's).
-        depth: hidden layers, or residual blocks per resolution; ignored by `dcgan`.
-        frequencies: Fourier features a coordinate, for points: 8 let a guide see finer structure,
-            0 suits a GAN's discriminator.
-        noise_conditional: whether it looks at the noise level of its input.
-        activation: `leaky_relu`, or `silu` for a loss on the discriminator's gradient (score
-            matching).
-    """
-
-    architecture: Architecture = "dcgan"
-    width: int = 64
-    depth: int = 2
-    frequencies: int = 0
-    noise_conditional: bool = False
-    activation: Activation = "leaky_relu"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DenoiserSettings:
-    """The denoiser: a U-Net for images, an MLP on Fourier features for points.
-
-    Attributes:
-        widths: channels of the U-Net at each resolution, the largest first.
-        patch: pixels a side that the U-Net sees as one.
-        layers: residual blocks of the U-Net at each resolution.
-        attention: whether the U-Net's coarsest resolution has self-attention.
-        dropout: of the U-Net's residual blocks.
-        width: units of a hidden layer, for points.
-        depth: hidden layers, for points.
-        frequencies: Fourier features a coordinate, for points.
-        min_wavelength: the shortest, in units of the data's deviation, for points.
-        data_std: standard deviation of the data; if not given, 0.5 for images, 1 for points.
-    """
-
-    widths: tuple[int, ...] = (32, 64)
-    patch: int = 1
-    layers: int = 1
-    attention: bool = False
-    dropout: float = 0.0
-    width: int = 128
-    depth: int = 3
-    frequencies: int = 8
-    min_wavelength: float = 0.1
-    data_std: float | None = None
 
 
 def build_denoiser(
@@ -174,8 +112,6 @@ def _build(
     classes: int,
 ) -> ModelMixin:
     architecture = settings.architecture
-    if architecture not in _NETWORKS:
-        raise InputError(f"no architecture {architecture!r}; there are {sorted(_NETWORKS)}")
     if architecture == "mlp" and len(shape) != 1:
         raise InputError(
             f"architecture {architecture} is for points (d,), but the data has shape {shape}; "
@@ -194,7 +130,40 @@ def _configured(kind: type[N], settings: Any, shape: tuple[int, ...], classes: i
     names = inspect.signature(kind.__init__).parameters
     options = {k: v for k, v in vars(settings).items() if k in names and v is not None}
     axes = ("channels", "resolution") if len(shape) == 3 else ("dimension",)
-    return kind(**options, **dict(zip(axes, shape, strict=False), classes=classes))
+    options |= dict(zip(axes, shape, strict=False), classes=classes)
+    with torch.device("meta"):  # where weights have shapes and take no memory
+        outline: Any = kind(**options)
+    parameters = sum(weight.numel() for weight in outline.parameters())
+    copies = 5  # beside the weights, their gradient, Adam's two moments and the average
+    what = f"a {kind.__name__} of {parameters:.3g} weights"
+    check_memory(4 * copies * parameters, what, "lower its width or depth")
+    return kind(**options)
+
+
+def activation_bytes(network: ModelMixin) -> int:
+    """What a network of this package keeps of one sample until a backward pass: the least memory
+    that a sample of a batch takes.
+    """
+    config: Any = network.config
+    tensors = chain(network.named_parameters(), network.named_buffers())
+    weights = {name: x.to("meta") for name, x in tensors}  # shapes without memory
+    kept = [0, 0]
+
+    def pack(x: Tensor) -> Tensor:
+        kept[-1] += x.numel() * x.element_size()
+        return x
+
+    for rows in (1, 2):  # the second keeps one sample more
+        kept = [kept[1], 0]
+        zeros = partial(torch.zeros, rows, device="meta")
+        generates = "latent" in config
+        inputs: list[Tensor | None] = (
+            [zeros(config["latent"])] if generates else [zeros(*network.shape), zeros()]
+        )
+        inputs.append(zeros(dtype=torch.long) if config["classes"] else None)
+        with eval_mode(network), saved_tensors_hooks(pack, lambda x: x):
+            functional_call(network, weights, tuple(inputs))
+    return kept[1] - kept[0]
 
 
 def add_noise_conditioning(discriminator: ModelMixin) -> ModelMixin:

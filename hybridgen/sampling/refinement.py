@@ -8,16 +8,16 @@ stays missing.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from hybridgen.maths.rng import rng_from
 from hybridgen.protocols import Cost, Sampler
+from hybridgen.sampling.settings import How
 
 LogRatio = Callable[[Tensor, Tensor | None], Tensor]
-How = Literal["rejection", "metropolis_hastings", "importance"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

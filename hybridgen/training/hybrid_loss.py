@@ -11,13 +11,8 @@ from torch import Tensor, nn
 from hybridgen.losses.adaptive import adaptive_weight
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.losses.denoising import denoising_loss, noised
-from hybridgen.maths.noise import LogNormal
-from hybridgen.training.adversarial_term import (
-    AdversarialTerm,
-    TermNoise,
-    discriminator_pair,
-    fake_inputs,
-)
+from hybridgen.training.adversarial_term import TermNoise, discriminator_pair, fake_inputs
+from hybridgen.training.settings import AdversarialTerm, LogNormal
 
 Losses = dict[str, Tensor]
 

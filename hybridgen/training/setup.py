@@ -21,14 +21,21 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DynamoBackend, set_seed
 from torch import nn
 
-from hybridgen.data.augment import Augment, AugmentSettings
+from hybridgen.data.augment import Augment
+from hybridgen.data.settings import AugmentSettings
 from hybridgen.errors import InputError
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.maths.objectives import objective
-from hybridgen.training.adversarial_term import AdversarialTerm
-from hybridgen.training.optim import Cosine
+from hybridgen.networks.build import activation_bytes
+from hybridgen.settings import check_memory
 from hybridgen.training.run import JsonLines, Run
-from hybridgen.training.settings import AdversarialSettings, OptimSettings, RunSettings
+from hybridgen.training.settings import (
+    AdversarialSettings,
+    AdversarialTerm,
+    Cosine,
+    OptimSettings,
+    RunSettings,
+)
 
 _PR_SET_PDEATHSIG = 1
 
@@ -127,6 +134,19 @@ def build_adversarial(
         )
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def validate_memory(accelerator: Accelerator, config: OptimSettings, *networks: Any) -> None:
+    """Refuse, by `InputError`, a batch of which one pass through a network of this package takes
+    more memory than there is.
+    """
+    parts = accelerator.num_processes * config.accumulation
+    kept = config.batch / parts * max(map(activation_bytes, networks))
+    check_memory(
+        kept,
+        f"a batch of {config.batch} in {parts} part(s)",
+        "lower training.batch or raise training.accumulation",
+    )
 
 
 _ENGINES = {"NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU"}

@@ -307,7 +307,7 @@ def test_only_what_methods_use_is_trained_and_what_their_discriminators_judge(sc
         ),
         (
             lambda r: (*run_flags(r, "gan"), "--methods", METHOD, "--timing_rounds", "2"),
-            "timing_rounds must be at least 3, got 2",
+            "timing_rounds must be a whole number in [3, 1000], got 2",
         ),
         (
             lambda r: (*run_flags(r, "gan"), "--methods", f"[{METHOD[1:-1]}, {METHOD[1:-1]}]"),

@@ -9,8 +9,8 @@ import yaml
 from experiments.conftest import EXPERIMENTS, load
 
 from hybridgen.errors import InputError, Interrupted, RunError
-from hybridgen.evaluation.methods import Method
 from hybridgen.evaluation.runs import SavedRun
+from hybridgen.evaluation.settings import Method
 
 
 @pytest.fixture(scope="module")

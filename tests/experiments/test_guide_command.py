@@ -289,14 +289,14 @@ def test_a_discriminator_of_other_samples_is_no_start(call, models, tmp_path):
         (["--discriminator.noise_conditional", "false"], "build it with noise_conditional=True"),
         (["--training.objective", "score_matching"], "set discriminator.activation silu"),
         (["--scales", "[0.5, 1.0]"], "have 0 among them, got [0.5, 1.0]"),
-        (["--validation_fraction", "1"], "validation_fraction must lie between 0 and 1, got 1.0"),
-        (["--scale_draws", "1"], "at least 2 samples and 2 draws"),
+        (["--validation_fraction", "1"], "validation_fraction must be a number in (0, 1), got 1.0"),
+        (["--scale_draws", "1"], "scale_draws must be a whole number in [2, 1000], got 1"),
         (["--augment.adaptive", "true"], "nobody plays against a guide"),
         (["--discriminator.architecture", "mlp"], "architecture mlp is for points"),
         (["--training.batch", "33"], "batch of 33 is larger than the training data of 32"),
         (["--start", "nowhere"], "no network in nowhere"),
         (["--sampler.steps", "1"], "at least 2 steps, got 1"),
-        (["--final_samples", "1"], "final_samples must be at least 2, got 1"),
+        (["--final_samples", "1"], "final_samples must be a whole number in [2, 1e+06], got 1"),
     ],
 )
 def test_bad_input_gets_one_sentence(call, models, tmp_path, argv, expected):

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import denoise, one_dimensional
 
-from hybridgen.maths.noise import LogNormal, clamp_level, karras_sigmas, like, loss_weight, scalings
+from hybridgen.maths.noise import clamp_level, karras_sigmas, like, loss_weight, scalings
+from hybridgen.training.settings import LogNormal
 
 SIZES = {"steps": 18, "low": 0.002, "high": 80.0, "rho": 7.0}
 
@@ -67,7 +68,7 @@ def test_training_levels_are_log_normal():
 
 @pytest.mark.parametrize("wrong", [{"mean": math.nan}, {"std": 0.0}, {"std": math.inf}])
 def test_impossible_distributions_of_levels_are_refused(wrong):
-    with pytest.raises(ValueError, match="finite mean and a positive std"):
+    with pytest.raises(ValueError, match=r"(mean|std) must be a number in"):
         LogNormal(**wrong)
 
 

@@ -208,7 +208,11 @@ def test_depth_and_width_of_the_settings_reach_the_networks():
         ("dcgan", (1, 36, 36), "resize them to 32 or 40"),
         ("residual", (1, 7, 7), "resize them to 8"),
         ("residual", (1, 512, 512), "resize them to 256"),
-        ("transformer", (1, 8, 8), "no architecture 'transformer'"),
+        (
+            "transformer",
+            (1, 8, 8),
+            "architecture must be one of mlp, dcgan, residual, got 'transformer'",
+        ),
     ],
 )
 def test_data_that_an_architecture_cannot_take_is_an_input_error(architecture, shape, message):
@@ -222,7 +226,7 @@ def test_data_that_an_architecture_cannot_take_is_an_input_error(architecture, s
 @pytest.mark.parametrize("architecture", ["mlp", "residual"])
 def test_a_size_of_zero_is_an_input_error(architecture, setting):
     shape = (2,) if architecture == "mlp" else (1, 8, 8)
-    with pytest.raises(InputError, match=f"{setting} is 0"):
+    with pytest.raises(InputError, match=f"{setting} must be .* got 0"):
         build_generator(GeneratorSettings(architecture=architecture, **{setting: 0}), shape)
 
 

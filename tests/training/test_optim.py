@@ -8,7 +8,8 @@ from torch import nn
 
 from hybridgen.errors import InputError
 from hybridgen.networks.mlp import MlpGenerator
-from hybridgen.training.optim import EMA, Cosine
+from hybridgen.training.optim import EMA
+from hybridgen.training.settings import Cosine
 
 
 def constant(value: float) -> nn.Linear:
@@ -138,10 +139,10 @@ def test_a_falling_schedule_never_rises(a, b):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"start": -1.0}, "finite values >= 0, got -1.0 and None"),
-        ({"start": 1.0, "end": -0.1}, "got 1.0 and -0.1"),
-        ({"start": math.nan}, "finite"),
-        ({"start": 1.0, "end": math.inf}, "finite"),
+        ({"start": -1.0}, r"start must be a number in \[0, 1e\+09\], got -1.0"),
+        ({"start": 1.0, "end": -0.1}, r"end must be a number in \[0, 1e\+09\] or null, got -0.1"),
+        ({"start": math.nan}, "start must be .* got nan"),
+        ({"start": 1.0, "end": math.inf}, "end must be .* got inf"),
         ({"start": 1.0, "until": 0.0}, r"\(0, 1\], got 0.0"),
         ({"start": 1.0, "until": 1.5}, r"\(0, 1\], got 1.5"),
     ],

@@ -23,8 +23,9 @@ from hybridgen.errors import Interrupted, RunError
 from hybridgen.maths.mixtures import ring
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.training.gan import GanTraining, train_gan
-from hybridgen.training.optim import Cosine, check_ranks_agree
+from hybridgen.training.optim import check_ranks_agree
 from hybridgen.training.run import Run
+from hybridgen.training.settings import Cosine
 
 BATCH, LATENT = 16, 3
 SOURCE = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)
