@@ -183,6 +183,7 @@ def compare(
             warnings.append(f"{name} is left out: {training}{error}")
             continue
         measured[row] = results
+        warnings += [f"{name}: {each.warning}" for each in results if each.warning]
         figures = mean_over_trainings([result.figures for result in results])
         log.log({"name": name, **{k: e.value for k, e in figures.items()}}, step=number)
     if not measured:
@@ -240,6 +241,8 @@ def row_of(entries: Sequence[Entry], measured: Sequence[MeasuredEntry], cost: Sa
         neighbours=measured[0].neighbours,
         histogram=measured[0].histogram,
         trainings=number,
+        noise_shape=entry.sampler.noise_shape,
+        caveat=next((each.caveat for each in entries if each.caveat), ""),
     )
 
 
