@@ -242,7 +242,9 @@ def row_of(entries: Sequence[Entry], measured: Sequence[MeasuredEntry], cost: Sa
         histogram=measured[0].histogram,
         trainings=number,
         noise_shape=entry.sampler.noise_shape,
-        caveat=next((each.caveat for each in entries if each.caveat), ""),
+        validation_note=next(
+            (each.validation_note for each in entries if each.validation_note), ""
+        ),
     )
 
 

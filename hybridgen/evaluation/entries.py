@@ -31,7 +31,8 @@ class Entry:
         details: the same for a reader.
         warning: a sentence if its guide or discriminator knows the errors of another sampler or
             other steps than these; else empty.
-        caveat: words beside its name if its guide or discriminator failed validation; else empty.
+        validation_note: words beside its name if its guide or discriminator failed validation; else
+            empty.
     """
 
     method: Method
@@ -42,7 +43,7 @@ class Entry:
     key: Mapping[str, Any]
     details: Mapping[str, str]
     warning: str
-    caveat: str
+    validation_note: str
 
     @property
     def name(self) -> str:
@@ -170,7 +171,7 @@ def _entry(
         key=key,
         details=details,
         warning=warning,
-        caveat=f"its {' and '.join(failed)} failed validation" if failed else "",
+        validation_note=f"its {' and '.join(failed)} failed validation" if failed else "",
     )
 
 

@@ -54,7 +54,8 @@ class Row:
         trainings: of the model; with several, figures are means over them with their intervals,
             and cost, pictures and histogram are those of the first.
         noise_shape: of a sample's noise, if it is known: rows of one shape began with equal noise.
-        caveat: words beside its name where it rests on a discriminator that failed validation.
+        validation_note: words beside its name where it rests on a discriminator that failed
+            validation.
     """
 
     method: str
@@ -70,7 +71,7 @@ class Row:
     histogram: tuple[int, ...] = ()
     trainings: int = 1
     noise_shape: tuple[int, ...] | None = None
-    caveat: str = ""
+    validation_note: str = ""
 
     @property
     def name(self) -> str:

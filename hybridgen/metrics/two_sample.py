@@ -141,10 +141,10 @@ def examined(
     share = (right * counts + 1) / (counts + 2)
     reach = Z * float((share * (1 - share) / counts).sum().sqrt() / 2)
     estimate = _interval("c2st_accuracy", accuracy, reach)
-    reals, fakes = counts.round().int().tolist()
-    right_reals, right_fakes = (right * counts).round().int().tolist()
-    answers = right_reals + fakes - right_fakes  # "real", whether right or wrong
-    chance = (right_reals, reals + fakes, reals, answers)
+    real_count, fake_count = counts.round().int().tolist()
+    right_real, right_fake = (right * counts).round().int().tolist()
+    answers = right_real + fake_count - right_fake  # "real", whether right or wrong
+    chance = (right_real, real_count + fake_count, real_count, answers)
     p = float(hypergeom.sf(*chance)) + float(hypergeom.pmf(*chance)) / 2
     return {
         "c2st_accuracy": estimate,

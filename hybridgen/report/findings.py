@@ -185,7 +185,7 @@ def _named(row: Row, metric: str, *, floor: bool = False) -> str:
 
 
 def _called(row: Row) -> str:
-    return f"\u201c{row.name}\u201d" + f" ({row.caveat})" * bool(row.caveat)
+    return f"\u201c{row.name}\u201d" + f" ({row.validation_note})" * bool(row.validation_note)
 
 
 def _time(row: Row) -> str:

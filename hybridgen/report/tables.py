@@ -58,8 +58,8 @@ def changes_table(comparison: Comparison) -> Table:
         change = ranking.change_of(row, base)
         without, ratio = _figure(base, metric), row.cost.seconds.value / base.cost.seconds.value
         without = without._replace(small="; ".join(filter(None, (without.small, base.name))))
-        verdict = Cell(result, result, row.caveat)
-        figures = [Cell(change, change), _figure(row, metric), without, verdict]
+        outcome = Cell(result, result, row.validation_note)
+        figures = [Cell(change, change), _figure(row, metric), without, outcome]
         lines.append([_name(row, signs), *figures, _cell(times_as_long(row, base), ratio)])
     entry = metric_of(metric)
     columns = {"method": "", "change": "", entry.label: entry.direction, "without": ""}

@@ -114,14 +114,14 @@ class HeldOutValidation:
         over all levels, of which those outside the window count as a constant logit's.
         """
         gains = self._gains(discriminator)
-        inside = self._known(gains)
+        inside = self._significant_levels(gains)
         gain, _, _ = _summed([gain[inside, ::2].mean(0) for gain in gains])
         return -gain * len(self.levels[inside]) / len(self.levels)
 
     def outcome(self, discriminator: Discriminator) -> ValidationResult:
         """The result inside the window, on the half that chose nothing."""
         gains = self._gains(discriminator)
-        inside = self._known(gains)
+        inside = self._significant_levels(gains)
         # Averaged over levels first: one sample's losses at two levels are not independent.
         gain, error, degrees = _summed([gain[inside, 1::2].mean(0) for gain in gains])
         real, fake = (logits[inside, 1::2] for logits in self.logits(discriminator))
@@ -135,7 +135,10 @@ class HeldOutValidation:
         logarithm) to the next ones; never below `LOWEST`. All levels from there on if there is no
         such level.
         """
-        levels, inside = self.levels.double().tolist(), self._known(self._gains(discriminator))
+        levels, inside = (
+            self.levels.double().tolist(),
+            self._significant_levels(self._gains(discriminator)),
+        )
         first, stop = inside.start, inside.stop
         if inside == slice(0, len(levels)):
             return LOWEST, math.inf
@@ -143,12 +146,16 @@ class HeldOutValidation:
         high = math.sqrt(levels[stop - 1] * levels[stop]) if stop < len(levels) else math.inf
         return max(low, LOWEST), max(high, 2 * LOWEST)
 
-    def _known(self, gains: Sequence[Tensor]) -> slice:
+    def _significant_levels(self, gains: Sequence[Tensor]) -> slice:
         """From the first to the last level with significant gain, on the choosing half; all levels
         if there is none."""
         at_levels = zip(*(gain[:, ::2] for gain in gains), strict=True)
-        known = [n for n, each in enumerate(at_levels) if exceeds_chance(*_summed(each))]
-        return slice(known[0], known[-1] + 1) if known else slice(0, len(self.levels))
+        significant = [n for n, each in enumerate(at_levels) if exceeds_chance(*_summed(each))]
+        return (
+            slice(significant[0], significant[-1] + 1)
+            if significant
+            else slice(0, len(self.levels))
+        )
 
     def _gains(self, discriminator: Discriminator) -> list[Tensor]:
         """How far its loss is below that of a constant logit, `[l n]` for each kind of samples."""

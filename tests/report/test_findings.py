@@ -51,7 +51,7 @@ def test_guided_diffusion_is_never_spoken_of_without_the_same_unguided(unguided,
 
 def test_a_guide_that_failed_its_validation_is_said_to_wherever_its_row_is_named():
     words = "its guide failed validation"
-    failed = guided(8, quality=12.0, caveat=words)
+    failed = guided(8, quality=12.0, validation_note=words)
     for rows in (
         [gan(), failed],
         [failed, row("b", quality=30.0)],
@@ -63,7 +63,7 @@ def test_a_guide_that_failed_its_validation_is_said_to_wherever_its_row_is_named
     near = sentences_of(row("a", quality=11.5), failed)[0]
     assert f"It and \u201cguided, 8 calls, scale 1\u201d ({words}) cannot be told apart" in near
     cheap = sentences_of(
-        guided(8, quality=12.0, caveat=words, seconds=1e-9), row("b", quality=30.0)
+        guided(8, quality=12.0, validation_note=words, seconds=1e-9), row("b", quality=30.0)
     )
     assert f"\u201cguided, 8 calls, scale 1\u201d ({words}) also takes the least time" in cheap[2]
 

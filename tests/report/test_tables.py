@@ -114,7 +114,7 @@ def test_every_changed_row_has_a_line_and_the_time_is_about_equal_if_it_cannot_b
 
 
 def test_the_verdict_on_a_guide_that_failed_its_validation_says_so():
-    failed = guided(8, quality=10.0, caveat="its guide failed validation")
+    failed = guided(8, quality=10.0, validation_note="its guide failed validation")
     (line,) = changes_table(comparison(diffusion(8, quality=20.0), failed)).rows
     assert (line[4].text, line[4].small) == ("better", "its guide failed validation")
 
