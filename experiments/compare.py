@@ -187,6 +187,7 @@ def compare(
             warnings.append(f"{name} is left out: {training}{error}")
             continue
         measured[row] = results
+        warnings += [f"{name}: {each.warning}" for each in results if each.warning]
         figures = mean_over_trainings([result.figures for result in results])
         log.log({"name": name, **{k: e.value for k, e in figures.items()}}, step=number)
     if not measured:
@@ -248,6 +249,10 @@ def row_of(
         neighbours=measured[0].neighbours,
         histogram=measured[0].histogram,
         trainings=number,
+        noise_shape=entry.sampler.noise_shape,
+        validation_note=next(
+            (each.validation_note for each in entries if each.validation_note), ""
+        ),
     )
 
 

@@ -51,13 +51,15 @@ def two_sample_table(comparison: Comparison) -> Table:
 def changes_table(comparison: Comparison) -> Table:
     """What a discriminator did: rows beside the one that they are a change of."""
     metric, signs, lines = comparison.quality, keys(comparison.rows), []
-    for row in (rows := ranking.finite_rows(comparison.rows, metric)):
-        if (base := ranking.baseline_of(row, rows)) is None:
-            continue
-        change, result = ranking.change_of(row, base), ranking.row_outcome(row, base, metric)
+    rows = ranking.finite_rows(comparison.rows, metric)
+    bases = [(row, ranking.baseline_of(row, rows)) for row in rows]
+    pairs = [(row, base) for row, base in bases if base is not None]
+    for (row, base), result in zip(pairs, ranking.row_outcomes(pairs, metric), strict=True):
+        change = ranking.change_of(row, base)
         without, ratio = _figure(base, metric), row.cost.seconds.value / base.cost.seconds.value
         without = without._replace(small="; ".join(filter(None, (without.small, base.name))))
-        figures = [Cell(change, change), _figure(row, metric), without, Cell(result, result)]
+        outcome = Cell(result, result, row.validation_note)
+        figures = [Cell(change, change), _figure(row, metric), without, outcome]
         lines.append([_name(row, signs), *figures, _cell(times_as_long(row, base), ratio)])
     entry = metric_of(metric)
     columns = {"method": "", "change": "", entry.label: entry.direction, "without": ""}
@@ -93,7 +95,7 @@ def trainings_table(models: Sequence[TrainingSummary]) -> Table:
 def markdown(comparison: Comparison) -> str:
     """A line for each row, after what real and perfect samples get; ends with a line break.
 
-    Intervals are 95 %; bold is the best figure where its interval is apart from every other.
+    Intervals are 95 %; bold is the best figure where it is told apart from every other.
     Memory is the peak of a batch, over the number of samples in it.
     """
     names = [n for n in metrics_of(comparison) if metric_of(n).main or n == comparison.quality]
