@@ -32,7 +32,7 @@ from hybridgen.metrics.two_sample import FEWEST
 from hybridgen.report import markdown
 from hybridgen.report.findings import headline
 from hybridgen.report.publish import publish
-from hybridgen.training.lock import lock_run_folder
+from hybridgen.training.lock import lock_run_folder, refuse_inside
 from hybridgen.training.run import JsonLines
 from hybridgen.training.settings import RunSettings
 from hybridgen.training.setup import accelerator_for
@@ -143,7 +143,7 @@ def trainings_of(settings: Compare, runs: Runs) -> list[Training]:
     for method, run in sampled:
         method.check_kind(scripts.get(method.model) or run.kind)
     if finished := [run for _, run in sampled if run.finished]:
-        same_data(finished)
+        refuse_inside(settings.out, vars(same_data(finished)))
     for training in trainings:
         training.check()
     missing = [training.model.name for training in trainings if not training.run.finished]

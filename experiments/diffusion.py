@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hybridgen import AdversarialTerm, DataSettings, DiffusionTraining, load_data, train_diffusion
 from hybridgen.cli import command
+from hybridgen.data.load import identified
 from hybridgen.errors import InputError
 from hybridgen.evaluation.evaluator import NEIGHBOURS
 from hybridgen.evaluation.fit import MonitoredRunSettings, finished, fit, monitored
@@ -63,6 +64,7 @@ class Diffusion(MonitoredRunSettings):
 
 def main(settings: Diffusion) -> None:
     source, term, adversarial = load_data(settings.data), None, None
+    settings = identified(settings, source)
     kind = "diffusion" if settings.adversarial.source is None else "hybrid"
     folder = settings.out or Path("runs", kind, f"{source.name}-seed{settings.seed}")
     accelerator = accelerator_for(folder, settings)
@@ -89,7 +91,7 @@ def main(settings: Diffusion) -> None:
     sampler = partial(build_sampler, settings.sampler, shape=source.shape)
     parameters = sum(p.numel() for p in denoiser.parameters())
     facts = {"parameters": parameters, "denoiser_calls": sampler(denoiser).cost.denoiser}
-    with Run(folder, settings, accelerator, facts={"examples": source.size}) as run:
+    with Run(folder, settings, accelerator) as run:
         if finished(run):
             return
         start(run, f"hybridgen-{kind}", settings)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from hybridgen import DataSettings, load_data
 from hybridgen.cli import command
+from hybridgen.data.load import identified
 from hybridgen.data.source import Shard
 from hybridgen.errors import InputError
 from hybridgen.evaluation.fit import finished
@@ -83,6 +84,7 @@ def jitter(x: Tensor, config: FeatureTraining, generator: torch.Generator) -> Te
 def main(settings: FeatureExperiment) -> None:
     seed, config = settings.seed, settings.training
     source = load_data(replace(settings.data, labels=True))
+    settings = identified(settings, source)
     if source.shape not in SHIPPED:
         raise InputError(f"expected one of the image shapes {list(SHIPPED)}, got {source.shape}.")
     folder = settings.out or Path("runs", "features", f"{source.name}-seed{seed}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from hybridgen import DataSettings, GanTraining, SinglePass, load_data, train_gan
 from hybridgen.cli import command
 from hybridgen.data.augment import AugmentSettings
+from hybridgen.data.load import identified
 from hybridgen.evaluation.fit import MonitoredRunSettings, finished, fit, monitored
 from hybridgen.evaluation.monitor import Monitor
 from hybridgen.networks.build import (
@@ -35,6 +36,7 @@ class Gan(MonitoredRunSettings):
 
 def main(settings: Gan) -> None:
     source = load_data(settings.data)
+    settings = identified(settings, source)
     latent, seed = settings.generator.latent, settings.seed
     folder = settings.out or Path("runs", "gan", f"{source.name}-seed{seed}")
     accelerator = accelerator_for(folder, settings)
@@ -52,7 +54,7 @@ def main(settings: Gan) -> None:
         seed=seed,
         resume=lambda state: run.resume(state),
     )
-    with Run(folder, settings, accelerator, facts={"examples": source.size}) as run:
+    with Run(folder, settings, accelerator) as run:
         if finished(run):
             return
         start(run, "hybridgen-gan", settings)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -41,6 +42,7 @@ def command(
         0 when done, 2 for bad settings or data, 1 for a failure while working, 128 + n when
         stopped by signal n.
     """
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         filled = read_settings(settings, argv, description)
     except InputError as error:

@@ -21,7 +21,7 @@ class RunSettings:
         save_every: steps between two checkpoints.
         mixed_precision: `no` or `bf16`; the launcher's choice if not given.
         threads: of torch on the CPU; tiny networks are fastest with one.
-        tracking: further trackers beside log.jsonl: tensorboard, trackio, wandb.
+        tracking: further trackers beside log.jsonl, such as tensorboard.
     """
 
     seed: int = 0
