@@ -121,6 +121,8 @@ def trainings_of(settings: Compare, runs: "Runs") -> list[Training]:
     """Those of this comparison's own models that methods use, or whose discriminators they use, in
     their order; `InputError` for whatever is wrong with the settings, before anything is trained.
     """
+    from hybridgen.training.lock import refuse_inside
+
     for method in settings.methods:
         method.check_names(runs)
     used = {name for method in settings.methods for name in method.models}
@@ -140,7 +142,7 @@ def trainings_of(settings: Compare, runs: "Runs") -> list[Training]:
     for method, run in sampled:
         method.check_kind(scripts.get(method.model) or run.kind)
     if finished := [run for _, run in sampled if run.finished]:
-        same_data(finished)
+        refuse_inside(settings.out, vars(same_data(finished)))
     for training in trainings:
         training.check()
     missing = [training.model.name for training in trainings if not training.run.finished]

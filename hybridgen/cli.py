@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ def command(
     words = sys.argv[1:] if argv is None else argv
     if default_config and not any(word.split("=")[0] == "--config" for word in words):
         words = ["--config", str(default_config), *words]
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         filled = read_settings(settings, words, description)
     except InputError as error:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import NamedTuple
 
+from hybridgen.errors import escaped
 from hybridgen.evaluation.results import Comparison, Row, TrainingSummary, metrics_of
 from hybridgen.metrics.registry import metric_of
 from hybridgen.protocols import Cost
@@ -100,13 +101,14 @@ def markdown(comparison: Comparison) -> str:
     """
     names = [n for n in metrics_of(comparison) if metric_of(n).main or n == comparison.quality]
     quality, cost = _metrics_table(comparison, names), cost_table(comparison)
-    titles = [*quality.columns, *list(cost.columns)[1:]]
+    titles = [escaped(title) for title in (*quality.columns, *list(cost.columns)[1:])]
     lines = [titles, ["---", *["---:"] * (len(titles) - 1)]]
     for cells in quality.fixed:
-        lines.append([*(cell.text for cell in cells), *[""] * (len(titles) - len(cells))])
+        lines.append([*map(_marked, cells), *[""] * (len(titles) - len(cells))])
     for row, figures, costs in zip(comparison.rows, quality.rows, cost.rows, strict=True):
-        lines.append([row.name, *map(_marked, figures[1:]), *(cell.text for cell in costs[1:])])
-    return "".join(f"| {' | '.join(map(_escaped, cells))} |\n" for cells in lines)
+        costs = [escaped(cell.text) for cell in costs[1:]]
+        lines.append([escaped(row.name), *map(_marked, figures[1:]), *costs])
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def _metrics_table(comparison: Comparison, names: Sequence[str]) -> Table:
@@ -154,10 +156,5 @@ def _cell(words: str, value: float, small: str = "") -> Cell:
 
 
 def _marked(cell: Cell) -> str:
-    words = f"{cell.text} ({cell.small})" if cell.small else cell.text
+    words = escaped(f"{cell.text} ({cell.small})" if cell.small else cell.text)
     return f"**{words}**" if cell.best else words
-
-
-def _escaped(words: str) -> str:
-    clean = words.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-    return " ".join(clean.split())

@@ -48,7 +48,7 @@ class RunSettings(Settings):
         save_every: steps between two checkpoints.
         mixed_precision: `no` or `bf16`; the launcher's choice if not given.
         threads: of torch on the CPU; tiny networks are fastest with one.
-        tracking: further trackers beside log.jsonl: tensorboard, trackio, wandb.
+        tracking: further trackers beside log.jsonl, such as tensorboard.
     """
 
     seed: Seed = 0
