@@ -50,11 +50,11 @@ from hybridgen.data.source import Batch, Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.cost import clock_for, interleaved_timings
 from hybridgen.evaluation.evaluator import build_evaluator
+from hybridgen.files import write_atomically
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.neighbours import prdc
 from hybridgen.networks.build import build_denoiser, build_discriminator, build_generator
 from hybridgen.sampling.guidance import discriminator_guidance
-from hybridgen.training.checkpoint import write_atomically
 from hybridgen.training.diffusion import train_diffusion
 from hybridgen.training.optim import Cosine
 from hybridgen.training.run import Run
@@ -405,12 +405,13 @@ def main(settings: Benchmark) -> None:
     folder = settings.out or Path("runs", f"benchmark-{settings.what}", f"seed{settings.seed}")
     accelerator = accelerator_for(folder, RunSettings(seed=settings.seed, threads=settings.threads))
     run = Run(folder, replace(settings, **vars(settings.size)), accelerator)
-    if settings.what == "metrics":
-        figures = metric_figures(settings)
-    else:
-        figures = training_figures(settings, accelerator)
-    run.finish({**figures, "seconds": run.seconds})
-    write_atomically(folder / "table.md", table(figures))
+    with run.lock or contextlib.nullcontext():
+        if settings.what == "metrics":
+            figures = metric_figures(settings)
+        else:
+            figures = training_figures(settings, accelerator)
+        run.finish({**figures, "seconds": run.seconds})
+        write_atomically(folder / "table.md", table(figures))
     print(table(figures))
 
 

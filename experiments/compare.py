@@ -15,14 +15,17 @@ from tqdm import tqdm
 
 from hybridgen import build_evaluator, load_data
 from hybridgen.cli import command
+from hybridgen.data.source import Source
 from hybridgen.errors import InputError, RunError
 from hybridgen.evaluation.entries import Entry, Runs, build_entries
+from hybridgen.evaluation.evaluator import Evaluator
 from hybridgen.evaluation.measure import MeasuredEntry, measure_entry, picture_of, time_entries
 from hybridgen.evaluation.methods import Method, check_methods
 from hybridgen.evaluation.results import (
     Comparison,
     Row,
     SamplingCost,
+    TrainingSummary,
     mean_over_trainings,
     provenance,
 )
@@ -32,7 +35,7 @@ from hybridgen.metrics.two_sample import FEWEST
 from hybridgen.report import markdown
 from hybridgen.report.findings import headline
 from hybridgen.report.publish import publish
-from hybridgen.training.lock import lock_run_folder
+from hybridgen.training.lock import FolderLock
 from hybridgen.training.run import JsonLines
 from hybridgen.training.settings import RunSettings
 from hybridgen.training.setup import accelerator_for
@@ -109,11 +112,14 @@ def main(settings: Compare) -> None:
     trainings = trainings_of(settings, runs)
     commands = {training.model.name: training.command for training in trainings}
     config = {name: value for name, value in asdict(settings).items() if name != "out"}
-    with lock_run_folder(out, config, changing=True):
-        for training in trainings:
-            if not training.run.finished:
-                training.to_the_end()
-        comparison = compare(settings, runs, commands, accelerator.device)
+    missing = [training for training in trainings if not training.run.finished]
+    # Whatever is wrong with finished runs is said before anything is written.
+    parts = settings, runs, commands, accelerator.device
+    trial = None if missing else prepare(*parts)
+    with FolderLock(out, config, "Compare", changing=True):
+        for training in missing:
+            training.to_the_end()
+        comparison = compare(settings, trial or prepare(*parts))
         publish(comparison, out)
         print(markdown(comparison))
         print("\n".join(headline(comparison)))
@@ -155,25 +161,47 @@ def trainings_of(settings: Compare, runs: Runs) -> list[Training]:
     return trainings
 
 
-def compare(
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What is compared by what: `entries` has a row for each method at each budget."""
+
+    source: Source
+    evaluator: Evaluator
+    quality: str
+    entries: Sequence[tuple[Entry, ...]]
+    models: Sequence[TrainingSummary]
+
+
+def prepare(
     settings: Compare, runs: Runs, commands: Mapping[str, str], device: torch.device
-) -> Comparison:
-    """Every method at every budget, measured on equal terms."""
-    seed, folder = settings.seed, settings.out / "measured"
-    used = dict.fromkeys(name for method in settings.methods for name in method.models)
+) -> Trial:
+    """Read the data and the finished runs; `InputError` for what does not go together."""
     source = load_data(same_data([run for m in settings.methods for run in runs[m.model]]))
     samples, subsets = settings.samples, settings.subsets
-    evaluator = build_evaluator(source, samples=samples, seed=seed, subsets=subsets)
+    evaluator = build_evaluator(source, samples=samples, seed=settings.seed, subsets=subsets)
     quality = settings.quality or ("sliced_wasserstein" if source.mixture else "frechet_distance")
     if quality not in evaluator.floors or metric_of(quality).better is None:
         among = ", ".join(sorted(evaluator.floors))
         raise InputError(f"no metric {quality!r} here; there are {among}")
-    entries = build_entries(settings.methods, runs, source, device=device)
+    used = dict.fromkeys(name for method in settings.methods for name in method.models)
+    return Trial(
+        source=source,
+        evaluator=evaluator,
+        quality=quality,
+        entries=build_entries(settings.methods, runs, source, device=device),
+        models=[training_summary(name, runs[name], commands.get(name, "")) for name in used],
+    )
+
+
+def compare(settings: Compare, trial: Trial) -> Comparison:
+    """Every method at every budget, measured on equal terms."""
+    seed, folder = settings.seed, settings.out / "measured"
+    source, evaluator = trial.source, trial.evaluator
     log = JsonLines(settings.out / "log.jsonl")
     log.forget_after(0)
     measured: dict[tuple[Entry, ...], list[MeasuredEntry]] = {}
     warnings = list(evaluator.warnings)
-    for number, row in enumerate(tqdm(entries, unit="row"), start=1):
+    for number, row in enumerate(tqdm(trial.entries, unit="row"), start=1):
         name, results = row[0].name, []
         try:
             for entry in row:
@@ -194,7 +222,7 @@ def compare(
     held_out, _ = source.reference("held_out", evaluator.samples, seed)
     histogram = evaluator.histogram(held_out)
     words = ["experiments/compare.py", *sys.argv[1:]]
-    trainings = {name: len(runs[name]) for name in used}
+    trainings = {each.name: int(each.facts.get("trainings", 1)) for each in trial.models}
     data = {
         "name": source.name,
         "shape": " x ".join(map(str, source.shape)),
@@ -208,8 +236,8 @@ def compare(
         features=evaluator.extractor.name,
         samples=evaluator.samples,
         rows=tuple(row_of(row, each, costs[row[0].name]) for row, each in measured.items()),
-        models=tuple(training_summary(name, runs[name], commands.get(name, "")) for name in used),
-        quality=quality,
+        models=tuple(trial.models),
+        quality=trial.quality,
         real_picture=picture_of(held_out, source),
         real_histogram=histogram,
         classes=tuple(map(str, range(len(histogram)))),

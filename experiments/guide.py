@@ -30,13 +30,14 @@ from hybridgen.evaluation.guide_data import GuideData
 from hybridgen.evaluation.monitor import table
 from hybridgen.evaluation.plots import curves
 from hybridgen.evaluation.runs import SavedRun
+from hybridgen.files import write_atomically
 from hybridgen.networks.build import (
     DiscriminatorSettings,
     add_noise_conditioning,
     build_discriminator,
 )
 from hybridgen.sampling.build import SamplerSettings
-from hybridgen.training.checkpoint import save_network, write_atomically
+from hybridgen.training.checkpoint import save_network
 from hybridgen.training.run import Run
 from hybridgen.training.settings import RunSettings
 from hybridgen.training.setup import accelerator_for, start

@@ -14,7 +14,7 @@ import pytest
 import hybridgen
 
 FLOORS = [
-    {"protocols", "errors", "maths"},
+    {"protocols", "errors", "files", "maths"},
     {"networks", "cli"},
     {"losses", "data"},
     {"sampling"},

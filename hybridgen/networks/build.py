@@ -1,7 +1,6 @@
 """From settings to networks, and from a folder back to the network saved in it."""
 
 import inspect
-import json
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any, Literal, TypeVar
 
 from diffusers.models.modeling_utils import ModelMixin
 
-from hybridgen.errors import InputError
+from hybridgen.errors import InputError, reason
+from hybridgen.files import read_object
 from hybridgen.networks.blocks import Activation
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
@@ -142,6 +142,9 @@ def build_discriminator(
     return _build(1, settings, shape, classes)
 
 
+_ADVICE = "it is not a network's configuration; save it again"
+
+
 def load_network(folder: str | Path) -> ModelMixin:
     """The network that `save_pretrained` wrote into `folder`, in eval mode.
 
@@ -153,18 +156,14 @@ def load_network(folder: str | Path) -> ModelMixin:
     classes = {kind.__name__: kind for kind in kinds}
     if not path.is_file():
         raise InputError(f"no network in {folder}: expected config.json there; name another folder")
-    try:
-        name = json.loads(path.read_text())["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is not a network's configuration ({error!r}); save it again"
-        ) from error
+    name = read_object(path, {"_class_name": str}, advice=_ADVICE)["_class_name"]
     if name not in classes:
         raise InputError(f"{path} describes a {name!r}, expected one of {sorted(classes)}")
     try:
         return classes[name].from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        raise InputError(f"the weights in {folder} cannot be read ({error}); save again") from error
+        why = reason(error)[:100]
+        raise InputError(f"the weights in {folder} cannot be read ({why}); save again") from error
 
 
 def _build(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 # diffusers finds the class of a saved network only in modules that have been imported.
 import hybridgen.networks.build  # noqa: F401
 from hybridgen.errors import InputError, reason
+from hybridgen.files import write_atomically
 from hybridgen.networks.blocks import eval_mode
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.sampling import guidance
@@ -251,4 +252,4 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         """A `README.md`, unless somebody has written one."""
         path = folder / "README.md"
         if not path.exists() or _GENERATED in path.read_text(encoding="utf-8"):
-            path.write_text(self.card(name), encoding="utf-8")
+            write_atomically(path, self.card(name))
