@@ -18,7 +18,7 @@ import yaml
 
 from hybridgen.errors import InputError, reason
 
-LARGEST = {".yaml": 2**18, ".json": 2**25}
+LARGEST = {".yaml": 2**17, ".json": 2**25}
 """Bytes of a file that is read back."""
 DEEPEST, MOST = 64, 1_000_000
 """Levels of nested values in it, and values in all."""
