@@ -285,7 +285,7 @@ def test_a_loss_that_explodes_is_one_sentence_and_the_last_good_checkpoint_stays
     assert "Traceback" not in answer.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_while_training_saves_and_leaves_within_a_second_and_the_run_goes_on(
     call, blind, finished, tmp_path, monkeypatch, number
 ):
