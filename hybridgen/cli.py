@@ -78,7 +78,7 @@ def command(
     return 0
 
 
-def start_command(call: list[Any], **options: Any) -> subprocess.Popen[bytes]:
+def start_command(call: list[Any], **options: Any) -> subprocess.Popen[Any]:
     """Start a command of this package that is asked to stop when this process has ended, even if
     it was killed; for `options` see `subprocess.Popen`."""
     environment = {**os.environ, **options.pop("env", {}), _PARENT: str(os.getpid())}
@@ -94,13 +94,13 @@ def _end_with_parent() -> None:
     if not parent and any(name in os.environ for name in _LAUNCHED):
         parent = os.getppid()
 
-    def watch() -> None:
+    def poll() -> None:
         while os.getppid() == parent:
             time.sleep(_POLL)
         os.kill(os.getpid(), signal.SIGTERM)
 
     if parent:
-        threading.Thread(target=watch, daemon=True).start()
+        threading.Thread(target=poll, daemon=True).start()
 
 
 def _say(message: object, status: int, *, everywhere: bool = True) -> int:

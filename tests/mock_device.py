@@ -19,7 +19,6 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 from torch.utils import backend_registration as registration
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = "mock"
 
@@ -126,7 +125,7 @@ class MockDevice(TorchDispatchMode):
         return self.run(func, args, kwargs or {})
 
     def run(self, func, args, kwargs):
-        leaves = tree_leaves((args, kwargs))
+        leaves = [*_leaves(args), *_leaves(tuple(kwargs.values()))]
         inputs = [x for x in leaves if isinstance(x, OnDevice)]
         host = [x for x in leaves if isinstance(x, Tensor) and not isinstance(x, OnDevice)]
         target = kwargs.get("device")
@@ -142,13 +141,13 @@ class MockDevice(TorchDispatchMode):
         plain.pop("pin_memory", None)
         if func is ATEN._to_copy.default:
             plain.pop("non_blocking", None)
-        raw_args, raw_kwargs = tree_map(_raw, args), tree_map(_raw, plain)
-        out = func(*raw_args, **raw_kwargs)
+        raw_args = _mapped(_raw, args)
+        out = func(*raw_args, **{name: _mapped(_raw, x) for name, x in plain.items()})
         if func is ATEN._to_copy.default and out.data_ptr() == raw_args[0].data_ptr():
             out = out.clone()  # between devices there is always a copy
         if func is ATEN._local_scalar_dense.default or not here:
             return out
-        if any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in tree_leaves(out)):
+        if any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in _leaves((out,))):
             raise WrongDevice(f"{func}: float64, which MPS does not have, at {_place()}")
         # What an operation in place returns is its argument.
         same = {id(x.raw): x for x in inputs}
@@ -156,7 +155,7 @@ class MockDevice(TorchDispatchMode):
         def placed(x):
             return same[id(x)] if id(x) in same else OnDevice(x)
 
-        return tree_map(lambda x: placed(x) if isinstance(x, Tensor) else x, out)
+        return _mapped(lambda x: placed(x) if isinstance(x, Tensor) else x, out)
 
     def _check(self, func, args, kwargs, inputs, host, here) -> None:
         shapes = [list(x.shape) for x in host if x.ndim]
@@ -185,6 +184,21 @@ class MockDevice(TorchDispatchMode):
 
 def _raw(x):
     return x.raw if isinstance(x, OnDevice) else x
+
+
+def _leaves(values):
+    """What is in nested tuples and lists; torch's trees cost more than the operations here."""
+    for value in values:
+        if isinstance(value, tuple | list):
+            yield from _leaves(value)
+        else:
+            yield value
+
+
+def _mapped(function, value):
+    if isinstance(value, tuple | list):
+        return type(value)([_mapped(function, x) for x in value])
+    return function(value)
 
 
 def _generator(there: set[int]) -> type[torch.Generator]:

@@ -255,13 +255,11 @@ def test_every_command_runs_on_it(monkeypatch, tmp_path):
     tried = ("--num_samples", "40", "--scale_samples", "8", "--scale_draws", "2")
     tried += ("--final_samples", "20", "--training.levels", "2", *few)
     denoiser = ("--denoiser.width", "8", "--sampler.steps", "2", "--final_samples", "50")
-    images = ("--denoiser.widths", "[8, 8]", "--sampler.steps", "2", "--final_samples", "50")
-    methods = [{"name": "GAN", "model": "gan"}]
+    step, methods = ("--sampler.steps", "2"), [{"name": "GAN", "model": "gan"}]
     calls = {
         "gan": ("gan", "Gan", *gan, *ring),
-        "diffusion": ("diffusion", "Diffusion", *images, *watched),
         "hybrid": ("diffusion", "Diffusion", *denoiser, *ring, "--adversarial.source", "chain"),
-        "guide": ("guide", "GuideExperiment", "--run", tmp_path / "hybrid", *small, *tried),
+        "guide": ("guide", "GuideExperiment", "--run", tmp_path / "hybrid", *small, *tried, *step),
         "refines": ("guide", "GuideExperiment", "--run", folder, *small, *tried),
         "compared": (
             *("compare", "Compare", "--runs", json.dumps({"gan": str(folder)})),

@@ -146,16 +146,13 @@ def row_batches(x: Tensor, label: Tensor | None, shard: Shard) -> Iterator[Batch
         InputError: a batch larger than `n`.
     """
     positions = shard.positions(len(x))
-
-    def gathered() -> Iterator[Batch]:
-        examples = x.to(shard.device)
-        labels = None if label is None else label.to(shard.device)
-        for rows in (to_device(batch, shard.device) for batch in positions):
-            batch = examples[rows]
-            batch = to_float(batch) if batch.dtype == torch.uint8 else batch
-            yield batch, None if labels is None else labels[rows]
-
-    return gathered()
+    is_bytes = x.dtype == torch.uint8
+    return (
+        (to_float(images[rows]) if is_bytes else images[rows], None if y is None else y[rows])
+        for order in [positions]  # checked by now; what follows waits for the first batch
+        for images, y in [(x.to(shard.device), None if label is None else label.to(shard.device))]
+        for rows in (to_device(batch, shard.device) for batch in order)
+    )
 
 
 def check_part(part: str, count: int) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
@@ -31,7 +30,7 @@ class Monitor:
         source: what the samples should be like.
         sampler: how a model is sampled, such as a `SinglePass` of a generator.
         seed: names the noise.
-        accelerator: of the processes that share the samples of an evaluation; alone without.
+        accelerator: Accelerate's, of the processes that share the samples of an evaluation.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class Monitor:
         *,
         sampler: Callable[[Any], Sampler],
         seed: int,
-        accelerator: Accelerator | None = None,
+        accelerator: Any = None,
     ) -> None:
         self.folder, self.source, self.sampler, self.seed = folder, source, sampler, seed
         self.accelerator = accelerator

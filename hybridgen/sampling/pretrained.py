@@ -67,7 +67,7 @@ class DiffusersDenoiser(nn.Module):
         kept = getattr(scheduler, "alphas_cumprod", torch.ones(0)).double().clamp_min(_LEAST)
         # No buffer: `.to(bfloat16)` would round it.
         self._log_sigmas = (((1 - kept) / kept).log() / 2).cpu()
-        self._table: Tensor | None = None  # the same where samples are
+        self._table = self._log_sigmas  # where samples are
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         if self.shape is not None:
@@ -97,9 +97,9 @@ class DiffusersDenoiser(nn.Module):
     def _timestep(self, sigma: Tensor) -> Tensor:
         """The table's position of `sigma [b]`; float64 on the CPU, not every accelerator has it."""
         precise = torch.float64 if sigma.device.type == "cpu" else torch.float32
-        if self._table is None or self._table.device != sigma.device:
-            self._table = self._log_sigmas.to(sigma.device, precise)
         table, ends = self._table, (float(self._log_sigmas[0]), float(self._log_sigmas[-1]))
+        if table.device != sigma.device:
+            table = self._table = self._log_sigmas.to(sigma.device, precise)
         log_sigma = sigma.to(precise).log().clamp(*ends)
         above = torch.searchsorted(table, log_sigma).clamp(1, len(table) - 1)
         below = above - 1

@@ -224,7 +224,7 @@ class TrainingSetup:
         means, keys = torch.as_tensor(means), list(parts[0])
         if self._failed is None:
             losses = dict(zip(keys, means.tolist(), strict=True))
-            check_update(losses, names, number)
+            check_finite(losses, names[-1] if math.isfinite(losses["total"]) else names[0], number)
         else:
             losses = dict(zip(keys, means.unbind(), strict=True))
             self._failed.logical_or_(~means.isfinite().all())
@@ -247,18 +247,14 @@ class TrainingSetup:
         pending, self._pending = self._pending, []
         numbers = iter(torch.cat([means for *_, means in pending]).tolist() if pending else ())
         for names, keys, number, _ in pending:
-            check_update({key: next(numbers) for key in keys}, names, number)
+            losses = {key: next(numbers) for key in keys}
+            check_finite(losses, names[-1] if math.isfinite(losses["total"]) else names[0], number)
 
     def step(self, number: int, losses: Mapping[str, Any], *, last: bool) -> Step:
         """What step `number` leaves behind."""
         if self._failed is not None:
             losses = Losses(losses, self.check)
         return Step(number, losses, self.average.module, self.state, last)
-
-
-def check_update(losses: Mapping[str, float], models: Sequence[str], number: int) -> None:
-    """`check_finite` of the losses of an update of `models`, where `total` is the first one's."""
-    check_finite(losses, models[-1] if math.isfinite(losses["total"]) else models[0], number)
 
 
 def check_finite(parts: Mapping[str, float], model: str, number: int) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 AGREE_EVERY = 10
-"""Steps after which several processes tell each other of signals: one message in so many steps."""
+"""Steps after which several processes tell each other of signals at the latest."""
 
 
 class Signals:
@@ -26,19 +27,26 @@ class Signals:
         self._accelerator = accelerator
         self._received = 0
         self._interruptible = False
+        self._step, self._next_step, self._agreed = 0, 0, time.monotonic()
 
     def received(self, step: int) -> int:
         """The largest signal that any process has received by `step`, 0 for none.
 
-        Several processes agree, and are interrupted, at every tenth step only.
+        Several processes agree, and are interrupted, about once a second, `AGREE_EVERY` steps apart
+        at most: it costs a message, and an accelerator is waited for.
         """
-        if self._accelerator.num_processes > 1:
-            if step % AGREE_EVERY:
-                return 0
-            import torch
+        if self._accelerator.num_processes == 1:
+            return self._received
+        if step < self._next_step:
+            return 0
+        import torch
 
-            signals = torch.tensor([self._received], device=self._accelerator.device)
-            self._received = int(torch.as_tensor(self._accelerator.gather(signals)).max())
+        seconds = time.monotonic() - self._agreed
+        report = torch.tensor([[float(self._received), seconds]], device=self._accelerator.device)
+        signals, longest = torch.as_tensor(self._accelerator.gather(report)).amax(0).tolist()
+        self._received, self._agreed = int(signals), time.monotonic()
+        steps = int((step - self._step) / max(longest, 1e-9))
+        self._step, self._next_step = step, step + min(max(steps, 1), AGREE_EVERY)
         return self._received
 
     @contextmanager

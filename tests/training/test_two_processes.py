@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from training.workers import two_diffusions, two_processes
 
 from hybridgen.training import checkpoint
+from hybridgen.training.signals import AGREE_EVERY
 
 
 @pytest.fixture
@@ -49,11 +50,12 @@ def test_a_loss_through_the_unprepared_discriminator_is_found_and_the_right_one_
 def test_when_one_process_is_asked_to_stop_all_stop_at_the_same_step_and_it_is_saved(
     folder, records
 ):
-    assert {record["stopped"] for record in records} == {
-        "stopped and saved at step 10; the same command goes on from there"
-    }
+    (sentence,) = {record["stopped"] for record in records}
     newest, complaints = checkpoint.newest(folder / "run" / "checkpoints")
-    assert newest is not None and newest.step == 10 and complaints == []
+    assert newest is not None and complaints == []
+    step = newest.step
+    assert sentence == f"stopped and saved at step {step}; the same command goes on from there"
+    assert 2 <= step <= 2 + AGREE_EVERY
     assert newest.manifest["world"] == 2
 
 
