@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from hybridgen.evaluation.measure import MeasuredEntry
     from hybridgen.evaluation.results import Comparison, Row, SamplingCost
 
+DEFAULT = CONFIGS / "compare" / "digits.yaml"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataPath(Settings):
@@ -119,6 +121,8 @@ def trainings_of(settings: Compare, runs: "Runs") -> list[Training]:
     """Those of this comparison's own models that methods use, or whose discriminators they use, in
     their order; `InputError` for whatever is wrong with the settings, before anything is trained.
     """
+    from hybridgen.training.lock import refuse_inside
+
     for method in settings.methods:
         method.check_names(runs)
     used = {name for method in settings.methods for name in method.models}
@@ -138,7 +142,7 @@ def trainings_of(settings: Compare, runs: "Runs") -> list[Training]:
     for method, run in sampled:
         method.check_kind(scripts.get(method.model) or run.kind)
     if finished := [run for _, run in sampled if run.finished]:
-        same_data(finished)
+        refuse_inside(settings.out, vars(same_data(finished)))
     for training in trainings:
         training.check()
     missing = [training.model.name for training in trainings if not training.run.finished]
@@ -185,6 +189,7 @@ def compare(
             warnings.append(f"{name} is left out: {training}{error}")
             continue
         measured[row] = results
+        warnings += [f"{name}: {each.warning}" for each in results if each.warning]
         figures = mean_over_trainings([result.figures for result in results])
         log.log({"name": name, **{k: e.value for k, e in figures.items()}}, step=number)
     if not measured:
@@ -246,11 +251,12 @@ def row_of(
         neighbours=measured[0].neighbours,
         histogram=measured[0].histogram,
         trainings=number,
+        noise_shape=entry.sampler.noise_shape,
+        validation_note=next(
+            (each.validation_note for each in entries if each.validation_note), ""
+        ),
     )
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    if not any(word.split("=")[0] == "--config" for word in arguments):
-        arguments = ["--config", str(CONFIGS / "compare" / "digits.yaml"), *arguments]
-    sys.exit(command(main, Compare, arguments, description=__doc__ or ""))
+    sys.exit(command(main, Compare, description=__doc__ or "", default_config=DEFAULT))

@@ -91,11 +91,9 @@ def find_runs(models: Sequence[Model], patterns: Mapping[str, str], home: Path) 
     return runs
 
 
-ASIDE = {
-    *("seed", "out", "run", "threads", "tracking", "mixed_precision"),
-    *("log_every", "sample_every", "eval_every", "save_every", "eval_samples", "final_samples"),
-}
-"""Settings in which trainings of one model may differ: a guide's `run` is the model it judges."""
+ASIDE = {"seed", "run", "mixed_precision", "eval_samples", "final_samples"}
+"""Settings in which trainings of one model may differ, beside those that no run is tied to: a
+guide's `run` is the model it judges."""
 
 
 def check_trainings(name: str, runs: Sequence["SavedRun"]) -> None:
@@ -103,6 +101,7 @@ def check_trainings(name: str, runs: Sequence["SavedRun"]) -> None:
     one model: kinds and settings other than `ASIDE` must be equal, seeds and weights differ.
     """
     from hybridgen.evaluation.runs import MODELS
+    from hybridgen.training.lock import differences
 
     records = []
     for run in runs:
@@ -113,13 +112,12 @@ def check_trainings(name: str, runs: Sequence["SavedRun"]) -> None:
             )
         if len(runs) > 1:
             kind, config = run.kind if run.network_name in MODELS else "guide", run.config
-            recipe = {"kind": kind} | {k: v for k, v in config.items() if k not in ASIDE}
+            recipe = {"kind": kind, **config}
             # Guides of differently seeded models may have one seed.
             seed = config.get("run"), config.get("seed")
             records.append((run.folder, recipe, {"seed": seed, "weights": run.fingerprint}))
     for (folder, recipe, traits), (other, other_recipe, other_traits) in combinations(records, 2):
-        names = sorted(recipe.keys() | other_recipe.keys())
-        changed = [each for each in names if recipe.get(each) != other_recipe.get(each)]
+        changed = [k for k in differences(recipe, other_recipe) if k not in ASIDE]
         same = [trait for trait in traits if traits[trait] == other_traits[trait]]
         if changed:
             fault = f"differ in {', '.join(changed)}"
@@ -136,8 +134,10 @@ def check_trainings(name: str, runs: Sequence["SavedRun"]) -> None:
 
 def same_data(runs: Sequence["SavedRun"]) -> DataSettings:
     """What all of these runs were trained on; different data is refused by `InputError`."""
-    names = ("path", "resolution", "channels", "held_out")  # what decides which examples there are
+    names = ("resolution", "channels", "held_out", "identity")  # what decides the examples
     parts = [{name: getattr(run.data, name) for name in names} for run in runs]
+    for part, run in zip(parts, runs, strict=True):
+        part["path"] = run.data.path if run.data.identity is None else None
     for run, data in zip(runs, parts, strict=True):
         if data != parts[0]:
             raise InputError(

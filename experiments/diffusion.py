@@ -53,6 +53,7 @@ class Diffusion(MonitoredRunSettings):
 def main(settings: Diffusion) -> None:
     # Imported once the arguments are read: these take seconds.
     from hybridgen import load_data, train_diffusion
+    from hybridgen.data.load import identified
     from hybridgen.evaluation.fit import finished, fit, monitored
     from hybridgen.evaluation.monitor import Monitor
     from hybridgen.networks.build import build_denoiser, build_discriminator
@@ -62,6 +63,7 @@ def main(settings: Diffusion) -> None:
     from hybridgen.training.step import batches_of
 
     source, term, adversarial = load_data(settings.data), None, None
+    settings = identified(settings, source)
     kind = "diffusion" if settings.adversarial.source is None else "hybrid"
     folder = settings.out or Path("runs", kind, f"{source.name}-seed{settings.seed}")
     accelerator = accelerator_for(folder, settings)
@@ -89,7 +91,7 @@ def main(settings: Diffusion) -> None:
     sampler = partial(build_sampler, settings.sampler, shape=source.shape)
     parameters = sum(p.numel() for p in denoiser.parameters())
     facts = {"parameters": parameters, "denoiser_calls": sampler(denoiser).cost.denoiser}
-    with Run(folder, settings, accelerator, facts={"examples": source.size}) as run:
+    with Run(folder, settings, accelerator) as run:
         if finished(run):
             return
         start(run, f"hybridgen-{kind}", settings)

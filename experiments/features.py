@@ -82,7 +82,7 @@ def main(settings: FeatureExperiment) -> None:
     import torch.nn.functional as F
     from tqdm import tqdm
 
-    from hybridgen.data.load import load_data
+    from hybridgen.data.load import identified, load_data
     from hybridgen.data.source import Shard
     from hybridgen.evaluation.fit import finished
     from hybridgen.metrics.features import SHIPPED, LeNet, extract
@@ -91,6 +91,7 @@ def main(settings: FeatureExperiment) -> None:
 
     seed, config = settings.seed, settings.training
     source = load_data(replace(settings.data, labels=True))
+    settings = identified(settings, source)
     if source.shape not in SHIPPED:
         raise InputError(f"expected one of the image shapes {list(SHIPPED)}, got {source.shape}.")
     folder = settings.out or Path("runs", "features", f"{source.name}-seed{seed}")

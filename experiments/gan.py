@@ -30,6 +30,7 @@ class Gan(MonitoredRunSettings):
 def main(settings: Gan) -> None:
     # Imported once the arguments are read: these take seconds.
     from hybridgen import SinglePass, load_data, train_gan
+    from hybridgen.data.load import identified
     from hybridgen.evaluation.fit import finished, fit, monitored
     from hybridgen.evaluation.monitor import Monitor
     from hybridgen.networks.build import build_discriminator, build_generator
@@ -38,10 +39,11 @@ def main(settings: Gan) -> None:
     from hybridgen.training.step import batches_of
 
     source = load_data(settings.data)
+    settings = identified(settings, source)
     latent, seed = settings.generator.latent, settings.seed
     folder = settings.out or Path("runs", "gan", f"{source.name}-seed{seed}")
     accelerator = accelerator_for(folder, settings)
-    # Whatever is wrong with the data or the settings is said before the folder is made.
+    # Nothing trains before `fit`: what is wrong is said before the folder is made by `Run`.
     batches = batches_of(source, accelerator, batch=settings.training.batch, seed=seed)
     generator = build_generator(settings.generator, source.shape, source.classes)
     discriminator = build_discriminator(settings.discriminator, source.shape, source.classes)
@@ -56,7 +58,7 @@ def main(settings: Gan) -> None:
         seed=seed,
         resume=lambda state: run.resume(state),
     )
-    with Run(folder, settings, accelerator, facts={"examples": source.size}) as run:
+    with Run(folder, settings, accelerator) as run:
         if finished(run):
             return
         start(run, "hybridgen-gan", settings)

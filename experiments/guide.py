@@ -96,6 +96,7 @@ def main(settings: GuideExperiment) -> None:
     from hybridgen.evaluation.guide import SampledModel
     from hybridgen.evaluation.guide_data import GuideData
     from hybridgen.evaluation.runs import SavedRun
+    from hybridgen.training.lock import refuse_inside
     from hybridgen.training.run import Run
     from hybridgen.training.setup import accelerator_for, start, validate_memory
 
@@ -105,6 +106,7 @@ def main(settings: GuideExperiment) -> None:
     source = load_data(model_run.data)
     name = f"{kind}{source.name}-{training.objective}-seed{seed}"
     folder = settings.out or Path("runs", "guide", name)
+    refuse_inside(folder, vars(model_run.data))
     accelerator = accelerator_for(folder, settings)
     device = accelerator.device
     model = SampledModel(
@@ -136,7 +138,7 @@ def main(settings: GuideExperiment) -> None:
         seed=seed,
         resume=lambda state: run.resume(state),
     )
-    facts = {"examples": source.size, "model": model.fingerprint}
+    facts = {"data": source.identity, "model": model.fingerprint}
     with Run(folder, settings, accelerator, facts=facts) as run:
         if run.result is not None:
             load_guide(folder)  # refuses one of an earlier model

@@ -25,7 +25,4 @@ def hybrid(settings: Diffusion) -> None:
 
 
 if __name__ == "__main__":
-    argv = sys.argv[1:]
-    if not any(word.split("=")[0] == "--config" for word in argv):
-        argv = ["--config", str(DEFAULT), *argv]
-    sys.exit(command(hybrid, Diffusion, argv, description=__doc__ or ""))
+    sys.exit(command(hybrid, Diffusion, description=__doc__ or "", default_config=DEFAULT))

@@ -3,8 +3,10 @@
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -41,15 +43,24 @@ def command(
     settings: type[S],
     argv: list[str] | None = None,
     description: str = "",
+    *,
+    default_config: Path | None = None,
 ) -> int:
     """Run an experiment and turn what can go wrong into one sentence and an exit status.
+
+    Args:
+        default_config: settings where `argv` has no `--config`.
 
     Returns:
         0 when done, 2 for bad settings or data, 1 for a failure while working, 128 + n when
         stopped by signal n.
     """
+    words = sys.argv[1:] if argv is None else argv
+    if default_config and not any(word.split("=")[0] == "--config" for word in words):
+        words = ["--config", str(default_config), *words]
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        filled = read_settings(settings, argv, description)
+        filled = read_settings(settings, words, description)
     except InputError as error:
         return _say(error, 2, everywhere=False)
     try:

@@ -1,4 +1,4 @@
-"""The failures that a person at the command line meets, each explained in one sentence."""
+"""Sentences for people: failures, each explained in one, and words of others within ours."""
 
 import re
 import reprlib
@@ -28,6 +28,12 @@ def one_line(text: str) -> str:
 def reason(error: BaseException) -> str:
     """What an error, or better its cause, has to say: one line of bounded length."""
     return one_line(str(error.__cause__ or error) or type(error).__name__).rstrip(".")
+
+
+def escaped(words: str) -> str:
+    """Somebody's words as one line of Markdown that shows them: no links, no HTML, no new cell."""
+    line = " ".join(words.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", line)
 
 
 class InputError(ValueError):

@@ -73,6 +73,7 @@ def experiment():
                 n
                 for n in ast.walk(ast.parse((EXPERIMENTS / f"{name}.py").read_text()))
                 if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "command"
+                if isinstance(n.args[1], ast.Name)
             ]
             made[name] = module, getattr(module, calls[-1].args[1].id)
         return made[name]

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -71,6 +72,18 @@ class Augment(nn.Module):
             return
         direction = math.copysign(1, sign_accuracy - self.settings.target)
         self.strength.add_(direction * images / self.settings.speed_images).clamp_(0, 1)
+
+
+def twice_differentiable() -> bool:
+    """Whether the installed torch differentiates twice through the resampling."""
+    x, places = torch.zeros(1, 1, 2, 2, requires_grad=True), torch.zeros(1, 2, 2, 2)
+    moved = F.grid_sample(x, places, align_corners=False)
+    (gradient,) = torch.autograd.grad(moved.square().sum(), x, create_graph=True)
+    try:
+        gradient.sum().backward()
+    except RuntimeError:
+        return False
+    return True
 
 
 class _Draw:

@@ -32,6 +32,10 @@ class MixturePoints:
         return (self.mixture.dimension,)
 
     @property
+    def identity(self) -> str:
+        return self.name
+
+    @property
     def classes(self) -> int:
         return self.mixture.components if self.labelled else 0
 

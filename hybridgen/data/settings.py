@@ -22,6 +22,7 @@ class DataSettings(Settings):
             split of its own; the built-in sets have a fixed one.
         memory_limit: GiB of bytes up to which images stay in memory; larger sets stream.
         workers: processes that read ahead while streaming.
+        identity: of the examples; a run notes it, and data that has changed since is refused.
     """
 
     path: str = "digits"
@@ -31,6 +32,7 @@ class DataSettings(Settings):
     held_out: Share = 1 / 6
     memory_limit: Annotated[float, Range(0, 1e6)] = 2.0
     workers: Annotated[int, Range(0, 64)] = 2
+    identity: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

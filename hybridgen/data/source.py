@@ -1,5 +1,6 @@
 """What every data set offers, whether it is drawn, held in memory or streamed."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -87,6 +88,8 @@ class Source(Protocol):
         classes: how many labels the batches carry; 0 when they carry none.
         mixture: the exact density, where it is known.
         size: training examples; `None` when they are drawn without end.
+        identity: of the examples, by their content and order: equal wherever they are kept, and
+            whether they are held or streamed.
     """
 
     @property
@@ -99,6 +102,8 @@ class Source(Protocol):
     def mixture(self) -> GaussianMixture | None: ...
     @property
     def size(self) -> int | None: ...
+    @property
+    def identity(self) -> str: ...
 
     def batches(self, shard: Shard) -> Iterator[Batch]:
         """Endless `(x [b ...], label [b] or None)`; `b = shard.batch / shard.world`.
@@ -125,6 +130,14 @@ def labels_in_turn(source: Source, count: int) -> Tensor | None:
     return torch.arange(count) % source.classes if source.classes else None
 
 
+def identity_of(*parts: bytes) -> str:
+    """A name for what these bytes are, 32 letters and digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:32]
+
+
 def to_float(images: Tensor) -> Tensor:
     """uint8 `[b c h w]` to float32 in [-1, 1]: `x / 127.5 - 1`."""
     return images.float().div_(127.5).sub_(1)
@@ -139,13 +152,16 @@ def row_batches(x: Tensor, label: Tensor | None, shard: Shard) -> Iterator[Batch
         InputError: a batch larger than `n`.
     """
     positions = shard.positions(len(x))
-    x = x.to(shard.device)
-    label = None if label is None else label.to(shard.device)
-    is_bytes = x.dtype == torch.uint8
-    return (
-        (to_float(x[rows]) if is_bytes else x[rows], None if label is None else label[rows])
-        for rows in (batch.to(shard.device) for batch in positions)
-    )
+
+    def gathered() -> Iterator[Batch]:
+        # In here, so that batches that nobody takes cost no second copy on the device.
+        rows_of = x.to(shard.device)
+        label_of = None if label is None else label.to(shard.device)
+        for rows in (batch.to(shard.device) for batch in positions):
+            batch = to_float(rows_of[rows]) if x.dtype == torch.uint8 else rows_of[rows]
+            yield batch, None if label_of is None else label_of[rows]
+
+    return gathered()
 
 
 def check_part(part: str, count: int) -> None:

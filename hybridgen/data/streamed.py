@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hybridgen.data.images import to_float
-from hybridgen.data.source import Batch, Part, Shard, check_part, shuffled_positions
+from hybridgen.data.source import Batch, Part, Shard, check_part, identity_of, shuffled_positions
 from hybridgen.data.tables import ImageTable
 from hybridgen.errors import InputError
 
@@ -37,6 +37,10 @@ class StreamedSource:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.train.format.shape
+
+    @property
+    def identity(self) -> str:
+        return identity_of(self.train.identity, self.held_out.identity)
 
     @property
     def size(self) -> int:

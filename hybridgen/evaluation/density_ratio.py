@@ -105,7 +105,9 @@ def platt(real: Tensor, fake: Tensor) -> tuple[float, float]:
     """
     both = torch.cat([real, fake]).double().cpu()
     # In units of their spread, where one step of the search fits all.
-    middle, unit = float(both.mean()), float(both.std()) or 1.0
+    middle, unit = float(both.mean()), float(both.std())
+    if not unit > 1e-12 * float(both.abs().max()):  # what rounding leaves of equal logits
+        return 0.0, 0.0
     real, fake = ((both - middle) / unit).split([len(real), len(fake)])
     down = 1 / (min(len(real), len(fake)) + 2)
 

@@ -130,11 +130,12 @@ def measure(
     with torch.no_grad():
         x = in_chunks(sample, *inputs, size=batch)
     first_batch = tuple(each[:batch] for each in inputs)
+    figures, warning = evaluator.with_warning(x)
     return Measurement(
-        figures=evaluator(x),
-        cost=sampling_costs({"sampler": (sampler, first_batch)})["sampler"],
+        figures=figures,
+        cost=sampling_costs({"the sampler": (sampler, first_batch)})["the sampler"],
         samples=x,
-        warnings=evaluator.warnings,
+        warnings=(*evaluator.warnings, *filter(None, [warning])),
     )
 
 
@@ -148,6 +149,7 @@ class MeasuredEntry:
 
     Attributes:
         figures: metric -> estimate.
+        warning: a sentence if the intervals of these samples cannot be trusted; else empty.
         histogram: samples of each class, as the feature network sees them; empty without classes.
         picture: a PNG of the first samples.
         neighbours: a PNG of the samples that lie closest to training data relative to held-out
@@ -155,6 +157,7 @@ class MeasuredEntry:
     """
 
     figures: Mapping[str, Estimate]
+    warning: str
     histogram: tuple[int, ...]
     picture: bytes
     neighbours: bytes
@@ -177,16 +180,19 @@ def measure_entry(
         label = labels_in_turn(source, count)
         x = draw_samples(entry.sampler, count, (seed, "compare"), like=like, label=label)
         pictures = {"picture": picture_of(x, source), "neighbours": _nearest(x, evaluator, source)}
+        figures, warning = evaluator.with_warning(x)
         return {
             "name": entry.name,
-            "figures": {name: asdict(estimate) for name, estimate in evaluator(x).items()},
+            "warning": warning,
+            "figures": {name: asdict(estimate) for name, estimate in figures.items()},
             "histogram": evaluator.histogram(x),
             **{name: b64encode(picture).decode() for name, picture in pictures.items()},
         }
 
     record = _cached(folder, {**entry.key, **key}, work)
     return MeasuredEntry(
-        figures={name: Estimate(**estimate) for name, estimate in record["figures"].items()},
+        figures={name: _read_estimate(each) for name, each in record["figures"].items()},
+        warning=record["warning"],
         histogram=tuple(record["histogram"]),
         picture=b64decode(record["picture"]),
         neighbours=b64decode(record["neighbours"]),
@@ -256,7 +262,11 @@ def time_entries(
 
 def _read_cost(record: dict[str, Any]) -> SamplingCost:
     calls = None if record["calls"] is None else Cost(**record["calls"])
-    return SamplingCost(**{**record, "calls": calls, "seconds": Estimate(**record["seconds"])})
+    return SamplingCost(**{**record, "calls": calls, "seconds": _read_estimate(record["seconds"])})
+
+
+def _read_estimate(record: dict[str, Any]) -> Estimate:
+    return Estimate(**{**record, "deviations": tuple(map(tuple, record["deviations"]))})
 
 
 def _cached(folder: Path, key: Mapping[str, Any], work: Callable[[], Any]) -> Any:

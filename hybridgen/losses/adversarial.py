@@ -133,24 +133,26 @@ class AdversarialLoss(nn.Module):
                 "fake_label: leave one of them out"
             )
         check_pair(real, fake)
-        sloped = max(self.r1, self.r2) > 0
-        exact = sloped and self.finite_difference is None
-        precise = sloped or self.gp > 0 or self.float32
+        penalised = max(self.r1, self.r2) > 0
+        double_backward = penalised and self.finite_difference is None
+        in_float32 = penalised or self.gp > 0 or self.float32
         device = real.device.type
-        autocast = torch.is_autocast_enabled(device) and not precise
+        autocast = torch.is_autocast_enabled(device) and not in_float32
         # Fused attention has no double backward: https://github.com/pytorch/pytorch/issues/116350
-        attention = sdpa_kernel(SDPBackend.MATH) if exact or self.gp > 0 else nullcontext()
+        attention = (
+            sdpa_kernel(SDPBackend.MATH) if double_backward or self.gp > 0 else nullcontext()
+        )
         with torch.autocast(device, enabled=autocast), attention:
             x = torch.cat([real, fake.to(real.dtype)]).detach()
-            x = x.to(torch.promote_types(x.dtype, torch.float32)) if precise else x
+            x = x.to(torch.promote_types(x.dtype, torch.float32)) if in_float32 else x
             sigma = None if sigma is None else torch.cat([sigma, sigma])
             if label is not None:
                 label = torch.cat([label, label if fake_label is None else fake_label])
-            if sloped and not exact:
+            if penalised and not double_backward:
                 logits, norms = self._finite_differences(x, sigma, label, rng)
             else:
-                logits = self._logits(x.requires_grad_(exact), sigma, label)
-                norms = squared_gradient_norm(logits, x) if exact else None
+                logits = self._logits(x.requires_grad_(double_backward), sigma, label)
+                norms = squared_gradient_norm(logits, x) if double_backward else None
             on_real, on_fake = logits.chunk(2)
             parts = {"adversarial": self.objective.discriminator(on_real, on_fake).mean()}
             if norms is not None:

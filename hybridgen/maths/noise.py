@@ -54,16 +54,18 @@ class Scalings(NamedTuple):
 
 
 def scalings(sigma: Tensor, data_std: float) -> Scalings:
-    """EDM's choice for data of standard deviation `data_std`.
+    """EDM's choice for data of root mean square `data_std`.
 
     `skip = d^2 / (sigma^2 + d^2)`, `out = sigma d / sqrt(sigma^2 + d^2)`,
-    `inner = 1 / sqrt(sigma^2 + d^2)`, `noise = log(sigma) / 4`.
+    `inner = 1 / sqrt(sigma^2 + d^2)`, `noise = log(sigma) / 4`; their limits where the square is
+    infinite. What the network sees, and what it should answer, then have mean square 1 for data
+    whose mean square is `d^2`: that is its deviation only if the data is centred.
     Source: Karras et al. 2022, arXiv:2206.00364, table 1, column "EDM".
     """
     total = sigma.square() + data_std**2
     return Scalings(
         skip=data_std**2 / total,
-        out=sigma * data_std * total.rsqrt(),
+        out=torch.where(total.isinf(), data_std, sigma * data_std * total.rsqrt()),
         inner=total.rsqrt(),
         noise=sigma.log() / 4,
     )
@@ -75,7 +77,8 @@ def loss_weight(sigma: Tensor, data_std: float) -> Tensor:
     It equals `1 / out^2`, so the weighted error of `D` is the plain error of `F`.
     Source: Karras et al. 2022, arXiv:2206.00364, section 5 and table 1.
     """
-    return (sigma.square() + data_std**2) / (sigma * data_std).square()
+    weight = (sigma.square() + data_std**2) / (sigma * data_std).square()
+    return torch.where(sigma.square().isinf(), 1 / data_std**2, weight)
 
 
 def clamp_level(sigma: Tensor) -> Tensor:

@@ -39,9 +39,11 @@ def activation_named(kind: Activation) -> Callable[[Tensor], Tensor]:
     """
     if kind not in get_args(Activation):
         raise InputError(f"no activation {kind!r}; there are {', '.join(get_args(Activation))}")
-    if kind == "leaky_relu":
-        return partial(F.leaky_relu, negative_slope=SLOPE)
-    return lambda x: _SILU * F.silu(x)
+    return partial(F.leaky_relu, negative_slope=SLOPE) if kind == "leaky_relu" else _scaled_silu
+
+
+def _scaled_silu(x: Tensor) -> Tensor:
+    return _SILU * F.silu(x)
 
 
 def upsample(x: Tensor) -> Tensor:

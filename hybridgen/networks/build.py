@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import math
+from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -9,11 +11,12 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
+from safetensors import safe_open
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 
-from hybridgen.errors import InputError
+from hybridgen.errors import InputError, reason
 from hybridgen.networks.blocks import eval_mode
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
@@ -33,6 +36,14 @@ _NETWORKS: dict[str, tuple[type[Any], type[Any]]] = {
     "residual": (ResidualGenerator, ResidualDiscriminator),
 }
 """Generator and discriminator of each architecture."""
+CLASSES: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (*chain(*_NETWORKS.values()), ImageDenoiser, PointDenoiser)
+}
+"""All networks of this package, by the names that their saved settings give them."""
+_MOST = 2**20
+"""Of any number in saved settings: a table of timesteps, of classes, a width."""
+_UNSAVED = 2**24
+"""Numbers that a network may compute when it is built, such as the places of patches."""
 
 
 def build_denoiser(
@@ -87,8 +98,6 @@ def load_network(folder: str | Path) -> ModelMixin:
         InputError: there is no network of this package in the folder, or it is damaged.
     """
     path = Path(folder) / "config.json"
-    kinds = [*chain(*_NETWORKS.values()), ImageDenoiser, PointDenoiser]
-    classes = {kind.__name__: kind for kind in kinds}
     if not path.is_file():
         raise InputError(f"no network in {folder}: expected config.json there; name another folder")
     try:
@@ -97,12 +106,87 @@ def load_network(folder: str | Path) -> ModelMixin:
         raise InputError(
             f"{path} is not a network's configuration ({error!r}); save it again"
         ) from error
-    if name not in classes:
-        raise InputError(f"{path} describes a {name!r}, expected one of {sorted(classes)}")
+    if not isinstance(name, str) or name not in CLASSES:
+        raise InputError(f"{path} describes a {name!r}, expected one of {sorted(CLASSES)}")
+    check_saved(CLASSES[name], Path(folder))
     try:
-        return classes[name].from_pretrained(folder, local_files_only=True)
+        return CLASSES[name].from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except Exception as error:
-        raise InputError(f"the weights in {folder} cannot be read ({error}); save again") from error
+        raise InputError(
+            f"the weights in {folder} cannot be read ({reason(error)}); save again"
+        ) from error
+
+
+def check_saved(kind: type[Any], folder: Path) -> None:
+    """Refuse a saved network whose settings and weights do not belong together, or are not numbers.
+
+    Settings are a stranger's word for how much memory to take, so they are held against the sizes
+    of the weights beside them before any of it is taken.
+
+    Args:
+        kind: its class, one of this package or of diffusers.
+
+    Raises:
+        InputError: no safetensors, settings that are damaged or describe another network, weights
+            that are not finite.
+    """
+    try:
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        sizes: dict[str, int] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                names = file.keys()
+                for name in names:
+                    tensor = file.get_tensor(name)
+                    sizes[name] = tensor.numel()
+                    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                        raise InputError(
+                            f"the weights in {folder} are not finite ({name[:60]}): take those of "
+                            "an earlier step, or train again"
+                        )
+        check_numbers(settings, len(sizes))
+        with torch.device("meta"):
+            network = kind.from_config(settings)
+    except InputError:
+        raise
+    except Exception as error:  # a stranger's file fails in as many ways as there are settings
+        raise InputError(
+            f"the weights in {folder} cannot be read ({reason(error)}); save again, as safetensors"
+        ) from error
+    expected = sum(tensor.numel() for tensor in network.state_dict().values())
+    computed = sum(tensor.numel() for tensor in network.buffers())
+    saved = sum(sizes.values())
+    if expected != saved or computed > _UNSAVED + saved:
+        raise InputError(
+            f"the settings in {folder} describe a network of {expected} numbers (and {computed} "
+            f"that it computes), and {saved} are saved there; save both again"
+        )
+
+
+def check_numbers(settings: Any, tensors: int | None = None) -> None:
+    """Raise `ValueError` for a number in saved settings that no network or scheduler has.
+
+    Args:
+        tensors: how many are saved; no network has more layers, or levels, than these.
+    """
+    for name, value in _numbers(settings):
+        layers = tensors is not None and ("depth" in name or "layers" in name)
+        most = tensors if layers and tensors is not None else _MOST
+        if most < abs(value) < math.inf:  # some schedulers have an infinite bound
+            raise ValueError(f"{name[:40]} is {value:.4g}, and at most {most} is possible")
+
+
+def _numbers(settings: Any, name: str = "") -> Iterator[tuple[str, int | float]]:
+    """Every number in nested settings, and the number of entries of every list."""
+    if isinstance(settings, dict):
+        for key, value in settings.items():
+            yield from _numbers(value, str(key))
+    elif isinstance(settings, list):
+        yield f"layers of {name}", len(settings)
+        for value in settings:
+            yield from _numbers(value, name)
+    elif isinstance(settings, int | float):
+        yield name, settings
 
 
 def _build(

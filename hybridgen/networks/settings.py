@@ -69,7 +69,8 @@ class DenoiserSettings(Settings):
         depth: hidden layers, for points.
         frequencies: Fourier features a coordinate, for points.
         min_wavelength: the shortest, in units of the data's deviation, for points.
-        data_std: standard deviation of the data; if not given, 0.5 for images, 1 for points.
+        data_std: root mean square of the data's values, their standard deviation where they are
+            centred; if not given, 0.5 for images, 1 for points.
     """
 
     widths: tuple[Width, ...] = (32, 64)

@@ -42,7 +42,7 @@ def check_guide(denoiser: Any, discriminator: Any) -> None:
             f"{type(discriminator).__name__} ignores it: train one with experiments/guide.py, or "
             "build it with noise_conditional=True"
         )
-    weights = _weights(discriminator)
+    weights = _weights_dtype(discriminator)
     if weights in (torch.bfloat16, torch.float16):
         raise ValueError(
             "a guide's gradients are taken in full precision and this discriminator is in "
@@ -57,7 +57,7 @@ def check_guide(denoiser: Any, discriminator: Any) -> None:
             )
 
 
-def _weights(discriminator: Any) -> torch.dtype | None:
+def _weights_dtype(discriminator: Any) -> torch.dtype | None:
     """The type of a module's weights; `None` for a function."""
     weights = discriminator.parameters() if isinstance(discriminator, nn.Module) else iter(())
     return next((w.dtype for w in weights if w.is_floating_point()), None)
@@ -189,7 +189,7 @@ class Guided:
         return torch.where(inside, scale, torch.zeros_like(scale))
 
     def _gradient(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
-        precise = _weights(self.discriminator) or torch.promote_types(x.dtype, torch.float32)
+        precise = _weights_dtype(self.discriminator) or torch.promote_types(x.dtype, torch.float32)
         with (
             torch.inference_mode(False),
             torch.enable_grad(),

@@ -104,8 +104,9 @@ class Refined:
         """
         proposals: float = self.rounds + 1
         if self.how == "rejection":
-            expected = min(1.0, math.exp(-(self.log_bound or 0.0)))
-            share = expected if self.acceptance is None else self.acceptance
+            share = self.acceptance
+            if share is None:
+                share = min(1.0, math.exp(-(self.log_bound or 0.0)))
             proposals = (1 - (1 - share) ** proposals) / share
         return (self.sampler.cost + Cost(discriminator_forward=1)) * proposals
 

@@ -19,7 +19,8 @@ class Heun:
     """Second-order steps down the probability-flow ODE `dx/dsigma = (x - D(x, sigma)) / sigma`.
 
     Karras et al. 2022, arXiv:2206.00364, algorithms 1 (churn 0) and 2; the last step, to sigma 0,
-    is Euler's. The same noise gives the same samples, churned or not.
+    is Euler's. The same noise gives the same samples, churned or not. Half precision would lose the
+    difference between neighbouring levels, so steps are taken in float32 at least.
 
     Attributes:
         denoiser: guided or not; both slopes of a step come from it.
@@ -62,7 +63,7 @@ class Heun:
         """
         check_noise(noise, self.noise_shape)
         levels = self.sigmas.tolist()
-        x = noise * levels[0]
+        x = noise.to(torch.promote_types(noise.dtype, torch.float32)) * levels[0]
         draws = rng_from(noise) if self.churn else None
         for number, (now, after) in enumerate(pairwise(levels), start=1):
             start = self._raised(now)

@@ -51,7 +51,7 @@ class Scheduled:
     def __post_init__(self) -> None:
         if not 0 < self.highest < math.inf:
             raise ValueError(f"highest must be positive and finite, got {self.highest}")
-        prepared = _prepared(self.scheduler, self.steps)
+        prepared = _with_timesteps(self.scheduler, self.steps)
         conversions.check_variance(prepared)
         visited, prediction = conversions.levels(prepared), conversions.prediction_type(prepared)
         if visited[0].alpha == 0 and prediction.kind == "epsilon":
@@ -103,8 +103,8 @@ class Scheduled:
         bar = tqdm(path, total=len(self._levels), disable=not self.progress, unit="step")
         for number, (t, level) in enumerate(bar, start=1):
             x0 = self._clean(x, level, label)
-            answer = self._prediction_type.from_clean(x0, x, level)
-            x = scheduler.step(answer, t, x, return_dict=False, **randomness)[0]
+            prediction = self._prediction_type.from_clean(x0, x, level)
+            x = scheduler.step(prediction, t, x, return_dict=False, **randomness)[0]
             check_samples(x, number, len(self._levels), level.sigma)
         return x
 
@@ -113,7 +113,7 @@ class Scheduled:
 
     def _clean(self, x: Tensor, level: conversions.NoiseLevel, label: Tensor | None) -> Tensor:
         sigma = self._sigma(level)
-        # x / alpha below `highest`; above, alpha may be 0.
+        # Below `highest` sigma is s / alpha, and this is x / alpha; above, alpha may be 0.
         rescaled = x * (sigma / level.s)
         x0 = self.denoiser(rescaled, x.new_full((len(x),), sigma), label)
         if x0.shape != x.shape:
@@ -121,7 +121,7 @@ class Scheduled:
         return x0
 
 
-def _prepared(scheduler: Any, steps: int) -> Any:
+def _with_timesteps(scheduler: Any, steps: int) -> Any:
     """A copy of `scheduler` that has laid out its steps."""
     name = conversions.scheduler_name(scheduler)
     if steps < 1:

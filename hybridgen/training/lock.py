@@ -2,7 +2,7 @@
 
 import fcntl
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +32,7 @@ def lock_run_folder(folder: Path, config: Mapping[str, Any], *, changing: bool =
     """
     config_file, plain = folder / "config.yaml", json.loads(json.dumps(config))
     try:
+        refuse_inside(folder, plain.get("data"))
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
         if names - _LEFTOVERS and config_file.name not in names:
             raise InputError(
@@ -51,7 +52,7 @@ def lock_run_folder(folder: Path, config: Mapping[str, Any], *, changing: bool =
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not changing:
             _check_settings(config_file, plain)
-        if changing or not config_file.exists():
+        if changing or not config_file.exists() or plain != yaml.safe_load(config_file.read_text()):
             write_atomically(config_file, yaml.safe_dump(plain, sort_keys=False))
     except (BlockingIOError, PermissionError) as error:
         lock.close()
@@ -62,24 +63,65 @@ def lock_run_folder(folder: Path, config: Mapping[str, Any], *, changing: bool =
     return lock
 
 
+def refuse_inside(folder: Path, data: Mapping[str, Any] | None) -> None:
+    """Raise `InputError` if `folder` lies in that of the data: its pictures would become data."""
+    path = Path((data or {}).get("path") or "no folder").expanduser()
+    if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
+        raise InputError(
+            f"{folder} lies inside the data folder {path}, where its pictures would be taken for "
+            "data: choose an --out elsewhere"
+        )
+
+
+FREE = {
+    *("threads", "tracking", "log_every", "save_every", "sample_every", "eval_every"),
+    *("training.accumulation", "training.check_ranks", "data.memory_limit", "data.workers"),
+}
+"""Settings that may change while a run goes on: they move its result by rounding at most."""
+
+
+def tied(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a run is tied to, flat: `b` in `a` is called `a.b`.
+
+    Data is named by its identity, where that is known, and not by its path.
+    """
+    settings = flat(config)
+    free = FREE | ({"data.path"} if settings.get("data.identity") else set())
+    return {name: value for name, value in settings.items() if name not in free}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The names of settings, of those that runs are tied to, in which two configs differ."""
+    one, other = tied(before), tied(now)
+    return sorted(k for k in one.keys() | other.keys() if one.get(k) != other.get(k))
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings in one mapping: `b` in `a` is called `a.b`."""
+    settings: dict[str, Any] = {}
+    for name, value in config.items():
+        inner = isinstance(value, Mapping)
+        settings |= flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return settings
+
+
 def _check_settings(config_file: Path, config: dict[str, Any]) -> None:
     if not config_file.exists():
         return
     try:
         before = yaml.safe_load(config_file.read_text()) or {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        changed = differences(before, config)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
         raise InputError(f"{config_file} is damaged: choose another --out") from error
-    changed = sorted(_differences(before, config))
-    if changed:
+    if changed == ["data.identity"]:
         raise InputError(
-            f"{config_file.parent} holds a run with other settings ({'; '.join(changed[:3])}): "
-            "choose another --out, or give the settings it was started with"
+            f"{config_file.parent} holds a run on other examples (some were added, removed, "
+            "changed or renamed): give the data as it was, or choose another --out"
         )
-
-
-def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in before.keys() | now.keys():
-            yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif before != now:
-        yield f"{name} was {before} and is {now}"
+    if changed:
+        one, other = tied(before), tied(config)
+        changes = "; ".join(f"{k} was {one.get(k)} and is {other.get(k)}" for k in changed[:3])
+        raise InputError(
+            f"{config_file.parent} holds a run with other settings ({changes}): choose another "
+            "--out, or give the settings it was started with"
+        )

@@ -2,13 +2,17 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from hybridgen.errors import RunError
@@ -22,6 +26,9 @@ class EMA:
     After `half_life` images the weights of then count half. Early in training the half-life is at
     most `ramp` times the images seen so far, so the random start is forgotten quickly.
     Source: Karras et al. 2022, arXiv:2206.00364, appendix F (half-life and ramp-up in images).
+
+    The mean of singular vectors is none of the mean weight: those of spectral norms are brought
+    back to it by a power iteration after every update, as by a forward pass in training.
 
     `torch.optim.swa_utils.AveragedModel` computes the same, but walks through both models at every
     update, which a small network notices.
@@ -42,6 +49,7 @@ class EMA:
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
         self._model = model
         self._pairs: list[tuple[Tensor, Tensor]] | None = None
+        self._power_iterations = power_iterations(self.module)
 
     def update(self, *, seen: int, images: int) -> None:
         """Blend the model in after a step on `images` images, `seen` in all.
@@ -61,6 +69,28 @@ class EMA:
         for average, counter in self._pairs:
             if not average.is_floating_point():
                 average.copy_(counter)
+        for iterate in self._power_iterations:
+            iterate()
+
+
+def power_iterations(model: nn.Module) -> list[Callable[[], Any]]:
+    """A power iteration for each layer of a model under `parametrizations.spectral_norm` of
+    `torch.nn.utils`, or under its older `spectral_norm`."""
+
+    def iterate(weight: ParametrizationList) -> None:
+        weight.train()()
+        weight.eval()
+
+    steps: list[Callable[[], Any]] = []
+    for module in model.modules():
+        if isinstance(module, ParametrizationList) and any(
+            isinstance(part, _SpectralNorm) for part in module
+        ):
+            steps.append(partial(iterate, module))
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, SpectralNorm):
+                steps.append(partial(hook.compute_weight, module, do_power_iteration=True))
+    return steps
 
 
 def schedule(optimizer: torch.optim.Optimizer, rate: float, betas: tuple[float, float]) -> None:

@@ -19,7 +19,7 @@ from accelerate.tracking import GeneralTracker
 from hybridgen.errors import FailedElsewhere, InputError, Interrupted, RunError
 from hybridgen.training import checkpoint
 from hybridgen.training.checkpoint import RandomState, write_atomically
-from hybridgen.training.lock import lock_run_folder
+from hybridgen.training.lock import lock_run_folder, tied
 from hybridgen.training.signals import Signals
 from hybridgen.training.step import Step
 
@@ -97,7 +97,7 @@ class Run:
     ) -> None:
         self.folder, self.accelerator = folder, accelerator
         self.config = {k: v for k, v in dataclasses.asdict(settings).items() if k != "out"}
-        config = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
+        config = hashlib.sha256(json.dumps(tied(self.config), sort_keys=True).encode()).hexdigest()
         precision = accelerator.mixed_precision
         self.facts = {"config": config, "mixed_precision": precision, **(facts or {})}
         self.log_file = JsonLines(folder / "log.jsonl")
@@ -117,6 +117,10 @@ class Run:
         """The figures of a run that is finished."""
         path = self.folder / "result.json"
         return json.loads(path.read_text()) if path.exists() else None
+
+    @property
+    def _accumulation(self) -> int:
+        return (self.config.get("training") or {}).get("accumulation", 1)
 
     @property
     def seconds(self) -> float:
@@ -152,6 +156,7 @@ class Run:
         self.random.collect()
         state, world = {**step.state, "random": self.random}, self.accelerator.num_processes
         facts = {**self.facts, "seconds": self.seconds, "world": world}
+        facts["accumulation"] = self._accumulation
         root, number = self.folder / "checkpoints", step.number
         self._lead(lambda: checkpoint.write(root, number, state, **facts))
         self._saved = number
@@ -225,4 +230,9 @@ class Run:
             self.say(
                 f"warning: begun on {saved.manifest['world']} process(es), going on with "
                 f"{self.accelerator.num_processes}: the result is not the same bit for bit"
+            )
+        if saved.manifest.get("accumulation", self._accumulation) != self._accumulation:
+            self.say(
+                f"warning: begun with {saved.manifest['accumulation']} micro-batch(es) a step, "
+                f"going on with {self._accumulation}: the result is not the same bit for bit"
             )

@@ -48,7 +48,7 @@ class RunSettings(Settings):
         save_every: steps between two checkpoints.
         mixed_precision: `no` or `bf16`; the launcher's choice if not given.
         threads: of torch on the CPU; tiny networks are fastest with one.
-        tracking: further trackers beside log.jsonl: tensorboard, trackio, wandb.
+        tracking: further trackers beside log.jsonl, such as tensorboard.
     """
 
     seed: Seed = 0
@@ -269,9 +269,9 @@ class AdversarialTerm(Settings):
 
     Attributes:
         source: where the fake comes from. `clean`: the clean estimate at levels up to `highest`,
-            compared as it is. `renoised`: the estimate at any level, noised again to a lower one,
-            and the data with the same noise. `chain`: the end of a short sampling chain, with a
-            gradient through its last step.
+            compared as it is. `renoised`: the estimate at any level, noised again to three
+            quarters of it or more, and the data with the same noise. `chain`: the end of a short
+            sampling chain, with a gradient through its last step.
         weight: of the term beside the denoising loss, once warm-up and ramp are over.
         adaptive: multiply the weight so that both losses pull equally on the last layer.
         warm_up: steps in which the discriminator trains and the term does not reach the denoiser.

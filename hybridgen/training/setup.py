@@ -21,13 +21,14 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, DynamoBackend, set_seed
 from torch import nn
 
-from hybridgen.data.augment import Augment
+from hybridgen.data.augment import Augment, twice_differentiable
 from hybridgen.data.settings import AugmentSettings
 from hybridgen.errors import InputError
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.maths.objectives import objective
 from hybridgen.networks.build import activation_bytes
 from hybridgen.settings import check_memory
+from hybridgen.training.lock import flat
 from hybridgen.training.run import JsonLines, Run
 from hybridgen.training.settings import (
     AdversarialSettings,
@@ -98,18 +99,9 @@ def start(run: Run, project: str, settings: RunSettings) -> None:
 
 def start_trackers(accelerator: Accelerator, project: str, config: Mapping[str, Any]) -> None:
     """Begin logging; nested settings are flattened to `a.b`, which every tracker takes."""
-    accelerator.init_trackers(project, _flat(config))
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            simple = isinstance(value, int | float | str | bool)
-            flat[f"{prefix}{key}"] = value if simple else str(value)
-    return flat
+    simple = int | float | str | bool
+    settings = {k: v if isinstance(v, simple) else str(v) for k, v in flat(config).items()}
+    accelerator.init_trackers(project, settings)
 
 
 def build_adversarial(
@@ -183,6 +175,17 @@ def validate_setup(
             f"the launcher's dynamo backend {backend.value!r} compiles the discriminator, and a "
             "compiled discriminator has no double backward: launch with --dynamo_backend no, or "
             "use finite-difference penalties"
+        )
+    if (
+        twice
+        and adversarial is not None
+        and adversarial.augment is not None
+        and not twice_differentiable()
+    ):
+        raise InputError(
+            f"this torch ({torch.__version__}) does not differentiate the resampling of images "
+            "twice, as r1, r2 and gp with augmentation need: install a newer one, or switch "
+            "augmentation or the penalties off"
         )
     if accelerator.gradient_accumulation_steps != 1:
         raise InputError(

@@ -10,6 +10,7 @@ from experiments.conftest import EXPERIMENTS, Answer
 from PIL import Image
 
 from hybridgen.cli import command
+from hybridgen.data.images import digits
 from hybridgen.evaluation.runs import SavedRun
 from hybridgen.networks.build import DenoiserSettings, build_denoiser
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
@@ -325,6 +326,29 @@ def test_what_cannot_work_is_said_in_one_sentence(call, runs, tmp_path, argv, se
     assert sentence in answer.err
     assert "Traceback" not in answer.err
     assert answer.err.strip().count("\n") == 0
+
+
+def test_held_out_data_must_be_that_which_was_not_trained_on(call, runs, tmp_path):
+    identity = digits().identity
+    for run, data in (("gan", "0" * 32), ("diffusion", identity)):
+        shutil.copytree(runs / run, tmp_path / run)
+        config = yaml.safe_load((tmp_path / run / "config.yaml").read_text())
+        config["data"] |= {"identity": data}
+        (tmp_path / run / "config.yaml").write_text(yaml.safe_dump(config))
+    answer = call(*run_flags(tmp_path, "gan"), "--methods", METHOD)
+    assert answer.status == 2 and "are not those that were trained on" in answer.err
+    both = f'[{METHOD[1:-1]}, {{"name": "d", "model": "diffusion", "calls": [3]}}]'
+    answer = call(*run_flags(tmp_path, "gan", "diffusion"), "--methods", both)
+    assert answer.status == 2 and "was trained on other data" in answer.err
+    assert not (tmp_path / "out" / "result.json").exists()
+
+
+def test_runs_that_name_one_data_set_by_two_paths_are_compared(script, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        data = {"path": f"{name}/photos", "identity": "x"}
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    assert script.same_data([SavedRun(tmp_path / name) for name in "ab"]).path == "a/photos"
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_trainings_of_a_pattern_may_differ_in_what_changes_no_model(script, mode
 @pytest.mark.parametrize(
     ("other", "reason"),
     [
-        ({"training": {"steps": 8}}, "differ in training: expected trainings of one model"),
+        ({"training": {"steps": 8}}, "differ in training.steps: expected trainings of one model"),
         ({"network": "denoiser"}, "differ in kind"),
         ({"network": "discriminator"}, "differ in kind"),
         ({"seed": 0}, "have the same seed: expected trainings with different seeds"),

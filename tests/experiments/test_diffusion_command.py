@@ -17,7 +17,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hybridgen.cli import command, read_settings
-from hybridgen.errors import InputError
 from hybridgen.evaluation.monitor import Monitor
 from hybridgen.networks.build import load_network
 
@@ -283,22 +282,26 @@ def through_the_door(monkeypatch):
 
     def run(*argv):
         taken = []
-        monkeypatch.setattr("hybridgen.cli.command", lambda *given, **_: taken.append(given))
+
+        def read(settings, words, _):
+            taken.append((settings.__name__, words))
+            return settings()
+
+        monkeypatch.setattr("hybridgen.cli.read_settings", read)
         monkeypatch.setattr(sys, "argv", ["hybrid.py", *argv])
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit) as stop:
             runpy.run_path(str(EXPERIMENTS / "hybrid.py"), run_name="__main__")
-        ((main, settings, argv),) = taken
-        assert settings.__name__ == "Diffusion"
-        with pytest.raises(InputError, match="no discriminator takes part"):
-            main(settings())
-        return argv
+        ((name, words),) = taken
+        assert name == "Diffusion" and stop.value.code == 2
+        return words
 
     return run
 
 
-def test_the_hybrid_door_takes_the_digits_unless_it_is_given_a_file(through_the_door):
+def test_the_hybrid_door_takes_the_digits_unless_it_is_given_a_file(through_the_door, capsys):
     digits = EXPERIMENTS.parent / "configs" / "hybrid" / "digits.yaml"
     assert through_the_door("--seed", "3") == ["--config", str(digits), "--seed", "3"]
     for given in (["--config", "own.yaml"], ["--config=own.yaml"], ["--seed=1", "--config", "b"]):
         assert through_the_door(*given) == given
     assert digits.is_file()
+    assert capsys.readouterr().err.count("no discriminator takes part") == 4

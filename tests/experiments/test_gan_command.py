@@ -267,6 +267,22 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_outcome_is_the_same(
     assert same(weights(killed), weights(finished))
 
 
+def test_a_folder_that_grew_is_other_data_and_a_moved_one_is_not(call, blind, tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    pictures(data, count=24, size=(8, 8))
+    arguments = ("--out", run, "--training.steps", "4")
+    assert call("--data.path", data, *arguments).status == 0
+    (run / "result.json").unlink()
+    data.rename(tmp_path / "moved")
+    more = ("--threads", "2", "--training.accumulation", "2", "--data.memory_limit", "0")
+    status, _, err = call("--data.path", tmp_path / "moved", *arguments, *more)
+    assert status == 0 and "going on from step 4" in err
+    (run / "result.json").unlink()
+    shutil.copy(next((tmp_path / "moved").iterdir()), tmp_path / "moved" / "new.png")
+    line = sentence(call("--data.path", tmp_path / "moved", *arguments), 2)
+    assert "holds a run on other examples (some were added" in line
+
+
 def test_a_checkpoint_of_another_configuration_is_refused(call, blind, killed):
     config = (killed / "config.yaml").read_text()
     (killed / "config.yaml").write_text(config.replace("latent: 8", "latent: 9"))

@@ -305,3 +305,12 @@ def test_bad_input_gets_one_sentence(call, models, tmp_path, argv, expected):
     sentences = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(sentences) == 1 and expected in sentences[0]
     assert out == "" and not (tmp_path / "g").exists()
+
+
+def test_a_model_of_data_that_changed_gets_no_guide(call, models, tmp_path):
+    shutil.copytree(models["digits"], tmp_path / "model")
+    data = {"path": "digits", "labels": False, "identity": "0" * 32}
+    (tmp_path / "model" / "config.yaml").write_text(yaml.safe_dump({"data": data, "seed": 0}))
+    status, _, err = call("--run", tmp_path / "model", "--out", tmp_path / "guide")
+    assert status == 2 and "'digits' are not those that were trained on" in err
+    assert not (tmp_path / "guide").exists()

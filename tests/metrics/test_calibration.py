@@ -78,7 +78,9 @@ def test_the_picture_has_a_panel_for_each_level(tmp_path):
     for levels in (1, 4, 6):
         sigmas = torch.logspace(-1, 1, levels)
         a, b = zip(*(logits(sigma=float(s), count=300) for s in sigmas), strict=True)
-        draw_calibration(torch.stack(a), torch.stack(b), sigmas, tmp_path / "c.png")
+        real, fake = torch.stack(a), torch.stack(b)
+        figures = calibration_figures(real, fake, sigmas)
+        draw_calibration(figures, real, fake, tmp_path / "c.png")
         with Image.open(tmp_path / "c.png") as image:
             sizes[levels] = image.size
     assert sizes[4][0] == 4 * sizes[1][0] and sizes[4][1] == sizes[1][1]

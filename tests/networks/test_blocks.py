@@ -1,9 +1,26 @@
 import math
+from multiprocessing.reduction import ForkingPickler
+from typing import get_args
 
 import pytest
 import torch
 
-from hybridgen.networks.blocks import Downsample, ResidualBlock, in_chunks, resolutions, upsample
+from hybridgen.networks.blocks import (
+    Activation,
+    Downsample,
+    ResidualBlock,
+    activation_named,
+    in_chunks,
+    resolutions,
+    upsample,
+)
+
+
+@pytest.mark.parametrize("kind", get_args(Activation))
+def test_an_activation_keeps_the_second_moment_of_the_other_and_goes_to_a_spawned_process(kind):
+    n = torch.randn(10**6, generator=torch.Generator().manual_seed(0))
+    assert float(activation_named(kind)(n).square().mean()) == pytest.approx(0.52, abs=0.003)
+    ForkingPickler.dumps(activation_named(kind))
 
 
 def wave(size, frequency):

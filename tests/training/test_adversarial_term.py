@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from oracles import denoise, one_dimensional
+from oracles import P, cumulative, denoise, one_dimensional
 from torch import nn
 
 from hybridgen.errors import InputError
@@ -84,6 +84,22 @@ def test_a_long_chain_follows_the_exact_flow(draws):
     torch.testing.assert_close(x, shrunk * draws.noise, rtol=0.02, atol=0)
 
 
+def test_the_chain_is_walked_without_dropout_and_leaves_every_mode_as_it_was(draws, x0):
+    class Dropping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dropout, self.still = nn.Dropout(0.9), nn.Dropout(0.9).eval()
+
+        def forward(self, x, sigma, label=None):
+            return self.dropout(self.still(denoise(GAUSSIAN, x, sigma)))
+
+    term, dropping = AdversarialTerm(source="chain", lowest=0.03), Dropping()
+    x, _ = fake_inputs(term, dropping, x0, None, draws, LEVELS, 4)
+    exact, *_ = chain(draws, 4, lowest=0.03)
+    torch.testing.assert_close(x, exact)
+    assert dropping.training and dropping.dropout.training and not dropping.still.training
+
+
 def test_only_the_chains_last_step_has_a_gradient(draws):
     x, *_ = chain(draws, 4)
     assert not x.requires_grad
@@ -115,11 +131,27 @@ def test_renoised_fake_and_real_differ_by_the_error_of_the_estimate_alone(draws,
     fake, real, level = discriminator_pair(term, estimate, x0, sigma, draws)
     torch.testing.assert_close(fake - real, estimate - x0)
     torch.testing.assert_close(real, x0 + level[:, None] * draws.second)
-    torch.testing.assert_close(level, draws.uniform * sigma)
-    assert bool((level <= sigma).all()) and bool((level >= 0).all())
+    torch.testing.assert_close(level, (0.75 + 0.25 * draws.uniform) * sigma)
+    assert bool((level <= sigma).all()) and bool((level >= 0.75 * sigma).all())
     assert not torch.allclose(draws.second, draws.noise)
     (slope,) = torch.autograd.grad(fake.sum(), estimate)
     assert torch.equal(slope, torch.ones_like(slope)) and not real.requires_grad
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.3, 1.0, 5.0, 20.0])
+def test_a_perfect_denoisers_estimate_passes_for_data_at_every_level_of_renoising(sigma):
+    count, rng = 50_000, torch.Generator().manual_seed(0)
+    x0, levels = P.sample(count, rng)[0].double(), torch.full((count,), sigma, dtype=torch.float64)
+    noise, second = torch.randn(2, count, 1, generator=rng, dtype=torch.float64)
+    estimate = denoise(P, x0 + sigma * noise, sigma)
+    lowest = torch.zeros(count, dtype=torch.float64)
+    draws = TermNoise(noise, second, lowest, lowest)
+    fake, _, level = discriminator_pair(
+        AdversarialTerm(source="renoised"), estimate, x0, levels, draws
+    )
+    ordered = fake[:, 0].sort().values
+    exact = cumulative(P, ordered, float(level[0]))
+    assert float((exact - torch.arange(count) / count).abs().max()) < 0.07
 
 
 @pytest.mark.parametrize("source", ["clean", "chain"])

@@ -202,6 +202,13 @@ def test_every_batch_holds_every_noise_level():
     assert not torch.equal(real, real.sort().values)
 
 
+def test_a_guide_is_trained_by_adam_with_its_usual_momentum():
+    step = next(train(GuideTraining(**SHORT), validation=Script(0.0)))
+    (group,) = step.state["discriminator_optimizer"].param_groups
+    assert (group["lr"], group["betas"]) == (1e-3, (0.9, 0.99))
+    assert isinstance(step.state["discriminator_optimizer"], torch.optim.Adam)
+
+
 def test_every_step_draws_its_own_levels_and_noise():
     discriminator, seen = small(), []
     discriminator.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))

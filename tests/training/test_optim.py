@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrizations, spectral_norm
 
 from hybridgen.errors import InputError
 from hybridgen.networks.mlp import MlpGenerator
@@ -150,3 +151,37 @@ def test_a_falling_schedule_never_rises(a, b):
 def test_an_impossible_schedule_is_refused(settings, sentence):
     with pytest.raises(InputError, match=sentence):
         Cosine(**settings)
+
+
+def norms(model):
+    return [float(torch.linalg.matrix_norm(layer.weight, 2)) for layer in model]
+
+
+@pytest.mark.parametrize("normed", [parametrizations.spectral_norm, spectral_norm])
+def test_a_layer_of_spectral_norm_one_has_it_in_the_average_too(normed):
+    torch.manual_seed(0)
+    model = nn.Sequential(normed(nn.Linear(6, 8)), normed(nn.Linear(8, 5)))
+    average = EMA(model, half_life=2_000, ramp=1e9)
+    optimizer = torch.optim.SGD(model.parameters(), 0.3)
+    for number in range(1, 201):
+        target = torch.randn(16, 5)
+        optimizer.zero_grad()
+        (model(torch.randn(16, 6)) - target).square().mean().backward()
+        optimizer.step()
+        average.update(seen=16 * number, images=16)
+    average.module(torch.zeros(1, 6))  # the older kind works out its weight when it is called
+    assert norms(average.module) == pytest.approx([1, 1], abs=0.02)
+    assert not any(part.training for part in average.module.modules())
+
+
+def test_singular_vectors_follow_the_averaged_weight_and_not_the_models():
+    torch.manual_seed(0)
+    model = parametrizations.spectral_norm(nn.Linear(6, 8))
+    average = EMA(model, half_life=1e6, ramp=1e9)
+    average.update(seen=1, images=1)
+    for number in range(2, 60):  # the model goes elsewhere, the average stays where it was
+        with torch.no_grad():
+            model.parametrizations.weight.original.copy_(torch.randn(8, 6))
+        model(torch.zeros(1, 6))
+        average.update(seen=number, images=1)
+    assert norms([average.module]) == pytest.approx([1], abs=1e-3)

@@ -283,6 +283,83 @@ def test_a_checkpoint_of_other_data_or_precision_is_refused(tmp_path, open_run):
         run.resume(step(0).state)
 
 
+@dataclass(frozen=True)
+class Data:
+    path: str = "photos"
+    identity: str | None = "abc"
+    workers: int = 2
+    resolution: int = 8
+
+
+@dataclass(frozen=True)
+class Training:
+    accumulation: int = 1
+    batch: int = 8
+
+
+@dataclass(frozen=True)
+class Whole:
+    data: Data = field(default_factory=Data)
+    training: Training = field(default_factory=Training)
+    threads: int | None = None
+    save_every: int = 10
+    out: Path | None = None
+
+
+@pytest.mark.parametrize(
+    "free",
+    [
+        {"threads": 1, "save_every": 3},
+        {"data": Data(path="/moved/photos", workers=0)},
+        {"training": Training(accumulation=4)},
+    ],
+)
+def test_settings_that_change_no_result_may_change_and_are_written_down(
+    tmp_path, open_run, free, capsys
+):
+    with open_run(tmp_path, Whole()) as run:
+        run.save(step(3))
+    with open_run(tmp_path, Whole(**free)) as run:
+        assert run.resume(step(0).state) == 3
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == json.loads(
+        json.dumps(run.config)
+    )
+    warned = "4: the result is not the same bit for bit" in capsys.readouterr().err
+    assert warned == ("training" in free)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"data": Data(identity="abd")}, "a run on other examples"),
+        ({"data": Data(path="other", identity="abd")}, "a run on other examples"),
+        ({"data": Data(resolution=9)}, "data.resolution was 8 and is 9"),
+        ({"training": Training(batch=9)}, "training.batch was 8 and is 9"),
+    ],
+)
+def test_settings_that_change_the_result_may_not_change(tmp_path, open_run, other, words):
+    with open_run(tmp_path, Whole()):
+        before = listing(tmp_path)
+    with pytest.raises(InputError, match=words):
+        open_run(tmp_path, Whole(**other))
+    assert listing(tmp_path) == before
+
+
+def test_data_of_no_known_identity_is_known_by_its_path(tmp_path, open_run):
+    with open_run(tmp_path, Whole(data=Data(identity=None))):
+        pass
+    with pytest.raises(InputError, match=r"data.path was photos and is other"):
+        open_run(tmp_path, Whole(data=Data(path="other", identity=None)))
+
+
+def test_a_run_inside_the_folder_of_its_data_is_refused(tmp_path, open_run):
+    (tmp_path / "link").symlink_to(tmp_path)
+    for folder in (tmp_path, tmp_path / "a" / "run", tmp_path / "link" / "b"):
+        with pytest.raises(InputError, match="lies inside the data folder"):
+            open_run(folder, Whole(data=Data(path=str(tmp_path))))
+    assert listing(tmp_path).keys() == {"link"}
+
+
 def test_asking_twice_leaves_at_once(tmp_path, open_run):
     with open_run(tmp_path), pytest.raises(KeyboardInterrupt) as stop:
         os.kill(os.getpid(), signal.SIGINT)

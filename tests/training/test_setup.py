@@ -3,14 +3,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, DynamoBackend
+from torch.autograd.function import once_differentiable
 
+from hybridgen.data.settings import AugmentSettings
 from hybridgen.errors import InputError, RunError
 from hybridgen.training.gan import GanTraining
 from hybridgen.training.optim import check_finite, check_ranks_agree
-from hybridgen.training.settings import Cosine
-from hybridgen.training.setup import validate_setup
+from hybridgen.training.settings import AdversarialSettings, Cosine
+from hybridgen.training.setup import build_adversarial, validate_setup
 
 R1 = Cosine(start=0.3)
 
@@ -62,6 +65,33 @@ def test_a_compiled_discriminator_is_welcome_without_a_double_backward(players):
     plain.gp = 1.0
     with pytest.raises(InputError, match="double backward"):
         validate_setup(compiled, config, plain, Cosine(start=0.0))
+
+
+def test_augmentation_with_exact_penalties_needs_a_torch_that_differentiates_it_twice(
+    players, monkeypatch
+):
+    augmented = build_adversarial(
+        players()[1].discriminator, AdversarialSettings(), AugmentSettings(strength=0.5)
+    )
+    validate_setup(state(), GanTraining(batch=16), augmented, R1)
+    resample = F.grid_sample
+
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, places):
+            ctx.save_for_backward(x, places)
+            return resample(x, places, align_corners=False)
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx, gradient):
+            return gradient, None
+
+    monkeypatch.setattr(F, "grid_sample", lambda x, places, **_: Once.apply(x, places))
+    with pytest.raises(InputError, match="does not differentiate the resampling"):
+        validate_setup(state(), GanTraining(batch=16), augmented, R1)
+    validate_setup(state(), GanTraining(batch=16), players()[1], R1)
+    validate_setup(state(), GanTraining(batch=16), augmented, Cosine(start=0.0))
 
 
 def test_a_batch_that_accumulation_cannot_cut_is_refused_before_training(train, training):
