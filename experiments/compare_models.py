@@ -45,7 +45,7 @@ class Model(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if Path(self.name).name != self.name or "\\" in self.name:
+        if self.name in ("", "..") or Path(self.name).name != self.name or "\\" in self.name:
             raise InputError(f"a model's name is that of its folder, got {self.name!r}")
         if (self.script == "guide") != (self.of is not None):
             raise InputError(
