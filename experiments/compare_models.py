@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hybridgen.cli import start_command
 from hybridgen.data.settings import DataSettings
-from hybridgen.errors import FailedElsewhere, InputError, RunError
+from hybridgen.errors import FailedElsewhere, InputError, RunError, quoted
 from hybridgen.files import new_file, read_object, write_atomically
 from hybridgen.settings import Settings
 
@@ -50,7 +50,7 @@ class Model(Settings):
         if not re.fullmatch(r"\w[\w .+-]*", self.name):
             raise InputError(
                 f"a model's name is that of its folder, of letters, digits, spaces and .+-, got "
-                f"{self.name!r}"
+                f"{quoted(self.name)}"
             )
         if (self.script == "guide") != (self.of is not None):
             raise InputError(

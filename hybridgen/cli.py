@@ -151,7 +151,7 @@ def _one_sentence(error: Exception, settings: type, names: Iterable[str]) -> str
         for field in name.split("."):
             hint = hints(hint).get(field) if is_dataclass(hint) else None
         if value and hint is not None:
-            return refusal(hint, value[1], name)
+            return refusal(hint, value[1].strip("\"'"), name)
     if text.startswith("Unexpected config"):
         return "a file given with --config must hold names of settings and their values"
     return text
@@ -162,4 +162,4 @@ _UNKNOWN = re.compile(
     r"|Option '(\S+)' is not accepted"
 )
 _NAME = re.compile(r'Parser key "([\w.]+)"')
-_VALUE = re.compile(r".*(?:value:|load config|Exceeds the limit) (.*)")
+_VALUE = re.compile(r".*(?:value:|load config|Exceeds the limit)\s*(.*)")

@@ -153,4 +153,4 @@ def check_memory(needed: float, what: str, remedy: str) -> None:
 def did_you_mean(word: str, names: Iterable[object]) -> str:
     """The nearest of the names as a question, or nothing."""
     nearest = get_close_matches(word, [name for name in names if isinstance(name, str)], 1)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
+    return f"; did you mean {nearest[0]}?" if nearest and nearest[0] != word else ""

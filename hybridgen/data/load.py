@@ -66,13 +66,14 @@ def _images(settings: DataSettings) -> Source:
     from hybridgen.data.tables import train_and_held_out
 
     try:
-        path = Path(settings.path).expanduser().resolve()
+        path = Path(settings.path).expanduser()
         exists = path.exists()
+        name = path.name if path.name not in ("", "..") else path.resolve().name
     except (OSError, RuntimeError) as error:  # a name too long, a user that does not exist
         raise InputError(
             f"data.path {quoted(settings.path)} cannot be a folder: {reason(error)}"
         ) from error
-    if not path.name:
+    if not name:
         raise InputError("data.path is the whole file system: name a folder of images")
     if exists:
         tables, roots = open_folder(path), [path if path.is_dir() else path.parent]
@@ -81,7 +82,7 @@ def _images(settings: DataSettings) -> Source:
     else:
         raise InputError(f"there is no folder {quoted(settings.path)}; correct data.path.")
     train, held_out, classes = train_and_held_out(tables, settings, roots)
-    name, classes = path.name or settings.path, classes if settings.labels else 0
+    classes = classes if settings.labels else 0
     gibibytes = (len(train) + len(held_out)) * math.prod(train.format.shape) / 2**30
     if gibibytes > settings.memory_limit:
         parts = {"train": train, "held_out": held_out}

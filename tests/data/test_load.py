@@ -175,6 +175,16 @@ def test_oblong_images_need_a_resolution(folder: Folder) -> None:
     assert load(root, resolution=8).shape == (1, 8, 8)
 
 
+def test_a_folder_named_from_inside_has_its_name(folder: Folder, monkeypatch) -> None:
+    root = folder(size=(8, 8))
+    (root.parent / "inside").mkdir(exist_ok=True)
+    monkeypatch.chdir(root.parent / "inside")
+    assert load(f"../{root.name}").name == load(root).name == root.name
+    monkeypatch.chdir(root)
+    assert load(".").name == root.name
+    assert load(f"{root}/../{root.name}/../{root.name}").name == root.name
+
+
 def test_missing_folders_and_folders_without_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no folder"):
         load(tmp_path / "nowhere")

@@ -166,6 +166,16 @@ def ignored(folder, names):
     return {"result.json", "denoiser", "discriminator"} & set(names) if "log.jsonl" in names else ()
 
 
+@pytest.mark.parametrize(("warm_up", "warned"), [(6, True), (5, False)])
+def test_a_training_shorter_than_the_warm_up_says_that_no_discriminator_took_part(
+    call, blind, tmp_path, warm_up, warned
+):
+    answer = call(*HYBRID, "--adversarial.warm_up", warm_up, "--out", tmp_path / "run")
+    assert answer.status == 0
+    assert ("warms up for 6 steps" in answer.err) == warned
+    assert ("no discriminator takes part" in answer.err) == warned
+
+
 @pytest.mark.parametrize("source", ["clean", "renoised"])
 def test_points_are_trained_on_with_labels(call, blind, tmp_path, source):
     points = ("--data.path", "ring", "--data.labels", "true", "--discriminator.architecture", "mlp")
@@ -235,6 +245,10 @@ def test_points_are_trained_on_with_labels(call, blind, tmp_path, source):
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--seed", "-1"], "seed must be a whole number in .* got -1"),
         (["--trainig.steps", "3"], "trainig"),
+        (
+            ["--data.path", "ring", "--denoiser.width", "8192", "--training.batch", "1000000"],
+            r"a batch of 1000000 in 1 part\(s\) would take at least .* lower training.batch",
+        ),
     ],
 )
 def test_a_setting_that_cannot_work_is_one_sentence_and_leaves_no_folder(

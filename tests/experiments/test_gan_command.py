@@ -114,6 +114,10 @@ def test_a_finished_run_is_answered_with_its_table(call, finished):
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
 
 
+POINTS = ("--data.path", "ring", *("--generator.architecture", "mlp"))
+POINTS += ("--discriminator.architecture", "mlp")
+
+
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
@@ -155,6 +159,18 @@ def test_a_finished_run_is_answered_with_its_table(call, finished):
         (["--seed", "-1"], "seed must be a whole number in .* got -1"),
         (["--eval_samples", "3"], r"eval_samples must be a whole number in \[6, .* got 3"),
         (["--training.beta2.start", "1.0"], "beta2 must stay below 1"),
+        (["--training.step", "3"], r"no setting 'training.step'; did you mean training.steps\?$"),
+        (["--threads", "100000"], r"threads must be a whole number in \[1, .* got 100000"),
+        (["--data.path", "/"], "data.path is the whole file system"),
+        (["--data.path", "~nobody-of-this-name/x"], "data.path .* cannot be a folder"),
+        (["--data.path", "a" * 5000], "data.path .*aaa.* cannot be a folder"),
+        ([*POINTS, "--augment.strength", "0.5"], "augmentation changes images"),
+        ([*POINTS, "--augment.adaptive", "true"], "augmentation changes images"),
+        (
+            [*POINTS, "--generator.width", "4096", "--training.batch", "1000000"],
+            r"a batch of 1000000 in 1 part\(s\) would take at least .* lower training.batch",
+        ),
+        (["--generator.width", "65536"], r"a DcganGenerator of .* would take at least .* GiB"),
     ],
 )
 def test_a_setting_that_cannot_work_is_one_sentence_and_leaves_no_folder(

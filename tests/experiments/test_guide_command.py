@@ -296,6 +296,9 @@ def test_a_discriminator_of_other_samples_is_no_start(call, models, tmp_path):
         (["--training.batch", "33"], "batch of 33 is larger than the training data of 32"),
         (["--start", "nowhere"], "no network in nowhere"),
         (["--sampler.steps", "1"], "at least 2 steps, got 1"),
+        (["--scale_draws", "1000", "--scale_samples", "10000"], "would take 2e+07 samples"),
+        (["--num_samples", "2000000"], "num_samples must be a whole number in [1, 1e+06] or null"),
+        (["--discriminator.width", "65536"], "weights would take at least"),
         (["--final_samples", "1"], "final_samples must be a whole number in [2, 1e+06], got 1"),
     ],
 )
