@@ -473,6 +473,19 @@ def test_a_split_that_is_not_used_is_said(folder: Folder) -> None:
     assert (source.size, len(source.held_out)) == (4, 4)
 
 
+@pytest.mark.parametrize("path", ["/home/me/*.png", "../secret.parquet", "file:///etc/x.parquet"])
+def test_the_page_of_a_hub_set_names_no_files_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    configs = [{"config_name": "default", "data_files": [{"split": "train", "path": [path]}]}]
+    about = SimpleNamespace(card_data=huggingface_hub.DatasetCardData(configs=configs))
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: about)
+    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(InputError, match="outside of it"):
+        load("somebody/something")
+
+
 def test_what_is_left_out_is_said_with_numbers(folder: Folder, picture: Picture) -> None:
     root = folder("a", "b")
     for name in ("x.heic", "y.heic", "z.psd"):
