@@ -278,8 +278,8 @@ def disk(settings: Endurance, script: Script, straight: Straight, draws: Draws) 
     """Let no file grow beyond a random size from a random moment on, then let the script end."""
     folder, wrong, full = settings.out / "disk" / script, 0, 0
     for _ in tqdm(range(settings.disks), unit="disk", desc=script):
-        moment = draws.uniform(0, straight.seconds) + 1e-3
-        size = draws.choice([0, int(10 ** draws.uniform(1, 5))])
+        moment = draws.uniform(0, 0.9 * straight.seconds) + 1e-3
+        size = draws.choice([0, int(10 ** draws.uniform(1, 3.5))])
 
         def meanwhile(moment: float = moment, size: int = size) -> None:
             _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
