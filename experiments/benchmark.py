@@ -13,6 +13,7 @@ else use a quiet machine. Pixels of mnist are noise here: speed does not depend 
 has to be downloaded.
 """
 
+import contextlib
 import math
 import sys
 from collections.abc import Mapping
@@ -114,19 +115,20 @@ def main(settings: Benchmark) -> None:
     # Imported once the arguments are read: these take seconds.
     from benchmark_figures import metric_figures, training_figures
 
-    from hybridgen.training.checkpoint import write_atomically
+    from hybridgen.files import write_atomically
     from hybridgen.training.run import Run
     from hybridgen.training.setup import accelerator_for
 
     folder = settings.out or Path("runs", f"benchmark-{settings.what}", f"seed{settings.seed}")
     accelerator = accelerator_for(folder, RunSettings(seed=settings.seed, threads=settings.threads))
     run = Run(folder, replace(settings, **vars(settings.size)), accelerator)
-    if settings.what == "metrics":
-        figures = metric_figures(settings)
-    else:
-        figures = training_figures(settings, accelerator)
-    run.finish({**figures, "seconds": run.seconds})
-    write_atomically(folder / "table.md", table(figures))
+    with run.lock or contextlib.nullcontext():
+        if settings.what == "metrics":
+            figures = metric_figures(settings)
+        else:
+            figures = training_figures(settings, accelerator)
+        run.finish({**figures, "seconds": run.seconds})
+        write_atomically(folder / "table.md", table(figures))
     print(table(figures))
 
 

@@ -23,9 +23,11 @@ from hybridgen.training.settings import RunSettings, Threads
 if TYPE_CHECKING:
     import torch
 
+    from hybridgen.data.source import Source
     from hybridgen.evaluation.entries import Entry, Runs
+    from hybridgen.evaluation.evaluator import Evaluator
     from hybridgen.evaluation.measure import MeasuredEntry
-    from hybridgen.evaluation.results import Comparison, Row, SamplingCost
+    from hybridgen.evaluation.results import Comparison, Row, SamplingCost, TrainingSummary
 
 DEFAULT = CONFIGS / "compare" / "digits.yaml"
 
@@ -92,7 +94,7 @@ def main(settings: Compare) -> None:
     from hybridgen.report import markdown
     from hybridgen.report.findings import headline
     from hybridgen.report.publish import publish
-    from hybridgen.training.lock import lock_run_folder
+    from hybridgen.training.lock import FolderLock
     from hybridgen.training.setup import accelerator_for
 
     out = settings.out
@@ -106,11 +108,14 @@ def main(settings: Compare) -> None:
     trainings = trainings_of(settings, runs)
     commands = {training.model.name: training.command for training in trainings}
     config = {name: value for name, value in asdict(settings).items() if name != "out"}
-    with lock_run_folder(out, config, changing=True):
-        for training in trainings:
-            if not training.run.finished:
-                training.to_the_end()
-        comparison = compare(settings, runs, commands, accelerator.device)
+    missing = [training for training in trainings if not training.run.finished]
+    # Whatever is wrong with finished runs is said before anything is written.
+    parts = settings, runs, commands, accelerator.device
+    trial = None if missing else prepare(*parts)
+    with FolderLock(out, config, "Compare", changing=True):
+        for training in missing:
+            training.to_the_end()
+        comparison = compare(settings, trial or prepare(*parts))
         publish(comparison, out)
         print(markdown(comparison))
         print("\n".join(headline(comparison)))
@@ -154,32 +159,55 @@ def trainings_of(settings: Compare, runs: "Runs") -> list[Training]:
     return trainings
 
 
-def compare(
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What is compared by what: `entries` has a row for each method at each budget."""
+
+    source: "Source"
+    evaluator: "Evaluator"
+    quality: str
+    entries: "Sequence[tuple[Entry, ...]]"
+    models: "Sequence[TrainingSummary]"
+
+
+def prepare(
     settings: Compare, runs: "Runs", commands: Mapping[str, str], device: "torch.device"
-) -> "Comparison":
-    """Every method at every budget, measured on equal terms."""
+) -> Trial:
+    """Read the data and the finished runs; `InputError` for what does not go together."""
     from hybridgen import build_evaluator, load_data
     from hybridgen.evaluation.entries import build_entries
-    from hybridgen.evaluation.measure import measure_entry, picture_of, time_entries
-    from hybridgen.evaluation.results import Comparison, mean_over_trainings, provenance
     from hybridgen.evaluation.runs import training_summary
-    from hybridgen.training.run import JsonLines
 
-    seed, folder = settings.seed, settings.out / "measured"
-    used = dict.fromkeys(name for method in settings.methods for name in method.models)
     source = load_data(same_data([run for m in settings.methods for run in runs[m.model]]))
     samples, subsets = settings.samples, settings.subsets
-    evaluator = build_evaluator(source, samples=samples, seed=seed, subsets=subsets)
+    evaluator = build_evaluator(source, samples=samples, seed=settings.seed, subsets=subsets)
     quality = settings.quality or ("sliced_wasserstein" if source.mixture else "frechet_distance")
     if quality not in evaluator.floors or metric_of(quality).better is None:
         among = ", ".join(sorted(evaluator.floors))
         raise InputError(f"no metric {quality!r} here; there are {among}")
-    entries = build_entries(settings.methods, runs, source, device=device)
+    used = dict.fromkeys(name for method in settings.methods for name in method.models)
+    return Trial(
+        source=source,
+        evaluator=evaluator,
+        quality=quality,
+        entries=build_entries(settings.methods, runs, source, device=device),
+        models=[training_summary(name, runs[name], commands.get(name, "")) for name in used],
+    )
+
+
+def compare(settings: Compare, trial: Trial) -> "Comparison":
+    """Every method at every budget, measured on equal terms."""
+    from hybridgen.evaluation.measure import measure_entry, picture_of, time_entries
+    from hybridgen.evaluation.results import Comparison, mean_over_trainings, provenance
+    from hybridgen.training.run import JsonLines
+
+    seed, folder = settings.seed, settings.out / "measured"
+    source, evaluator = trial.source, trial.evaluator
     log = JsonLines(settings.out / "log.jsonl")
     log.forget_after(0)
     measured: dict[tuple[Entry, ...], list[MeasuredEntry]] = {}
     warnings = list(evaluator.warnings)
-    for number, row in enumerate(tqdm(entries, unit="row"), start=1):
+    for number, row in enumerate(tqdm(trial.entries, unit="row"), start=1):
         name, results = row[0].name, []
         try:
             for entry in row:
@@ -201,7 +229,7 @@ def compare(
     held_out, _ = source.reference("held_out", evaluator.samples, seed)
     histogram = evaluator.histogram(held_out)
     words = ["experiments/compare.py", *sys.argv[1:]]
-    trainings = {name: len(runs[name]) for name in used}
+    trainings = {each.name: int(each.facts.get("trainings", 1)) for each in trial.models}
     data = {
         "name": source.name,
         "shape": " x ".join(map(str, source.shape)),
@@ -215,8 +243,8 @@ def compare(
         features=evaluator.extractor.name,
         samples=evaluator.samples,
         rows=tuple(row_of(row, each, costs[row[0].name]) for row, each in measured.items()),
-        models=tuple(training_summary(name, runs[name], commands.get(name, "")) for name in used),
-        quality=quality,
+        models=tuple(trial.models),
+        quality=trial.quality,
         real_picture=picture_of(held_out, source),
         real_histogram=histogram,
         classes=tuple(map(str, range(len(histogram)))),

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import re
 import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob
 from itertools import combinations
@@ -14,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hybridgen.data.settings import DataSettings
-from hybridgen.errors import InputError, Interrupted, RunError
+from hybridgen.errors import FailedElsewhere, InputError, Interrupted, RunError
+from hybridgen.files import new_file, read_object, write_atomically
 from hybridgen.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,8 +48,11 @@ class Model(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name in ("", "..") or Path(self.name).name != self.name or "\\" in self.name:
-            raise InputError(f"a model's name is that of its folder, got {self.name!r}")
+        if not re.fullmatch(r"\w[\w .+-]*", self.name):
+            raise InputError(
+                f"a model's name is that of its folder, of letters, digits, spaces and .+-, got "
+                f"{self.name!r}"
+            )
         if (self.script == "guide") != (self.of is not None):
             raise InputError(
                 f"{self.name}: a discriminator, and nothing else, is `of` a model; got script "
@@ -198,7 +204,8 @@ class Training:
         """Refuse, by `InputError`, a run of other settings than now, or of unrecorded ones."""
         name, folder = self.model.name, self.run.folder
         record = _record(folder)
-        before = json.loads(record.read_text()) if record.is_file() else None
+        advice = f"remove it, and {folder} is trained anew or refused"
+        before = read_object(record, advice=advice) if record.is_file() else None
         # A training that failed before it began leaves a record only.
         if (folder / "config.yaml").is_file() and before != self.recipe:
             raise InputError(
@@ -211,8 +218,6 @@ class Training:
 
         `RunError` if it failed and has said why, `Interrupted` if a signal came and it has saved.
         """
-        from hybridgen.training.checkpoint import write_atomically
-
         name, folder = self.model.name, self.run.folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(_record(folder), json.dumps(self.recipe))
@@ -223,7 +228,8 @@ class Training:
             raise Interrupted(number, "stopped; the same command goes on from there")
 
         before = signal.signal(signal.SIGTERM, leave)
-        with folder.with_name(f"{name}.log").open("w") as log:
+        path = folder.with_name(f"{name}.log")
+        with new_file(path) as log:
             child = subprocess.Popen(call, stdout=log)
             try:
                 child.wait()
@@ -231,10 +237,15 @@ class Training:
                 child.terminate()  # if a signal came; one that has ended stays as it is
                 child.wait()
                 signal.signal(signal.SIGTERM, before)
+        if child.returncode == 2 and not folder.exists():  # refused, so nothing is left of it
+            path.unlink()
+            _record(folder).unlink()
+            with suppress(OSError):  # others are there
+                folder.parent.rmdir()
         if child.returncode:
-            raise RunError(
-                f"{name} could not be trained (exit status {child.returncode}; its reason is above)"
-            )
+            sentence = f"{name} could not be trained (exit status {child.returncode})"
+            # One that was killed has not said why.
+            raise RunError(sentence) if child.returncode < 0 else FailedElsewhere(sentence)
 
 
 def _record(folder: Path) -> Path:

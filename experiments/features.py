@@ -86,6 +86,7 @@ def main(settings: FeatureExperiment) -> None:
     from hybridgen.data.source import Shard
     from hybridgen.evaluation.fit import finished
     from hybridgen.metrics.features import SHIPPED, LeNet, extract
+    from hybridgen.training.checkpoint import save_network
     from hybridgen.training.run import Run
     from hybridgen.training.setup import accelerator_for, start_trackers
 
@@ -125,7 +126,7 @@ def main(settings: FeatureExperiment) -> None:
     train = source.reference("train", EVERYTHING)
     held_out = source.reference("held_out", EVERYTHING)
     network.standardise_over(train[0])
-    network.save_pretrained(folder / "network")
+    save_network(network, folder / "network")
     for name, (x, label) in {"accuracy": held_out, "train_accuracy": train}.items():
         figures[name] = float((extract(network, x)[1] == label).double().mean())
     run.finish({**figures, "seconds": seconds, "steps": config.steps})

@@ -183,7 +183,8 @@ def conclude(
     from hybridgen.evaluation.guide import evaluate_guide, guidance_results, refinement_results
     from hybridgen.evaluation.monitor import table
     from hybridgen.evaluation.plots import curves
-    from hybridgen.training.checkpoint import save_network, write_atomically
+    from hybridgen.files import write_atomically
+    from hybridgen.training.checkpoint import save_network
 
     folder, seconds, best, validation = run.folder, run.seconds, step.state["best"], held_out()
     save_network(best, folder / "discriminator")

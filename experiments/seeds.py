@@ -17,10 +17,14 @@ from typing import Annotated, Literal
 from tqdm import tqdm
 
 from hybridgen.cli import command
-from hybridgen.errors import RunError
+from hybridgen.errors import InputError, RunError
+from hybridgen.files import Number, new_file, read_object, write_atomically
 from hybridgen.settings import Range, Settings
+from hybridgen.training.lock import FolderLock
 
 Figures = dict[str, float | None]
+PASSED_ON: list[str] = []
+"""To the training script."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,39 +45,46 @@ class Seeds(Settings):
 
 
 def main(settings: Seeds) -> None:
-    from hybridgen.training.checkpoint import write_atomically  # takes seconds
+    config = {"script": settings.script, "seeds": settings.seeds, "arguments": PASSED_ON}
+    with FolderLock(settings.out, config, "Seeds", changing=True):
+        figures, text = summary(run_all(settings))
+        write_atomically(settings.out / "table.md", text)
+        write_atomically(settings.out / "result.json", json.dumps(figures, indent=1))
+    print(text)
 
+
+def run_all(settings: Seeds) -> list[Figures]:
+    """The figures of every seed."""
     children: list[subprocess.Popen] = []
     with ThreadPoolExecutor(settings.jobs) as pool:
         runs = [pool.submit(run, settings, seed, children) for seed in range(settings.seeds)]
         try:
-            done = tqdm(as_completed(runs), total=settings.seeds, unit="seed")
-            results = [future.result() for future in done]
+            with tqdm(as_completed(runs), total=settings.seeds, unit="seed") as done:
+                return [future.result() for future in done]
         finally:  # after the first failure, nothing runs on unseen
             pool.shutdown(wait=False, cancel_futures=True)
             for child in children:
                 child.terminate()
-    figures, text = summary(results)
-    write_atomically(settings.out / "table.md", text)
-    write_atomically(settings.out / "result.json", json.dumps(figures, indent=1))
-    print(text)
 
 
 def run(settings: Seeds, seed: int, children: list[subprocess.Popen]) -> Figures:
     """One seed's figures; trains unless they are there."""
     folder, log = settings.out / f"seed{seed}", settings.out / f"seed{seed}.log"
-    settings.out.mkdir(parents=True, exist_ok=True)
     call = [sys.executable, Path(__file__).with_name(f"{settings.script}.py"), *PASSED_ON]
     call += ["--seed", str(seed), "--out", folder, "--threads", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with log.open("w") as file:
+    with new_file(log) as file:
         child = subprocess.Popen(call, stdout=file, stderr=file, env=environment)
         children.append(child)
         status = child.wait()
     if status:
-        last = " ".join(log.read_text().strip().splitlines()[-1:])
+        last = " ".join(log.read_text(errors="replace").strip().splitlines()[-1:])
+        if status == 2 and not folder.exists():  # refused, so nothing is left of it
+            log.unlink()
+            raise InputError(f"seed {seed}: {last.removeprefix('error: ')}")
         raise RunError(f"seed {seed} ended with status {status}: {last}")
-    return json.loads((folder / "result.json").read_text())
+    advice = "remove it and give the same command again"
+    return read_object(folder / "result.json", values=Number | None, advice=advice)
 
 
 def summary(results: list[Figures]) -> tuple[Figures, str]:

@@ -14,7 +14,7 @@ import pytest
 import hybridgen
 
 FLOORS = [
-    {"protocols", "errors", "settings", "maths"},
+    {"protocols", "errors", "files", "settings", "maths"},
     {"networks", "cli"},
     {"losses", "data"},
     {"sampling"},

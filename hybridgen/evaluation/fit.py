@@ -1,6 +1,7 @@
 """From a training loop to a finished run: log, previews, evaluations, checkpoints, conclusion."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
@@ -36,7 +37,8 @@ def fit(
     """Go through a training to its end, with a progress bar, a log and checkpoints.
 
     The last step is saved before it is evaluated and before `conclude`, which may take a while; a
-    finished training that is resumed comes here with its last step alone.
+    finished training that is resumed comes here with its last step alone. What was due after a step
+    at which a signal stopped the run is done when it is resumed.
 
     Args:
         conclude: called with the last step, by the process that leads.
@@ -44,6 +46,15 @@ def fit(
         between: called after every step, by the process that leads.
     """
     batch, total = training.batch, training.steps
+
+    def after(step: Step) -> None:
+        worth = step.last or step.number % settings.log_every == 0 or "held_out" in step.losses
+        if worth and step.losses:
+            run.accelerator.log(step.losses, step=step.number)
+        if run.leads:
+            between(step)
+
+    run.catch_up = after
     with tqdm(
         total=total * batch, unit="img", unit_scale=True, mininterval=0.5, disable=not run.leads
     ) as bar:
@@ -53,15 +64,13 @@ def fit(
                 bar.initial = bar.n = (number - 1) * batch
             bar.update(batch)
             if step.last:
-                run.save(step)
+                run.save(step, due=True)
+                step = replace(step, losses=step.losses or run.due or {})
             with run.between_steps(step, save=number % settings.save_every == 0):
-                worth = step.last or number % settings.log_every == 0 or "held_out" in step.losses
-                if worth and step.losses:
-                    run.accelerator.log(step.losses, step=number)
+                if number % settings.log_every == 0:
                     values = {k: f"{step.losses[k]:.3f}" for k in show if k in step.losses}
                     bar.set_postfix(values, refresh=False)
-                if run.leads:
-                    between(step)
+                after(step)
                 if run.leads and step.last:  # in here, so that a signal need not wait for it
                     bar.close()
                     conclude(step)

@@ -17,6 +17,7 @@ from hybridgen.errors import RunError
 from hybridgen.evaluation.density_ratio import LogRatio
 from hybridgen.evaluation.plots import draw_calibration, draw_scales, sample_picture
 from hybridgen.evaluation.scale_search import Distance, choose_scale
+from hybridgen.files import replacing
 from hybridgen.metrics.calibration import calibration_figures
 from hybridgen.metrics.distances import frechet_distance
 from hybridgen.metrics.features import extract, feature_network
@@ -105,7 +106,9 @@ class SampledModel:
     def draw(self, path: Path) -> None:
         """A hundred images in a grid, or a scatter of 2 500 points."""
         samples = partial(self.samples, purpose="preview")
-        sample_picture(samples, self.source.mixture).save(path)
+        picture = sample_picture(samples, self.source.mixture)
+        with replacing(path) as file:
+            picture.save(file, "png")
 
 
 def distance_to(

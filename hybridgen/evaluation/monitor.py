@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 from hybridgen.data.source import Source, labels_in_turn
 from hybridgen.evaluation.evaluator import Evaluator, Unmeasurable, build_evaluator
 from hybridgen.evaluation.plots import curve_panels, curves, sample_picture, save_animation
+from hybridgen.files import replacing
 from hybridgen.protocols import Sampler
 from hybridgen.sampling.samplers import draw_samples
-from hybridgen.training.checkpoint import write_atomically
 
 _FRAMES = 100
 
@@ -62,22 +61,25 @@ class Monitor:
 
     def finish(self, model: nn.Module, rows: list[dict[str, Any]]) -> None:
         """Write `samples.png`, `samples.webp` (at most 100 previews in turn) and `curves.png`."""
-        self._draw(model, self.folder / "samples.png")
+        last = self._draw(model, self.folder / "samples.png")
         paths = sorted((self.folder / "samples").glob("step-*.png"))
         frames = []
         for path in paths[:: max(1, -(-len(paths) // _FRAMES))]:
-            with suppress(OSError), Image.open(path) as image:  # of one cut short
-                frames.append(image.convert("RGB"))
+            # One may be cut short, or something else.
+            with suppress(OSError, Image.DecompressionBombError), Image.open(path) as image:
+                if image.size == last.size:
+                    frames.append(image.convert("RGB"))
         if frames:
             save_animation(frames, self.folder / "samples.webp")
         if curve_panels(rows):
             curves(rows, self.folder / "curves.png")
 
-    def _draw(self, model: nn.Module, path: Path) -> None:
-        """A PNG that is never seen half-written."""
-        content, samples = BytesIO(), partial(self.samples, model, purpose="preview")
-        sample_picture(samples, self.source.mixture).save(content, "png")
-        write_atomically(path, content.getvalue())
+    def _draw(self, model: nn.Module, path: Path) -> Image.Image:
+        samples = partial(self.samples, model, purpose="preview")
+        picture = sample_picture(samples, self.source.mixture)
+        with replacing(path) as file:
+            picture.save(file, "png")
+        return picture
 
     def samples(self, model: nn.Module, count: int, purpose: str) -> Tensor:
         """`count` samples `[count ...]` from the noise that `purpose` names, labels in turn."""

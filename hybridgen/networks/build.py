@@ -1,7 +1,6 @@
 """From settings to networks, and from a folder back to the network saved in it."""
 
 import inspect
-import json
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -17,6 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 
 from hybridgen.errors import InputError, reason
+from hybridgen.files import read_object
 from hybridgen.networks.blocks import eval_mode
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
@@ -91,6 +91,9 @@ def build_discriminator(
     return _build(1, settings, shape, classes)
 
 
+_ADVICE = "it is not a network's configuration; save it again"
+
+
 def load_network(folder: str | Path) -> ModelMixin:
     """The network that `save_pretrained` wrote into `folder`, in eval mode.
 
@@ -100,13 +103,8 @@ def load_network(folder: str | Path) -> ModelMixin:
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise InputError(f"no network in {folder}: expected config.json there; name another folder")
-    try:
-        name = json.loads(path.read_text())["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is not a network's configuration ({error!r}); save it again"
-        ) from error
-    if not isinstance(name, str) or name not in CLASSES:
+    name = read_object(path, {"_class_name": str}, advice=_ADVICE)["_class_name"]
+    if name not in CLASSES:
         raise InputError(f"{path} describes a {name!r}, expected one of {sorted(CLASSES)}")
     check_saved(CLASSES[name], Path(folder))
     try:
@@ -131,7 +129,7 @@ def check_saved(kind: type[Any], folder: Path) -> None:
             that are not finite.
     """
     try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings = read_object(folder / "config.json", advice=_ADVICE)
         sizes: dict[str, int] = {}
         for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, "pt") as file:

@@ -17,6 +17,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from torch import Tensor, nn
 
 from hybridgen.errors import InputError, escaped, reason
+from hybridgen.files import write_atomically
 from hybridgen.networks.blocks import eval_mode
 
 # diffusers finds the class of a saved network only in modules that have been imported.
@@ -287,4 +288,4 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         """A `README.md`, unless somebody has written one."""
         path = folder / "README.md"
         if not path.exists() or _GENERATED in path.read_text(encoding="utf-8"):
-            path.write_text(self.card(name), encoding="utf-8")
+            write_atomically(path, self.card(name))

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 
-from hybridgen.errors import FailedElsewhere, InputError, Interrupted, RunError
+from hybridgen.errors import FailedElsewhere, InputError, Interrupted, RunError, reason
+from hybridgen.files import Number, parse, read_object, write_atomically
 from hybridgen.training import checkpoint
-from hybridgen.training.checkpoint import RandomState, write_atomically
-from hybridgen.training.lock import lock_run_folder, tied
+from hybridgen.training.checkpoint import RandomState
+from hybridgen.training.lock import FolderLock, tied
 from hybridgen.training.signals import Signals
 from hybridgen.training.step import Step
+
+_LONGEST = 2**20
+"""Bytes of a line of a log."""
 
 
 class JsonLines(GeneralTracker):
@@ -48,25 +53,46 @@ class JsonLines(GeneralTracker):
     def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
         infinite = {k for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)}
         clean = {k: None if k in infinite else v for k, v in values.items()}
-        with self._path.open("a", encoding="utf-8") as file:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        with os.fdopen(os.open(self._path, flags, 0o666), "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **clean}) + os.linesep)
 
     def rows(self) -> list[dict[str, Any]]:
-        """What was logged so far; a last line cut short by a kill is left out."""
-        if not self._path.exists():
-            return []
-        rows = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
-        return rows
+        """What was logged so far, up to the first line that is damaged or was cut by a kill."""
+        return self._intact()[0]
 
-    def forget_after(self, step: int) -> None:
-        """Drop the lines of steps that will be made again."""
-        kept = [json.dumps(row) for row in self.rows() if row["step"] <= step]
-        write_atomically(self._path, "".join(line + os.linesep for line in kept))
+    def forget_after(self, step: int) -> str:
+        """Drop the lines of steps that will be made again, and those from the first damaged one on.
+
+        Returns:
+            A sentence about the damage, empty if there was none.
+        """
+        rows, complaint = self._intact()
+        if os.path.lexists(self._path):
+            kept = [json.dumps(row) for row in rows if row["step"] <= step]
+            write_atomically(self._path, "".join(line + os.linesep for line in kept))
+        return complaint
+
+    def _intact(self) -> tuple[list[dict[str, Any]], str]:
+        """The rows before the first damaged one, and a sentence about that."""
+        rows: list[dict[str, Any]] = []
+        if not os.path.lexists(self._path):
+            return rows, ""
+        try:
+            if not self._path.is_file():
+                raise ValueError("it is no file")
+            with self._path.open("rb") as file:
+                for line in iter(partial(file.readline, _LONGEST), b""):
+                    row = parse(line.decode("utf-8-sig"))
+                    nested = [name for name, v in row.items() if isinstance(v, dict | list)]
+                    if not isinstance(row["step"], int) or nested:
+                        raise ValueError("it is no row")
+                    rows.append(row)
+        except Exception as error:  # a damaged file fails in as many ways as there are formats
+            why = reason(error)[:100]
+            where = f"{self._path} is damaged from line {len(rows) + 1} on"
+            return rows, f"{where} ({why}) and was cut there"
+        return rows, ""
 
 
 class Run:
@@ -74,6 +100,12 @@ class Run:
 
     Layout: `config.yaml`, `log.jsonl`, `checkpoints/step-N/`, `samples/`, and at the end
     `result.json` and the weights. Use it as a context manager: a signal then saves and leaves.
+
+    Attributes:
+        catch_up: does what is done after a step, but for the last one; on resuming from a step that
+            was saved by a signal before that was done, it is called with that step and its losses.
+        lock: of the folder, in the process that leads.
+        due: the losses of the step that was resumed, if what is done after it is still to be done.
 
     Args:
         folder: created if missing; an existing one must be a run of the same settings.
@@ -105,7 +137,10 @@ class Run:
         self.signals = Signals(accelerator)
         self._saved = 0
         self._seconds_before, self._started = 0.0, time.monotonic()
-        self._lock = self._lead(lambda: lock_run_folder(folder, self.config))
+        self.due: dict[str, float] | None = None
+        self.catch_up: Callable[[Step], None] | None = None
+        script = type(settings).__name__
+        self.lock: FolderLock | None = self._lead(lambda: FolderLock(folder, self.config, script))
 
     @property
     def leads(self) -> bool:
@@ -116,7 +151,9 @@ class Run:
     def result(self) -> dict[str, float | None] | None:
         """The figures of a run that is finished."""
         path = self.folder / "result.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        advice = "remove it and give the same command again, or choose another --out"
+        exists = os.path.lexists(path)
+        return read_object(path, values=Number | None, advice=advice) if exists else None
 
     @property
     def _accumulation(self) -> int:
@@ -145,18 +182,33 @@ class Run:
             self.say(f"going on from step {newest.step} of {self.folder}")
         self._started = time.monotonic()
         self._saved = newest.step if newest else 0
+        manifest = newest.manifest if newest else {}
+        self.due = manifest.get("due") if self.catch_up else None
         if self.leads:
-            self.log_file.forget_after(self._saved)
+            complaint = self.log_file.forget_after(self._saved - (self.due is not None))
+            if complaint:
+                self.say(f"warning: {complaint}")
+        if self.due is not None and self.catch_up is not None and not manifest.get("last"):
+            step = Step(self._saved, self.due, state["average"], state, last=False)
+            with self.between_steps(step, save=False):
+                self.catch_up(step)
         return self._saved
 
-    def save(self, step: Step) -> None:
-        """Write a checkpoint, unless this step has one; every process calls this."""
+    def save(self, step: Step, *, due: bool = False) -> None:
+        """Write a checkpoint, unless this step has one; every process calls this.
+
+        Args:
+            due: whether what a script does after this step is still to be done, and will be on
+                resuming.
+        """
         if step.number == self._saved:
             return
         self.random.collect()
         state, world = {**step.state, "random": self.random}, self.accelerator.num_processes
         facts = {**self.facts, "seconds": self.seconds, "world": world}
         facts["accumulation"] = self._accumulation
+        losses = {name: float(loss) for name, loss in step.losses.items()}
+        facts |= {"due": losses if due else None, "last": step.last}
         root, number = self.folder / "checkpoints", step.number
         self._lead(lambda: checkpoint.write(root, number, state, **facts))
         self._saved = number
@@ -174,7 +226,7 @@ class Run:
             with self.signals.interruptible():
                 yield
         except Interrupted as stop:
-            self.save(step)
+            self.save(step, due=True)
             sentence = (
                 f"stopped and saved at step {step.number}; the same command goes on from there"
             )
@@ -200,8 +252,8 @@ class Run:
 
     def __exit__(self, kind: type | None, error: BaseException | None, *_: object) -> None:
         self.signals.__exit__()
-        if self._lock is not None:
-            self._lock.close()
+        if self.lock is not None:
+            self.lock.close(failed=kind is not None)
         if kind is RunError:
             last = f"step {self._saved}" if self._saved else "none yet"
             raise RunError(f"{error} (last good checkpoint: {last})") from error

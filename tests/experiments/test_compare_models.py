@@ -124,6 +124,33 @@ def test_models_that_cannot_be_are_refused(script, models, tmp_path):
             script.Model(name=name, script="gan", config="gan/digits")
 
 
+@pytest.mark.parametrize("name", ["../gan", "/tmp/gan", "..", ".", "", "a/b", "a\0b", ".lock"])
+def test_a_name_that_leads_to_another_folder_is_refused(script, name):
+    with pytest.raises(InputError, match=r"name (is that of its folder|must be text)"):
+        script.Model(name=name, script="gan", config="gan/digits")
+
+
+def test_the_log_of_a_training_is_not_written_through_a_link(training, tmp_path):
+    (tmp_path / "outside").write_text("somebody's")
+    (tmp_path / "models").mkdir()
+    for name in ("gan.log", "gan.recipe.json"):
+        (tmp_path / "models" / name).symlink_to(tmp_path / "outside")
+    training("print('a table')").to_the_end()
+    assert (tmp_path / "outside").read_text() == "somebody's"
+    assert (tmp_path / "models" / "gan.log").read_text() == "a table\n"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "\xff"])
+def test_a_damaged_recipe_is_a_sentence(training, content):
+    first = training()
+    first.to_the_end()
+    finished(first.run.folder)
+    record = first.run.folder.with_name("gan.recipe.json")
+    record.write_text(content, encoding="latin-1")
+    with pytest.raises(InputError, match=r"gan.recipe.json is damaged"):
+        first.check()
+
+
 @pytest.fixture
 def training(script, tmp_path, monkeypatch):
     """Of a GAN, by a script and settings that a test writes."""

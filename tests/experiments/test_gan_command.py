@@ -351,6 +351,10 @@ def test_a_signal_while_training_saves_and_leaves_within_a_second_and_the_run_go
     status, _, err = call("--out", tmp_path / "run")
     assert status == 0 and "going on from step 3" in err
     assert same(weights(tmp_path / "run"), weights(finished))
+    previews = [
+        sorted(p.name for p in (f / "samples").iterdir()) for f in (tmp_path / "run", finished)
+    ]
+    assert previews[0] == previews[1]
 
 
 def test_a_signal_at_the_final_judgement_leaves_at_once_and_the_run_goes_on(

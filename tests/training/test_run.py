@@ -3,6 +3,7 @@ import math
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from hybridgen.errors import InputError, Interrupted, RunError
 from hybridgen.training.run import JsonLines, Run
+from hybridgen.training.step import Step
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,10 @@ class Settings:
     out: Path | None = None
 
 
-@dataclass(frozen=True)
-class Step:
-    number: int
-    state: dict
-
-
-def step(number):
+def step(number, losses=None, *, last=False):
     model = nn.Linear(1, 1)
     nn.init.constant_(model.weight, number)
-    return Step(number, {"model": model})
+    return Step(number, losses or {}, model, {"model": model, "average": model}, last)
 
 
 @dataclass(frozen=True)
@@ -145,6 +141,101 @@ def test_resuming_goes_back_to_the_newest_checkpoint_in_weights_log_and_time(tmp
         assert new.state["model"].weight.item() == 2
         assert [row["step"] for row in run.log_file.rows()] == [1, 2]
         assert 0 < run.seconds < spent + 60
+
+
+@pytest.mark.parametrize("during", ["the step", "what comes after it"])
+def test_what_is_due_after_the_step_of_a_signal_is_done_on_resuming(tmp_path, open_run, during):
+    def interrupted(stopped):
+        with open_run(tmp_path) as run, pytest.raises(Interrupted):
+            if during == "the step":
+                os.kill(os.getpid(), signal.SIGTERM)
+            with run.between_steps(stopped, save=False):
+                run.log_file.log(stopped.losses, step=stopped.number)
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(30)
+
+    interrupted(step(7, {"loss": 0.25}))
+    for done in (False, True):  # once more, if that was not to be
+        seen = []
+
+        def catch_up(due, seen=seen, done=done):
+            seen.append((due.number, due.losses, due.average.weight.item()))
+            run.log_file.log(due.losses, step=due.number)
+            if not done:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(30)
+
+        with open_run(tmp_path) as run, suppress(Interrupted):
+            run.catch_up = catch_up
+            assert run.resume(step(0).state) == 7
+            run.save(step(8))
+        assert seen == [(7, {"loss": 0.25}, 7.0)]
+        assert run.log_file.rows() == [{"step": 7, "loss": 0.25}]
+    with open_run(tmp_path) as run:
+        run.catch_up = lambda due: pytest.fail("it was done")
+        assert run.resume(step(0).state) == 8
+
+
+def test_the_last_step_comes_from_the_loop_and_only_its_losses_from_the_checkpoint(
+    tmp_path, open_run
+):
+    with open_run(tmp_path) as run:
+        run.save(step(3, {"loss": 0.5}, last=True), due=True)
+    with open_run(tmp_path) as run:
+        run.catch_up = lambda due: pytest.fail("it comes again")
+        assert run.resume(step(0).state) == 3
+        assert run.due == {"loss": 0.5}
+
+
+def test_a_damaged_log_does_not_stop_a_run_and_is_cut_there(tmp_path, open_run, capsys):
+    with open_run(tmp_path) as run:
+        for number in (1, 2, 3):
+            run.log_file.log({"loss": 1.0}, step=number)
+            run.save(step(number))
+    good = (tmp_path / "log.jsonl").read_bytes()
+    lines = good.splitlines(keepends=True)
+    for line in (b"[1]\n", b"{}\n", b'{"step": "2"}\n', b"\xff\n", b'{"step": 2, "a": [1]}\n'):
+        (tmp_path / "log.jsonl").write_bytes(lines[0] + line + lines[2])
+        with open_run(tmp_path) as run:
+            assert run.resume(step(0).state) == 3
+        assert (tmp_path / "log.jsonl").read_bytes() == lines[0]
+        said = capsys.readouterr().err
+        assert "warning: " in said and "log.jsonl is damaged from line 2 on" in said
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_log_that_is_a_link_is_replaced_and_not_appended_to(tmp_path, open_run, link):
+    (tmp_path / "outside").write_text("somebody's")
+    with open_run(tmp_path / "run") as run:
+        link(tmp_path / "outside", tmp_path / "run" / "log.jsonl")
+        if link is os.symlink:
+            with pytest.raises(OSError, match="symbolic links"):
+                run.log_file.log({"loss": 1.0}, step=1)
+        run.resume(step(0).state)
+        run.log_file.log({"loss": 1.0}, step=1)
+        assert run.log_file.rows() == [{"step": 1, "loss": 1.0}]
+    assert (tmp_path / "outside").read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("kind", [InputError, RunError, KeyboardInterrupt])
+def test_a_run_that_fails_before_there_is_anything_leaves_no_folder(tmp_path, open_run, kind):
+    with pytest.raises(kind), open_run(tmp_path / "a" / "b"):
+        raise kind("no")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(kind), open_run(tmp_path / "a") as run:
+        run.log_file.log({"loss": 1.0}, step=1)
+        raise kind("no")
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {
+        *(".lock", "config.yaml", "log.jsonl")
+    }
+
+
+def test_a_damaged_result_is_a_sentence(tmp_path, open_run):
+    with open_run(tmp_path) as run:
+        for content in ("", "[]", '{"kid": "much"}'):
+            (tmp_path / "result.json").write_text(content)
+            with pytest.raises(InputError, match=r"result.json is damaged .*choose another --out"):
+                _ = run.result
 
 
 def test_the_time_of_earlier_sittings_counts(tmp_path, open_run):
