@@ -4,8 +4,6 @@ import hashlib
 import json
 import re
 import shlex
-import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,8 +13,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from hybridgen.cli import start_command
 from hybridgen.data.settings import DataSettings
-from hybridgen.errors import FailedElsewhere, InputError, Interrupted, RunError
+from hybridgen.errors import FailedElsewhere, InputError, RunError, quoted
 from hybridgen.files import new_file, read_object, write_atomically
 from hybridgen.settings import Settings
 
@@ -51,7 +50,7 @@ class Model(Settings):
         if not re.fullmatch(r"\w[\w .+-]*", self.name):
             raise InputError(
                 f"a model's name is that of its folder, of letters, digits, spaces and .+-, got "
-                f"{self.name!r}"
+                f"{quoted(self.name)}"
             )
         if (self.script == "guide") != (self.of is not None):
             raise InputError(
@@ -218,25 +217,21 @@ class Training:
 
         `RunError` if it failed and has said why, `Interrupted` if a signal came and it has saved.
         """
+        from hybridgen.training.signals import raised
+
         name, folder = self.model.name, self.run.folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(_record(folder), json.dumps(self.recipe))
         sys.stderr.write(f"training {name}: {self.command}\n")
         call = [sys.executable, HERE / f"{self.model.script}.py", *self.arguments]
-
-        def leave(number: int, _: object) -> None:
-            raise Interrupted(number, "stopped; the same command goes on from there")
-
-        before = signal.signal(signal.SIGTERM, leave)
         path = folder.with_name(f"{name}.log")
-        with new_file(path) as log:
-            child = subprocess.Popen(call, stdout=log)
+        with new_file(path) as log, raised():
+            child = start_command(call, stdout=log)
             try:
                 child.wait()
             finally:
                 child.terminate()  # if a signal came; one that has ended stays as it is
                 child.wait()
-                signal.signal(signal.SIGTERM, before)
         if child.returncode == 2 and not folder.exists():  # refused, so nothing is left of it
             path.unlink()
             _record(folder).unlink()

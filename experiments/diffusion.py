@@ -101,7 +101,9 @@ def main(settings: Diffusion) -> None:
                 f"ends after {settings.training.steps}: no discriminator takes part in it; lower "
                 "adversarial.warm_up or train for longer"
             )
-        monitor = Monitor(folder, source, sampler=sampler, seed=settings.seed)
+        monitor = Monitor(
+            folder, source, sampler=sampler, seed=settings.seed, accelerator=accelerator
+        )
         options = {"final_samples": settings.final_samples, "facts": facts}
         training, show = settings.training, ("total", "denoising", "discriminator")
         conclude, between = monitored(run, settings, training, monitor, "denoiser", **options)

@@ -178,7 +178,7 @@ def conclude(
     settings: GuideExperiment,
     step: "Step",
 ) -> None:
-    """Save the guide, validate and calibrate it, try it on its model, and say so."""
+    """Save the guide, validate and calibrate it, try it on its model, and say so; one process."""
     from hybridgen.evaluation.density_ratio import LogRatio, calibrated
     from hybridgen.evaluation.guide import evaluate_guide, guidance_results, refinement_results
     from hybridgen.evaluation.monitor import table
@@ -186,6 +186,8 @@ def conclude(
     from hybridgen.files import write_atomically
     from hybridgen.training.checkpoint import save_network
 
+    if not run.leads:
+        return
     folder, seconds, best, validation = run.folder, run.seconds, step.state["best"], held_out()
     save_network(best, folder / "discriminator")
     curves(run.log_file.rows(), folder / "curves.png")

@@ -2,7 +2,11 @@
 
 import os
 import re
+import signal
+import subprocess
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import is_dataclass
@@ -11,10 +15,24 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from hybridgen.errors import FailedElsewhere, InputError, Interrupted, RunError, one_line, quoted
+from hybridgen.errors import (
+    FailedElsewhere,
+    InputError,
+    Interrupted,
+    RunError,
+    one_line,
+    quoted,
+    resource_sentence,
+)
 from hybridgen.settings import check, did_you_mean, hints, refusal
 
 S = TypeVar("S")
+
+_PARENT = "HYBRIDGEN_PARENT"
+_LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
+"""What `accelerate launch` and torchrun set; neither passes every signal on."""
+_POLL = 0.2
+"""Seconds."""
 
 
 def read_settings(settings: type[S], argv: list[str] | None = None, description: str = "") -> S:
@@ -59,6 +77,7 @@ def command(
     if default_config and not any(word.split("=")[0] == "--config" for word in words):
         words = ["--config", str(default_config), *words]
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    _end_with_parent()
     try:
         filled = read_settings(settings, words, description)
     except InputError as error:
@@ -77,7 +96,37 @@ def command(
         return _say(stop, 128 + stop.signal, everywhere=False)
     except KeyboardInterrupt:
         return _say("stopped before there was anything to save", 130, everywhere=False)
+    except (RuntimeError, MemoryError) as error:
+        sentence = resource_sentence(error, getattr(filled, "training", None))
+        if sentence is None:
+            raise
+        return _say(sentence, 1)
     return 0
+
+
+def start_command(call: list[Any], **options: Any) -> subprocess.Popen[Any]:
+    """Start a command of this package that is asked to stop when this process has ended, even if
+    it was killed; for `options` see `subprocess.Popen`."""
+    environment = {**os.environ, **options.pop("env", {}), _PARENT: str(os.getpid())}
+    return subprocess.Popen(call, env=environment, **options)
+
+
+def _end_with_parent() -> None:
+    """Send this process a SIGTERM once the process that started it for us has ended.
+
+    By polling, which every Unix knows; a person's shell may end as it likes.
+    """
+    parent = int(os.environ.get(_PARENT, 0))
+    if not parent and any(name in os.environ for name in _LAUNCHED):
+        parent = os.getppid()
+
+    def poll() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if parent:
+        threading.Thread(target=poll, daemon=True).start()
 
 
 def _say(message: object, status: int, *, everywhere: bool = True) -> int:

@@ -41,7 +41,7 @@ def open_hub(name: str) -> datasets.DatasetDict:
                 "HF_HUB_OFFLINE is set and is not in the cache; correct the path or go online."
             ) from error
     try:
-        huggingface_hub.HfApi().dataset_info(name, timeout=_PATIENCE_SECONDS)
+        about = huggingface_hub.HfApi().dataset_info(name, timeout=_PATIENCE_SECONDS)
     except RepositoryNotFoundError as error:
         raise InputError(
             f"{name!r} is neither a folder here nor a data set on the Hugging Face hub that may "
@@ -53,7 +53,22 @@ def open_hub(name: str) -> datasets.DatasetDict:
             f"({reason(error)}); correct data.path, go online, or set HF_HUB_OFFLINE=1 "
             "to use a copy downloaded before."
         ) from error
+    for path in _strings(getattr(getattr(about, "card_data", None), "configs", None)):
+        if path.startswith(("/", "~")) or "://" in path or ".." in path.split("/"):
+            raise InputError(
+                f"the page of {name!r} says that its data is in {path[:60]!r}, outside of it, and "
+                "nothing there is read; take another data set."
+            )
     return _read(f"the hub data set {name!r}", name)
+
+
+def _strings(value: Any) -> list[str]:
+    """Every string in nested lists and mappings."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [text for each in value for text in _strings(each)]
+    return [value] if isinstance(value, str) else []
 
 
 def hub_folders() -> list[Path]:

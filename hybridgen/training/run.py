@@ -102,10 +102,8 @@ class Run:
     `result.json` and the weights. Use it as a context manager: a signal then saves and leaves.
 
     Attributes:
-        catch_up: does what is done after a step, but for the last one; on resuming from a step that
-            was saved by a signal before that was done, it is called with that step and its losses.
         lock: of the folder, in the process that leads.
-        due: the losses of the step that was resumed, if what is done after it is still to be done.
+        resumed: called with the step and the state of the checkpoint that a run goes on from.
 
     Args:
         folder: created if missing; an existing one must be a run of the same settings.
@@ -135,10 +133,9 @@ class Run:
         self.log_file = JsonLines(folder / "log.jsonl")
         self.random = RandomState(accelerator)
         self.signals = Signals(accelerator)
+        self.resumed: Callable[[int, Mapping[str, Any]], None] = lambda step, state: None
         self._saved = 0
         self._seconds_before, self._started = 0.0, time.monotonic()
-        self.due: dict[str, float] | None = None
-        self.catch_up: Callable[[Step], None] | None = None
         script = type(settings).__name__
         self.lock: FolderLock | None = self._lead(lambda: FolderLock(folder, self.config, script))
 
@@ -182,57 +179,51 @@ class Run:
             self.say(f"going on from step {newest.step} of {self.folder}")
         self._started = time.monotonic()
         self._saved = newest.step if newest else 0
-        manifest = newest.manifest if newest else {}
-        self.due = manifest.get("due") if self.catch_up else None
         if self.leads:
-            complaint = self.log_file.forget_after(self._saved - (self.due is not None))
+            complaint = self.log_file.forget_after(self._saved)
             if complaint:
                 self.say(f"warning: {complaint}")
-        if self.due is not None and self.catch_up is not None and not manifest.get("last"):
-            step = Step(self._saved, self.due, state["average"], state, last=False)
-            with self.between_steps(step, save=False):
-                self.catch_up(step)
+        if newest is not None:
+            self.resumed(newest.step, state)
         return self._saved
 
-    def save(self, step: Step, *, due: bool = False) -> None:
+    def save(self, step: Step) -> None:
         """Write a checkpoint, unless this step has one; every process calls this.
 
-        Args:
-            due: whether what a script does after this step is still to be done, and will be on
-                resuming.
+        Raises:
+            RunError: a loss of this or an earlier step was not finite, or it cannot be written.
         """
         if step.number == self._saved:
             return
+        dict(step.losses)  # reading them raises the first
         self.random.collect()
         state, world = {**step.state, "random": self.random}, self.accelerator.num_processes
         facts = {**self.facts, "seconds": self.seconds, "world": world}
         facts["accumulation"] = self._accumulation
-        losses = {name: float(loss) for name, loss in step.losses.items()}
-        facts |= {"due": losses if due else None, "last": step.last}
         root, number = self.folder / "checkpoints", step.number
         self._lead(lambda: checkpoint.write(root, number, state, **facts))
         self._saved = number
 
     @contextmanager
     def between_steps(self, step: Step, *, save: bool) -> Iterator[None]:
-        """Around what a script does after a step; saves after it if `save`, and on a signal.
+        """Around what a script does after a step; saves before it if `save`, and on a signal.
 
         A signal during the step waits for it to end; one during the body of this `with` ends the
         body at once. Either way the step is saved, and `Interrupted` leaves the loop.
         """
+        if save:
+            self.save(step)
         try:
-            if number := self.signals.received():
+            if number := self.signals.received(step.number):
                 raise Interrupted(number)
             with self.signals.interruptible():
                 yield
         except Interrupted as stop:
-            self.save(step, due=True)
+            self.save(step)
             sentence = (
                 f"stopped and saved at step {step.number}; the same command goes on from there"
             )
             raise Interrupted(stop.signal, sentence) from None
-        if save:
-            self.save(step)
 
     def finish(self, result: Mapping[str, float]) -> None:
         """Write `result.json`: flat, metric name -> number, null for one that is not finite."""

@@ -71,6 +71,10 @@ class OptimSettings(Settings):
         ema_half_life: of the averaged network, in images.
         ema_ramp: bounds the half-life by this fraction of the images seen.
         check_ranks: compare the gradients of all processes at every step (slow; finds mistakes).
+        channels_last: keep images' channels innermost in memory, which convolutions on a GPU's
+            tensor cores are fastest with.
+        compile: the generator or denoiser by `torch.compile`; never a discriminator, whose
+            gradient may be differentiated once more.
     """
 
     steps: Count = 1_500
@@ -79,6 +83,8 @@ class OptimSettings(Settings):
     ema_half_life: Positive = 20_000.0
     ema_ramp: Positive = 0.1
     check_ranks: bool = False
+    channels_last: bool = False
+    compile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +262,11 @@ class GuideTraining(OptimSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.compile:
+            raise InputError(
+                "a guide is a discriminator, which may be differentiated twice and so is not "
+                "compiled: leave training.compile false"
+            )
         if self.objective == "score_matching" and max(self.r1, self.r2) > 0:
             raise InputError(
                 "score matching asks for a certain gradient, which a penalty would change: leave "

@@ -103,7 +103,7 @@ class HeldOutValidation:
     def logits(self, discriminator: Discriminator) -> tuple[Tensor, Tensor]:
         """Logits of the real `[l n]` and generated `[l m]` samples, float64 on the CPU."""
         logits = _on_noised(discriminator)
-        real, fake = (self._at_levels(logits, side).double().cpu() for side in ("real", "fake"))
+        real, fake = (self._at_levels(logits, side).cpu().double() for side in ("real", "fake"))
         if self._denoiser is None:
             return real, fake
         offset = _offsets(real[:, ::2], fake[:, ::2])
@@ -135,10 +135,8 @@ class HeldOutValidation:
         logarithm) to the next ones; never below `LOWEST`. All levels from there on if there is no
         such level.
         """
-        levels, inside = (
-            self.levels.double().tolist(),
-            self._significant_levels(self._gains(discriminator)),
-        )
+        levels = self.levels.cpu().double().tolist()
+        inside = self._significant_levels(self._gains(discriminator))
         first, stop = inside.start, inside.stop
         if inside == slice(0, len(levels)):
             return LOWEST, math.inf
@@ -171,7 +169,7 @@ class HeldOutValidation:
             estimate = others[-1]
             return score_matching(discriminator, lambda *_: estimate, x, *others[:-1]).detach()
 
-        return self._at_levels(loss, "real", self._estimates).double().cpu()
+        return self._at_levels(loss, "real", self._estimates).cpu().double()
 
     @cached_property
     def _constant_losses(self) -> Tensor:

@@ -133,9 +133,10 @@ def test_another_size_or_kind_is_refused_unless_it_may_be_changed(picture: Pictu
         image_format(picture(0, mode="RGB"), "first", None, None).apply(picture(0), "odd")
 
 
-def test_formats_that_start_programs_are_not_opened(picture: Picture) -> None:
+@pytest.mark.parametrize("kind", ["eps", "pcx"])
+def test_formats_that_are_not_named_are_not_opened(picture: Picture, kind: str) -> None:
     with pytest.raises(InputError, match="cannot be decoded"):
-        open_image(encoded(picture(0, mode="RGB"), "eps"), "drawing.png")
+        open_image(encoded(picture(0, mode="RGB"), kind), "drawing.png")
 
 
 def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(

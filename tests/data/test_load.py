@@ -440,6 +440,14 @@ def test_a_large_set_is_known_by_names_and_sizes(
         load(root, identity=before)
 
 
+def test_other_labels_are_other_data(tmp_path: Path, picture: Picture) -> None:
+    sets = {name: list(name) for name in ("aabbab", "aabbba")}
+    for name, labels in sets.items():
+        save_parquet(tmp_path / name, "all", range(6), picture, label=labels)
+    one, other = (load(tmp_path / name / "all.parquet").identity for name in sets)
+    assert one != other
+
+
 def test_validation_kept_from_training_is_other_data(folder: Folder) -> None:
     source = load(folder(count=12))
     assert split_validation(source, 0.5).identity not in ("", source.identity)
@@ -449,12 +457,13 @@ def test_validation_kept_from_training_is_other_data(folder: Folder) -> None:
 def test_splits_beside_other_folders_stay_splits(
     folder: Folder, picture: Picture, held: str
 ) -> None:
-    root = folder("train/a", "train/b", f"{held}/a", f"{held}/b", "extra", count=3)
+    names = [f"{split}/{name}" for split in ("train", held) for name in "abc"]
+    root = folder(*names, "extra", count=3)
     with pytest.warns(UserWarning, match="3 images beside the folders of the splits"):
         source = load(root, labels=True)
-    assert (source.size, len(source.held_out), source.classes) == (6, 6, 2)
+    assert (source.size, len(source.held_out), source.classes) == (9, 9, 3)
     assert pictures(source.held_out) == {
-        original(picture, 100 * k + i) for k in (2, 3) for i in range(3)
+        original(picture, 100 * k + i) for k in (3, 4, 5) for i in range(3)
     }
 
 
@@ -472,6 +481,19 @@ def test_a_split_that_is_not_used_is_said(folder: Folder) -> None:
     with pytest.warns(UserWarning, match="4 examples of 'validation'"):
         source = load(folder("train", "val", "test", count=4))
     assert (source.size, len(source.held_out)) == (4, 4)
+
+
+@pytest.mark.parametrize("path", ["/home/me/*.png", "../secret.parquet", "file:///etc/x.parquet"])
+def test_the_page_of_a_hub_set_names_no_files_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    configs = [{"config_name": "default", "data_files": [{"split": "train", "path": [path]}]}]
+    about = SimpleNamespace(card_data=huggingface_hub.DatasetCardData(configs=configs))
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: about)
+    monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(InputError, match="outside of it"):
+        load("somebody/something")
 
 
 def test_what_is_left_out_is_said_with_numbers(folder: Folder, picture: Picture) -> None:

@@ -2,16 +2,24 @@
 
 import math
 from statistics import fmean, stdev
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
+from hybridgen.data.images import digits, split_validation
+from hybridgen.data.points import MixturePoints
+from hybridgen.evaluation import guide
 from hybridgen.evaluation.plots import draw_scales
-from hybridgen.evaluation.scale_search import choose_scale
+from hybridgen.evaluation.scale_search import ScaleChoice, choose_scale
+from hybridgen.maths.mixtures import ring
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.distances import frechet_distance
 from hybridgen.metrics.intervals import jackknife_deviations, jackknife_subsets
+from hybridgen.networks.denoisers import PointDenoiser
+from hybridgen.networks.mlp import MlpDiscriminator
+from hybridgen.sampling.build import SamplerSettings
 
 SCALES, SEEDS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0), (0, 1, 2)
 
@@ -167,3 +175,39 @@ def test_guidance_that_harms_is_seldom_applied_however_few_the_examples():
 def test_guidance_that_helps_is_applied():
     applied = [search_with_examples(seed, lambda s: 1.3 - 0.1 * s).scale for seed in range(10)]
     assert applied.count(2.0) >= 8
+
+
+@pytest.mark.parametrize(("significant", "scale"), [(True, 1.0), (False, 0.0)])
+def test_the_picture_marks_the_scale_that_is_used(tmp_path, monkeypatch, significant, scale):
+    """A guide that is not significant is not used, whatever the search says."""
+    choice = ScaleChoice(scale=1.0, distances={0.0: (2.0, 2.1), 1.0: (1.0, 1.1)})
+    marked = []
+    monkeypatch.setattr(guide, "choose_scale", lambda *_: choice)
+    monkeypatch.setattr(guide, "draw_scales", lambda c, *_, **__: marked.append(c.scale))
+    source = MixturePoints(mixture=ring().standardised(), name="ring")
+    model = guide.SampledModel(
+        source=source,
+        network=PointDenoiser(width=8, depth=1, frequencies=2),
+        settings=SamplerSettings(steps=2),
+    )
+    trials = SimpleNamespace(scales=(0.0, 1.0), scale_samples=20, scale_draws=2, final_samples=20)
+    run = SimpleNamespace(folder=tmp_path, say=lambda sentence: None)
+    results = guide.guidance_results(
+        model,
+        MlpDiscriminator(width=8, depth=1, noise_conditional=True),
+        source,
+        trials,
+        run,
+        significant=significant,
+    )
+    assert marked == [scale] and results["scale"] == scale
+
+
+def test_choosing_and_confirming_go_by_different_halves_of_the_examples():
+    source = split_validation(digits(), 0.2)
+    held_out, _ = source.reference("held_out", 10_000)
+    for half, (own, other) in enumerate([(slice(0, None, 2), 1), (slice(1, None, 2), 0)]):
+        _, distance = guide.distance_to(source, own, deviations=half == 1)
+        (value, deviations), (far, _) = distance(held_out[half::2]), distance(held_out[other::2])
+        assert value == pytest.approx(0, abs=1e-6) and far > 0.1
+        assert len(deviations) == (32 if half == 1 else 0)

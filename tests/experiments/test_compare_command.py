@@ -408,6 +408,28 @@ def test_a_guide_for_other_steps_is_used_with_a_warning(call, runs, tmp_path):
     assert "trained on samples of heun with 18 steps" in page
 
 
+def test_a_guide_that_failed_its_validation_is_said_to_and_its_row_is_paired_with_the_unguided(
+    script, call, runs, tmp_path, monkeypatch
+):
+    shutil.copytree(runs / "guide", tmp_path / "guide")
+    path = tmp_path / "guide" / "guide.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"significant": False}))
+    published, publish = [], script.publish
+    monkeypatch.setattr(
+        script, "publish", lambda page, folder: published.append(page) or publish(page, folder)
+    )
+    flags = {"diffusion": str(runs / "diffusion"), "guide": str(tmp_path / "guide")}
+    answer = call("--runs", json.dumps(flags), "--methods", json.dumps(METHODS[2:]))
+    assert answer.status == 0, answer.err
+    base, guided = published[0].rows
+    assert guided.validation_note == "its guide failed validation" and not base.validation_note
+    assert "scale 1\u201d (its guide failed validation)" in answer.out
+    assert base.noise_shape == guided.noise_shape == (1, 8, 8)
+    for row in (base, guided):
+        (deviations,) = row.figures["frechet_distance"].deviations
+        assert len(deviations) == 8
+
+
 METHOD = '[{"name": "a", "model": "gan"}]'
 
 

@@ -3,7 +3,6 @@ import math
 import os
 import signal
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -144,47 +143,21 @@ def test_resuming_goes_back_to_the_newest_checkpoint_in_weights_log_and_time(tmp
 
 
 @pytest.mark.parametrize("during", ["the step", "what comes after it"])
-def test_what_is_due_after_the_step_of_a_signal_is_done_on_resuming(tmp_path, open_run, during):
-    def interrupted(stopped):
-        with open_run(tmp_path) as run, pytest.raises(Interrupted):
-            if during == "the step":
-                os.kill(os.getpid(), signal.SIGTERM)
-            with run.between_steps(stopped, save=False):
-                run.log_file.log(stopped.losses, step=stopped.number)
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(30)
-
-    interrupted(step(7, {"loss": 0.25}))
-    for done in (False, True):  # once more, if that was not to be
-        seen = []
-
-        def catch_up(due, seen=seen, done=done):
-            seen.append((due.number, due.losses, due.average.weight.item()))
-            run.log_file.log(due.losses, step=due.number)
-            if not done:
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(30)
-
-        with open_run(tmp_path) as run, suppress(Interrupted):
-            run.catch_up = catch_up
-            assert run.resume(step(0).state) == 7
-            run.save(step(8))
-        assert seen == [(7, {"loss": 0.25}, 7.0)]
-        assert run.log_file.rows() == [{"step": 7, "loss": 0.25}]
+def test_what_was_due_after_a_step_is_done_again_on_resuming_from_it(tmp_path, open_run, during):
+    stopped = step(7, {"loss": 0.25})
+    with open_run(tmp_path) as run, pytest.raises(Interrupted):
+        run.log_file.log(stopped.losses, step=stopped.number)
+        if during == "the step":
+            os.kill(os.getpid(), signal.SIGTERM)
+        with run.between_steps(stopped, save=False):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+    seen = []
     with open_run(tmp_path) as run:
-        run.catch_up = lambda due: pytest.fail("it was done")
-        assert run.resume(step(0).state) == 8
-
-
-def test_the_last_step_comes_from_the_loop_and_only_its_losses_from_the_checkpoint(
-    tmp_path, open_run
-):
-    with open_run(tmp_path) as run:
-        run.save(step(3, {"loss": 0.5}, last=True), due=True)
-    with open_run(tmp_path) as run:
-        run.catch_up = lambda due: pytest.fail("it comes again")
-        assert run.resume(step(0).state) == 3
-        assert run.due == {"loss": 0.5}
+        run.resumed = lambda number, state: seen.append((number, state["average"].weight.item()))
+        assert run.resume(step(0).state) == 7
+    assert seen == [(7, 7.0)]
+    assert run.log_file.rows() == [{"step": 7, "loss": 0.25}]
 
 
 def test_a_damaged_log_does_not_stop_a_run_and_is_cut_there(tmp_path, open_run, capsys):
@@ -317,7 +290,7 @@ def test_the_result_is_flat_and_knows_no_number_that_is_not_finite(tmp_path, ope
     assert json.loads((tmp_path / "result.json").read_text()) == expected
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_during_a_step_waits_for_its_end_then_saves_and_leaves(tmp_path, open_run, number):
     done = []
     with open_run(tmp_path) as run:
@@ -345,11 +318,11 @@ def test_a_signal_between_steps_ends_the_body_at_once_saves_and_leaves(tmp_path,
     assert (tmp_path / "checkpoints" / "step-00000007").is_dir()
 
 
-def test_a_step_is_saved_after_the_body_when_it_is_due_and_not_otherwise(tmp_path, open_run):
+def test_a_step_is_saved_before_the_body_when_it_is_due_and_not_otherwise(tmp_path, open_run):
     with open_run(tmp_path) as run:
         for number, due in ((1, False), (2, True), (3, False)):
             with run.between_steps(step(number), save=due):
-                assert not (tmp_path / "checkpoints").exists() or number == 3
+                assert (tmp_path / "checkpoints").exists() == (number > 1)
         assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
 
 
