@@ -3,6 +3,7 @@ weights and figures must be equal bit for bit, and nothing of the log may be los
 
 `kills`: `kill -9` at random moments. `disk`: no file grows any more from a random moment on.
 `damage`: one file of a run is damaged, and the command must do without it or say so in a sentence.
+`fuzz`: settings that nobody should give get a sentence, and a script goes on from all others.
 
 `python experiments/endurance.py --what all`
 """
@@ -33,7 +34,7 @@ from hybridgen.files import read_object, write_atomically
 from hybridgen.settings import Count, Range, Seed, Settings
 from hybridgen.training.lock import FolderLock
 
-What = Literal["kills", "disk", "damage", "all"]
+What = Literal["kills", "disk", "damage", "fuzz", "all"]
 Script = Literal["gan", "diffusion", "hybrid", "guide", "compare"]
 Figures = dict[str, float]
 Draws = random.Random
@@ -88,6 +89,7 @@ class Endurance(Settings):
         kills: of each script.
         disks: that are full, for each script.
         damages: one file each, for each script.
+        inputs: hostile settings, over all scripts.
         steps: of each training.
         seed: names the moments, and seeds the trainings.
         out: the undisturbed runs, the others, what they said, and `result.json`.
@@ -98,6 +100,7 @@ class Endurance(Settings):
     kills: Annotated[int, Range(1, 10_000)] = 20
     disks: Annotated[int, Range(1, 10_000)] = 10
     damages: Annotated[int, Range(1, 10_000)] = 60
+    inputs: Annotated[int, Range(1, 1e6)] = 1_000
     steps: Count = 120
     seed: Seed = 0
     out: Path = Path("runs/endurance")
@@ -112,6 +115,10 @@ class Endurance(Settings):
 
 
 def main(settings: Endurance) -> None:
+    # Imported once the arguments are read; the scripts, which are forks, then have it too.
+    from hybridgen.evaluation import fit, guide_data, measure  # noqa: F401
+    from hybridgen.training import diffusion, gan, guide, setup  # noqa: F401
+
     config = {name: value for name, value in vars(settings).items() if name != "out"}
     started = time.monotonic()
     with FolderLock(settings.out, config, "Endurance"):
@@ -124,6 +131,9 @@ def main(settings: Endurance) -> None:
             straight, draws = undisturbed(settings, script), random.Random(settings.seed)
             result = WHAT[what](settings, script, straight, draws)
             print(f"{script}: " + ", ".join(f"{n} {name}" for name, n in result.items()))
+            totals |= {name: totals.get(name, 0) + n for name, n in result.items()}
+        if settings.what in ("fuzz", "all"):
+            result = hostile_settings(settings)
             totals |= {name: totals.get(name, 0) + n for name, n in result.items()}
         text = json.dumps(totals | {"seconds": time.monotonic() - started}, indent=1)
         write_atomically(settings.out / "result.json", text + "\n")
@@ -361,6 +371,20 @@ def damage(settings: Endurance, script: Script, straight: Straight, draws: Draws
         else:
             shutil.rmtree(folder)
     return {"damaged_files": settings.damages, "wrong_ends": wrong}
+
+
+def hostile_settings(settings: Endurance) -> Figures:
+    """How many of `inputs` are not answered as they should be; see `fuzz.py`."""
+    from fuzz import fuzz
+
+    folder, wrong = settings.out.resolve() / "fuzz", 0
+    folder.mkdir()
+    faults = fuzz(settings.inputs, settings.seed, folder)
+    for fault in tqdm(faults, total=settings.inputs, unit="input"):
+        if fault is not None:
+            wrong += 1
+            print(fault)
+    return {"hostile_settings": settings.inputs, "wrong_ends": wrong}
 
 
 WHAT: dict[What, Callable[[Endurance, Script, Straight, Draws], Figures]] = {

@@ -143,6 +143,8 @@ def fuzz(count: int, seed: int, folder: Path) -> Iterator[Fault | None]:
     of training where a script trains, or the moment of its first write; a file left behind; more
     than a minute.
     """
+    import huggingface_hub
+
     from hybridgen.evaluation import fit, guide_data
     from hybridgen.training import lock, run
 
@@ -154,10 +156,12 @@ def fuzz(count: int, seed: int, folder: Path) -> Iterator[Fault | None]:
     before = set(folder.rglob("*"))
     with ExitStack() as stack:
         stack.enter_context(contextlib.chdir(folder))
+        offline = huggingface_hub.constants
+        stack.enter_context(mock.patch.object(offline, "HF_HUB_OFFLINE", True))
         fake = stack.enter_context(mock.patch.object(run, "Run")).return_value
         fake.result, fake.resume.return_value, fake.__exit__.return_value = None, 0, False
         fake.__enter__.side_effect = lambda: fake
-        for module, name in ((lock, "lock_run_folder"), (guide_data.GuideData, "draw")):
+        for module, name in ((lock, "FolderLock"), (guide_data.GuideData, "draw")):
             stack.enter_context(mock.patch.object(module, name, side_effect=Reached))
         stack.enter_context(mock.patch.object(fit, "fit", side_effect=one_step))
         for script, argv in inputs(count, seed):

@@ -119,14 +119,11 @@ def test_models_that_cannot_be_are_refused(script, models, tmp_path):
         script.Model(name="gan", script="gan", config="gan/nowhere")
     with pytest.raises(InputError, match="a discriminator, and nothing else, is `of` a model"):
         script.Model(name="gan", script="gan", config="gan/digits", of="gan")
-    for name in ("../gan", "a/b", "..", "", "a\\b"):
-        with pytest.raises(InputError, match="a model's name is that of its folder"):
-            script.Model(name=name, script="gan", config="gan/digits")
 
 
-@pytest.mark.parametrize("name", ["../gan", "/tmp/gan", "..", ".", "", "a/b", "a\0b", ".lock"])
+@pytest.mark.parametrize("name", ["../gan", "/tmp/gan", "..", ".", "", "a/b", "a\0b", "a\\b", ".lock"])
 def test_a_name_that_leads_to_another_folder_is_refused(script, name):
-    with pytest.raises(InputError, match="a model's name is that of its folder"):
+    with pytest.raises(InputError, match=r"name (is that of its folder|must be text)"):
         script.Model(name=name, script="gan", config="gan/digits")
 
 

@@ -3,7 +3,6 @@
 import importlib
 import sys
 
-import huggingface_hub
 import pytest
 from experiments.conftest import EXPERIMENTS
 
@@ -13,7 +12,6 @@ from hybridgen.errors import InputError
 @pytest.fixture
 def script(monkeypatch):
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     yield importlib.import_module("fuzz")
     del sys.modules["fuzz"]
 
