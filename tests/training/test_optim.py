@@ -204,8 +204,8 @@ def test_channels_innermost_are_kept_through_training_files_and_back(tmp_path):
     setup, generator = pictures(channels_last=True)
     convolutions = [p for p in generator.parameters() if p.ndim == 4 and p.shape[1] > 1]
     before = [p.detach().clone() for p in convolutions]
-    for _ in setup.micro_batches(["generator"]):
-        setup.backward({"total": generator(torch.randn(4, 3)).square().mean()})
+    for (noise,) in setup.micro_batches(["generator"], torch.randn(4, 3)):
+        setup.backward({"total": generator(noise).square().mean()})
     setup.update(["generator"], [{"total": torch.ones(())}], 1)
     assert not all(torch.equal(p, b) for p, b in zip(convolutions, before, strict=True))
     checkpoint.write(tmp_path / "checkpoints", 1, setup.state)
