@@ -3,8 +3,6 @@
 import hashlib
 import json
 import shlex
-import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +11,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
+from hybridgen.cli import start_command
 from hybridgen.data.source import DataSettings
-from hybridgen.errors import InputError, Interrupted, RunError
+from hybridgen.errors import InputError, RunError
 from hybridgen.evaluation.entries import Runs
 from hybridgen.evaluation.runs import MODELS, SavedRun
 from hybridgen.training.checkpoint import write_atomically
+from hybridgen.training.signals import raised
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs"
@@ -207,19 +207,13 @@ class Training:
         write_atomically(_record(folder), json.dumps(self.recipe))
         sys.stderr.write(f"training {name}: {self.command}\n")
         call = [sys.executable, HERE / f"{self.model.script}.py", *self.arguments]
-
-        def leave(number: int, _: object) -> None:
-            raise Interrupted(number, "stopped; the same command goes on from there")
-
-        before = signal.signal(signal.SIGTERM, leave)
-        with folder.with_name(f"{name}.log").open("w") as log:
-            child = subprocess.Popen(call, stdout=log)
+        with folder.with_name(f"{name}.log").open("w") as log, raised():
+            child = start_command(call, stdout=log)
             try:
                 child.wait()
             finally:
                 child.terminate()  # if a signal came; one that has ended stays as it is
                 child.wait()
-                signal.signal(signal.SIGTERM, before)
         if child.returncode:
             raise RunError(
                 f"{name} could not be trained (exit status {child.returncode}; its reason is above)"

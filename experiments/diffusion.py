@@ -93,7 +93,9 @@ def main(settings: Diffusion) -> None:
         if finished(run):
             return
         start(run, f"hybridgen-{kind}", settings)
-        monitor = Monitor(folder, source, sampler=sampler, seed=settings.seed)
+        monitor = Monitor(
+            folder, source, sampler=sampler, seed=settings.seed, accelerator=accelerator
+        )
         options = {"final_samples": settings.final_samples, "facts": facts}
         training, show = settings.training, ("total", "denoising", "discriminator")
         conclude, between = monitored(run, settings, training, monitor, "denoiser", **options)

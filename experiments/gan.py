@@ -56,7 +56,13 @@ def main(settings: Gan) -> None:
         if finished(run):
             return
         start(run, "hybridgen-gan", settings)
-        monitor = Monitor(folder, source, sampler=lambda g: SinglePass(g, (latent,)), seed=seed)
+        monitor = Monitor(
+            folder,
+            source,
+            sampler=lambda g: SinglePass(g, (latent,)),
+            seed=seed,
+            accelerator=accelerator,
+        )
         show = ("discriminator", "generator")
         conclude, between = monitored(run, settings, settings.training, monitor, "generator")
         fit(run, steps, settings, settings.training, conclude, between=between, show=show)

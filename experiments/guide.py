@@ -174,7 +174,9 @@ def conclude(
     settings: GuideExperiment,
     step: Step,
 ) -> None:
-    """Save the guide, validate and calibrate it, try it on its model, and say so."""
+    """Save the guide, validate and calibrate it, try it on its model, and say so; one process."""
+    if not run.leads:
+        return
     folder, seconds, best, validation = run.folder, run.seconds, step.state["best"], held_out()
     save_network(best, folder / "discriminator")
     curves(run.log_file.rows(), folder / "curves.png")

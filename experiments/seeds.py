@@ -5,20 +5,21 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
+from threading import Event
 from typing import Literal
 
 from tqdm import tqdm
 
-from hybridgen.cli import command
+from hybridgen.cli import command, start_command
 from hybridgen.errors import InputError, RunError
 from hybridgen.training.checkpoint import write_atomically
+from hybridgen.training.signals import raised
 
 Figures = dict[str, float | None]
 
@@ -45,14 +46,16 @@ class Seeds:
 
 
 def main(settings: Seeds) -> None:
-    children: list[subprocess.Popen] = []
-    with ThreadPoolExecutor(settings.jobs) as pool:
-        runs = [pool.submit(run, settings, seed, children) for seed in range(settings.seeds)]
+    children, stopping = [], Event()
+    with ThreadPoolExecutor(settings.jobs) as pool, raised():
+        seeds = range(settings.seeds)
+        runs = [pool.submit(run, settings, seed, children, stopping) for seed in seeds]
         try:
             done = tqdm(as_completed(runs), total=settings.seeds, unit="seed")
             results = [future.result() for future in done]
-        finally:  # after the first failure, nothing runs on unseen
+        finally:  # after the first failure or a signal, nothing runs on unseen
             pool.shutdown(wait=False, cancel_futures=True)
+            stopping.set()
             for child in children:
                 child.terminate()
     figures, text = summary(results)
@@ -61,16 +64,17 @@ def main(settings: Seeds) -> None:
     print(text)
 
 
-def run(settings: Seeds, seed: int, children: list[subprocess.Popen]) -> Figures:
+def run(settings: Seeds, seed: int, children: list[subprocess.Popen], stopping: Event) -> Figures:
     """One seed's figures; trains unless they are there."""
     folder, log = settings.out / f"seed{seed}", settings.out / f"seed{seed}.log"
     settings.out.mkdir(parents=True, exist_ok=True)
     call = [sys.executable, Path(__file__).with_name(f"{settings.script}.py"), *PASSED_ON]
     call += ["--seed", str(seed), "--out", folder, "--threads", "1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with log.open("w") as file:
-        child = subprocess.Popen(call, stdout=file, stderr=file, env=environment)
+        child = start_command(call, stdout=file, stderr=file, env={"OMP_NUM_THREADS": "1"})
         children.append(child)
+        if stopping.is_set():  # it came too late for those who stop all
+            child.terminate()
         status = child.wait()
     if status:
         last = " ".join(log.read_text().strip().splitlines()[-1:])

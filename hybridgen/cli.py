@@ -1,15 +1,25 @@
 """Settings from the command line: layered files, then `--a.b value`, checked before any work."""
 
 import os
+import signal
+import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from hybridgen.errors import FailedElsewhere, InputError, Interrupted, RunError
+from hybridgen.errors import FailedElsewhere, InputError, Interrupted, RunError, resource_sentence
 
 S = TypeVar("S")
+
+_PARENT = "HYBRIDGEN_PARENT"
+_LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
+"""What `accelerate launch` and torchrun set; neither passes every signal on."""
+_POLL = 0.2
+"""Seconds."""
 
 
 def read_settings(settings: type[S], argv: list[str] | None = None, description: str = "") -> S:
@@ -41,6 +51,7 @@ def command(
         0 when done, 2 for bad settings or data, 1 for a failure while working, 128 + n when
         stopped by signal n.
     """
+    _end_with_parent()
     try:
         filled = read_settings(settings, argv, description)
     except InputError as error:
@@ -59,7 +70,37 @@ def command(
         return _say(stop, 128 + stop.signal, everywhere=False)
     except KeyboardInterrupt:
         return _say("stopped before there was anything to save", 130, everywhere=False)
+    except (RuntimeError, MemoryError) as error:
+        sentence = resource_sentence(error, getattr(filled, "training", None))
+        if sentence is None:
+            raise
+        return _say(sentence, 1)
     return 0
+
+
+def start_command(call: list[Any], **options: Any) -> subprocess.Popen[Any]:
+    """Start a command of this package that is asked to stop when this process has ended, even if
+    it was killed; for `options` see `subprocess.Popen`."""
+    environment = {**os.environ, **options.pop("env", {}), _PARENT: str(os.getpid())}
+    return subprocess.Popen(call, env=environment, **options)
+
+
+def _end_with_parent() -> None:
+    """Send this process a SIGTERM once the process that started it for us has ended.
+
+    By polling, which every Unix knows; a person's shell may end as it likes.
+    """
+    parent = int(os.environ.get(_PARENT, 0))
+    if not parent and any(name in os.environ for name in _LAUNCHED):
+        parent = os.getppid()
+
+    def poll() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if parent:
+        threading.Thread(target=poll, daemon=True).start()
 
 
 def _say(message: object, status: int, *, everywhere: bool = True) -> int:

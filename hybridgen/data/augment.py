@@ -1,6 +1,5 @@
 """Augmentation of what a discriminator sees, so that it does not learn few images by heart."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -82,23 +81,26 @@ class Augment(nn.Module):
         return _colour(_geometry(x, draw, self.settings.flips), draw)
 
     @torch.no_grad()
-    def update(self, sign_accuracy: float, images: int) -> None:
+    def update(self, sign_accuracy: float | Tensor, images: int) -> None:
         """Move the strength after `images` more real images at this `sign_accuracy`.
 
         `p <- clip(p + sgn(sign_accuracy - target) images / speed_images, 0, 1)`; does nothing
         unless adaptive. With several processes, give all of them the mean over all.
 
+        Args:
+            sign_accuracy: a number, or a scalar on the device of the strength, which is not read.
+
         Raises:
             ValueError: `sign_accuracy` outside [-1, 1], not a number, or negative `images`.
         """
-        if not -1 <= sign_accuracy <= 1 or images < 0:
+        if images < 0 or not (isinstance(sign_accuracy, Tensor) or -1 <= sign_accuracy <= 1):
             raise ValueError(
                 f"need sign_accuracy in [-1, 1] and images >= 0, got {sign_accuracy=}, {images=}"
             )
-        if not self.settings.adaptive or sign_accuracy == self.settings.target:
+        if not self.settings.adaptive:
             return
-        direction = math.copysign(1, sign_accuracy - self.settings.target)
-        self.strength.add_(direction * images / self.settings.speed_images).clamp_(0, 1)
+        direction = torch.as_tensor(sign_accuracy - self.settings.target).sign()
+        self.strength.add_(direction * (images / self.settings.speed_images)).clamp_(0, 1)
 
 
 class _Draw:
@@ -130,7 +132,8 @@ def _geometry(x: Tensor, draw: _Draw, flips: bool) -> Tensor:
     from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 
     height, width = x.shape[-2:]
-    sides = x.new_tensor([width, height], dtype=torch.float32)
+    # Filled where it is needed: a copy of host memory would be waited for.
+    sides = torch.stack([x.new_full((), side, dtype=torch.float32) for side in (width, height)])
     shift = draw.between(_SHIFT, axes=2) * sides
     turn = rearrange(draw.between(_TURN), "b 1 -> b")
     zoom = rearrange(torch.exp2(draw.gaussian(_ZOOM)), "b -> b 1").expand(-1, 2)

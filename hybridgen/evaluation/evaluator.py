@@ -116,9 +116,11 @@ class Evaluator:
         """Forget all updates."""
         self.collected.reset()
 
-    def values(self, x: Tensor) -> dict[str, float]:
-        """Plain figures of the samples `[samples ...]`, and the floors, named `floor_...`."""
-        figures = {name: estimate.value for name, estimate in self(x).items()}
+    def values(self, x: Tensor | Features) -> dict[str, float]:
+        """Plain figures of the samples `[samples ...]`, or of features of them, and the floors,
+        named `floor_...`."""
+        features = x if isinstance(x, Features) else self.extractor.extract(x)
+        figures = {name: estimate.value for name, estimate in self._figures(features).items()}
         return figures | {f"floor_{name}": floor for name, floor in self.floors.items()}
 
     def histogram(self, x: Tensor) -> tuple[int, ...]:

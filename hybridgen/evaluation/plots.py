@@ -66,7 +66,7 @@ def scatter(points: Tensor, mixture: GaussianMixture, *, side: int = 480) -> Ima
             f"a scatter shows points [b 2] of a mixture in 2 dimensions, got {tuple(points.shape)} "
             f"and dimension {mixture.dimension}"
         )
-    xy = points.detach().double().cpu().numpy()
+    xy = points.detach().cpu().double().numpy()
     means, stds = mixture.means.cpu().numpy(), mixture.stds.cpu().numpy()
     low, high = (means - 3 * stds[:, None]).min(axis=0), (means + 3 * stds[:, None]).max(axis=0)
     centre, reach = (low + high) / 2, 0.6 * float((high - low).max())

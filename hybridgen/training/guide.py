@@ -62,6 +62,11 @@ class GuideTraining(OptimSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "check_every", "patience", "levels")
+        if self.compile:
+            raise InputError(
+                "a guide is a discriminator, which may be differentiated twice and so is not "
+                "compiled: leave training.compile false"
+            )
         if not 0 <= min(self.r1, self.r2) <= max(self.r1, self.r2) < math.inf:
             raise InputError(
                 f"training.r1 and r2 must be finite and >= 0, got {self.r1} and {self.r2}"

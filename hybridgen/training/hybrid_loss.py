@@ -128,7 +128,7 @@ class Hybrid:
         if weight > 0:
             with self.accelerator.autocast():
                 adversarial = self.adversarial.generator_loss(fake, real, level, real_label)
-            factor = error.new_tensor(weight)
+            factor = torch.full_like(error.detach(), weight)
             if self.term.adaptive:
                 mean: Any = partial(self.accelerator.reduce, reduction="mean")
                 factor *= adaptive_weight(error, adversarial, plain.last_layer, mean=mean)

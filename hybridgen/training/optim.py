@@ -14,7 +14,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from hybridgen.errors import InputError, RunError
 from hybridgen.training.settings import OptimSettings
-from hybridgen.training.step import Step
+from hybridgen.training.step import Losses, Step
+
+CHECK_EVERY = 100
+"""Steps after which an accelerator is waited for at the latest, to see whether losses are finite.
+"""
 
 
 class EMA:
@@ -131,9 +135,15 @@ class TrainingSetup:
         self.accelerator, self.config = accelerator, config
         self.device, self.rank = accelerator.device, accelerator.process_index
         networks = {name: getattr(model, "discriminator", model) for name, model in models.items()}
+        for network in networks.values() if config.channels_last else ():
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         averaged = next(iter(networks.values())).to(accelerator.device)
         # Copied on its device and before `prepare`, which would make the copy compute in bf16 too.
         self.average = EMA(averaged, config.ema_half_life, config.ema_ramp)
+        for name, model in models.items() if config.compile else ():
+            # Not a discriminator, which may be differentiated twice, and not the average, above.
+            if networks[name] is model:
+                model.compile()
         self.models: dict[str, nn.Module] = {
             name: accelerator.prepare(model) for name, model in models.items()
         }
@@ -145,6 +155,14 @@ class TrainingSetup:
         }
         self.state: dict[str, Any] = {**networks, "average": self.average.module}
         self.state |= {f"{name}_optimizer": each for name, each in self.optimizers.items()}
+        # On an accelerator losses are not read at every step: one that is not finite makes the
+        # optimizers themselves leave all weights as they are, until it is read and said.
+        self._pending: list[tuple[Sequence[str], list[str], int, Tensor]] = []
+        self._failed: Tensor | None = None
+        if self.device.type != "cpu":
+            self._failed = torch.zeros((), device=self.device)
+            for optimizer in self.optimizers.values():
+                optimizer.found_inf = self._failed  # type: ignore[attr-defined]
 
     def share(self, x: Tensor) -> Tensor:
         """This process's share of what was drawn for the whole batch `[b ...]`."""
@@ -185,8 +203,10 @@ class TrainingSetup:
         number: int,
         *,
         clip: float | None = None,
-    ) -> dict[str, float]:
+    ) -> dict[str, Any]:
         """Step the optimizers `names` and the average if nothing is wrong; returns the mean losses.
+
+        On the CPU these are numbers and were checked, on an accelerator scalars that were not read.
 
         Args:
             parts: the losses of all micro-batches, by name; `total` is the first model's.
@@ -195,13 +215,22 @@ class TrainingSetup:
 
         Raises:
             RunError: a loss is not finite, or (if checked) processes hold different gradients;
-                nothing was updated.
+                nothing was updated. On an accelerator within `CHECK_EVERY` steps; nothing was
+                updated meanwhile.
         """
         means = torch.stack([torch.stack(list(losses.values())) for losses in parts]).mean(0)
         if self.accelerator.num_processes > 1:
             means = self.accelerator.reduce(means, reduction="mean")
-        losses = dict(zip(parts[0], torch.as_tensor(means).tolist(), strict=True))
-        check_finite(losses, names[-1] if math.isfinite(losses["total"]) else names[0], number)
+        means, keys = torch.as_tensor(means), list(parts[0])
+        if self._failed is None:
+            losses = dict(zip(keys, means.tolist(), strict=True))
+            check_finite(losses, names[-1] if math.isfinite(losses["total"]) else names[0], number)
+        else:
+            losses = dict(zip(keys, means.unbind(), strict=True))
+            self._failed.logical_or_(~means.isfinite().all())
+            self._pending.append((names, keys, number, means))
+            if number % CHECK_EVERY == 0:
+                self.check()
         if self.config.check_ranks:
             for name in names:
                 check_ranks_agree(self.accelerator, self.models[name], name, number)
@@ -213,8 +242,18 @@ class TrainingSetup:
             self.average.update(seen=number * self.config.batch, images=self.config.batch)
         return losses
 
-    def step(self, number: int, losses: dict[str, float], *, last: bool) -> Step:
+    def check(self) -> None:
+        """Wait for an accelerator, and raise `RunError` for its first loss that was not finite."""
+        pending, self._pending = self._pending, []
+        numbers = iter(torch.cat([means for *_, means in pending]).tolist() if pending else ())
+        for names, keys, number, _ in pending:
+            losses = {key: next(numbers) for key in keys}
+            check_finite(losses, names[-1] if math.isfinite(losses["total"]) else names[0], number)
+
+    def step(self, number: int, losses: Mapping[str, Any], *, last: bool) -> Step:
         """What step `number` leaves behind."""
+        if self._failed is not None:
+            losses = Losses(losses, self.check)
         return Step(number, losses, self.average.module, self.state, last)
 
 

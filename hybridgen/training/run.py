@@ -85,6 +85,9 @@ class Run:
     Raises:
         InputError: the folder cannot be written, is something else, is in use, or holds a run of
             other settings; nothing in it was touched.
+
+    Attributes:
+        resumed: called with the step and the state of the checkpoint that a run goes on from.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class Run:
         self.log_file = JsonLines(folder / "log.jsonl")
         self.random = RandomState(accelerator)
         self.signals = Signals(accelerator)
+        self.resumed: Callable[[int, Mapping[str, Any]], None] = lambda step, state: None
         self._saved = 0
         self._seconds_before, self._started = 0.0, time.monotonic()
         self._lock = self._lead(lambda: lock_run_folder(folder, self.config))
@@ -143,12 +147,19 @@ class Run:
         self._saved = newest.step if newest else 0
         if self.leads:
             self.log_file.forget_after(self._saved)
+        if newest is not None:
+            self.resumed(newest.step, state)
         return self._saved
 
     def save(self, step: Step) -> None:
-        """Write a checkpoint, unless this step has one; every process calls this."""
+        """Write a checkpoint, unless this step has one; every process calls this.
+
+        Raises:
+            RunError: a loss of this or an earlier step was not finite, or it cannot be written.
+        """
         if step.number == self._saved:
             return
+        dict(step.losses)  # reading them raises the first
         self.random.collect()
         state, world = {**step.state, "random": self.random}, self.accelerator.num_processes
         facts = {**self.facts, "seconds": self.seconds, "world": world}
@@ -158,13 +169,15 @@ class Run:
 
     @contextmanager
     def between_steps(self, step: Step, *, save: bool) -> Iterator[None]:
-        """Around what a script does after a step; saves after it if `save`, and on a signal.
+        """Around what a script does after a step; saves before it if `save`, and on a signal.
 
         A signal during the step waits for it to end; one during the body of this `with` ends the
         body at once. Either way the step is saved, and `Interrupted` leaves the loop.
         """
+        if save:
+            self.save(step)
         try:
-            if number := self.signals.received():
+            if number := self.signals.received(step.number):
                 raise Interrupted(number)
             with self.signals.interruptible():
                 yield
@@ -174,8 +187,6 @@ class Run:
                 f"stopped and saved at step {step.number}; the same command goes on from there"
             )
             raise Interrupted(stop.signal, sentence) from None
-        if save:
-            self.save(step)
 
     def finish(self, result: Mapping[str, float]) -> None:
         """Write `result.json`: flat, metric name -> number, null for one that is not finite."""

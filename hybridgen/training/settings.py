@@ -47,6 +47,10 @@ class OptimSettings:
         ema_half_life: of the averaged network, in images.
         ema_ramp: bounds the half-life by this fraction of the images seen.
         check_ranks: compare the gradients of all processes at every step (slow; finds mistakes).
+        channels_last: keep images' channels innermost in memory, which convolutions on a GPU's
+            tensor cores are fastest with.
+        compile: the generator or denoiser by `torch.compile`; never a discriminator, whose
+            gradient may be differentiated once more.
     """
 
     steps: int = 1_500
@@ -55,6 +59,8 @@ class OptimSettings:
     ema_half_life: float = 20_000.0
     ema_ramp: float = 0.1
     check_ranks: bool = False
+    channels_last: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         check_positive(self, "steps", "batch", "accumulation", "ema_half_life", "ema_ramp")

@@ -7,18 +7,22 @@ begins the logs and lets the draws of the processes differ, and the loop's first
 models and resumes.
 """
 
-import ctypes
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DynamoBackend, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DynamoBackend,
+    InitProcessGroupKwargs,
+    set_seed,
+)
 from torch import nn
 
 from hybridgen.data.augment import Augment, AugmentSettings
@@ -30,7 +34,9 @@ from hybridgen.training.optim import Cosine
 from hybridgen.training.run import JsonLines, Run
 from hybridgen.training.settings import AdversarialSettings, OptimSettings, RunSettings
 
-_PR_SET_PDEATHSIG = 1
+PATIENCE = timedelta(hours=12)
+"""How long processes wait for one that works alone; the backend's minutes would end the run. One
+that died is noticed by its closed connections, or by the launcher."""
 
 
 def accelerator_for(folder: Path, settings: RunSettings) -> Accelerator:
@@ -61,7 +67,10 @@ def accelerator_for(folder: Path, settings: RunSettings) -> Accelerator:
             project_dir=folder,
             # Copying buffers between processes in every forward pass would change them in place
             # between a step's two passes, and the first backward would fail.
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=PATIENCE),
+            ],
         )
     except (ValueError, ImportError) as error:
         raise InputError(f"Accelerate cannot start with these settings: {error}") from error
@@ -76,9 +85,12 @@ def accelerator_for(folder: Path, settings: RunSettings) -> Accelerator:
             f"{world} processes were launched and Accelerate joined {accelerator.num_processes}: "
             "launch with torchrun, and on CPUs without --multi_gpu"
         )
-    if "ACCELERATE_MIXED_PRECISION" in os.environ and sys.platform == "linux":
-        # `accelerate launch` does not pass a SIGTERM on: without it nobody would stop this process.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    slow = accelerator.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if accelerator.mixed_precision == "bf16" and slow and accelerator.is_main_process:
+        sys.stderr.write(
+            "warning: this processor has no bf16 and imitates it, several times slower than "
+            "--mixed_precision no\n"
+        )
     set_seed(seed)
     return accelerator
 

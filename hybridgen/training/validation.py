@@ -99,7 +99,7 @@ class HeldOutValidation:
     def logits(self, discriminator: Discriminator) -> tuple[Tensor, Tensor]:
         """Logits of the real `[l n]` and generated `[l m]` samples, float64 on the CPU."""
         logits = _on_noised(discriminator)
-        real, fake = (self._at_levels(logits, side).double().cpu() for side in ("real", "fake"))
+        real, fake = (self._at_levels(logits, side).cpu().double() for side in ("real", "fake"))
         if self._denoiser is None:
             return real, fake
         offset = _offsets(real[:, ::2], fake[:, ::2])
@@ -123,7 +123,7 @@ class HeldOutValidation:
         the way (in the logarithm) to the next ones; never below `LOWEST`. All levels from there on
         if there is no such level.
         """
-        levels = self.levels.double().tolist()
+        levels = self.levels.cpu().double().tolist()
         at_levels = zip(*(gain[:, ::2] for gain in self._gains(discriminator)), strict=True)
         results = [_summed(gains) for gains in at_levels]
         significant = [number for number, (mean, error) in enumerate(results) if mean > 2 * error]
@@ -153,7 +153,7 @@ class HeldOutValidation:
             estimate = others[-1]
             return score_matching(discriminator, lambda *_: estimate, x, *others[:-1]).detach()
 
-        return self._at_levels(loss, "real", self._estimates).double().cpu()
+        return self._at_levels(loss, "real", self._estimates).cpu().double()
 
     @cached_property
     def _constant_losses(self) -> Tensor:

@@ -149,13 +149,14 @@ def test_a_training_that_fails_is_told(training):
         training("raise SystemExit(3)").to_the_end()
 
 
-def test_a_training_that_is_stopped_ends_its_script_first(training, tmp_path):
-    code = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
-    before, begun = signal.getsignal(signal.SIGTERM), time.monotonic()
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_training_that_is_stopped_ends_its_script_first(training, tmp_path, number):
+    code = f"import os, time; os.kill(os.getppid(), {int(number)}); time.sleep(60)"
+    before, begun = signal.getsignal(number), time.monotonic()
     with pytest.raises(Interrupted, match="the same command goes on from there"):
         training(code).to_the_end()
     assert time.monotonic() - begun < 30
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
 
 
 def test_a_run_of_another_recipe_is_refused_wherever_its_settings_changed(training, tmp_path):

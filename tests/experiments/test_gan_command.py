@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 
 import datasets
 import huggingface_hub
@@ -24,6 +25,7 @@ from safetensors.torch import load_file
 from hybridgen.cli import command
 from hybridgen.evaluation.monitor import Monitor
 from hybridgen.networks.build import load_network
+from hybridgen.training.signals import Signals
 
 ADVERSARIAL = ("--adversarial.objective", "non_saturating")
 
@@ -285,7 +287,7 @@ def test_a_loss_that_explodes_is_one_sentence_and_the_last_good_checkpoint_stays
     assert "Traceback" not in answer.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_while_training_saves_and_leaves_within_a_second_and_the_run_goes_on(
     call, blind, finished, tmp_path, monkeypatch, number
 ):
@@ -307,6 +309,36 @@ def test_a_signal_while_training_saves_and_leaves_within_a_second_and_the_run_go
     status, _, err = call("--out", tmp_path / "run")
     assert status == 0 and "going on from step 3" in err
     assert same(weights(tmp_path / "run"), weights(finished))
+
+
+def test_an_evaluation_cut_off_after_its_step_was_saved_is_made_up_for(
+    call, blind, tmp_path, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    def figures(monitor, model, samples=None):
+        if cut:
+            raise Killed
+        return {"kid": 1.0, "floor_kid": 0.0}
+
+    monkeypatch.setattr(Monitor, "figures", figures)
+    for cut in (True, False):
+        with nullcontext() if not cut else pytest.raises(Killed):
+            assert call("--eval_every", 4, "--out", tmp_path / "run").status == 0
+    rows = [json.loads(row) for row in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "kid" in row] == [4, 6]
+
+
+def test_the_losses_of_the_step_at_which_a_signal_came_are_logged(
+    call, blind, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(Signals, "received", lambda _, step: signal.SIGTERM if step == 4 else 0)
+        assert call("--out", tmp_path / "run").status == 128 + signal.SIGTERM
+    assert call("--out", tmp_path / "run").status == 0
+    rows = [json.loads(row) for row in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "discriminator" in row] == [2, 4, 6]
 
 
 def test_a_signal_at_the_final_judgement_leaves_at_once_and_the_run_goes_on(

@@ -2,13 +2,19 @@ import math
 
 import pytest
 import torch
+from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from hybridgen import AdversarialLoss, load_network
 from hybridgen.errors import InputError
+from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 from hybridgen.networks.mlp import MlpGenerator
-from hybridgen.training.optim import EMA, Cosine
+from hybridgen.training import checkpoint
+from hybridgen.training.guide import GuideTraining
+from hybridgen.training.optim import EMA, Cosine, TrainingSetup
+from hybridgen.training.settings import OptimSettings
 
 
 def constant(value: float) -> nn.Linear:
@@ -149,3 +155,42 @@ def test_a_falling_schedule_never_rises(a, b):
 def test_an_impossible_schedule_is_refused(settings, sentence):
     with pytest.raises(InputError, match=sentence):
         Cosine(**settings)
+
+
+def pictures(**settings):
+    """A setup of a small GAN for images, and its generator."""
+    torch.manual_seed(len(settings))
+    size = {"resolution": 8, "channels": 1, "width": 8}
+    generator, loss = DcganGenerator(latent=3, **size), AdversarialLoss(DcganDiscriminator(**size))
+    config, networks = OptimSettings(**settings), {"generator": generator, "discriminator": loss}
+    return TrainingSetup(Accelerator(cpu=True), config, **networks), generator
+
+
+def test_channels_innermost_are_kept_through_training_files_and_back(tmp_path):
+    setup, generator = pictures(channels_last=True)
+    convolutions = [p for p in generator.parameters() if p.ndim == 4 and p.shape[1] > 1]
+    before = [p.detach().clone() for p in convolutions]
+    for (noise,) in setup.micro_batches(["generator"], torch.randn(4, 3)):
+        setup.backward({"total": generator(noise).square().mean()})
+    setup.update(["generator"], [{"total": torch.ones(())}], 1)
+    assert not all(torch.equal(p, b) for p, b in zip(convolutions, before, strict=True))
+    checkpoint.write(tmp_path / "checkpoints", 1, setup.state)
+    checkpoint.save_network(generator, tmp_path / "generator")
+    assert convolutions and all(
+        p.is_contiguous(memory_format=torch.channels_last) for p in convolutions
+    )
+    other, plain = pictures()
+    newest, _ = checkpoint.newest(tmp_path / "checkpoints")
+    newest.restore(other.state)
+    for network in (plain, load_network(tmp_path / "generator")):
+        for a, b in zip(generator.parameters(), network.parameters(), strict=True):
+            assert torch.equal(a, b) and b.is_contiguous()
+
+
+def test_the_generator_is_compiled_and_neither_the_discriminator_nor_the_average(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
+    _, generator = pictures(compile=True)
+    assert compiled == [generator]
+    with pytest.raises(InputError, match="a guide is a discriminator"):
+        GuideTraining(compile=True)

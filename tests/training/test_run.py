@@ -34,6 +34,7 @@ class Settings:
 class Step:
     number: int
     state: dict
+    losses: dict = field(default_factory=dict)
 
 
 def step(number):
@@ -226,7 +227,7 @@ def test_the_result_is_flat_and_knows_no_number_that_is_not_finite(tmp_path, ope
     assert json.loads((tmp_path / "result.json").read_text()) == expected
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_during_a_step_waits_for_its_end_then_saves_and_leaves(tmp_path, open_run, number):
     done = []
     with open_run(tmp_path) as run:
@@ -254,11 +255,11 @@ def test_a_signal_between_steps_ends_the_body_at_once_saves_and_leaves(tmp_path,
     assert (tmp_path / "checkpoints" / "step-00000007").is_dir()
 
 
-def test_a_step_is_saved_after_the_body_when_it_is_due_and_not_otherwise(tmp_path, open_run):
+def test_a_step_is_saved_before_the_body_when_it_is_due_and_not_otherwise(tmp_path, open_run):
     with open_run(tmp_path) as run:
         for number, due in ((1, False), (2, True), (3, False)):
             with run.between_steps(step(number), save=due):
-                assert not (tmp_path / "checkpoints").exists() or number == 3
+                assert (tmp_path / "checkpoints").exists() == (number > 1)
         assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
 
 

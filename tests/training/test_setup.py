@@ -9,7 +9,8 @@ from accelerate.utils import DistributedType, DynamoBackend
 from hybridgen.errors import InputError, RunError
 from hybridgen.training.gan import GanTraining
 from hybridgen.training.optim import Cosine, check_finite, check_ranks_agree
-from hybridgen.training.setup import validate_setup
+from hybridgen.training.settings import RunSettings
+from hybridgen.training.setup import PATIENCE, accelerator_for, validate_setup
 
 R1 = Cosine(start=0.3)
 
@@ -129,3 +130,11 @@ def test_gradients_that_are_not_numbers_count_as_disagreement():
     (model(torch.ones(3, 2)).sum() * math.nan).backward()
     with pytest.raises(RunError, match="disagree"):
         check_ranks_agree(Everyone(1.0), model, "discriminator", 1)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_bf16_on_a_processor_without_it_is_warned_of(tmp_path, monkeypatch, capsys, known):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: known)
+    accelerator = accelerator_for(tmp_path, RunSettings(mixed_precision="bf16"))
+    assert ("this processor has no bf16" in capsys.readouterr().err) is not known
+    assert accelerator.init_handler.timeout == PATIENCE

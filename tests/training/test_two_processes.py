@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from training.workers import two_diffusions, two_processes
 
 from hybridgen.training import checkpoint
+from hybridgen.training.signals import AGREE_EVERY
 
 
 @pytest.fixture
@@ -49,12 +50,26 @@ def test_a_loss_through_the_unprepared_discriminator_is_found_and_the_right_one_
 def test_when_one_process_is_asked_to_stop_all_stop_at_the_same_step_and_it_is_saved(
     folder, records
 ):
-    assert {record["stopped"] for record in records} == {
-        "stopped and saved at step 2; the same command goes on from there"
-    }
+    (sentence,) = {record["stopped"] for record in records}
     newest, complaints = checkpoint.newest(folder / "run" / "checkpoints")
-    assert newest is not None and newest.step == 2 and complaints == []
+    assert newest is not None and complaints == []
+    step = newest.step
+    assert sentence == f"stopped and saved at step {step}; the same command goes on from there"
+    assert 2 <= step <= 2 + AGREE_EVERY
     assert newest.manifest["world"] == 2
+
+
+def test_processes_share_the_samples_of_an_evaluation_and_all_get_the_figures_of_one(records):
+    one = two_processes.figures(None)
+    for record in records:
+        assert record["figures"] == pytest.approx(one, rel=1e-5)
+
+
+def test_a_process_that_dies_ends_the_other_within_seconds_with_one_sentence(records):
+    status, said = records[0]["lost"]
+    assert status == 1 and records[0]["seconds"] < 20
+    assert said.startswith("error: another process of this run was lost")
+    assert len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize("kind", two_diffusions.KINDS)
