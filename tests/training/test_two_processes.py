@@ -1,6 +1,7 @@
 """Two processes are one, only faster: of a GAN, a denoiser with each kind of term, and guides."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from training.workers import two_diffusions, two_processes
 
 from hybridgen.training import checkpoint
+from hybridgen.training.run import Run
 from hybridgen.training.signals import AGREE_EVERY
 
 
@@ -57,6 +59,20 @@ def test_when_one_process_is_asked_to_stop_all_stop_at_the_same_step_and_it_is_s
     assert sentence == f"stopped and saved at step {step}; the same command goes on from there"
     assert 2 <= step <= 2 + AGREE_EVERY
     assert newest.manifest["world"] == 2
+
+
+def test_what_two_processes_began_one_finishes_as_if_alone(folder, tmp_path, capsys):
+    shutil.copytree(folder / "run", tmp_path / "begun")
+    finals = []
+    for name in ("begun", "alone"):
+        accelerator, made = Accelerator(cpu=True), two_processes.players()
+        with Run(tmp_path / name, two_processes.Settings(), accelerator) as run:
+            *_, last = two_processes.steps_of(accelerator, made, steps=30, resume=run.resume)
+        assert last.number == 30
+        finals.append(last.average.state_dict())
+    assert "begun on 2 process(es), going on with 1" in capsys.readouterr().err
+    for key, expected in finals[1].items():
+        torch.testing.assert_close(finals[0][key], expected, rtol=0, atol=1e-3, msg=key)
 
 
 def test_processes_share_the_samples_of_an_evaluation_and_all_get_the_figures_of_one(records):
