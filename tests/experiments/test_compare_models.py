@@ -121,7 +121,10 @@ def test_models_that_cannot_be_are_refused(script, models, tmp_path):
         script.Model(name="gan", script="gan", config="gan/digits", of="gan")
 
 
-@pytest.mark.parametrize("name", ["../gan", "/tmp/gan", "..", ".", "", "a/b", "a\0b", "a\\b", ".lock"])
+NAMES = ["../gan", "/tmp/gan", "..", ".", "", "a/b", "a\0b", "a\\b", ".lock"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_name_that_leads_to_another_folder_is_refused(script, name):
     with pytest.raises(InputError, match=r"name (is that of its folder|must be text)"):
         script.Model(name=name, script="gan", config="gan/digits")
