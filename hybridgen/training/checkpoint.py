@@ -4,7 +4,6 @@ A checkpoint is written under a temporary name, flushed to disk, and renamed onc
 lists the SHA-256 of every file, so a damaged one is recognised, and the one before is used.
 """
 
-import copy
 import hashlib
 import json
 import os
@@ -105,14 +104,7 @@ def save_network(network: Any, folder: Path) -> None:
         RunError: it cannot be written; an earlier one is as it was.
     """
     with _replacing(folder, folder.name) as temporary:
-        _contiguous(network).save_pretrained(temporary)
-
-
-def _contiguous(network: Any) -> Any:
-    """The network, or a copy of one whose channels are innermost, which a file cannot hold."""
-    if all(p.is_contiguous() for p in network.parameters()):
-        return network
-    return copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+        network.save_pretrained(temporary)
 
 
 def flush(path: Path) -> None:
@@ -218,7 +210,7 @@ def _name(step: int) -> str:
 
 def _write(folder: Path, name: str, part: Any) -> None:
     if hasattr(part, "save_pretrained"):
-        _contiguous(part).save_pretrained(folder / name)
+        part.save_pretrained(folder / name)
         tensors = load_file(folder / name / _WEIGHTS)
     else:
         tensors = {}
