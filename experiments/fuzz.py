@@ -95,7 +95,11 @@ def value_for(hint: Any, draws: random.Random) -> str:
     choices = [choice for each in inner if get_origin(each) is Literal for choice in get_args(each)]
     if (usual := [*whole, *choices]) and draws.random() < 0.5:
         pool = usual
-    count = draws.randrange(4) if tuple in map(get_origin, inner) and draws.random() < 0.7 else None
+    count = (
+        draws.randrange(4)
+        if any(get_origin(each) is tuple for each in inner) and draws.random() < 0.7
+        else None
+    )
     values = [str(draws.choice(pool)) for _ in range(1 if count is None else count)]
     return values[0] if count is None else f"[{', '.join(values)}]"
 
