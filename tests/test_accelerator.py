@@ -14,9 +14,10 @@ from torch import nn
 
 from hybridgen import AdversarialLoss, Refined, SinglePass, measure
 from hybridgen.cli import command
-from hybridgen.data.augment import Augment, AugmentSettings
+from hybridgen.data.augment import Augment
 from hybridgen.data.images import digits
 from hybridgen.data.points import MixturePoints
+from hybridgen.data.settings import AugmentSettings
 from hybridgen.data.source import Shard, to_device
 from hybridgen.errors import RunError
 from hybridgen.evaluation.density_ratio import LogRatio, calibrated
@@ -27,12 +28,18 @@ from hybridgen.metrics.modes import mode_coverage
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
-from hybridgen.sampling.build import SamplerName, SamplerSettings, build_sampler
+from hybridgen.sampling.build import build_sampler
 from hybridgen.sampling.guidance import discriminator_guidance
-from hybridgen.training.adversarial_term import AdversarialTerm
-from hybridgen.training.diffusion import DiffusionTraining, train_diffusion
-from hybridgen.training.gan import GanTraining, train_gan
-from hybridgen.training.guide import GuideTraining, train_guide
+from hybridgen.sampling.settings import SamplerName, SamplerSettings
+from hybridgen.training.diffusion import train_diffusion
+from hybridgen.training.gan import train_gan
+from hybridgen.training.guide import train_guide
+from hybridgen.training.settings import (
+    AdversarialTerm,
+    DiffusionTraining,
+    GanTraining,
+    GuideTraining,
+)
 from hybridgen.training.setup import build_adversarial
 from hybridgen.training.step import batches_of
 from hybridgen.training.validation import HeldOutValidation

@@ -159,16 +159,13 @@ def row_batches(x: Tensor, label: Tensor | None, shard: Shard) -> Iterator[Batch
         InputError: a batch larger than `n`.
     """
     positions = shard.positions(len(x))
-
-    def gathered() -> Iterator[Batch]:
-        # In here, so that batches that nobody takes cost no second copy on the device.
-        rows_of = x.to(shard.device)
-        label_of = None if label is None else label.to(shard.device)
-        for rows in (to_device(batch, shard.device) for batch in positions):
-            batch = to_float(rows_of[rows]) if x.dtype == torch.uint8 else rows_of[rows]
-            yield batch, None if label_of is None else label_of[rows]
-
-    return gathered()
+    is_bytes = x.dtype == torch.uint8
+    return (
+        (to_float(images[rows]) if is_bytes else images[rows], None if y is None else y[rows])
+        for order in [positions]  # checked by now; what follows waits for the first batch
+        for images, y in [(x.to(shard.device), None if label is None else label.to(shard.device))]
+        for rows in (to_device(batch, shard.device) for batch in order)
+    )
 
 
 def check_part(part: str, count: int) -> None:

@@ -281,7 +281,7 @@ def test_weights_that_are_no_numbers_are_said(tmp_path, value):
 @pytest.mark.parametrize("name", [["MlpGenerator"], None, "os.system"])
 def test_a_class_that_is_none_of_ours_is_refused(tmp_path, name):
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": name}))
-    with pytest.raises(InputError, match="expected one of"):
+    with pytest.raises(InputError, match=r"expected one of|its _class_name is"):
         load_network(tmp_path)
 
 
