@@ -8,48 +8,39 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 from compare_models import CONFIGS, Model, Training, find_runs, same_data
 from tqdm import tqdm
 
-from hybridgen import build_evaluator, load_data
 from hybridgen.cli import command
-from hybridgen.errors import InputError, RunError
-from hybridgen.evaluation.entries import Entry, Runs, build_entries
-from hybridgen.evaluation.measure import MeasuredEntry, measure_entry, picture_of, time_entries
-from hybridgen.evaluation.methods import Method, check_methods
-from hybridgen.evaluation.results import (
-    Comparison,
-    Row,
-    SamplingCost,
-    mean_over_trainings,
-    provenance,
-)
-from hybridgen.evaluation.runs import training_summary
-from hybridgen.metrics.registry import metric_of
-from hybridgen.metrics.two_sample import FEWEST
-from hybridgen.report import markdown
-from hybridgen.report.findings import headline
-from hybridgen.report.publish import publish
-from hybridgen.training.lock import lock_run_folder
-from hybridgen.training.run import JsonLines
-from hybridgen.training.settings import RunSettings
-from hybridgen.training.setup import accelerator_for
+from hybridgen.errors import InputError, RunError, quoted
+from hybridgen.evaluation.settings import Method, check_methods
+from hybridgen.metrics.registry import FEWEST, METRICS, metric_of
+from hybridgen.settings import Range, Seed, Settings
+from hybridgen.training.settings import RunSettings, Threads
+
+if TYPE_CHECKING:
+    import torch
+
+    from hybridgen.data.source import Source
+    from hybridgen.evaluation.entries import Entry, Runs
+    from hybridgen.evaluation.evaluator import Evaluator
+    from hybridgen.evaluation.measure import MeasuredEntry
+    from hybridgen.evaluation.results import Comparison, Row, SamplingCost, TrainingSummary
 
 DEFAULT = CONFIGS / "compare" / "digits.yaml"
-LEAST = {"samples": FEWEST, "subsets": 8, "timing_batch": 1, "timing_rounds": 3}
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataPath:
+class DataPath(Settings):
     """Where the data of models still to be trained is, in the place of that in their settings."""
 
     path: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compare:
+class Compare(Settings):
     """Settings of `experiments/compare.py`.
 
     Attributes:
@@ -77,28 +68,35 @@ class Compare:
     methods: tuple[Method, ...] = ()
     data: DataPath = field(default_factory=DataPath)
     quality: str | None = None
-    samples: int | None = None
-    subsets: int = 32
-    timing_batch: int = 64
-    timing_rounds: int = 15
-    seed: int = 0
+    samples: Annotated[int, Range(FEWEST, 1e6)] | None = None
+    subsets: Annotated[int, Range(8, 1_000)] = 32
+    timing_batch: Annotated[int, Range(1, 65_536)] = 64
+    timing_rounds: Annotated[int, Range(3, 1_000)] = 15
+    seed: Seed = 0
     out: Path = Path("runs/compare/digits")
-    threads: int | None = None
+    threads: Threads | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.methods or not (self.models or self.runs):
             raise InputError(
                 "there is nothing to compare: give methods, and models or runs, as "
                 "configs/compare/digits.yaml does"
             )
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"{name} must be at least {least}, got {value}")
+        ranking = [name for name, metric in METRICS.items() if metric.better is not None]
+        if self.quality not in (None, *ranking):
+            raise InputError(f"no metric {quoted(self.quality)}; there are {', '.join(ranking)}")
         check_methods(self.methods)
 
 
 def main(settings: Compare) -> None:
+    # Imported once the arguments are read: these take seconds.
+    from hybridgen.report import markdown
+    from hybridgen.report.findings import headline
+    from hybridgen.report.publish import publish
+    from hybridgen.training.lock import FolderLock
+    from hybridgen.training.setup import accelerator_for
+
     out = settings.out
     accelerator = accelerator_for(out, RunSettings(seed=settings.seed, threads=settings.threads))
     if accelerator.num_processes > 1:
@@ -110,21 +108,26 @@ def main(settings: Compare) -> None:
     trainings = trainings_of(settings, runs)
     commands = {training.model.name: training.command for training in trainings}
     config = {name: value for name, value in asdict(settings).items() if name != "out"}
-    with lock_run_folder(out, config, changing=True):
-        for training in trainings:
-            if not training.run.finished:
-                training.to_the_end()
-        comparison = compare(settings, runs, commands, accelerator.device)
+    missing = [training for training in trainings if not training.run.finished]
+    # Whatever is wrong with finished runs is said before anything is written.
+    parts = settings, runs, commands, accelerator.device
+    trial = None if missing else prepare(*parts)
+    with FolderLock(out, config, "Compare", changing=True):
+        for training in missing:
+            training.to_the_end()
+        comparison = compare(settings, trial or prepare(*parts))
         publish(comparison, out)
         print(markdown(comparison))
         print("\n".join(headline(comparison)))
         print(f"the page is {out / 'report.html'}")
 
 
-def trainings_of(settings: Compare, runs: Runs) -> list[Training]:
+def trainings_of(settings: Compare, runs: "Runs") -> list[Training]:
     """Those of this comparison's own models that methods use, or whose discriminators they use, in
     their order; `InputError` for whatever is wrong with the settings, before anything is trained.
     """
+    from hybridgen.training.lock import refuse_inside
+
     for method in settings.methods:
         method.check_names(runs)
     used = {name for method in settings.methods for name in method.models}
@@ -144,7 +147,7 @@ def trainings_of(settings: Compare, runs: Runs) -> list[Training]:
     for method, run in sampled:
         method.check_kind(scripts.get(method.model) or run.kind)
     if finished := [run for _, run in sampled if run.finished]:
-        same_data(finished)
+        refuse_inside(settings.out, vars(same_data(finished)))
     for training in trainings:
         training.check()
     missing = [training.model.name for training in trainings if not training.run.finished]
@@ -156,25 +159,55 @@ def trainings_of(settings: Compare, runs: Runs) -> list[Training]:
     return trainings
 
 
-def compare(
-    settings: Compare, runs: Runs, commands: Mapping[str, str], device: torch.device
-) -> Comparison:
-    """Every method at every budget, measured on equal terms."""
-    seed, folder = settings.seed, settings.out / "measured"
-    used = dict.fromkeys(name for method in settings.methods for name in method.models)
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What is compared by what: `entries` has a row for each method at each budget."""
+
+    source: "Source"
+    evaluator: "Evaluator"
+    quality: str
+    entries: "Sequence[tuple[Entry, ...]]"
+    models: "Sequence[TrainingSummary]"
+
+
+def prepare(
+    settings: Compare, runs: "Runs", commands: Mapping[str, str], device: "torch.device"
+) -> Trial:
+    """Read the data and the finished runs; `InputError` for what does not go together."""
+    from hybridgen import build_evaluator, load_data
+    from hybridgen.evaluation.entries import build_entries
+    from hybridgen.evaluation.runs import training_summary
+
     source = load_data(same_data([run for m in settings.methods for run in runs[m.model]]))
     samples, subsets = settings.samples, settings.subsets
-    evaluator = build_evaluator(source, samples=samples, seed=seed, subsets=subsets)
+    evaluator = build_evaluator(source, samples=samples, seed=settings.seed, subsets=subsets)
     quality = settings.quality or ("sliced_wasserstein" if source.mixture else "frechet_distance")
     if quality not in evaluator.floors or metric_of(quality).better is None:
         among = ", ".join(sorted(evaluator.floors))
         raise InputError(f"no metric {quality!r} here; there are {among}")
-    entries = build_entries(settings.methods, runs, source, device=device)
+    used = dict.fromkeys(name for method in settings.methods for name in method.models)
+    return Trial(
+        source=source,
+        evaluator=evaluator,
+        quality=quality,
+        entries=build_entries(settings.methods, runs, source, device=device),
+        models=[training_summary(name, runs[name], commands.get(name, "")) for name in used],
+    )
+
+
+def compare(settings: Compare, trial: Trial) -> "Comparison":
+    """Every method at every budget, measured on equal terms."""
+    from hybridgen.evaluation.measure import measure_entry, picture_of, time_entries
+    from hybridgen.evaluation.results import Comparison, mean_over_trainings, provenance
+    from hybridgen.training.run import JsonLines
+
+    seed, folder = settings.seed, settings.out / "measured"
+    source, evaluator = trial.source, trial.evaluator
     log = JsonLines(settings.out / "log.jsonl")
     log.forget_after(0)
     measured: dict[tuple[Entry, ...], list[MeasuredEntry]] = {}
     warnings = list(evaluator.warnings)
-    for number, row in enumerate(tqdm(entries, unit="row"), start=1):
+    for number, row in enumerate(tqdm(trial.entries, unit="row"), start=1):
         name, results = row[0].name, []
         try:
             for entry in row:
@@ -184,6 +217,7 @@ def compare(
             warnings.append(f"{name} is left out: {training}{error}")
             continue
         measured[row] = results
+        warnings += [f"{name}: {each.warning}" for each in results if each.warning]
         figures = mean_over_trainings([result.figures for result in results])
         log.log({"name": name, **{k: e.value for k, e in figures.items()}}, step=number)
     if not measured:
@@ -195,7 +229,7 @@ def compare(
     held_out, _ = source.reference("held_out", evaluator.samples, seed)
     histogram = evaluator.histogram(held_out)
     words = ["experiments/compare.py", *sys.argv[1:]]
-    trainings = {name: len(runs[name]) for name in used}
+    trainings = {each.name: int(each.facts.get("trainings", 1)) for each in trial.models}
     data = {
         "name": source.name,
         "shape": " x ".join(map(str, source.shape)),
@@ -209,8 +243,8 @@ def compare(
         features=evaluator.extractor.name,
         samples=evaluator.samples,
         rows=tuple(row_of(row, each, costs[row[0].name]) for row, each in measured.items()),
-        models=tuple(training_summary(name, runs[name], commands.get(name, "")) for name in used),
-        quality=quality,
+        models=tuple(trial.models),
+        quality=trial.quality,
         real_picture=picture_of(held_out, source),
         real_histogram=histogram,
         classes=tuple(map(str, range(len(histogram)))),
@@ -219,8 +253,12 @@ def compare(
     )
 
 
-def row_of(entries: Sequence[Entry], measured: Sequence[MeasuredEntry], cost: SamplingCost) -> Row:
+def row_of(
+    entries: Sequence["Entry"], measured: Sequence["MeasuredEntry"], cost: "SamplingCost"
+) -> "Row":
     """A row of the page: an entry, or the means of the entries of several trainings."""
+    from hybridgen.evaluation.results import Row, mean_over_trainings
+
     entry, number = entries[0], len(entries)
     details = {}
     for name in entry.details:
@@ -241,6 +279,10 @@ def row_of(entries: Sequence[Entry], measured: Sequence[MeasuredEntry], cost: Sa
         neighbours=measured[0].neighbours,
         histogram=measured[0].histogram,
         trainings=number,
+        noise_shape=entry.sampler.noise_shape,
+        validation_note=next(
+            (each.validation_note for each in entries if each.validation_note), ""
+        ),
     )
 
 

@@ -2,29 +2,33 @@
 
 import hashlib
 import json
+import re
 import shlex
-import signal
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from hybridgen.data.source import DataSettings
-from hybridgen.errors import InputError, Interrupted, RunError
-from hybridgen.evaluation.entries import Runs
-from hybridgen.evaluation.runs import MODELS, SavedRun
-from hybridgen.training.checkpoint import write_atomically
+from hybridgen.cli import start_command
+from hybridgen.data.settings import DataSettings
+from hybridgen.errors import FailedElsewhere, InputError, RunError, quoted
+from hybridgen.files import new_file, read_object, write_atomically
+from hybridgen.settings import Settings
+
+if TYPE_CHECKING:
+    from hybridgen.evaluation.entries import Runs
+    from hybridgen.evaluation.runs import SavedRun
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class Model(Settings):
     """One run, and what would train it.
 
     Attributes:
@@ -42,6 +46,12 @@ class Model:
     of: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"\w[\w .+-]*", self.name):
+            raise InputError(
+                f"a model's name is that of its folder, of letters, digits, spaces and .+-, got "
+                f"{quoted(self.name)}"
+            )
         if (self.script == "guide") != (self.of is not None):
             raise InputError(
                 f"{self.name}: a discriminator, and nothing else, is `of` a model; got script "
@@ -60,7 +70,7 @@ class Model:
         return shipped if shipped.is_file() else Path(self.config)
 
 
-def find_runs(models: Sequence[Model], patterns: Mapping[str, str], home: Path) -> Runs:
+def find_runs(models: Sequence[Model], patterns: Mapping[str, str], home: Path) -> "Runs":
     """Where the runs of each name are, or would be: one, or one for each seed of a pattern.
 
     Refuses, by `InputError`, two models of one name and a discriminator of a model nobody named.
@@ -70,6 +80,8 @@ def find_runs(models: Sequence[Model], patterns: Mapping[str, str], home: Path) 
             these names, or beside them; see `check_trainings`.
         home: of all others.
     """
+    from hybridgen.evaluation.runs import SavedRun
+
     runs = {model.name: [SavedRun(home / model.name)] for model in models}
     if len(runs) < len(models):
         raise InputError(f"models need different names, got {[model.name for model in models]}")
@@ -84,17 +96,18 @@ def find_runs(models: Sequence[Model], patterns: Mapping[str, str], home: Path) 
     return runs
 
 
-ASIDE = {
-    *("seed", "out", "run", "threads", "tracking", "mixed_precision"),
-    *("log_every", "sample_every", "eval_every", "save_every", "eval_samples", "final_samples"),
-}
-"""Settings in which trainings of one model may differ: a guide's `run` is the model it judges."""
+ASIDE = {"seed", "run", "mixed_precision", "eval_samples", "final_samples"}
+"""Settings in which trainings of one model may differ, beside those that no run is tied to: a
+guide's `run` is the model it judges."""
 
 
-def check_trainings(name: str, runs: Sequence[SavedRun]) -> None:
+def check_trainings(name: str, runs: Sequence["SavedRun"]) -> None:
     """Refuse, by `InputError`, runs given as those called `name` that are no finished trainings of
     one model: kinds and settings other than `ASIDE` must be equal, seeds and weights differ.
     """
+    from hybridgen.evaluation.runs import MODELS
+    from hybridgen.training.lock import differences
+
     records = []
     for run in runs:
         if not run.finished:
@@ -104,13 +117,12 @@ def check_trainings(name: str, runs: Sequence[SavedRun]) -> None:
             )
         if len(runs) > 1:
             kind, config = run.kind if run.network_name in MODELS else "guide", run.config
-            recipe = {"kind": kind} | {k: v for k, v in config.items() if k not in ASIDE}
+            recipe = {"kind": kind, **config}
             # Guides of differently seeded models may have one seed.
             seed = config.get("run"), config.get("seed")
             records.append((run.folder, recipe, {"seed": seed, "weights": run.fingerprint}))
     for (folder, recipe, traits), (other, other_recipe, other_traits) in combinations(records, 2):
-        names = sorted(recipe.keys() | other_recipe.keys())
-        changed = [each for each in names if recipe.get(each) != other_recipe.get(each)]
+        changed = [k for k in differences(recipe, other_recipe) if k not in ASIDE]
         same = [trait for trait in traits if traits[trait] == other_traits[trait]]
         if changed:
             fault = f"differ in {', '.join(changed)}"
@@ -125,10 +137,12 @@ def check_trainings(name: str, runs: Sequence[SavedRun]) -> None:
         )
 
 
-def same_data(runs: Sequence[SavedRun]) -> DataSettings:
+def same_data(runs: Sequence["SavedRun"]) -> DataSettings:
     """What all of these runs were trained on; different data is refused by `InputError`."""
-    names = ("path", "resolution", "channels", "held_out")  # what decides which examples there are
+    names = ("resolution", "channels", "held_out", "identity")  # what decides the examples
     parts = [{name: getattr(run.data, name) for name in names} for run in runs]
+    for part, run in zip(parts, runs, strict=True):
+        part["path"] = run.data.path if run.data.identity is None else None
     for run, data in zip(runs, parts, strict=True):
         if data != parts[0]:
             raise InputError(
@@ -143,12 +157,12 @@ class Training:
     """How a model among `runs` is trained; `data` is a path instead of the one in its settings."""
 
     model: Model
-    runs: Runs
+    runs: "Runs"
     seed: int
     data: str | None
 
     @property
-    def run(self) -> SavedRun:
+    def run(self) -> "SavedRun":
         """Where it is, or would be."""
         return self.runs[self.model.name][0]
 
@@ -189,7 +203,8 @@ class Training:
         """Refuse, by `InputError`, a run of other settings than now, or of unrecorded ones."""
         name, folder = self.model.name, self.run.folder
         record = _record(folder)
-        before = json.loads(record.read_text()) if record.is_file() else None
+        advice = f"remove it, and {folder} is trained anew or refused"
+        before = read_object(record, advice=advice) if record.is_file() else None
         # A training that failed before it began leaves a record only.
         if (folder / "config.yaml").is_file() and before != self.recipe:
             raise InputError(
@@ -202,28 +217,30 @@ class Training:
 
         `RunError` if it failed and has said why, `Interrupted` if a signal came and it has saved.
         """
+        from hybridgen.training.signals import raised
+
         name, folder = self.model.name, self.run.folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(_record(folder), json.dumps(self.recipe))
         sys.stderr.write(f"training {name}: {self.command}\n")
         call = [sys.executable, HERE / f"{self.model.script}.py", *self.arguments]
-
-        def leave(number: int, _: object) -> None:
-            raise Interrupted(number, "stopped; the same command goes on from there")
-
-        before = signal.signal(signal.SIGTERM, leave)
-        with folder.with_name(f"{name}.log").open("w") as log:
-            child = subprocess.Popen(call, stdout=log)
+        path = folder.with_name(f"{name}.log")
+        with new_file(path) as log, raised():
+            child = start_command(call, stdout=log)
             try:
                 child.wait()
             finally:
                 child.terminate()  # if a signal came; one that has ended stays as it is
                 child.wait()
-                signal.signal(signal.SIGTERM, before)
+        if child.returncode == 2 and not folder.exists():  # refused, so nothing is left of it
+            path.unlink()
+            _record(folder).unlink()
+            with suppress(OSError):  # others are there
+                folder.parent.rmdir()
         if child.returncode:
-            raise RunError(
-                f"{name} could not be trained (exit status {child.returncode}; its reason is above)"
-            )
+            sentence = f"{name} could not be trained (exit status {child.returncode})"
+            # One that was killed has not said why.
+            raise RunError(sentence) if child.returncode < 0 else FailedElsewhere(sentence)
 
 
 def _record(folder: Path) -> Path:

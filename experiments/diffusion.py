@@ -8,22 +8,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from hybridgen import AdversarialTerm, DataSettings, DiffusionTraining, load_data, train_diffusion
 from hybridgen.cli import command
+from hybridgen.data.settings import DataSettings
 from hybridgen.errors import InputError
-from hybridgen.evaluation.evaluator import NEIGHBOURS
-from hybridgen.evaluation.fit import MonitoredRunSettings, finished, fit, monitored
-from hybridgen.evaluation.monitor import Monitor
-from hybridgen.networks.build import (
-    DenoiserSettings,
-    DiscriminatorSettings,
-    build_denoiser,
-    build_discriminator,
-)
-from hybridgen.sampling.build import SamplerSettings, build_sampler
-from hybridgen.training.run import Run
-from hybridgen.training.setup import accelerator_for, build_adversarial, start
-from hybridgen.training.step import batches_of
+from hybridgen.evaluation.settings import Measured, MonitoredRunSettings
+from hybridgen.networks.settings import DenoiserSettings, DiscriminatorSettings
+from hybridgen.sampling.settings import SamplerSettings
+from hybridgen.settings import Interval
+from hybridgen.training.settings import AdversarialTerm, DiffusionTraining
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +36,10 @@ class Diffusion(MonitoredRunSettings):
     adversarial: AdversarialTerm = field(default_factory=AdversarialTerm)
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     training: DiffusionTraining = field(default_factory=DiffusionTraining)
-    sample_every: int = 200
-    eval_every: int = 1_000
-    eval_samples: int = 500
-    final_samples: int | None = None
+    sample_every: Interval = 200
+    eval_every: Interval = 1_000
+    eval_samples: Measured = 500
+    final_samples: Measured | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,19 +48,29 @@ class Diffusion(MonitoredRunSettings):
                 "the discriminator of an adversarial term compares at many noise levels and must "
                 "know them: set discriminator.noise_conditional true"
             )
-        count = self.final_samples
-        if count is not None and count <= NEIGHBOURS:
-            raise InputError(f"final_samples must be more than {NEIGHBOURS}, got {count}")
 
 
 def main(settings: Diffusion) -> None:
+    # Imported once the arguments are read: these take seconds.
+    from hybridgen import load_data, train_diffusion
+    from hybridgen.data.load import identified
+    from hybridgen.evaluation.fit import finished, fit, monitored
+    from hybridgen.evaluation.monitor import Monitor
+    from hybridgen.networks.build import build_denoiser, build_discriminator
+    from hybridgen.sampling.build import build_sampler
+    from hybridgen.training.run import Run
+    from hybridgen.training.setup import accelerator_for, build_adversarial, start, validate_memory
+    from hybridgen.training.step import batches_of
+
     source, term, adversarial = load_data(settings.data), None, None
+    settings = identified(settings, source)
     kind = "diffusion" if settings.adversarial.source is None else "hybrid"
     folder = settings.out or Path("runs", kind, f"{source.name}-seed{settings.seed}")
     accelerator = accelerator_for(folder, settings)
     # Whatever is wrong with the data or the settings is said before the folder is made.
     batches = batches_of(source, accelerator, batch=settings.training.batch, seed=settings.seed)
     denoiser = build_denoiser(settings.denoiser, source.shape, source.classes)
+    validate_memory(accelerator, settings.training, denoiser)
     data_std = denoiser.config["data_std"]
     if settings.adversarial.source is not None:
         discriminator = build_discriminator(settings.discriminator, source.shape, source.classes)
@@ -89,11 +91,19 @@ def main(settings: Diffusion) -> None:
     sampler = partial(build_sampler, settings.sampler, shape=source.shape)
     parameters = sum(p.numel() for p in denoiser.parameters())
     facts = {"parameters": parameters, "denoiser_calls": sampler(denoiser).cost.denoiser}
-    with Run(folder, settings, accelerator, facts={"examples": source.size}) as run:
+    with Run(folder, settings, accelerator) as run:
         if finished(run):
             return
         start(run, f"hybridgen-{kind}", settings)
-        monitor = Monitor(folder, source, sampler=sampler, seed=settings.seed)
+        if term is not None and settings.training.steps <= term.warm_up:
+            run.say(
+                f"warning: the discriminator warms up for {term.warm_up} steps and the training "
+                f"ends after {settings.training.steps}: no discriminator takes part in it; lower "
+                "adversarial.warm_up or train for longer"
+            )
+        monitor = Monitor(
+            folder, source, sampler=sampler, seed=settings.seed, accelerator=accelerator
+        )
         options = {"final_samples": settings.final_samples, "facts": facts}
         training, show = settings.training, ("total", "denoising", "discriminator")
         conclude, between = monitored(run, settings, training, monitor, "denoiser", **options)

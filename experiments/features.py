@@ -11,27 +11,23 @@ import math
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from tqdm import tqdm
-
-from hybridgen import DataSettings, load_data
 from hybridgen.cli import command
-from hybridgen.data.source import Shard
+from hybridgen.data.settings import DataSettings
 from hybridgen.errors import InputError
-from hybridgen.evaluation.fit import finished
-from hybridgen.metrics.features import SHIPPED, LeNet, extract
-from hybridgen.training.run import Run
-from hybridgen.training.settings import RunSettings, check_positive
-from hybridgen.training.setup import accelerator_for, start_trackers
+from hybridgen.settings import Count, Interval, Positive, Range, Samples, Seed, Settings, Weight
+from hybridgen.training.settings import RunSettings, Threads
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 EVERYTHING = 1_000_000  # more examples than any data set here has
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureTraining:
+class FeatureTraining(Settings):
     """How the classifier is trained.
 
     Attributes:
@@ -40,20 +36,17 @@ class FeatureTraining:
             relative change of size; light, because features should notice a bad image.
     """
 
-    steps: int = 1_500
-    batch: int = 64
-    lr: float = 3e-3
-    weight_decay: float = 1e-2
-    shift: float = 0.06
-    angle: float = 10.0
-    scale: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_positive(self, "steps", "batch", "lr")
+    steps: Count = 1_500
+    batch: Samples = 64
+    lr: Positive = 3e-3
+    weight_decay: Weight = 1e-2
+    shift: Annotated[float, Range(0, 1)] = 0.06
+    angle: Annotated[float, Range(0, 180)] = 10.0
+    scale: Annotated[float, Range(0, 1, "[)")] = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureExperiment:
+class FeatureExperiment(Settings):
     """Settings of `experiments/features.py`; an interrupted training starts again.
 
     Attributes:
@@ -63,14 +56,17 @@ class FeatureExperiment:
 
     data: DataSettings = field(default_factory=DataSettings)
     training: FeatureTraining = field(default_factory=FeatureTraining)
-    seed: int = 0
+    seed: Seed = 0
     out: Path | None = None
-    log_every: int = 50
-    threads: int = 1
+    log_every: Interval = 50
+    threads: Threads = 1
 
 
-def jitter(x: Tensor, config: FeatureTraining, generator: torch.Generator) -> Tensor:
+def jitter(x: "Tensor", config: FeatureTraining, generator: "torch.Generator") -> "Tensor":
     """Move, turn and stretch each image `[b 1 h w]` a little, repeating its border."""
+    import torch
+    import torch.nn.functional as F
+
     turn, size, right, down = 2 * torch.rand(4, len(x), generator=generator) - 1
     turn, size = math.radians(config.angle) * turn, 1 + config.scale * size
     cos, sin = size * turn.cos(), size * turn.sin()
@@ -81,8 +77,22 @@ def jitter(x: Tensor, config: FeatureTraining, generator: torch.Generator) -> Te
 
 
 def main(settings: FeatureExperiment) -> None:
+    # Imported once the arguments are read: these take seconds.
+    import torch
+    import torch.nn.functional as F
+    from tqdm import tqdm
+
+    from hybridgen.data.load import identified, load_data
+    from hybridgen.data.source import Shard
+    from hybridgen.evaluation.fit import finished
+    from hybridgen.metrics.features import SHIPPED, LeNet, extract
+    from hybridgen.training.checkpoint import save_network
+    from hybridgen.training.run import Run
+    from hybridgen.training.setup import accelerator_for, start_trackers
+
     seed, config = settings.seed, settings.training
     source = load_data(replace(settings.data, labels=True))
+    settings = identified(settings, source)
     if source.shape not in SHIPPED:
         raise InputError(f"expected one of the image shapes {list(SHIPPED)}, got {source.shape}.")
     folder = settings.out or Path("runs", "features", f"{source.name}-seed{seed}")
@@ -116,7 +126,7 @@ def main(settings: FeatureExperiment) -> None:
     train = source.reference("train", EVERYTHING)
     held_out = source.reference("held_out", EVERYTHING)
     network.standardise_over(train[0])
-    network.save_pretrained(folder / "network")
+    save_network(network, folder / "network")
     for name, (x, label) in {"accuracy": held_out, "train_accuracy": train}.items():
         figures[name] = float((extract(network, x)[1] == label).double().mean())
     run.finish({**figures, "seconds": seconds, "steps": config.steps})

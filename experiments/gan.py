@@ -4,21 +4,11 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hybridgen import DataSettings, GanTraining, SinglePass, load_data, train_gan
 from hybridgen.cli import command
-from hybridgen.data.augment import AugmentSettings
-from hybridgen.evaluation.fit import MonitoredRunSettings, finished, fit, monitored
-from hybridgen.evaluation.monitor import Monitor
-from hybridgen.networks.build import (
-    DiscriminatorSettings,
-    GeneratorSettings,
-    build_discriminator,
-    build_generator,
-)
-from hybridgen.training.run import Run
-from hybridgen.training.settings import AdversarialSettings
-from hybridgen.training.setup import accelerator_for, build_adversarial, start
-from hybridgen.training.step import batches_of
+from hybridgen.data.settings import AugmentSettings, DataSettings
+from hybridgen.evaluation.settings import MonitoredRunSettings
+from hybridgen.networks.settings import DiscriminatorSettings, GeneratorSettings
+from hybridgen.training.settings import AdversarialSettings, GanTraining
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +22,24 @@ class Gan(MonitoredRunSettings):
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     training: GanTraining = field(default_factory=GanTraining)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.augment.check_architecture(self.discriminator.architecture)
+
 
 def main(settings: Gan) -> None:
+    # Imported once the arguments are read: these take seconds.
+    from hybridgen import SinglePass, load_data, train_gan
+    from hybridgen.data.load import identified
+    from hybridgen.evaluation.fit import finished, fit, monitored
+    from hybridgen.evaluation.monitor import Monitor
+    from hybridgen.networks.build import build_discriminator, build_generator
+    from hybridgen.training.run import Run
+    from hybridgen.training.setup import accelerator_for, build_adversarial, start, validate_memory
+    from hybridgen.training.step import batches_of
+
     source = load_data(settings.data)
+    settings = identified(settings, source)
     latent, seed = settings.generator.latent, settings.seed
     folder = settings.out or Path("runs", "gan", f"{source.name}-seed{seed}")
     accelerator = accelerator_for(folder, settings)
@@ -42,6 +47,7 @@ def main(settings: Gan) -> None:
     batches = batches_of(source, accelerator, batch=settings.training.batch, seed=seed)
     generator = build_generator(settings.generator, source.shape, source.classes)
     discriminator = build_discriminator(settings.discriminator, source.shape, source.classes)
+    validate_memory(accelerator, settings.training, generator, discriminator)
     steps = train_gan(
         generator,
         build_adversarial(discriminator, settings.adversarial, settings.augment),
@@ -52,11 +58,17 @@ def main(settings: Gan) -> None:
         seed=seed,
         resume=lambda state: run.resume(state),
     )
-    with Run(folder, settings, accelerator, facts={"examples": source.size}) as run:
+    with Run(folder, settings, accelerator) as run:
         if finished(run):
             return
         start(run, "hybridgen-gan", settings)
-        monitor = Monitor(folder, source, sampler=lambda g: SinglePass(g, (latent,)), seed=seed)
+        monitor = Monitor(
+            folder,
+            source,
+            sampler=lambda g: SinglePass(g, (latent,)),
+            seed=seed,
+            accelerator=accelerator,
+        )
         show = ("discriminator", "generator")
         conclude, between = monitored(run, settings, settings.training, monitor, "generator")
         fit(run, steps, settings, settings.training, conclude, between=between, show=show)

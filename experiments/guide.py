@@ -10,38 +10,27 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from hybridgen import Augment, GuideTraining, load_data, load_guide, load_network, train_guide
 from hybridgen.cli import command
-from hybridgen.data.augment import AugmentSettings
-from hybridgen.data.images import split_validation
-from hybridgen.data.source import Shard, Source
+from hybridgen.data.settings import AugmentSettings
 from hybridgen.errors import InputError
-from hybridgen.evaluation.density_ratio import LogRatio, calibrated
-from hybridgen.evaluation.fit import finished, fit
-from hybridgen.evaluation.guide import (
-    SampledModel,
-    evaluate_guide,
-    guidance_results,
-    refinement_results,
-)
-from hybridgen.evaluation.guide_data import GuideData
-from hybridgen.evaluation.monitor import table
-from hybridgen.evaluation.plots import curves
-from hybridgen.evaluation.runs import SavedRun
-from hybridgen.networks.build import (
-    DiscriminatorSettings,
-    add_noise_conditioning,
-    build_discriminator,
-)
-from hybridgen.sampling.build import SamplerSettings
-from hybridgen.training.checkpoint import save_network, write_atomically
-from hybridgen.training.run import Run
-from hybridgen.training.settings import RunSettings
-from hybridgen.training.setup import accelerator_for, start
-from hybridgen.training.step import Step
-from hybridgen.training.validation import HeldOutValidation
+from hybridgen.evaluation.settings import Scale
+from hybridgen.networks.settings import DiscriminatorSettings
+from hybridgen.sampling.settings import SamplerSettings
+from hybridgen.settings import Range, Samples, Share, check_memory
+from hybridgen.training.settings import GuideTraining, RunSettings
+
+if TYPE_CHECKING:
+    from hybridgen.data.source import Source
+    from hybridgen.evaluation.guide import SampledModel
+    from hybridgen.training.run import Run
+    from hybridgen.training.step import Step
+    from hybridgen.training.validation import HeldOutValidation
+
+
+MOST_SAMPLES = 10_000_000
+"""That the choice of a scale may take, over all scales and draws."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,38 +65,48 @@ class GuideExperiment(RunSettings):
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     training: GuideTraining = field(default_factory=GuideTraining)
-    num_samples: int | None = None
-    validation_fraction: float = 0.2
-    scales: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
-    scale_samples: int = 250
-    scale_draws: int = 3
-    final_samples: int = 500
+    num_samples: Samples | None = None
+    validation_fraction: Share = 0.2
+    scales: tuple[Scale, ...] = (0.0, 0.5, 1.0, 2.0)
+    scale_samples: Annotated[int, Range(2, 1e6)] = 250
+    scale_draws: Annotated[int, Range(2, 1_000)] = 3
+    final_samples: Annotated[int, Range(2, 1e6)] = 500
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.validation_fraction < 1:
-            fraction = self.validation_fraction
-            raise InputError(f"validation_fraction must lie between 0 and 1, got {fraction}")
-        if self.scale_samples < 2 or self.scale_draws < 2:
+        choosing = self.scale_samples * self.scale_draws * len(self.scales)
+        if choosing > MOST_SAMPLES:
             raise InputError(
-                "choosing a scale takes at least 2 samples and 2 draws, got "
-                f"scale_samples {self.scale_samples} and scale_draws {self.scale_draws}"
+                f"choosing among {len(self.scales)} scales would take {choosing:.3g} samples, and "
+                f"{MOST_SAMPLES:.0e} is the most: lower scale_samples or scale_draws"
             )
-        if self.final_samples < 2:
-            raise InputError(f"final_samples must be at least 2, got {self.final_samples}")
         if 0 not in self.scales or len(set(self.scales)) < len(self.scales):
             raise InputError(f"scales must differ and have 0 among them, got {list(self.scales)}")
+        self.augment.check_architecture(self.discriminator.architecture)
         if self.augment.adaptive:
             raise InputError("nobody plays against a guide: set augment.strength, not adaptive")
 
 
 def main(settings: GuideExperiment) -> None:
+    # Imported once the arguments are read: these take seconds.
+    from hybridgen import Augment, load_data, load_guide, train_guide
+    from hybridgen.data.images import split_validation
+    from hybridgen.data.source import Shard
+    from hybridgen.evaluation.fit import finished, fit
+    from hybridgen.evaluation.guide import SampledModel
+    from hybridgen.evaluation.guide_data import GuideData
+    from hybridgen.evaluation.runs import SavedRun
+    from hybridgen.training.lock import refuse_inside
+    from hybridgen.training.run import Run
+    from hybridgen.training.setup import accelerator_for, start, validate_memory
+
     training, seed, part = settings.training, settings.seed, settings.validation_fraction
     model_run = SavedRun(Path(settings.run))
     kind = "gan-" if model_run.kind == "gan" else ""  # refuses what is not finished
     source = load_data(model_run.data)
     name = f"{kind}{source.name}-{training.objective}-seed{seed}"
     folder = settings.out or Path("runs", "guide", name)
+    refuse_inside(folder, vars(model_run.data))
     accelerator = accelerator_for(folder, settings)
     device = accelerator.device
     model = SampledModel(
@@ -121,11 +120,14 @@ def main(settings: GuideExperiment) -> None:
     rank, world = accelerator.process_index, accelerator.num_processes
     shard = Shard(batch=training.batch, seed=seed, rank=rank, world=world, device=device)
     count = settings.num_samples or min(source.size or 10_000, 10_000)
+    check_memory(4 * count * math.prod(source.shape), f"{count} samples", "lower num_samples")
     data = GuideData(model.source, count=count, part=part, shard=shard)
     levels = training.noise.quantiles(training.levels)
     validation = cache(partial(data.validation, levels, matched))
+    discriminator = initial_discriminator(settings, source)
+    validate_memory(accelerator, training, discriminator)
     steps = train_guide(
-        initial_discriminator(settings, source),
+        discriminator,
         data.real_batches,
         data.fake_batches,
         validation,
@@ -136,7 +138,7 @@ def main(settings: GuideExperiment) -> None:
         seed=seed,
         resume=lambda state: run.resume(state),
     )
-    facts = {"examples": source.size, "model": model.fingerprint}
+    facts = {"data": source.identity, "model": model.fingerprint}
     with Run(folder, settings, accelerator, facts=facts) as run:
         if run.result is not None:
             load_guide(folder)  # refuses one of an earlier model
@@ -153,8 +155,10 @@ def main(settings: GuideExperiment) -> None:
         fit(run, steps, settings, training, finish)
 
 
-def initial_discriminator(settings: GuideExperiment, source: Source) -> Any:
+def initial_discriminator(settings: GuideExperiment, source: "Source") -> Any:
     """A new discriminator, or that of a GAN of such data, made to know the noise level."""
+    from hybridgen.networks.build import add_noise_conditioning, build_discriminator, load_network
+
     if settings.start is None:
         return build_discriminator(settings.discriminator, source.shape, source.classes)
     discriminator: Any = add_noise_conditioning(load_network(Path(settings.start, "discriminator")))
@@ -167,14 +171,23 @@ def initial_discriminator(settings: GuideExperiment, source: Source) -> Any:
 
 
 def conclude(
-    run: Run,
-    held_out: Callable[[], HeldOutValidation],
-    model: SampledModel,
-    source: Source,
+    run: "Run",
+    held_out: Callable[[], "HeldOutValidation"],
+    model: "SampledModel",
+    source: "Source",
     settings: GuideExperiment,
-    step: Step,
+    step: "Step",
 ) -> None:
-    """Save the guide, validate and calibrate it, try it on its model, and say so."""
+    """Save the guide, validate and calibrate it, try it on its model, and say so; one process."""
+    from hybridgen.evaluation.density_ratio import LogRatio, calibrated
+    from hybridgen.evaluation.guide import evaluate_guide, guidance_results, refinement_results
+    from hybridgen.evaluation.monitor import table
+    from hybridgen.evaluation.plots import curves
+    from hybridgen.files import write_atomically
+    from hybridgen.training.checkpoint import save_network
+
+    if not run.leads:
+        return
     folder, seconds, best, validation = run.folder, run.seconds, step.state["best"], held_out()
     save_network(best, folder / "discriminator")
     curves(run.log_file.rows(), folder / "curves.png")

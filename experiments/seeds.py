@@ -5,26 +5,30 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Literal
+from threading import Event
+from typing import Annotated, Literal
 
 from tqdm import tqdm
 
-from hybridgen.cli import command
+from hybridgen.cli import command, start_command
 from hybridgen.errors import InputError, RunError
-from hybridgen.training.checkpoint import write_atomically
+from hybridgen.files import Number, new_file, read_object, write_atomically
+from hybridgen.settings import Range, Settings
+from hybridgen.training.lock import FolderLock
 
 Figures = dict[str, float | None]
+PASSED_ON: list[str] = []
+"""To the training script."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seeds:
+class Seeds(Settings):
     """Settings of `experiments/seeds.py`; what follows `--` goes to the training script.
 
     Attributes:
@@ -35,47 +39,58 @@ class Seeds:
     """
 
     script: Literal["gan", "diffusion", "hybrid"] = "gan"
-    seeds: int = 10
-    jobs: int = 1
+    seeds: Annotated[int, Range(1, 10_000)] = 10
+    jobs: Annotated[int, Range(1, 256)] = 1
     out: Path = Path("runs/seeds")
-
-    def __post_init__(self) -> None:
-        if self.seeds < 1 or self.jobs < 1:
-            raise InputError(f"seeds and jobs must be at least 1, got {self.seeds}, {self.jobs}")
 
 
 def main(settings: Seeds) -> None:
-    children: list[subprocess.Popen] = []
-    with ThreadPoolExecutor(settings.jobs) as pool:
-        runs = [pool.submit(run, settings, seed, children) for seed in range(settings.seeds)]
-        try:
-            done = tqdm(as_completed(runs), total=settings.seeds, unit="seed")
-            results = [future.result() for future in done]
-        finally:  # after the first failure, nothing runs on unseen
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in children:
-                child.terminate()
-    figures, text = summary(results)
-    write_atomically(settings.out / "table.md", text)
-    write_atomically(settings.out / "result.json", json.dumps(figures, indent=1))
+    config = {"script": settings.script, "seeds": settings.seeds, "arguments": PASSED_ON}
+    with FolderLock(settings.out, config, "Seeds", changing=True):
+        figures, text = summary(run_all(settings))
+        write_atomically(settings.out / "table.md", text)
+        write_atomically(settings.out / "result.json", json.dumps(figures, indent=1))
     print(text)
 
 
-def run(settings: Seeds, seed: int, children: list[subprocess.Popen]) -> Figures:
+def run_all(settings: Seeds) -> list[Figures]:
+    """The figures of every seed."""
+    from hybridgen.training.signals import raised
+
+    children: list[subprocess.Popen] = []
+    stopping = Event()
+    with ThreadPoolExecutor(settings.jobs) as pool, raised():
+        seeds = range(settings.seeds)
+        runs = [pool.submit(run, settings, seed, children, stopping) for seed in seeds]
+        try:
+            with tqdm(as_completed(runs), total=settings.seeds, unit="seed") as done:
+                return [future.result() for future in done]
+        finally:  # after the first failure or a signal, nothing runs on unseen
+            pool.shutdown(wait=False, cancel_futures=True)
+            stopping.set()
+            for child in children:
+                child.terminate()
+
+
+def run(settings: Seeds, seed: int, children: list[subprocess.Popen], stopping: Event) -> Figures:
     """One seed's figures; trains unless they are there."""
     folder, log = settings.out / f"seed{seed}", settings.out / f"seed{seed}.log"
-    settings.out.mkdir(parents=True, exist_ok=True)
     call = [sys.executable, Path(__file__).with_name(f"{settings.script}.py"), *PASSED_ON]
     call += ["--seed", str(seed), "--out", folder, "--threads", "1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with log.open("w") as file:
-        child = subprocess.Popen(call, stdout=file, stderr=file, env=environment)
+    with new_file(log) as file:
+        child = start_command(call, stdout=file, stderr=file, env={"OMP_NUM_THREADS": "1"})
         children.append(child)
+        if stopping.is_set():  # it came too late for those who stop all
+            child.terminate()
         status = child.wait()
     if status:
-        last = " ".join(log.read_text().strip().splitlines()[-1:])
+        last = " ".join(log.read_text(errors="replace").strip().splitlines()[-1:])
+        if status == 2 and not folder.exists():  # refused, so nothing is left of it
+            log.unlink()
+            raise InputError(f"seed {seed}: {last.removeprefix('error: ')}")
         raise RunError(f"seed {seed} ended with status {status}: {last}")
-    return json.loads((folder / "result.json").read_text())
+    advice = "remove it and give the same command again"
+    return read_object(folder / "result.json", values=Number | None, advice=advice)
 
 
 def summary(results: list[Figures]) -> tuple[Figures, str]:

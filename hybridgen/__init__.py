@@ -5,20 +5,20 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hybridgen.maths import objectives
-
 if TYPE_CHECKING:
     from hybridgen.data.augment import Augment
     from hybridgen.data.images import digits
     from hybridgen.data.load import load_data
     from hybridgen.data.points import MixturePoints
-    from hybridgen.data.source import DataSettings, Shard
+    from hybridgen.data.settings import DataSettings
+    from hybridgen.data.source import Shard
     from hybridgen.evaluation.evaluator import Evaluator, build_evaluator
     from hybridgen.evaluation.measure import measure
     from hybridgen.evaluation.runs import load_guide
     from hybridgen.losses.adaptive import adaptive_weight
     from hybridgen.losses.adversarial import AdversarialLoss
     from hybridgen.losses.discriminators import Unconditional
+    from hybridgen.maths import objectives
     from hybridgen.maths.mixtures import grid, ring
     from hybridgen.maths.noise import karras_sigmas
     from hybridgen.maths.objectives import Objective
@@ -33,23 +33,30 @@ if TYPE_CHECKING:
     from hybridgen.sampling.refinement import Refined
     from hybridgen.sampling.samplers import Heun, SinglePass
     from hybridgen.sampling.schedulers import Scheduled
-    from hybridgen.training.adversarial_term import AdversarialTerm
-    from hybridgen.training.diffusion import DiffusionTraining, train_diffusion
-    from hybridgen.training.gan import GanTraining, train_gan
-    from hybridgen.training.guide import GuideTraining, train_guide
+    from hybridgen.training.diffusion import train_diffusion
+    from hybridgen.training.gan import train_gan
+    from hybridgen.training.guide import train_guide
+    from hybridgen.training.settings import (
+        AdversarialTerm,
+        DiffusionTraining,
+        GanTraining,
+        GuideTraining,
+    )
 
 _LAZY = {
     "data.augment": ("Augment",),
     "data.images": ("digits",),
     "data.load": ("load_data",),
     "data.points": ("MixturePoints",),
-    "data.source": ("DataSettings", "Shard"),
+    "data.settings": ("DataSettings",),
+    "data.source": ("Shard",),
     "evaluation.evaluator": ("Evaluator", "build_evaluator"),
     "evaluation.measure": ("measure",),
     "evaluation.runs": ("load_guide",),
     "losses.adaptive": ("adaptive_weight",),
     "losses.adversarial": ("AdversarialLoss",),
     "losses.discriminators": ("Unconditional",),
+    "maths": ("objectives",),
     "maths.mixtures": ("grid", "ring"),
     "maths.noise": ("karras_sigmas",),
     "maths.objectives": ("Objective",),
@@ -64,21 +71,27 @@ _LAZY = {
     "sampling.refinement": ("Refined",),
     "sampling.samplers": ("Heun", "SinglePass"),
     "sampling.schedulers": ("Scheduled",),
-    "training.adversarial_term": ("AdversarialTerm",),
-    "training.diffusion": ("DiffusionTraining", "train_diffusion"),
-    "training.gan": ("GanTraining", "train_gan"),
-    "training.guide": ("GuideTraining", "train_guide"),
+    "training.diffusion": ("train_diffusion",),
+    "training.gan": ("train_gan",),
+    "training.guide": ("train_guide",),
+    "training.settings": (
+        "AdversarialTerm",
+        "DiffusionTraining",
+        "GanTraining",
+        "GuideTraining",
+    ),
 }
-"""Public names by module, loaded when first asked for: diffusers and datasets are heavy."""
+"""Public names by module, loaded when first asked for: torch, diffusers and datasets are heavy."""
 _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 
-__all__ = ["objectives", *_MODULE_OF]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [*_MODULE_OF]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'hybridgen' has no attribute {name!r}")
-    value = getattr(import_module(f"hybridgen.{_MODULE_OF[name]}"), name)
+    module = import_module(f"hybridgen.{_MODULE_OF[name]}")
+    value = getattr(module, name, None) or import_module(f"{module.__name__}.{name}")
     globals()[name] = value
     return value
 

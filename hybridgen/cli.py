@@ -1,16 +1,38 @@
 """Settings from the command line: layered files, then `--a.b value`, checked before any work."""
 
 import os
+import re
+import signal
+import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from hybridgen.errors import FailedElsewhere, InputError, Interrupted, RunError
+from hybridgen.errors import (
+    FailedElsewhere,
+    InputError,
+    Interrupted,
+    RunError,
+    one_line,
+    quoted,
+    resource_sentence,
+)
+from hybridgen.settings import check, did_you_mean, hints, refusal
 
 S = TypeVar("S")
+
+_PARENT = "HYBRIDGEN_PARENT"
+_LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
+"""What `accelerate launch` and torchrun set; neither passes every signal on."""
+_POLL = 0.2
+"""Seconds."""
 
 
 def read_settings(settings: type[S], argv: list[str] | None = None, description: str = "") -> S:
@@ -20,14 +42,18 @@ def read_settings(settings: type[S], argv: list[str] | None = None, description:
     Raises:
         InputError: an unknown name, a wrong type, or a value that a dataclass refuses.
     """
-    parser = ArgumentParser(description=description, exit_on_error=False)
+    parser = ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="a YAML file with some of the settings")
     parser.add_class_arguments(settings, fail_untyped=False)
     try:
-        filled = parser.instantiate(parser.parse_args(argv))
+        values = parser.parse_args(argv)
+        check(settings, values)  # which knows whole names, such as `training.noise.std`
+        filled = parser.instantiate(values)
         return settings(**{name: value for name, value in filled.items() if name != "config"})
-    except ArgumentError as error:
-        raise InputError(_one_sentence(error)) from error
+    except InputError:
+        raise
+    except (ArgumentError, ValueError, TypeError, RecursionError) as error:  # of what was typed
+        raise InputError(_one_sentence(error, settings, parser.get_defaults().keys())) from error
 
 
 def command(
@@ -50,6 +76,8 @@ def command(
     words = sys.argv[1:] if argv is None else argv
     if default_config and not any(word.split("=")[0] == "--config" for word in words):
         words = ["--config", str(default_config), *words]
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    _end_with_parent()
     try:
         filled = read_settings(settings, words, description)
     except InputError as error:
@@ -68,7 +96,37 @@ def command(
         return _say(stop, 128 + stop.signal, everywhere=False)
     except KeyboardInterrupt:
         return _say("stopped before there was anything to save", 130, everywhere=False)
+    except (RuntimeError, MemoryError) as error:
+        sentence = resource_sentence(error, getattr(filled, "training", None))
+        if sentence is None:
+            raise
+        return _say(sentence, 1)
     return 0
+
+
+def start_command(call: list[Any], **options: Any) -> subprocess.Popen[Any]:
+    """Start a command of this package that is asked to stop when this process has ended, even if
+    it was killed; for `options` see `subprocess.Popen`."""
+    environment = {**os.environ, **options.pop("env", {}), _PARENT: str(os.getpid())}
+    return subprocess.Popen(call, env=environment, **options)
+
+
+def _end_with_parent() -> None:
+    """Send this process a SIGTERM once the process that started it for us has ended.
+
+    By polling, which every Unix knows; a person's shell may end as it likes.
+    """
+    parent = int(os.environ.get(_PARENT, 0))
+    if not parent and any(name in os.environ for name in _LAUNCHED):
+        parent = os.getppid()
+
+    def poll() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if parent:
+        threading.Thread(target=poll, daemon=True).start()
 
 
 def _say(message: object, status: int, *, everywhere: bool = True) -> int:
@@ -77,11 +135,31 @@ def _say(message: object, status: int, *, everywhere: bool = True) -> int:
     if rank == 0 or everywhere:
         who = f"process {rank}: " if rank else ""
         word = "error: " if status in (1, 2) else ""
-        print(f"{who}{word}{message}", file=sys.stderr, flush=True)
+        print(one_line(f"{who}{word}{message}"), file=sys.stderr, flush=True)
     return status
 
 
-def _one_sentence(error: Exception) -> str:
-    """The parser's message without its indented tree of attempts."""
-    lines = [line.strip(" -") for line in str(error).splitlines()]
-    return " ".join(line for line in lines if line)
+def _one_sentence(error: Exception, settings: type, names: Iterable[str]) -> str:
+    """The parser's message: which setting, what it may be, and what came."""
+    text = " ".join(line.strip(" -") for line in str(error).splitlines())
+    if unknown := _UNKNOWN.search(text):
+        name = ".".join(filter(None, unknown.groups()))
+        return f"there is no setting {quoted(name)}{did_you_mean(name, names)}"
+    value = _VALUE.search(text)
+    for name in reversed(_NAME.findall(text) if value else []):  # the innermost that is a path
+        hint: Any = settings
+        for field in name.split("."):
+            hint = hints(hint).get(field) if is_dataclass(hint) else None
+        if value and hint is not None:
+            return refusal(hint, value[1].strip("\"'"), name)
+    if text.startswith("Unexpected config"):
+        return "a file given with --config must hold names of settings and their values"
+    return text
+
+
+_UNKNOWN = re.compile(
+    r"unrecognized arguments: -*([^\s=]+)|Group '(\S+)' does not accept option '(\S+)'"
+    r"|Option '(\S+)' is not accepted"
+)
+_NAME = re.compile(r'Parser key "([\w.]+)"')
+_VALUE = re.compile(r".*(?:value:|load config|Exceeds the limit)\s*(.*)")

@@ -1,10 +1,40 @@
-"""The failures that a person at the command line meets, each explained in one sentence."""
+"""Sentences for people: failures, each explained in one, and words of others within ours."""
+
+import re
+import reprlib
+from typing import Any
+
+_LONGEST = 300
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 60
+
+
+def quoted(value: object) -> str:
+    """What came, as a sentence can hold it: shortened in the middle."""
+    try:
+        return _repr.repr(value)
+    except ValueError:  # Python does not write whole numbers of more than 4300 digits
+        return "a number of thousands of digits"
+
+
+def one_line(text: str) -> str:
+    """The text in one line of at most 300 characters: long words, then all, lose their middle."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if len(text) > _LONGEST:
+        text = re.sub(r"\S{61,}", lambda word: f"{word[0][:28]}...{word[0][-28:]}", text)
+    half = (_LONGEST - 5) // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
 def reason(error: BaseException) -> str:
     """What an error, or better its cause, has to say: one line of bounded length."""
-    text = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
-    return text[:300].rstrip(".")
+    return one_line(str(error.__cause__ or error) or type(error).__name__).rstrip(".")
+
+
+def escaped(words: str) -> str:
+    """Somebody's words as one line of Markdown that shows them: no links, no HTML, no new cell."""
+    line = " ".join(words.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", line)
 
 
 class InputError(ValueError):
@@ -25,3 +55,43 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signal: int, message: str = "stopped") -> None:
         super().__init__(message)
         self.signal = signal
+
+
+_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "NCCL",
+    "Timed out",
+)
+
+
+def resource_sentence(error: BaseException, training: Any) -> str | None:
+    """What to do about exhausted memory or a process that was lost; `None` for other errors.
+
+    Args:
+        training: settings with `batch` and `accumulation`, if anything is trained.
+    """
+    text = str(error)
+    if isinstance(error, MemoryError) or any(phrase in text for phrase in _MEMORY):
+        batch, parts = (getattr(training, name, None) for name in ("batch", "accumulation"))
+        if batch is None:
+            return "out of memory: take fewer samples at a time, or a machine with more of it"
+        return (
+            f"out of memory with a batch of {batch} in {parts} part(s): raise "
+            "--training.accumulation, which gives the same result, or lower --training.batch; "
+            "checkpoints that were saved stay"
+        )
+    if text.startswith("DataLoader worker"):
+        return (
+            "a process that reads images ahead was lost, mostly for want of memory: lower "
+            "--data.workers (0 reads in this process); the same command goes on from the last "
+            "checkpoint"
+        )
+    if type(error).__name__.startswith("Dist") or any(phrase in text for phrase in _LOST):
+        return (
+            "another process of this run was lost or does not answer; its own message, if any, "
+            "says why: the same command goes on from the last checkpoint"
+        )
+    return None

@@ -14,7 +14,7 @@ import pytest
 import hybridgen
 
 FLOORS = [
-    {"protocols", "errors", "maths"},
+    {"protocols", "errors", "files", "settings", "maths"},
     {"networks", "cli"},
     {"losses", "data"},
     {"sampling"},
@@ -26,6 +26,12 @@ FLOORS = [
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}
 ROOT = Path(hybridgen.__path__[0])
 _PUBLIC = ast.parse((ROOT / "__init__.py").read_text())
+PROJECT = ROOT.parent
+SCRIPTS = [
+    path for path in sorted(PROJECT.glob("experiments/*.py")) if "__main__" in path.read_text()
+]
+HEAVY = {"torch", "numpy", "diffusers", "torchmetrics", "datasets", "kornia", "matplotlib"}
+HEAVY |= {"accelerate", "sklearn", "scipy", "transformers"}
 MODULES = [path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.stem != "__init__"]
 
 
@@ -72,12 +78,33 @@ def test_accelerate_appears_in_training_only(path):
 
 
 def test_importing_the_package_is_light():
-    heavy = "{'diffusers', 'torchmetrics', 'datasets', 'kornia', 'matplotlib', 'accelerate'}"
-    code = f"import sys, hybridgen; print({heavy} & {{m.split('.')[0] for m in sys.modules}})"
+    code = f"import sys, hybridgen; print({HEAVY} & {{m.split('.')[0] for m in sys.modules}})"
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert out.strip() == "set()"
+
+
+ANSWER = """
+import runpy, sys
+sys.path.insert(0, {folder!r})
+for argument in ("--help", "--nonsense=1"):
+    sys.argv = [{script!r}, argument]
+    try:
+        runpy.run_path({script!r}, run_name="__main__")
+    except SystemExit as left:
+        print("status", left.code)
+print("imported", {heavy} & {{name.split(".")[0] for name in sys.modules}})
+"""
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_help_and_a_wrong_argument_are_answered_before_anything_heavy_is_imported(script):
+    code = ANSWER.format(folder=str(script.parent), script=str(script), heavy=HEAVY)
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout.startswith("usage: "), answer.stderr
+    assert answer.stdout.splitlines()[-3:] == ["status 0", "status 2", "imported set()"]
+    assert answer.stderr == "error: there is no setting 'nonsense'\n"
 
 
 @pytest.mark.parametrize("name", hybridgen.__all__)
@@ -102,7 +129,6 @@ def test_a_name_that_the_package_does_not_have_is_refused():
         _ = hybridgen.discriminators
 
 
-PROJECT = ROOT.parent
 SOURCES = sorted([*ROOT.glob("**/*.py"), *PROJECT.glob("experiments/*.py")])
 PYTHON = [*SOURCES, *sorted(PROJECT.glob("tests/**/*.py"))]
 PAGES = sorted([PROJECT / "README.md", *PROJECT.glob("docs/**/*.md")])

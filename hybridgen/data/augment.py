@@ -1,12 +1,11 @@
 """Augmentation of what a discriminator sees, so that it does not learn few images by heart."""
 
-import math
-from dataclasses import dataclass
-
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from hybridgen.data.settings import AugmentSettings
 from hybridgen.errors import InputError
 
 _SHIFT = 0.125  # of the image's side
@@ -14,34 +13,6 @@ _TURN = 15.0  # degrees
 _ZOOM = 0.2  # standard deviation of log2
 _BRIGHTNESS = 0.2  # standard deviation, for values in [-1, 1]
 _CONTRAST = 0.5  # standard deviation of log2
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentSettings:
-    """How strongly real and generated images are changed before the discriminator sees them.
-
-    Attributes:
-        strength: probability p of each operation, for each image; the start if `adaptive`.
-        adaptive: move p so that the discriminator's `sign_accuracy` of real and fake stays near
-            `target`.
-        target: wanted `sign_accuracy`, the mean sign of real minus fake logits, below 1.
-        speed_images: images in which an adaptive p moves from 0 to 1.
-        flips: mirror half of the images left to right; wrong for digits and letters.
-    """
-
-    strength: float = 0.0
-    adaptive: bool = False
-    target: float = 0.6
-    speed_images: int = 500_000
-    flips: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise InputError(f"augment.strength must lie in [0, 1], got {self.strength}.")
-        if not -1 < self.target < 1:
-            raise InputError(f"augment.target must lie between -1 and 1, got {self.target}.")
-        if self.speed_images < 1:
-            raise InputError(f"augment.speed_images must be at least 1, got {self.speed_images}.")
 
 
 class Augment(nn.Module):
@@ -82,23 +53,38 @@ class Augment(nn.Module):
         return _colour(_geometry(x, draw, self.settings.flips), draw)
 
     @torch.no_grad()
-    def update(self, sign_accuracy: float, images: int) -> None:
+    def update(self, sign_accuracy: float | Tensor, images: int) -> None:
         """Move the strength after `images` more real images at this `sign_accuracy`.
 
         `p <- clip(p + sgn(sign_accuracy - target) images / speed_images, 0, 1)`; does nothing
         unless adaptive. With several processes, give all of them the mean over all.
 
+        Args:
+            sign_accuracy: a number, or a scalar on the device of the strength, which is not read.
+
         Raises:
             ValueError: `sign_accuracy` outside [-1, 1], not a number, or negative `images`.
         """
-        if not -1 <= sign_accuracy <= 1 or images < 0:
+        if images < 0 or not (isinstance(sign_accuracy, Tensor) or -1 <= sign_accuracy <= 1):
             raise ValueError(
                 f"need sign_accuracy in [-1, 1] and images >= 0, got {sign_accuracy=}, {images=}"
             )
-        if not self.settings.adaptive or sign_accuracy == self.settings.target:
+        if not self.settings.adaptive:
             return
-        direction = math.copysign(1, sign_accuracy - self.settings.target)
-        self.strength.add_(direction * images / self.settings.speed_images).clamp_(0, 1)
+        direction = torch.as_tensor(sign_accuracy - self.settings.target).sign()
+        self.strength.add_(direction * (images / self.settings.speed_images)).clamp_(0, 1)
+
+
+def twice_differentiable() -> bool:
+    """Whether the installed torch differentiates twice through the resampling."""
+    x, places = torch.zeros(1, 1, 2, 2, requires_grad=True), torch.zeros(1, 2, 2, 2)
+    moved = F.grid_sample(x, places, align_corners=False)
+    (gradient,) = torch.autograd.grad(moved.square().sum(), x, create_graph=True)
+    try:
+        gradient.sum().backward()
+    except RuntimeError:
+        return False
+    return True
 
 
 class _Draw:
@@ -130,7 +116,8 @@ def _geometry(x: Tensor, draw: _Draw, flips: bool) -> Tensor:
     from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 
     height, width = x.shape[-2:]
-    sides = x.new_tensor([width, height], dtype=torch.float32)
+    # Filled where it is needed: a copy of host memory would be waited for.
+    sides = torch.stack([x.new_full((), side, dtype=torch.float32) for side in (width, height)])
     shift = draw.between(_SHIFT, axes=2) * sides
     turn = rearrange(draw.between(_TURN), "b 1 -> b")
     zoom = rearrange(torch.exp2(draw.gaussian(_ZOOM)), "b -> b 1").expand(-1, 2)

@@ -2,15 +2,22 @@
 
 import glob
 import os
+import re
+import shutil
+import warnings
+from collections import Counter
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import datasets
 import huggingface_hub
+import pyarrow.parquet
+from datasets import config
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import RepositoryNotFoundError
-from PIL import Image
 
+from hybridgen.data.decode import ENDINGS, FORMATS
 from hybridgen.errors import InputError, reason
 
 _PATIENCE_SECONDS = 10.0
@@ -34,7 +41,7 @@ def open_hub(name: str) -> datasets.DatasetDict:
                 "HF_HUB_OFFLINE is set and is not in the cache; correct the path or go online."
             ) from error
     try:
-        huggingface_hub.HfApi().dataset_info(name, timeout=_PATIENCE_SECONDS)
+        about = huggingface_hub.HfApi().dataset_info(name, timeout=_PATIENCE_SECONDS)
     except RepositoryNotFoundError as error:
         raise InputError(
             f"{name!r} is neither a folder here nor a data set on the Hugging Face hub that may "
@@ -46,7 +53,28 @@ def open_hub(name: str) -> datasets.DatasetDict:
             f"({reason(error)}); correct data.path, go online, or set HF_HUB_OFFLINE=1 "
             "to use a copy downloaded before."
         ) from error
+    for path in _strings(getattr(getattr(about, "card_data", None), "configs", None)):
+        if path.startswith(("/", "~")) or "://" in path or ".." in path.split("/"):
+            raise InputError(
+                f"the page of {name!r} says that its data is in {path[:60]!r}, outside of it, and "
+                "nothing there is read; take another data set."
+            )
     return _read(f"the hub data set {name!r}", name)
+
+
+def _strings(value: Any) -> list[str]:
+    """Every string in nested lists and mappings."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [text for each in value for text in _strings(each)]
+    return [value] if isinstance(value, str) else []
+
+
+def hub_folders() -> list[Path]:
+    """Where downloads from the hub lie."""
+    folders = (config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH)
+    return [Path(folder) for folder in (*folders, huggingface_hub.constants.HF_HUB_CACHE)]
 
 
 _SPLITS = {
@@ -54,73 +82,163 @@ _SPLITS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+_SPLIT_OF = {spelling: name for name, spellings in _SPLITS.items() for spelling in spellings}
+_NO_DATA = {"", ".txt", ".md", ".rst", ".html", ".pdf", ".json", ".yaml", ".yml", ".py", ".log"}
+"""Endings of files that nobody misses among images."""
+
+File = tuple[str, ...]
+"""The parts of a path inside the data folder."""
 
 
 def open_folder(path: Path) -> datasets.DatasetDict:
     """The tables of an image folder, a parquet file or a directory of parquet files.
 
-    Sub-folders of images are classes, unless all of them are called `train`, `test`, ...: those
-    are splits, and the folders inside are the classes.
+    Sub-folders of images are classes. Where one is called `train` and another `test`, `val`, ...,
+    those are splits, and the folders inside are the classes. Folders that all images lie in stand
+    for nothing. Links to folders are followed once. What is left out is said in a warning.
 
     Raises:
         InputError: nothing there that can be read.
     """
-    kind, options = _how_to_read(path)
+    if path.is_file():
+        if path.suffix != ".parquet":
+            raise InputError(f"{path} is a file, expected an image folder or parquet; give those.")
+        return _parquet_tables(path.parent, [(path.name,)], Counter())
+    images, parquet, left_out = _listed(path)
+    if not images and not parquet:
+        raise InputError(
+            f"the folder {path} holds no image ({', '.join(FORMATS)}) and no parquet file; give a "
+            "folder that does."
+        )
+    if parquet and (not images or min(map(len, parquet)) <= min(map(len, images))):
+        left_out["images beside parquet files"] += len(images)
+        tables = _parquet_tables(path, parquet, left_out)
+    else:
+        left_out["parquet files beside images"] += len(parquet)
+        tables = _image_tables(path, images, left_out)
+    warn_left_out(str(path), left_out)
+    return tables
+
+
+def warn_left_out(path: str, left_out: Counter[str]) -> None:
+    """Say what of the data at `path` is not used, and how much of it."""
+    parts = [f"{count} {what}" for what, count in left_out.most_common(4) if count]
+    if parts:
+        warnings.warn(f"of {path}, these are left out: {', '.join(parts)}", stacklevel=2)
+
+
+def _listed(root: Path) -> tuple[list[File], list[File], Counter[str]]:
+    """The images and the parquet files of a folder, sorted, and how many of what else it holds.
+
+    A link to a folder inside `root` is passed over, for that folder comes by itself.
+    """
+    images, parquet, left_out = list[File](), list[File](), Counter[str]()
+    home = root.resolve()
+    visited = {home}
+
+    def unreadable(error: OSError) -> None:
+        left_out["folders that may not be read"] += 1
+
+    for folder, folders, names in os.walk(root, onerror=unreadable, followlinks=True):
+        visible = [Path(folder, name) for name in sorted(folders) if name[:1] != "."]
+        folders.clear()
+        for path in visible:
+            target = path.resolve()
+            if path.is_symlink() and target.is_relative_to(home):
+                continue
+            if target in visited or home.is_relative_to(target):
+                left_out["links to folders that are read already or hold this one"] += 1
+            elif not path.name.startswith("__"):
+                visited.add(target)
+                folders.append(path.name)
+        parts = Path(folder).relative_to(root).parts
+        for name in sorted(name for name in names if name[:1] != "."):
+            ending = os.path.splitext(name)[1].lower()
+            if ending not in ENDINGS | {".parquet"}:
+                left_out[f"files ending in {ending[:12]!r}"] += ending not in _NO_DATA
+            elif not os.path.isfile(os.path.join(folder, name)):
+                left_out["entries that are no files"] += 1
+            else:
+                (parquet if ending == ".parquet" else images).append((*parts, name))
+    return sorted(images), sorted(parquet), left_out
+
+
+def _parquet_tables(root: Path, files: list[File], left_out: Counter[str]) -> datasets.DatasetDict:
+    """Split by the words in the files' names, or in those of their folders.
+
+    A `README.md` there is not asked: it could name files elsewhere.
+    """
+    splits: dict[str, list[str]] = {}
+    expanded = 0
+    for file in files:
+        words = [word for part in reversed(file) for word in re.split("[^a-z]+", part.lower())]
+        split = next((_SPLIT_OF[word] for word in words if word in _SPLIT_OF), "")
+        path = str(root.joinpath(*file))
+        splits.setdefault(split, []).append(glob.escape(path))
+        try:
+            content = pyarrow.parquet.read_metadata(path)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read: {reason(error)}.") from error
+        groups = range(content.num_row_groups)
+        expanded += sum(content.row_group(i).total_byte_size for i in groups)
+    if unnamed := splits.pop("", []):
+        if "train" in splits:
+            left_out["parquet files whose names say no split"] += len(unnamed)
+        else:
+            splits["train"] = unnamed
+    _check_room(root, expanded)
     bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        return _read(path, kind, **options)
+        return _read(root, "parquet", data_files=splits)
     finally:
         if bars:
             datasets.enable_progress_bars()
 
 
-def _how_to_read(path: Path) -> tuple[str, dict[str, Any]]:
-    """The arguments of `load_dataset` for what lies at `path`."""
-    if path.is_file():
-        if path.suffix != ".parquet":
-            raise InputError(f"{path} is a file, expected an image folder or parquet; give those.")
-        return "parquet", {"data_files": {"train": str(path)}}
-    kind = _kind(path)
-    if kind is None:
+def _check_room(root: Path, size: int) -> None:
+    """Refuse tables of more bytes than the disk of the cache has room for."""
+    cache = Path(config.HF_DATASETS_CACHE)
+    cache.mkdir(parents=True, exist_ok=True)
+    if size > (free := shutil.disk_usage(cache).free):
         raise InputError(
-            f"the folder {path} holds no image and no parquet file; give a folder that does."
+            f"the parquet files of {root} unpack to {size / 2**30:.3g} GiB, and {cache} has room "
+            f"for {free / 2**30:.3g}; make room or set HF_DATASETS_CACHE."
         )
-    if kind == "parquet":
-        return str(path), {}
-    options: dict[str, Any] = {"data_dir": glob.escape(str(path)), "data_files": {"train": ["**"]}}
-    if splits := _split_folders(path):
-        options["data_files"] = {name: [f"{folder.name}/**"] for name, folder in splits.items()}
-        # Without classes `datasets` would take the names of the splits themselves for labels.
-        flat = not any(child.is_dir() for folder in splits.values() for child in folder.iterdir())
-        options["drop_labels"] = flat or None
-    return "imagefolder", options
 
 
-def _kind(path: Path) -> str | None:
-    """`image` or `parquet`, whichever comes first in the folder."""
-    Image.init()
-    images = {ext for ext, name in Image.registered_extensions().items() if name in Image.OPEN}
-    for _, folders, files in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
-        endings = {os.path.splitext(name)[1].lower() for name in files if name[0] != "."}
-        if ".parquet" in endings:
-            return "parquet"
-        if endings & images:
-            return "image"
-    return None
+def _image_tables(root: Path, images: list[File], left_out: Counter[str]) -> datasets.DatasetDict:
+    """Undecoded images; their labels are the sub-folders, if every image lies in one."""
+    deep = _shared_depth([image[:-1] for image in images])
+    splits: dict[str, list[File]] = {}
+    for image in images:
+        splits.setdefault(_SPLIT_OF.get(_folder(image, deep).lower(), ""), []).append(image)
+    if "train" in splits and len(splits.keys() - {""}) > 1:
+        left_out["images beside the folders of the splits"] += len(splits.pop("", []))
+        deep += 1
+    else:
+        splits = {"train": images}
+    classes = {_folder(image, deep) for split in splits.values() for image in split}
+    labelled = len(classes) > 1 and "" not in classes
+    features = {"image": datasets.Image(decode=False)}
+    label = {"label": datasets.ClassLabel(names=sorted(classes))} if labelled else {}
+    tables = datasets.DatasetDict()
+    for name, split in splits.items():
+        columns = {"image": [os.path.join(os.path.abspath(root), *image) for image in split]}
+        columns |= {"label": [_folder(image, deep) for image in split]} if labelled else {}
+        tables[name] = datasets.Dataset.from_dict(columns, datasets.Features(features | label))
+    return tables
 
 
-def _split_folders(path: Path) -> dict[str, Path]:
-    """The folders of the splits by their usual names; empty if the folder is not split so."""
-    folders = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
-    splits = {
-        name: folder
-        for name, spellings in _SPLITS.items()
-        for folder in folders
-        if folder.name.lower() in spellings
-    }
-    return splits if "train" in splits and len(splits) == len(folders) else {}
+def _shared_depth(folders: list[File]) -> int:
+    """How many folders from the top on all of them lie in."""
+    pairs = zip(min(folders), max(folders), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _folder(image: File, depth: int) -> str:
+    """The folder at this depth that an image lies in; empty if it lies higher."""
+    return image[depth] if len(image) > depth + 1 else ""
 
 
 def _read(what: object, kind: str, **options: Any) -> datasets.DatasetDict:

@@ -14,6 +14,7 @@ from hybridgen.data.source import (
     Shard,
     Source,
     check_part,
+    identity_of,
     row_batches,
     shuffled_positions,
     to_float,
@@ -59,6 +60,7 @@ class ImageSource:
         train, held_out: uint8 `[n c h w]`, of one shape.
         train_labels, held_out_labels: int64 `[n]`, or `None` if the data has none.
         classes: labels in the batches; 0 for unconditional data.
+        identity: see `Source`; a hash of images and labels if not given.
     """
 
     name: str
@@ -67,6 +69,7 @@ class ImageSource:
     train_labels: Tensor | None = None
     held_out_labels: Tensor | None = None
     classes: int = 0
+    identity: str = ""
     mixture = None
 
     def __post_init__(self) -> None:
@@ -84,6 +87,10 @@ class ImageSource:
             )
         if self.classes > 0 and self.train_labels is None:
             raise ValueError(f"classes={self.classes} needs train_labels, got None")
+        if not self.identity:
+            tensors = (x for part in self._parts.values() for x in part if x is not None)
+            parts = (repr(x.shape).encode() + x.cpu().numpy().tobytes() for x in tensors)
+            object.__setattr__(self, "identity", identity_of(*parts))
 
     @property
     def _parts(self) -> dict[str, Batch]:
@@ -154,4 +161,5 @@ def split_validation(source: Source, fraction: float) -> Source:
             "train the model with a larger data.memory_limit"
         )
     held_out = round(fraction * source.size)
-    return replace(source, **_two_parts(source.train, source.train_labels, held_out))
+    parts = _two_parts(source.train, source.train_labels, held_out)
+    return replace(source, identity="", **parts)

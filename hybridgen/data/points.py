@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count as count_from
 
-from hybridgen.data.source import Batch, Part, Shard, check_part
+from hybridgen.data.source import Batch, Part, Shard, check_part, to_device
 from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.maths.rng import rng_for
 
@@ -32,6 +32,10 @@ class MixturePoints:
         return (self.mixture.dimension,)
 
     @property
+    def identity(self) -> str:
+        return self.name
+
+    @property
     def classes(self) -> int:
         return self.mixture.components if self.labelled else 0
 
@@ -40,8 +44,8 @@ class MixturePoints:
         for number in count_from(shard.start):
             rng = rng_for("batch", shard.seed, number)
             points, component = self.mixture.sample(shard.batch, rng)
-            label = component[shard.rows].to(shard.device) if self.labelled else None
-            yield points[shard.rows].to(shard.device), label
+            label = to_device(component[shard.rows], shard.device) if self.labelled else None
+            yield to_device(points[shard.rows], shard.device), label
 
     def reference(self, part: Part, count: int, seed: int = 0) -> Batch:
         """`count` points that occur in no batch; see `Source.reference`."""

@@ -1,5 +1,6 @@
 """What every data set offers, whether it is drawn, held in memory or streamed."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -87,6 +88,8 @@ class Source(Protocol):
         classes: how many labels the batches carry; 0 when they carry none.
         mixture: the exact density, where it is known.
         size: training examples; `None` when they are drawn without end.
+        identity: of the examples, by their content and order: equal wherever they are kept, and
+            whether they are held or streamed.
     """
 
     @property
@@ -99,6 +102,8 @@ class Source(Protocol):
     def mixture(self) -> GaussianMixture | None: ...
     @property
     def size(self) -> int | None: ...
+    @property
+    def identity(self) -> str: ...
 
     def batches(self, shard: Shard) -> Iterator[Batch]:
         """Endless `(x [b ...], label [b] or None)`; `b = shard.batch / shard.world`.
@@ -125,26 +130,41 @@ def labels_in_turn(source: Source, count: int) -> Tensor | None:
     return torch.arange(count) % source.classes if source.classes else None
 
 
+def identity_of(*parts: bytes) -> str:
+    """A name for what these bytes are, 32 letters and digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:32]
+
+
 def to_float(images: Tensor) -> Tensor:
     """uint8 `[b c h w]` to float32 in [-1, 1]: `x / 127.5 - 1`."""
     return images.float().div_(127.5).sub_(1)
 
 
+def to_device(x: Tensor, device: torch.device | str) -> Tensor:
+    """`x` on `device`; an accelerator that can copies it from pinned memory without a wait."""
+    if x.device.type != "cpu" or torch.device(device).type in ("cpu", "mps"):
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
+
+
 def row_batches(x: Tensor, label: Tensor | None, shard: Shard) -> Iterator[Batch]:
     """Endless batches of the rows of `x [n ...]` and `label [n]`, one gather each.
 
-    Bytes become numbers in [-1, 1].
+    All rows are copied to the device with the first batch. Bytes become numbers in [-1, 1].
 
     Raises:
         InputError: a batch larger than `n`.
     """
     positions = shard.positions(len(x))
-    x = x.to(shard.device)
-    label = None if label is None else label.to(shard.device)
     is_bytes = x.dtype == torch.uint8
     return (
-        (to_float(x[rows]) if is_bytes else x[rows], None if label is None else label[rows])
-        for rows in (batch.to(shard.device) for batch in positions)
+        (to_float(images[rows]) if is_bytes else images[rows], None if y is None else y[rows])
+        for order in [positions]  # checked by now; what follows waits for the first batch
+        for images, y in [(x.to(shard.device), None if label is None else label.to(shard.device))]
+        for rows in (to_device(batch, shard.device) for batch in order)
     )
 
 
@@ -182,42 +202,3 @@ def shuffled_positions(seed: int, start: int, count: int, size: int) -> LongTens
     pieces = [_epoch(seed, e, size)[max(0, start - e * size) : end - e * size] for e in epochs]
     # A copy: a view would let the caller write into the cached permutation.
     return torch.cat(pieces)  # type: ignore[return-value]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """Which data, and in which form.
-
-    Attributes:
-        path: `digits`, `ring` or `grid`; else an image folder, a parquet file or directory, or a
-            name on the Hugging Face hub. A folder called `digits` is meant by `./digits`.
-        resolution: crop images to the central square and resize them to this many pixels; if not
-            given, all images must already be square and of one size.
-        channels: 1 for grey or 3 for colour; if not given, all images must be of one kind.
-        labels: whether training is class-conditional.
-        held_out: share of the examples to measure with, where the data has no test or validation
-            split of its own; the built-in sets have a fixed one.
-        memory_limit: GiB of bytes up to which images stay in memory; larger sets stream.
-        workers: processes that read ahead while streaming.
-    """
-
-    path: str = "digits"
-    resolution: int | None = None
-    channels: Literal[1, 3] | None = None
-    labels: bool = False
-    held_out: float = 1 / 6
-    memory_limit: float = 2.0
-    workers: int = 2
-
-    def __post_init__(self) -> None:
-        if self.resolution is not None and self.resolution < 1:
-            raise InputError(f"data.resolution must be at least 1, got {self.resolution}.")
-        if self.channels not in (None, 1, 3):
-            raise InputError(f"data.channels must be 1 or 3, got {self.channels}.")
-        if not 0 < self.held_out < 1:
-            raise InputError(f"data.held_out must lie between 0 and 1, got {self.held_out}.")
-        if self.memory_limit < 0 or self.workers < 0:
-            raise InputError(
-                "data.memory_limit and data.workers must not be negative, "
-                f"got {self.memory_limit} and {self.workers}."
-            )

@@ -9,7 +9,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hybridgen.data.images import to_float
-from hybridgen.data.source import Batch, Part, Shard, check_part, shuffled_positions
+from hybridgen.data.source import (
+    Batch,
+    Part,
+    Shard,
+    check_part,
+    identity_of,
+    shuffled_positions,
+    to_device,
+)
 from hybridgen.data.tables import ImageTable
 from hybridgen.errors import InputError
 
@@ -39,6 +47,10 @@ class StreamedSource:
         return self.train.format.shape
 
     @property
+    def identity(self) -> str:
+        return identity_of(self.train.identity, self.held_out.identity)
+
+    @property
     def size(self) -> int:
         return len(self.train)
 
@@ -62,8 +74,8 @@ class StreamedSource:
             for rows, images in zip(positions, loader, strict=True):
                 if isinstance(images, str):
                     raise InputError(images)
-                label = None if labels is None else labels[rows].to(shard.device)
-                yield to_float(images.to(shard.device, non_blocking=True)), label
+                label = None if labels is None else to_device(labels[rows], shard.device)
+                yield to_float(to_device(images, shard.device)), label
 
         return decoded()
 

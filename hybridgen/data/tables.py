@@ -1,24 +1,33 @@
 """What `datasets` read, as the two parts of a set: undecoded images and their labels."""
 
+import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.compute
 import torch
 from torch import Tensor
 
-from hybridgen.data.decode import ImageFormat, image_format, open_image
+from hybridgen.data.decode import MOST_BYTES, ImageFormat, image_format, open_image
+from hybridgen.data.files import warn_left_out
 from hybridgen.data.images import split
-from hybridgen.data.source import DataSettings
+from hybridgen.data.settings import DataSettings
 from hybridgen.errors import InputError
 
 _HELD_OUT_NAMES = ("test", "testing", "validation", "valid", "val", "dev", "eval")
 _LABEL_NAMES = ("label", "labels", "class", "target", "category")
 _CHUNK = 1_024
+_HASHED = 2**32
+"""Bytes of encoded images up to which all of them belong to the identity of a set."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,6 +40,7 @@ class ImageTable:
         labels: `[n]`, int64, or `None`.
         format: what every image is brought to.
         name: how error messages call the table.
+        roots: the folders that its images may be read from.
     """
 
     table: Any
@@ -38,6 +48,7 @@ class ImageTable:
     labels: Tensor | None
     format: ImageFormat
     name: str
+    roots: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -49,10 +60,9 @@ class ImageTable:
             InputError: an image is damaged or is of another format; named by its path.
         """
         images = np.empty((len(positions), *self.format.shape), dtype=np.uint8)
-        rows = self.rows[positions].tolist()
-        for slot, (row, cell) in enumerate(zip(rows, self.table[rows]["image"], strict=True)):
-            where = _where(cell, row, self.name)
-            images[slot] = self.format.apply(open_image(cell, where), where)
+        least = self.format.side if self.format.resize else None
+        for slot, (cell, where) in enumerate(self._cells(positions)):
+            images[slot] = self.format.apply(open_image(cell, where, least=least), where)
         return torch.from_numpy(images)
 
     def read_all(self) -> Tensor:
@@ -62,18 +72,61 @@ class ImageTable:
         def fill(chunk: Tensor) -> None:
             images[chunk] = self.read(chunk)
 
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for _ in pool.map(fill, torch.arange(len(self)).split(_CHUNK)):
-                pass  # asking for the results raises the first error
+        for _ in self._in_threads(fill):
+            pass
         return images
+
+    @cached_property
+    def identity(self) -> bytes:
+        """A hash of labels, names, sizes and order, and of the bytes of sets of up to 4 GiB.
+
+        Raises:
+            InputError: an encoded image of more than 256 MiB.
+        """
+        column = self.table.with_format("arrow")[:]["image"]
+        arrow: Any = pyarrow.compute  # whose functions are made when it is imported
+        paths = arrow.struct_field(column, "path").to_pylist()
+        lengths = arrow.binary_length(arrow.struct_field(column, "bytes")).to_pylist()
+        rows = self.rows.tolist()
+        names = [_name(paths[row] or "", self.roots) for row in rows]
+        sizes = [_size(self.roots[0], paths[row], lengths[row]) for row in rows]
+        if max(sizes) > MOST_BYTES:
+            row = sizes.index(max(sizes))
+            raise InputError(
+                f"image {row} of {self.name} has {max(sizes) / 2**20:.0f} MiB, more than the "
+                f"{MOST_BYTES / 2**20:.0f} that an image may have; remove it."
+            )
+        digest = hashlib.sha256(json.dumps([names, sizes]).encode())
+        digest.update(b"" if self.labels is None else self.labels.numpy().tobytes())
+        if sum(sizes) <= _HASHED:
+            for part in self._in_threads(self._hashes):
+                digest.update(part)
+        return digest.digest()
+
+    def _hashes(self, positions: Tensor) -> bytes:
+        return b"".join(hashlib.sha256(_bytes(cell)).digest() for cell, _ in self._cells(positions))
+
+    def _cells(self, positions: Tensor) -> Iterator[tuple[Any, str]]:
+        """The cells at these positions, their paths made whole, and what errors call them."""
+        rows = self.rows[positions].tolist()
+        for row, cell in zip(rows, self.table[rows]["image"], strict=True):
+            yield _inside(cell, self.roots, where := _where(cell, row, self.name)), where
+
+    def _in_threads(self, work: Callable[[Tensor], Any]) -> Iterator[Any]:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            yield from pool.map(work, torch.arange(len(self)).split(_CHUNK))
 
 
 def train_and_held_out(
-    tables: datasets.DatasetDict, settings: DataSettings
+    tables: datasets.DatasetDict, settings: DataSettings, roots: Sequence[Path]
 ) -> tuple[ImageTable, ImageTable, int]:
     """Training part, held-out part and number of classes (0 if the data has no labels).
 
     The data's own test or validation split is held out; else a fixed share of the rows.
+
+    Args:
+        roots: the folders that images named by their path may be read from; a relative path is in
+            the first.
 
     Raises:
         InputError: no training split, no image column, no labels where `settings` ask for them, ...
@@ -92,11 +145,15 @@ def train_and_held_out(
         rows = split(len(train), max(1, round(settings.held_out * len(train))))
     else:
         rows = torch.arange(len(train)), torch.arange(len(held))
+    others = {k: len(v) for k, v in tables.items() if k not in (train_name, held_name)}
+    warn_left_out(settings.path, Counter({f"examples of {k!r}": n for k, n in others.items()}))
     names = [f"split {name!r} of {settings.path}" for name in (train_name, held_name)]
     labels, classes = _labels([train, held], settings)
     sides = [_undecoded(table, column, settings.path) for table in (train, held)]
+    absolute = tuple(os.path.abspath(root) for root in roots)
     first = sides[0][[0]]["image"][0]
     where = _where(first, 0, names[0])
+    first = _inside(first, absolute, where)
     format = image_format(open_image(first, where), where, settings.resolution, settings.channels)
     train_part, held_part = (
         ImageTable(
@@ -105,6 +162,7 @@ def train_and_held_out(
             labels=None if label is None else label[rows],
             format=format,
             name=name,
+            roots=absolute,
         )
         for table, rows, label, name in zip(sides, rows, labels, names, strict=True)
     )
@@ -116,6 +174,44 @@ def _where(cell: Any, row: int, name: str) -> str:
     if path is not None and (cell or {}).get("bytes") is None:
         return str(path)
     return f"image {row} of {name}" + (f" ({path})" if path else "")
+
+
+def _inside(cell: Any, roots: tuple[str, ...], where: str) -> Any:
+    """The cell, its path made whole; `InputError` if that leads out of all `roots`."""
+    if cell is None or cell.get("bytes") is not None or not cell.get("path"):
+        return cell
+    # By its words alone: a link in the data folder belongs to that folder.
+    path = os.path.abspath(os.path.join(roots[0], cell["path"]))
+    if not any(path.startswith(os.path.join(root, "")) for root in roots):
+        raise InputError(
+            f"{where} lies outside of the data, and nothing there is opened; put the image beside "
+            "the others or remove it."
+        )
+    return {"bytes": None, "path": path}
+
+
+def _name(path: str, roots: tuple[str, ...]) -> str:
+    """A path without the folder of the data, which may be moved."""
+    return next((path[len(root) + 1 :] for root in roots if path.startswith(root + os.sep)), path)
+
+
+def _size(root: str, path: str | None, length: int | None) -> int:
+    """Of an encoded image in bytes; 0 for none, which is named when it is read."""
+    if length is not None or not path:
+        return length or 0
+    try:
+        return os.path.getsize(os.path.join(root, path))
+    except OSError:
+        return 0
+
+
+def _bytes(cell: Any) -> bytes:
+    if cell is None or cell.get("bytes") is not None:
+        return (cell or {}).get("bytes") or b""
+    try:
+        return Path(cell["path"] or "").read_bytes()
+    except OSError:
+        return b""
 
 
 def _image_column(table: datasets.Dataset, path: str) -> str:

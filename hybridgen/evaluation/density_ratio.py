@@ -51,7 +51,7 @@ class LogRatio:
     calibration: Calibration
 
     def __call__(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """Clean samples `[b ...]`, `label [b]` -> log ratios `[b]`, float64."""
+        """Clean samples `[b ...]`, `label [b]` -> log ratios `[b]`, float64 on the CPU."""
         logit = clean_logits(self.discriminator, x, self.calibration.sigma, label)
         return self.calibration.slope * logit + self.calibration.offset
 
@@ -90,9 +90,11 @@ def calibrated(
 def clean_logits(
     discriminator: Discriminator, x: Tensor, sigma: float, label: Tensor | None = None
 ) -> Tensor:
-    """Logits of clean samples as if they had noise of deviation `sigma`; `[b]`, float64."""
+    """Logits of clean samples as if they had noise of deviation `sigma`; `[b]`, float64 on the CPU,
+    because not every accelerator has it."""
     x = quantised(x).to(x) if x.ndim > 2 else x
-    return in_chunks(discriminator, x, x.new_full((len(x),), sigma), label, size=1_000).double()
+    sigmas = x.new_full((len(x),), sigma)
+    return in_chunks(discriminator, x, sigmas, label, size=1_000).cpu().double()
 
 
 def platt(real: Tensor, fake: Tensor) -> tuple[float, float]:
@@ -103,9 +105,11 @@ def platt(real: Tensor, fake: Tensor) -> tuple[float, float]:
     two sets entirely get a finite slope, and uninformative logits get slope and offset 0.
     Source: Platt 1999, Probabilistic outputs for support vector machines, section 2.2.
     """
-    both = torch.cat([real, fake]).double().cpu()
+    both = torch.cat([real, fake]).cpu().double()
     # In units of their spread, where one step of the search fits all.
-    middle, unit = float(both.mean()), float(both.std()) or 1.0
+    middle, unit = float(both.mean()), float(both.std())
+    if not unit > 1e-12 * float(both.abs().max()):  # what rounding leaves of equal logits
+        return 0.0, 0.0
     real, fake = ((both - middle) / unit).split([len(real), len(fake)])
     down = 1 / (min(len(real), len(fake)) + 2)
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.guide import SampledModel
-from hybridgen.evaluation.methods import Budget, Method
 from hybridgen.evaluation.runs import SavedGuide, SavedRun, load_guide
+from hybridgen.evaluation.settings import Budget, Method
 from hybridgen.protocols import Sampler
 from hybridgen.sampling.refinement import Refined
 
@@ -31,6 +31,8 @@ class Entry:
         details: the same for a reader.
         warning: a sentence if its guide or discriminator knows the errors of another sampler or
             other steps than these; else empty.
+        validation_note: words beside its name if its guide or discriminator failed validation; else
+            empty.
     """
 
     method: Method
@@ -41,6 +43,7 @@ class Entry:
     key: Mapping[str, Any]
     details: Mapping[str, str]
     warning: str
+    validation_note: str
 
     @property
     def name(self) -> str:
@@ -157,6 +160,8 @@ def _entry(
         details |= {"discriminator": _words(discriminator), "refinement": f"{how}, {rounds} rounds"}
         bounds = calibration.log_bound, calibration.acceptance
         sampler = Refined(sampler, log_ratio, how, rounds, *bounds)
+    used = {"guide": guide, "discriminator": discriminator}
+    failed = [noun for noun, each in used.items() if each is not None and not each.significant]
     return Entry(
         method=method,
         budget=budget,
@@ -166,6 +171,7 @@ def _entry(
         key=key,
         details=details,
         warning=warning,
+        validation_note=f"its {' and '.join(failed)} failed validation" if failed else "",
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
-from hybridgen.evaluation.baselines import NEIGHBOURS, ideal_values, sample_size_warnings
+from hybridgen.evaluation.baselines import ideal_values, sample_size_warnings, tail_warning
 from hybridgen.maths.mixtures import GaussianMixture, reverse_kl
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.distances import (
@@ -32,12 +32,14 @@ from hybridgen.metrics.intervals import (
     SUBSETS,
     Estimate,
     interval,
+    jackknife_deviations,
     jackknife_error,
     jackknife_subsets,
 )
 from hybridgen.metrics.modes import mode_coverage
 from hybridgen.metrics.neighbours import memorisation, nearest, neighbour_radii, prdc
-from hybridgen.metrics.two_sample import FEWEST, two_sample_test
+from hybridgen.metrics.registry import FEWEST, NEIGHBOURS
+from hybridgen.metrics.two_sample import two_sample_test
 
 Data = Source | tuple[Tensor, Tensor]
 
@@ -102,7 +104,13 @@ class Evaluator:
             RunError: a sample is not finite; without intervals, points of a known density that are
                 not count as samples of low quality.
         """
-        return self._figures(self.extractor.extract(x))
+        return self.with_warning(x)[0]
+
+    def with_warning(self, x: Tensor) -> tuple[dict[str, Estimate], str]:
+        """The same, and a sentence if the intervals of these samples cannot be trusted."""
+        extracted = self.extractor.extract(x)
+        sentence = tail_warning(extracted.features, "The samples") if self.subsets else ""
+        return self._figures(extracted), sentence
 
     def update(self, x: Tensor) -> None:
         """Collect a batch of samples `[b ...]`; see `__call__`."""
@@ -116,9 +124,11 @@ class Evaluator:
         """Forget all updates."""
         self.collected.reset()
 
-    def values(self, x: Tensor) -> dict[str, float]:
-        """Plain figures of the samples `[samples ...]`, and the floors, named `floor_...`."""
-        figures = {name: estimate.value for name, estimate in self(x).items()}
+    def values(self, x: Tensor | Features) -> dict[str, float]:
+        """Plain figures of the samples `[samples ...]`, or of features of them, and the floors,
+        named `floor_...`."""
+        features = x if isinstance(x, Features) else self.extractor.extract(x)
+        figures = {name: estimate.value for name, estimate in self._figures(features).items()}
         return figures | {f"floor_{name}": floor for name, floor in self.floors.items()}
 
     def histogram(self, x: Tensor) -> tuple[int, ...]:
@@ -191,12 +201,15 @@ class Evaluator:
         shares |= {name: len(self.held_out) for name in ("recall", "coverage")}
         figures = {}
         for name, (value, *of_subsets) in self._values(x, members).items():
-            low = high = value
+            estimate = Estimate(value=value, low=value, high=value)
             if of_subsets:
-                error = jackknife_error(of_subsets, self.samples)
-                error = max(error, 1.5 / shares.get(name, math.inf))
+                least = 1.5 / shares.get(name, math.inf)
+                error = max(jackknife_error(of_subsets, self.samples), least)
                 low, high = interval(name, value, error, subsets=subsets)
-            figures[name] = Estimate(value=value, low=low, high=high)
+                estimate = replace(estimate, low=low, high=high, least_error=least)
+                if deviations := jackknife_deviations(of_subsets, self.samples):
+                    estimate = replace(estimate, deviations=(deviations,))
+            figures[name] = estimate
         if self.subsets:
             figures |= two_sample_test(self.held_out, x.features, seed=self.seed)
         return figures

@@ -1,42 +1,16 @@
 """From a training loop to a finished run: log, previews, evaluations, checkpoints, conclusion."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
 
-from hybridgen.errors import InputError
-from hybridgen.evaluation.evaluator import NEIGHBOURS
 from hybridgen.evaluation.monitor import Monitor, table
+from hybridgen.evaluation.settings import MonitoredRunSettings
 from hybridgen.training.checkpoint import save_network
 from hybridgen.training.run import Run
-from hybridgen.training.settings import OptimSettings, RunSettings, check_intervals
+from hybridgen.training.settings import OptimSettings, RunSettings
 from hybridgen.training.step import Step
-
-
-@dataclass(frozen=True, kw_only=True)
-class MonitoredRunSettings(RunSettings):
-    """How an experiment runs whose model is sampled and evaluated along the way.
-
-    Attributes:
-        sample_every: steps between two sample grids.
-        eval_every: steps between two evaluations on `eval_samples` samples.
-        eval_samples: samples for the metrics along the way; the last evaluation is as large as
-            the data allows.
-    """
-
-    sample_every: int = 100
-    eval_every: int = 500
-    eval_samples: int = 1_000
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_intervals(self, "sample_every", "eval_every")
-        if self.eval_samples <= NEIGHBOURS:
-            raise InputError(
-                f"eval_samples must be more than {NEIGHBOURS}, got {self.eval_samples}"
-            )
 
 
 def finished(run: Run) -> bool:
@@ -61,14 +35,18 @@ def fit(
 ) -> None:
     """Go through a training to its end, with a progress bar, a log and checkpoints.
 
-    The last step is saved before it is evaluated and before `conclude`, which may take a while; a
+    A step is logged, then saved, then passed to `between` and `conclude`, which may take a while; a
     finished training that is resumed comes here with its last step alone.
 
     Args:
-        conclude: called with the last step, by the process that leads.
+        conclude: called with the last step, by every process.
         show: the losses at the bar.
-        between: called after every step, by the process that leads.
+        between: called after every step, by every process, and again with a step that is resumed
+            from: a kill may have come between the two.
     """
+    run.resumed = lambda number, state: between(
+        Step(number, {}, state["average"], state, last=False)
+    )
     batch, total = training.batch, training.steps
     with tqdm(
         total=total * batch, unit="img", unit_scale=True, mininterval=0.5, disable=not run.leads
@@ -78,17 +56,16 @@ def fit(
             if bar.n == 0:  # after a resume, the speed is that of this sitting
                 bar.initial = bar.n = (number - 1) * batch
             bar.update(batch)
-            if step.last:
-                run.save(step)
-            with run.between_steps(step, save=number % settings.save_every == 0):
-                worth = step.last or number % settings.log_every == 0 or "held_out" in step.losses
-                if worth and step.losses:
-                    run.accelerator.log(step.losses, step=number)
-                    values = {k: f"{step.losses[k]:.3f}" for k in show if k in step.losses}
-                    bar.set_postfix(values, refresh=False)
-                if run.leads:
-                    between(step)
-                if run.leads and step.last:  # in here, so that a signal need not wait for it
+            worth = step.last or number % settings.log_every == 0 or "held_out" in step.losses
+            if worth and step.losses:
+                losses = dict(step.losses)
+                run.accelerator.log(losses, step=number)
+                values = {name: f"{losses[name]:.3f}" for name in show if name in losses}
+                bar.set_postfix(values, refresh=False)
+            due = step.last or number % settings.save_every == 0
+            with run.between_steps(step, save=due):
+                between(step)
+                if step.last:  # in here, so that a signal need not wait for it
                     bar.close()
                     conclude(step)
 
@@ -112,19 +89,28 @@ def monitored(
     """
 
     def between(step: Step) -> None:
-        if step.number % settings.sample_every == 0:
-            monitor.preview(step.average, step.number)
-        if step.last or step.number % settings.eval_every == 0:
+        number = step.number
+        if run.leads and number % settings.sample_every == 0:
+            monitor.preview(step.average, number)
+        if step.last or number % settings.eval_every == 0:
+            rows = run.log_file.rows()
+            # Not again after a resume; a figure's floor is in no other row.
+            if any(r["step"] == number and any(k.startswith("floor_") for k in r) for r in rows):
+                return
             figures = monitor.figures(step.average, settings.eval_samples)
-            run.accelerator.log(figures, step=step.number)
+            run.accelerator.log(figures, step=number)
 
     def conclude(step: Step) -> None:
         seconds = run.seconds
-        save_network(step.average, run.folder / network)
+        networks = {network: step.average}
         if "discriminator" in step.state:
-            save_network(step.state["discriminator"], run.folder / "discriminator")
+            networks["discriminator"] = step.state["discriminator"]
+        for name in networks if run.leads else ():
+            save_network(networks[name], run.folder / name)
         # Not logged: figures of another number of samples do not continue the curves.
         figures = monitor.figures(step.average, final_samples)
+        if not run.leads:
+            return
         monitor.finish(step.average, run.log_file.rows())
         run.accelerator.end_training()
         speed = step.number * training.batch / seconds

@@ -16,16 +16,19 @@ from hybridgen.data.source import Source, labels_in_turn
 from hybridgen.errors import RunError
 from hybridgen.evaluation.density_ratio import LogRatio
 from hybridgen.evaluation.plots import draw_calibration, draw_scales, sample_picture
-from hybridgen.evaluation.scale_search import choose_scale
+from hybridgen.evaluation.scale_search import Distance, choose_scale
+from hybridgen.files import replacing
 from hybridgen.metrics.calibration import calibration_figures
 from hybridgen.metrics.distances import frechet_distance
 from hybridgen.metrics.features import extract, feature_network
+from hybridgen.metrics.intervals import jackknife_deviations, jackknife_subsets
 from hybridgen.metrics.modes import mode_distance
 from hybridgen.protocols import Denoiser, Discriminator, Sampler
-from hybridgen.sampling.build import SamplerSettings, build_sampler
+from hybridgen.sampling.build import build_sampler
 from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.sampling.refinement import Refined
 from hybridgen.sampling.samplers import SinglePass, draw_samples
+from hybridgen.sampling.settings import SamplerSettings
 from hybridgen.training.run import Run
 from hybridgen.training.validation import CHANCE, LOWEST, HeldOutValidation, ValidationResult
 
@@ -103,11 +106,16 @@ class SampledModel:
     def draw(self, path: Path) -> None:
         """A hundred images in a grid, or a scatter of 2 500 points."""
         samples = partial(self.samples, purpose="preview")
-        sample_picture(samples, self.source.mixture).save(path)
+        picture = sample_picture(samples, self.source.mixture)
+        with replacing(path) as file:
+            picture.save(file, "png")
 
 
-def distance_to(source: Source) -> tuple[str, Callable[[Tensor], float]]:
-    """The name of a distance and the distance itself, of samples to what `source` holds out.
+def distance_to(
+    source: Source, rows: slice = slice(None), *, deviations: bool = False
+) -> tuple[str, Callable[[Tensor], Distance]]:
+    """The name of a distance and the distance itself, of samples to what `source` holds out, or to
+    these rows of it; with its deviations over those, if they are asked for.
 
     Points: `mode_distance`. Images: the Frechet distance to at most 10 000 of its `held_out` part
     of the features of a network that knows such images, else of the pixels of thumbnails, at most
@@ -115,7 +123,7 @@ def distance_to(source: Source) -> tuple[str, Callable[[Tensor], float]]:
     """
     mixture = source.mixture
     if mixture is not None:
-        return "mode_distance", lambda x: mode_distance(x, mixture)
+        return "mode_distance", lambda x: (mode_distance(x, mixture), ())
     network = feature_network(source.shape)
 
     def features(images: Tensor) -> Tensor:
@@ -125,9 +133,16 @@ def distance_to(source: Source) -> tuple[str, Callable[[Tensor], float]]:
         side = min(8, images.shape[-1])
         return torch.nn.functional.adaptive_avg_pool2d(images, side).flatten(1)
 
-    reference = features(source.reference("held_out", 10_000)[0])
+    reference = features(source.reference("held_out", 10_000)[0][rows])
+    parts = jackknife_subsets(len(reference)) if deviations else []
+
+    def distance(x: Tensor) -> Distance:
+        fake = features(x)
+        of_parts = [frechet_distance(reference[part], fake) for part in parts]
+        return frechet_distance(reference, fake), jackknife_deviations(of_parts, len(reference))
+
     name = "frechet_distance" if network is not None else "frechet_distance_of_pixels"
-    return name, lambda x: frechet_distance(reference, features(x))
+    return name, distance
 
 
 def evaluate_guide(
@@ -161,7 +176,8 @@ def guidance_results(
 ) -> Figures:
     """The `scale` that is chosen, the mean distance at each, and to what `source` holds out.
 
-    A scale at which samples stop being finite counts as the worst, and a guide that is not
+    One half of what the model's source holds out chooses a scale, the other half confirms it. A
+    scale at which samples stop being finite counts as the worst, and a guide that is not
     significant gets scale 0, whatever the search says. Draws `scale.png`, `samples-unguided.png`
     and `samples-guided.png`.
 
@@ -172,19 +188,24 @@ def guidance_results(
     low, high = model.window
     reach = f"from {low:.3g}" + ("" if high == math.inf else f" to {high:.3g}")
     run.say(f"trying guidance scales at noise levels {reach}")
-    name, distance = distance_to(model.source)
+    name, choosing = distance_to(model.source, slice(0, None, 2))
+    _, confirming = distance_to(model.source, slice(1, None, 2), deviations=True)
 
-    def measure(scale: float, draw: int) -> float:
+    def measure(distance: Callable[[Tensor], Distance], scale: float, draw: int) -> Distance:
         guided = model.guided(guide, scale)
         try:
             return distance(guided.samples(trials.scale_samples, "scale", draw=draw))
         except RunError:
-            return math.inf
+            return math.inf, ()
 
-    choice = choose_scale(measure, trials.scales, range(trials.scale_draws))
-    draw_scales(choice, run.folder / "scale.png", distance=name)
+    def choose(scale: float, draw: int) -> float:
+        return measure(choosing, scale, draw)[0]
+
+    confirm, draws = partial(measure, confirming), range(trials.scale_draws)
+    choice = choose_scale(choose, confirm, trials.scales, draws)
     distances = {f"{name}_at_{scale:g}": choice.mean(scale) for scale in choice.distances}
     scale = choice.scale if significant else 0.0
+    draw_scales(replace(choice, scale=scale), run.folder / "scale.png", distance=name)
     model.draw(run.folder / "samples-unguided.png")
     try:
         model.guided(guide, scale or 1.0).draw(run.folder / "samples-guided.png")
@@ -210,5 +231,5 @@ def _distances(variants: Mapping[str, SampledModel], source: Source, samples: in
     """To what `source` holds out, by which nothing was chosen; equal variants are drawn once."""
     name, distance = distance_to(source)
     models = dict.fromkeys(variants.values())
-    measured = {model: distance(model.samples(samples, "judge")) for model in models}
+    measured = {model: distance(model.samples(samples, "judge"))[0] for model in models}
     return {f"{name}_{word}": measured[model] for word, model in variants.items()}

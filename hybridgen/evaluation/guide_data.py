@@ -13,8 +13,8 @@ from hybridgen.data.images import to_bytes, to_float
 from hybridgen.data.source import Batch, Shard, Source, row_batches
 from hybridgen.errors import InputError
 from hybridgen.evaluation.guide import SampledModel
+from hybridgen.files import write_atomically
 from hybridgen.protocols import Denoiser
-from hybridgen.training.checkpoint import write_atomically
 from hybridgen.training.run import Run
 from hybridgen.training.validation import HeldOutValidation
 
@@ -69,7 +69,9 @@ class GuideData:
         try:
             with safe_open(path, "pt") as file:
                 x, fingerprint = file.get_tensor("x"), (file.metadata() or {}).get("model")
-        except (SafetensorError, KeyError) as error:
+            if x.shape != (self.count, *model.source.shape):
+                raise ValueError(f"expected {self.count} samples, got a tensor {list(x.shape)}")
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise InputError(f"{path} is damaged: remove it, it will be drawn again") from error
         if fingerprint != model.fingerprint:
             raise InputError(f"{path} holds samples of another model: choose another --out")

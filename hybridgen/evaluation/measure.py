@@ -5,12 +5,13 @@ import json
 import platform
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -22,12 +23,14 @@ from hybridgen.evaluation.entries import Entry
 from hybridgen.evaluation.evaluator import Data, Evaluator, build_evaluator
 from hybridgen.evaluation.plots import sample_grid, scatter
 from hybridgen.evaluation.results import SamplingCost
+from hybridgen.files import Number, read_object, write_atomically
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.intervals import SUBSETS, Estimate
 from hybridgen.networks.blocks import in_chunks
 from hybridgen.protocols import Cost
 from hybridgen.sampling.samplers import draw_samples
-from hybridgen.training.checkpoint import write_atomically
+
+M = TypeVar("M")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,11 +133,12 @@ def measure(
     with torch.no_grad():
         x = in_chunks(sample, *inputs, size=batch)
     first_batch = tuple(each[:batch] for each in inputs)
+    figures, warning = evaluator.with_warning(x)
     return Measurement(
-        figures=evaluator(x),
+        figures=figures,
         cost=sampling_costs({"the sampler": (sampler, first_batch)})["the sampler"],
         samples=x,
-        warnings=evaluator.warnings,
+        warnings=(*evaluator.warnings, *filter(None, [warning])),
     )
 
 
@@ -148,6 +152,7 @@ class MeasuredEntry:
 
     Attributes:
         figures: metric -> estimate.
+        warning: a sentence if the intervals of these samples cannot be trusted; else empty.
         histogram: samples of each class, as the feature network sees them; empty without classes.
         picture: a PNG of the first samples.
         neighbours: a PNG of the samples that lie closest to training data relative to held-out
@@ -155,6 +160,7 @@ class MeasuredEntry:
     """
 
     figures: Mapping[str, Estimate]
+    warning: str
     histogram: tuple[int, ...]
     picture: bytes
     neighbours: bytes
@@ -177,20 +183,35 @@ def measure_entry(
         label = labels_in_turn(source, count)
         x = draw_samples(entry.sampler, count, (seed, "compare"), like=like, label=label)
         pictures = {"picture": picture_of(x, source), "neighbours": _nearest(x, evaluator, source)}
+        figures, warning = evaluator.with_warning(x)
         return {
             "name": entry.name,
-            "figures": {name: asdict(estimate) for name, estimate in evaluator(x).items()},
+            "warning": warning,
+            "figures": {name: asdict(estimate) for name, estimate in figures.items()},
             "histogram": evaluator.histogram(x),
             **{name: b64encode(picture).decode() for name, picture in pictures.items()},
         }
 
-    record = _cached(folder, {**entry.key, **key}, work)
+    return _cached(folder, {**entry.key, **key}, work, _read_entry)
+
+
+def _read_entry(record: dict[str, Any]) -> MeasuredEntry:
+    pictures = {name: b64decode(record[name]) for name in ("picture", "neighbours")}
+    for picture in filter(None, pictures.values()):
+        with Image.open(BytesIO(picture), formats=["PNG"]) as image:
+            image.verify()
     return MeasuredEntry(
-        figures={name: Estimate(**estimate) for name, estimate in record["figures"].items()},
-        histogram=tuple(record["histogram"]),
-        picture=b64decode(record["picture"]),
-        neighbours=b64decode(record["neighbours"]),
+        figures={name: _read_estimate(estimate) for name, estimate in record["figures"].items()},
+        warning=str(record["warning"]),
+        histogram=tuple(map(int, record["histogram"])),
+        **pictures,
     )
+
+
+def _read_estimate(record: dict[str, Any]) -> Estimate:
+    if not all(isinstance(value, Number | list | None) for value in record.values()):
+        raise ValueError(f"expected numbers, got {record}")
+    return Estimate(**{**record, "deviations": tuple(map(tuple, record["deviations"]))})
 
 
 def picture_of(x: Tensor, source: Source) -> bytes:
@@ -251,27 +272,36 @@ def time_entries(
         costs = sampling_costs(samplers, rounds=rounds)
         return {name: asdict(cost) for name, cost in costs.items()}
 
-    return {name: _read_cost(record) for name, record in _cached(folder, key, work).items()}
+    def read(records: dict[str, Any]) -> dict[str, SamplingCost]:
+        return {entry.name: _read_cost(records[entry.name]) for entry in entries}
+
+    return _cached(folder, key, work, read)
 
 
 def _read_cost(record: dict[str, Any]) -> SamplingCost:
     calls = None if record["calls"] is None else Cost(**record["calls"])
-    return SamplingCost(**{**record, "calls": calls, "seconds": Estimate(**record["seconds"])})
+    cost = SamplingCost(**{**record, "calls": calls, "seconds": _read_estimate(record["seconds"])})
+    numbers = [cost.flops, cost.peak_bytes, cost.batch, *(record["calls"] or {}).values()]
+    if not all(isinstance(number, Number) for number in numbers):
+        raise ValueError(f"expected numbers, got {record}")
+    return cost
 
 
-def _cached(folder: Path, key: Mapping[str, Any], work: Callable[[], Any]) -> Any:
-    """What `work` returns, from a file in `folder` if the same code did it under an equal key.
+def _cached(
+    folder: Path, key: Mapping[str, Any], work: Callable[[], Any], read: Callable[[Any], M]
+) -> M:
+    """What `read` makes of what `work` returns, which is kept in a file in `folder` and done again
+    only under another key or by other code.
 
     A file that cannot be read counts as none.
     """
     text = json.dumps({**key, "code": _code_version()}, sort_keys=True)
     path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(work()))
-        return json.loads(path.read_text())
+    with suppress(Exception):  # a damaged file fails in as many ways as there are formats
+        return read(read_object(path))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(work()))
+    return read(read_object(path))
 
 
 NO_FIGURES = {"report", "training"}

@@ -3,19 +3,20 @@
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from hybridgen.data.source import Source, labels_in_turn
 from hybridgen.evaluation.evaluator import Evaluator, Unmeasurable, build_evaluator
 from hybridgen.evaluation.plots import curve_panels, curves, sample_picture, save_animation
+from hybridgen.files import replacing
+from hybridgen.metrics.features import Features
 from hybridgen.protocols import Sampler
-from hybridgen.sampling.samplers import draw_samples
-from hybridgen.training.checkpoint import write_atomically
+from hybridgen.sampling.samplers import draw_samples, share_of_samples
 
 _FRAMES = 100
 
@@ -28,12 +29,20 @@ class Monitor:
         source: what the samples should be like.
         sampler: how a model is sampled, such as a `SinglePass` of a generator.
         seed: names the noise.
+        accelerator: Accelerate's, of the processes that share the samples of an evaluation.
     """
 
     def __init__(
-        self, folder: Path, source: Source, *, sampler: Callable[[Any], Sampler], seed: int
+        self,
+        folder: Path,
+        source: Source,
+        *,
+        sampler: Callable[[Any], Sampler],
+        seed: int,
+        accelerator: Any = None,
     ) -> None:
         self.folder, self.source, self.sampler, self.seed = folder, source, sampler, seed
+        self.accelerator = accelerator
         self._evaluators: dict[int | None, Evaluator | None] = {}
 
     def preview(self, model: nn.Module, step: int) -> Path:
@@ -46,7 +55,8 @@ class Monitor:
     def figures(self, model: nn.Module, samples: int | None = None) -> dict[str, float]:
         """Metrics of `samples` fresh samples (as many as the data allows if `None`) and floors.
 
-        Empty where no shipped network knows such data.
+        Empty where no shipped network knows such data. Every process calls it, and makes and looks
+        at its share of the samples; the figures are those of one process, up to rounding.
         """
         if samples not in self._evaluators:
             try:
@@ -58,33 +68,52 @@ class Monitor:
         evaluator = self._evaluators[samples]
         if evaluator is None:
             return {}
-        return evaluator.values(self.samples(model, evaluator.samples, "judge"))
+        count, accelerator = evaluator.samples, self.accelerator
+        if accelerator is None or accelerator.num_processes == 1:
+            return evaluator.values(self.samples(model, count, "judge"))
+        rank, world = accelerator.process_index, accelerator.num_processes
+        x = self.samples(model, count, "judge", share_of_samples(count, rank, world))
+        size = share_of_samples(count, 0, world).stop
+
+        def gathered(share: Tensor) -> Tensor:
+            padded = share.new_zeros(size, *share.shape[1:])
+            padded[: len(share)] = share
+            return torch.as_tensor(accelerator.gather(padded.to(accelerator.device))).cpu()[:count]
+
+        features, label = evaluator.extractor.extract(x)
+        together = Features(gathered(features), None if label is None else gathered(label))
+        return evaluator.values(together)
 
     def finish(self, model: nn.Module, rows: list[dict[str, Any]]) -> None:
         """Write `samples.png`, `samples.webp` (at most 100 previews in turn) and `curves.png`."""
-        self._draw(model, self.folder / "samples.png")
+        last = self._draw(model, self.folder / "samples.png")
         paths = sorted((self.folder / "samples").glob("step-*.png"))
         frames = []
         for path in paths[:: max(1, -(-len(paths) // _FRAMES))]:
-            with suppress(OSError), Image.open(path) as image:  # of one cut short
-                frames.append(image.convert("RGB"))
+            # One may be cut short, or something else.
+            with suppress(OSError, Image.DecompressionBombError), Image.open(path) as image:
+                if image.size == last.size:
+                    frames.append(image.convert("RGB"))
         if frames:
             save_animation(frames, self.folder / "samples.webp")
         if curve_panels(rows):
             curves(rows, self.folder / "curves.png")
 
-    def _draw(self, model: nn.Module, path: Path) -> None:
-        """A PNG that is never seen half-written."""
-        content, samples = BytesIO(), partial(self.samples, model, purpose="preview")
-        sample_picture(samples, self.source.mixture).save(content, "png")
-        write_atomically(path, content.getvalue())
+    def _draw(self, model: nn.Module, path: Path) -> Image.Image:
+        samples = partial(self.samples, model, purpose="preview")
+        picture = sample_picture(samples, self.source.mixture)
+        with replacing(path) as file:
+            picture.save(file, "png")
+        return picture
 
-    def samples(self, model: nn.Module, count: int, purpose: str) -> Tensor:
-        """`count` samples `[count ...]` from the noise that `purpose` names, labels in turn."""
+    def samples(
+        self, model: nn.Module, count: int, purpose: str, rows: slice = slice(None)
+    ) -> Tensor:
+        """`rows` of `count` samples `[count ...]` from the noise that `purpose` names, labels in
+        turn."""
         like, label = next(model.parameters()), labels_in_turn(self.source, count)
-        return draw_samples(
-            self.sampler(model), count, (self.seed, purpose), like=like, label=label
-        )
+        key = self.seed, purpose
+        return draw_samples(self.sampler(model), count, key, like=like, label=label, rows=rows)
 
 
 def table(result: Mapping[str, float | None]) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hybridgen.data.images import to_bytes
 from hybridgen.evaluation.scale_search import ScaleChoice
+from hybridgen.files import replacing
 from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.metrics.calibration import reliability
 from hybridgen.metrics.registry import METRICS
@@ -66,7 +67,7 @@ def scatter(points: Tensor, mixture: GaussianMixture, *, side: int = 480) -> Ima
             f"a scatter shows points [b 2] of a mixture in 2 dimensions, got {tuple(points.shape)} "
             f"and dimension {mixture.dimension}"
         )
-    xy = points.detach().double().cpu().numpy()
+    xy = points.detach().cpu().double().numpy()
     means, stds = mixture.means.cpu().numpy(), mixture.stds.cpu().numpy()
     low, high = (means - 3 * stds[:, None]).min(axis=0), (means + 3 * stds[:, None]).max(axis=0)
     centre, reach = (low + high) / 2, 0.6 * float((high - low).max())
@@ -109,7 +110,8 @@ def save_animation(frames: Sequence[Image.Image], path: Path) -> None:
     durations = [150] * (len(frames) - 1) + [1_500]
     first, *rest = [frame.convert("RGB") for frame in frames]
     options = {"save_all": True, "append_images": rest, "loop": 0, "quality": 85}
-    first.save(path, format="WEBP", duration=durations, **options)
+    with replacing(path) as file:
+        first.save(file, format="WEBP", duration=durations, **options)
 
 
 TOGETHER = {
@@ -159,7 +161,7 @@ def curves(rows: Sequence[Mapping], path: Path) -> None:
         lowest = [axes for axes in column if axes.figure is not None][-1]
         lowest.set_xlabel("step", fontsize=8)
         lowest.tick_params(labelbottom=True)
-    figure.savefig(path, dpi=160)
+    _save(figure, path)
 
 
 def curve_panels(rows: Sequence[Mapping]) -> dict[str, list[str]]:
@@ -203,6 +205,11 @@ def _finish(axes: Axes, *, least: int = 2) -> None:
     axes.grid(color="#e4e4e4", linewidth=0.6)
     if len(axes.get_legend_handles_labels()[1]) >= least:
         axes.legend(fontsize=7, frameon=False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as file:
+        figure.savefig(file, format=path.suffix[1:], dpi=160)
 
 
 def series(rows: Sequence[Mapping]) -> Series:
@@ -251,7 +258,7 @@ def draw_calibration(
     figure.supxlabel("predicted probability of real", fontsize=8)
     figure.supylabel("share that was real", fontsize=8)
     figure.suptitle(f"chance is {2 * math.log(2):.3f} nats", fontsize=8, x=0.99, ha="right")
-    figure.savefig(path, dpi=160)
+    _save(figure, path)
 
 
 def draw_scales(choice: ScaleChoice, path: Path, *, distance: str) -> None:
@@ -272,4 +279,4 @@ def draw_scales(choice: ScaleChoice, path: Path, *, distance: str) -> None:
     axes.set_xlabel("guidance scale", fontsize=8)
     axes.set_ylabel(distance.replace("_", " "), fontsize=8)
     _finish(axes, least=1)
-    figure.savefig(path, dpi=160)
+    _save(figure, path)

@@ -53,6 +53,9 @@ class Row:
         histogram: samples that a classifier takes for each class.
         trainings: of the model; with several, figures are means over them with their intervals,
             and cost, pictures and histogram are those of the first.
+        noise_shape: of a sample's noise, if it is known: rows of one shape began with equal noise.
+        validation_note: words beside its name where it rests on a discriminator that failed
+            validation.
     """
 
     method: str
@@ -67,6 +70,8 @@ class Row:
     neighbours: bytes = b""
     histogram: tuple[int, ...] = ()
     trainings: int = 1
+    noise_shape: tuple[int, ...] | None = None
+    validation_note: str = ""
 
     @property
     def name(self) -> str:
@@ -157,7 +162,14 @@ def mean_over_trainings(figures: Sequence[Mapping[str, Estimate]]) -> dict[str, 
             below = math.hypot(*(each.value - each.low for each in estimates)) / len(values)
             above = math.hypot(*(each.high - each.value for each in estimates)) / len(values)
             low, high = max(min(low, mean - below), lowest), min(max(high, mean + above), highest)
-        means[name] = replace(estimates[0], value=mean, low=low, high=high, standard_error=error)
+        deviations, least = (), math.hypot(*(each.least_error for each in estimates)) / len(values)
+        if finite and all(each.deviations for each in estimates):
+            # All trainings met the same noise, so the draw of samples is no smaller in their mean.
+            parts = zip(*(each.deviations[0] for each in estimates), strict=True)
+            over_trainings = [(value - mean) / math.sqrt(len(values)) for value in values]
+            deviations = tuple(map(fmean, parts)), tuple(over_trainings)
+        ends = {"low": low, "high": high, "deviations": deviations, "least_error": least}
+        means[name] = replace(estimates[0], value=mean, standard_error=error, **ends)
     return means
 
 

@@ -1,22 +1,22 @@
 """Finished runs read back: networks, settings, figures, and guides beside the models they know."""
 
 import hashlib
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 
-from hybridgen.data.source import DataSettings
+from hybridgen.data.settings import DataSettings
 from hybridgen.errors import InputError
 from hybridgen.evaluation.density_ratio import Calibration, LogRatio
 from hybridgen.evaluation.plots import series
 from hybridgen.evaluation.results import TrainingSummary
+from hybridgen.files import Number, read_object, read_text
 from hybridgen.metrics.registry import METRICS
 from hybridgen.networks.build import load_network
 from hybridgen.training.run import JsonLines
@@ -71,8 +71,9 @@ class SavedRun:
             )
         if model == "generator":
             return "gan"
-        term = self.config.get("adversarial") or {}
-        return "diffusion" if term.get("source") is None else "hybrid"
+        term = self.config.get("adversarial")
+        plain = not isinstance(term, dict) or term.get("source") is None
+        return "diffusion" if plain else "hybrid"
 
     def _missing(self, network: str) -> str:
         """What a finished run has and this one has not."""
@@ -82,30 +83,43 @@ class SavedRun:
     @property
     def config(self) -> dict[str, Any]:
         """Its resolved settings."""
-        return _read_object(self.folder / "config.yaml")
+        return self._read("config.yaml")
 
     @property
     def data(self) -> DataSettings:
         """What the model was trained on."""
-        config = self.config  # whose own refusals must not be taken for damage of this part
+        data = self._read("config.yaml", {"data": dict})["data"]
+        parser = ArgumentParser(exit_on_error=False)  # knows the type of each setting
+        parser.add_class_arguments(DataSettings, fail_untyped=False)
         try:
-            return DataSettings(**config["data"])
-        except (KeyError, TypeError, ValueError) as error:
+            return DataSettings(**parser.instantiate(parser.parse_object(data)))
+        except (ArgumentError, TypeError, ValueError) as error:
             path = self.folder / "config.yaml"
             raise InputError(f"{path} is damaged or of another version: train again") from error
 
     @property
     def result(self) -> dict[str, float | None]:
         """Its figures."""
-        return _read_object(self.folder / "result.json")
+        return self._read("result.json", values=Number | None)
+
+    def _read(self, name: str, fields: Mapping[str, Any] | None = None, **how: Any) -> Any:
+        if not (self.folder / name).is_file():
+            raise InputError(
+                f"{self.folder} has no {name}, so it is not a finished run of that kind: let its "
+                "training end first, or name another folder"
+            )
+        return read_object(self.folder / name, fields, advice="train it again", **how)
 
     @property
     def facts(self) -> dict[str, float]:
         """Steps, batch, images (steps times batch), seconds of training and in all, and parameters
         of each network.
         """
-        result, batch = self.result, int(self.config["training"]["batch"])
-        steps = result.get("steps") or 0
+        result, training = self.result, self._read("config.yaml", {"training": dict})["training"]
+        batch, steps = training.get("batch"), result.get("steps") or 0
+        if not isinstance(batch, int):
+            path = self.folder / "config.yaml"
+            raise InputError(f"{path} is damaged (training.batch is {batch!r}): train it again")
         facts: dict[str, float] = {"steps": steps, "batch": batch, "images": steps * batch}
         times = {name: result.get(name) for name in ("seconds", "seconds_in_all")}
         facts |= {name: time for name, time in times.items() if time is not None}
@@ -113,23 +127,6 @@ class SavedRun:
             weights = load_network(self.folder / network).parameters()
             facts[f"{network}_parameters"] = sum(p.numel() for p in weights)
         return facts
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """The object in a YAML or JSON file of a run."""
-    if not path.is_file():
-        raise InputError(
-            f"{path.parent} has no {path.name}, so it is not a finished run of that kind: let its "
-            "training end first, or name another folder"
-        )
-    read = json.loads if path.suffix == ".json" else yaml.safe_load
-    try:
-        content = read(path.read_text())
-    except (ValueError, yaml.YAMLError):  # no JSON or UTF-8, no YAML
-        content = None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is empty or damaged: train it again")
-    return content
 
 
 def training_summary(name: str, runs: Sequence[SavedRun], command: str) -> TrainingSummary:
@@ -147,7 +144,7 @@ def training_summary(name: str, runs: Sequence[SavedRun], command: str) -> Train
         command=command,
         facts=facts,
         curves=thinned_curves(folder / "log.jsonl"),
-        settings=(folder / "config.yaml").read_text(),
+        settings=read_text(folder / "config.yaml"),
     )
 
 
@@ -176,6 +173,11 @@ class SavedGuide(SavedRun):
     log_ratio: LogRatio
 
 
+_GUIDE = {"model": str, "window": list, "log_ratio": dict, "sampler": str, "steps": int}
+_GUIDE |= {"scale": Number, "significant": bool}
+"""Fields of `guide.json`."""
+
+
 def load_guide(folder: str | Path) -> SavedGuide:
     """Read a guide back.
 
@@ -183,20 +185,24 @@ def load_guide(folder: str | Path) -> SavedGuide:
         InputError: the folder holds none, or its model has been trained again since.
     """
     folder = Path(folder)
-    record = _read_object(folder / "guide.json")
-    model = SavedRun(Path(SavedRun(folder).config.get("run") or ""))
+    run = SavedRun(folder)
+    record = run._read("guide.json", _GUIDE)
+    model = SavedRun(Path(run._read("config.yaml", {"run": str})["run"]))
     if model.network_name not in MODELS:
         raise InputError(
             f"{folder} is a guide for {model.folder}, where no model is: work in the folder that "
             "it was trained from, or train it again"
         )
-    if record.get("model") != model.fingerprint:
+    if record["model"] != model.fingerprint:
         raise InputError(
             f"{folder} is a guide for another model than {model.folder} holds now: train one "
             "for this model, with another --out"
         )
     try:
         low, high = record["window"]
+        numbers = [low, *record["log_ratio"].values(), *([] if high is None else [high])]
+        if not all(isinstance(number, Number) for number in numbers):
+            raise ValueError(f"expected numbers, got {numbers}")
         guide = load_network(folder / "discriminator")
         calibration = Calibration(**record["log_ratio"])
         return SavedGuide(
@@ -207,7 +213,7 @@ def load_guide(folder: str | Path) -> SavedGuide:
             log_ratio=LogRatio(discriminator=guide, calibration=calibration),
             **{name: record[name] for name in ("sampler", "steps", "scale", "significant")},
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise InputError(f"{folder / 'guide.json'} is damaged: train it again") from error
 
 

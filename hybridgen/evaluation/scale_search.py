@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from scipy.stats import t as student
+
+Distance = tuple[float, tuple[float, ...]]
+"""A distance, and its `jackknife_deviations` over the examples that it is to, if it is to any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,10 +18,12 @@ class ScaleChoice:
     Attributes:
         scale: chosen; 0 unless another is better, and fresh draws confirm it.
         distances: of every scale, one a sampling seed.
+        gains: of the best scale over 0 in the confirmation, one a fresh seed; none if 0 is best.
     """
 
     scale: float
     distances: dict[float, tuple[float, ...]]
+    gains: tuple[float, ...] = ()
 
     def mean(self, scale: float) -> float:
         """The distance at a scale that was tried, a mean over seeds."""
@@ -26,18 +31,22 @@ class ScaleChoice:
 
 
 def choose_scale(
-    measure: Callable[[float, int], float], scales: Sequence[float], seeds: Sequence[int]
+    measure: Callable[[float, int], float],
+    confirm: Callable[[float, int], Distance],
+    scales: Sequence[float],
+    seeds: Sequence[int],
 ) -> ScaleChoice:
     """The scale of the least mean distance, or 0 if that is no real improvement.
 
-    The best of several scales looks good on the draws that chose it. So as many fresh seeds are
-    drawn for it and for 0, and their mean paired gain must exceed the 95 % quantile of Student's t
-    times its standard error: a guide that does nothing is then applied in 5 % of all searches at
-    most.
+    The best of several scales looks good on the draws and on the held-out examples that chose it.
+    So as many fresh seeds are drawn for it and for 0 and compared with others, and their mean
+    paired gain must exceed the 95 % quantile of Student's t times its standard error, over seeds
+    and over the examples: a guide that does nothing is then applied in 5 % of all searches at most.
 
     Args:
-        measure: `(scale, seed) -> distance` to held-out data of samples from noise of that seed;
-            one that is not finite is the worst.
+        measure: `(scale, seed) -> distance` to held-out examples of samples from noise of that
+            seed; one that is not finite is the worst.
+        confirm: `(scale, seed) -> distance` to other examples, with its deviations over them.
         scales: with 0 among them.
         seeds: two or more, of the noise.
 
@@ -63,9 +72,12 @@ def choose_scale(
         return choice
     fresh = range(max(seeds) + 1, max(seeds) + 1 + len(seeds))
     # Seed by seed, because the same noise leads to similar samples at every scale.
-    gains = [distance(0.0, seed) - distance(best, seed) for seed in fresh]
+    pairs = [(confirm(0.0, seed), confirm(best, seed)) for seed in fresh]
+    gains = [without - guided for (without, _), (guided, _) in pairs]
     if not all(map(math.isfinite, gains)):
         return choice
-    error = stdev(gains) / math.sqrt(len(gains))
+    changes = [[x - y for x, y in zip(a, b, strict=True)] for (_, a), (_, b) in pairs]
+    over_examples = stdev(map(fmean, zip(*changes, strict=True))) if all(changes) else 0.0
+    error = math.hypot(stdev(gains) / math.sqrt(len(gains)), over_examples)
     confirmed = fmean(gains) > float(student.ppf(0.95, len(gains) - 1)) * error
-    return ScaleChoice(scale=best, distances=distances) if confirmed else choice
+    return replace(choice, scale=best if confirmed else 0.0, gains=tuple(gains))

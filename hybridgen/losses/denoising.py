@@ -10,7 +10,7 @@ def denoising_loss(estimate: Tensor, x0: Tensor, sigma: Tensor, data_std: float)
     """`weight(sigma) |D(x0 + sigma n, sigma) - x0|^2` per sample, averaged over coordinates.
 
     Its minimum over D is the posterior mean, whatever the weight. With EDM's weight an untrained,
-    zero network has loss 1 at every level (for data of deviation `data_std`).
+    zero network has loss 1 at every level (for data of root mean square `data_std`).
     Source: Karras et al. 2022, arXiv:2206.00364, equations 2 and 8.
 
     Args:

@@ -1,14 +1,11 @@
 """Noise levels: the grid that a sampler walks down, and the levels that training draws."""
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor
-
-from hybridgen.errors import InputError
 
 
 def karras_sigmas(steps: int, low: float = 0.002, high: float = 80.0, rho: float = 7.0) -> Tensor:
@@ -30,60 +27,6 @@ def karras_sigmas(steps: int, low: float = 0.002, high: float = 80.0, rho: float
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     sigmas = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
     return torch.cat([sigmas, sigmas.new_zeros(1)])
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogNormal:
-    """`log sigma ~ N(mean, std^2)`: the levels at which a denoiser is trained.
-
-    Source: Karras et al. 2022, arXiv:2206.00364, table 1 (mean -1.2, std 1.2 for images whose
-    standard deviation is 0.5).
-
-    Attributes:
-        mean: of the logarithm of sigma.
-        std: of the logarithm of sigma.
-    """
-
-    mean: float = -1.2
-    std: float = 1.2
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.mean) or not 0 < self.std < math.inf:
-            raise InputError(
-                f"noise levels need a finite mean and a positive std, got {self.mean}, {self.std}"
-            )
-
-    def __call__(self, normal: Tensor) -> Tensor:
-        """Standard normal numbers `[b]` to noise levels `[b]`."""
-        return (self.mean + self.std * normal).exp()
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogUniform:
-    """`log sigma ~ U(log low, log high)`: every scale alike, as a guide must know all of them.
-
-    Attributes:
-        low: the smallest level.
-        high: the largest level.
-    """
-
-    low: float = 0.02
-    high: float = 80.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.low < self.high < math.inf:
-            raise InputError(
-                f"noise levels need 0 < low < high < infinity, got {self.low} and {self.high}"
-            )
-
-    def __call__(self, uniform: Tensor) -> Tensor:
-        """Numbers `[b]`, uniform in [0, 1), to noise levels `[b]`."""
-        low, high = math.log(self.low), math.log(self.high)
-        return (low + uniform * (high - low)).exp()
-
-    def quantiles(self, count: int) -> Tensor:
-        """`[count]` levels in the middle of equal shares of the distribution, rising, float32."""
-        return self((torch.arange(count, dtype=torch.float32) + 0.5) / count)
 
 
 def stratified(count: int, generator: torch.Generator, device: torch.device | str) -> Tensor:
@@ -111,16 +54,18 @@ class Scalings(NamedTuple):
 
 
 def scalings(sigma: Tensor, data_std: float) -> Scalings:
-    """EDM's choice for data of standard deviation `data_std`.
+    """EDM's choice for data of root mean square `data_std`.
 
     `skip = d^2 / (sigma^2 + d^2)`, `out = sigma d / sqrt(sigma^2 + d^2)`,
-    `inner = 1 / sqrt(sigma^2 + d^2)`, `noise = log(sigma) / 4`.
+    `inner = 1 / sqrt(sigma^2 + d^2)`, `noise = log(sigma) / 4`; their limits where the square is
+    infinite. What the network sees, and what it should answer, then have mean square 1 for data
+    whose mean square is `d^2`: that is its deviation only if the data is centred.
     Source: Karras et al. 2022, arXiv:2206.00364, table 1, column "EDM".
     """
     total = sigma.square() + data_std**2
     return Scalings(
         skip=data_std**2 / total,
-        out=sigma * data_std * total.rsqrt(),
+        out=torch.where(total.isinf(), data_std, sigma * data_std * total.rsqrt()),
         inner=total.rsqrt(),
         noise=sigma.log() / 4,
     )
@@ -132,7 +77,8 @@ def loss_weight(sigma: Tensor, data_std: float) -> Tensor:
     It equals `1 / out^2`, so the weighted error of `D` is the plain error of `F`.
     Source: Karras et al. 2022, arXiv:2206.00364, section 5 and table 1.
     """
-    return (sigma.square() + data_std**2) / (sigma * data_std).square()
+    weight = (sigma.square() + data_std**2) / (sigma * data_std).square()
+    return torch.where(sigma.square().isinf(), 1 / data_std**2, weight)
 
 
 def clamp_level(sigma: Tensor) -> Tensor:

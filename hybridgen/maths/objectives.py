@@ -60,12 +60,13 @@ def _linear_generator(fake: Tensor, real: Tensor | None) -> Tensor:
 
 
 def _least_squares_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """`(real - 1)^2 + fake^2`. Source: Mao et al. 2016, arXiv:1611.04076, equation 2."""
+    """`(real - 1)^2 + fake^2`: twice the source's, which halves both terms, so a penalty of equal
+    weight counts half as much. Source: Mao et al. 2016, arXiv:1611.04076, equation 2."""
     return (real - 1).square() + fake.square()
 
 
 def _least_squares_generator(fake: Tensor, real: Tensor | None) -> Tensor:
-    """`(fake - 1)^2`. Source: Mao et al. 2016, arXiv:1611.04076, equation 2."""
+    """`(fake - 1)^2`, twice the source's. Source: Mao et al. 2016, arXiv:1611.04076, equation 2."""
     return (fake - 1).square()
 
 

@@ -62,13 +62,14 @@ def sliced_wasserstein(real: Tensor, fake: Tensor, *, directions: int = 64) -> f
             "expected two clouds of as many points [n 1] or [n 2], got "
             f"{list(real.shape)} and {list(fake.shape)}"
         )
+    real, fake = real.detach().cpu(), fake.detach().cpu()
     if not bool((torch.isfinite(real) & torch.isfinite(fake)).all()):
         return math.inf
     axes = torch.ones(1, 1, dtype=torch.float64)
     if real.shape[1] == 2:
         angle = torch.arange(directions, dtype=torch.float64) * torch.pi / directions
         axes = torch.stack([angle.cos(), angle.sin()])
-    a, b = ((x.detach().cpu().double() @ axes).sort(dim=0).values for x in (real, fake))
+    a, b = ((x.double() @ axes).sort(dim=0).values for x in (real, fake))
     return float((a - b).abs().mean())
 
 

@@ -37,8 +37,8 @@ def mode_statistics(points: Tensor, mixture: GaussianMixture) -> tuple[Tensor, T
 
 
 def _nearest_modes(points: Tensor, mixture: GaussianMixture) -> tuple[Tensor, Tensor, Tensor]:
-    """The points in float64, and distance and index of the mean that each is nearest to."""
-    points = points.detach().double()
+    """The points in float64 on the CPU, and distance and index of each one's nearest mean."""
+    points = points.detach().cpu().double()
     offsets = rearrange(points, "b d -> b 1 d") - mixture.means.to(points)
     distance, nearest = reduce(offsets.square(), "b k d -> b k", "sum").sqrt().min(dim=1)
     return points, distance, nearest

@@ -5,6 +5,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
+FEWEST = 40
+"""Examples of either kind below which a two-sample test has nothing to train and test on."""
+NEIGHBOURS = 5
+"""k of precision, recall, density and coverage."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:

@@ -5,7 +5,7 @@ from bisect import bisect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +14,13 @@ from torch import Tensor, nn
 
 from hybridgen.errors import InputError
 from hybridgen.networks.conditioning import require_positive
+from hybridgen.networks.settings import Activation
 
 SLOPE = 0.2
 """Of every LeakyReLU; GELU and Swish were worse in Huang et al. 2024, arXiv:2501.05441."""
 
 GAIN = math.sqrt(2 / (1 + SLOPE**2))
 """Of weights before a LeakyReLU, so that the pair keeps the second moment."""
-
-Activation = Literal["leaky_relu", "silu"]
-"""Between a discriminator's layers. SiLU is smooth: a loss on the discriminator's gradient, as
-score matching is, needs a second derivative, and that of a LeakyReLU is zero wherever it exists."""
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 

@@ -1,100 +1,49 @@
 """From settings to networks, and from a folder back to the network saved in it."""
 
 import inspect
-import json
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import torch
 from diffusers.models.modeling_utils import ModelMixin
+from safetensors import safe_open
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call
 
-from hybridgen.errors import InputError
-from hybridgen.networks.blocks import Activation
+from hybridgen.errors import InputError, reason
+from hybridgen.files import read_object
+from hybridgen.networks.blocks import eval_mode
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.networks.residual import ResidualDiscriminator, ResidualGenerator
+from hybridgen.networks.settings import (
+    DenoiserSettings,
+    DiscriminatorSettings,
+    GeneratorSettings,
+)
+from hybridgen.settings import check_memory
 
 N = TypeVar("N")
-Architecture = Literal["mlp", "dcgan", "residual"]
 _NETWORKS: dict[str, tuple[type[Any], type[Any]]] = {
     "mlp": (MlpGenerator, MlpDiscriminator),
     "dcgan": (DcganGenerator, DcganDiscriminator),
     "residual": (ResidualGenerator, ResidualDiscriminator),
 }
 """Generator and discriminator of each architecture."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratorSettings:
-    """The generator.
-
-    Attributes:
-        architecture: `mlp` for points; `residual` (R3GAN) or `dcgan` (2015) for images.
-        latent: entries of a noise vector.
-        width: units of a hidden layer, or channels at the finest resolution inside (for `dcgan`
-            half the image's).
-        depth: hidden layers, or residual blocks per resolution; ignored by `dcgan`.
-    """
-
-    architecture: Architecture = "dcgan"
-    latent: int = 64
-    width: int = 64
-    depth: int = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiscriminatorSettings:
-    """The discriminator.
-
-    Attributes:
-        architecture: `mlp` for points; `residual` (R3GAN) or `dcgan` (2015) for images.
-        width: units of a hidden layer, or channels at the finest resolution inside (for `dcgan`
-            half the image's).
-        depth: hidden layers, or residual blocks per resolution; ignored by `dcgan`.
-        frequencies: Fourier features a coordinate, for points: 8 let a guide see finer structure,
-            0 suits a GAN's discriminator.
-        noise_conditional: whether it looks at the noise level of its input.
-        activation: `leaky_relu`, or `silu` for a loss on the discriminator's gradient (score
-            matching).
-    """
-
-    architecture: Architecture = "dcgan"
-    width: int = 64
-    depth: int = 2
-    frequencies: int = 0
-    noise_conditional: bool = False
-    activation: Activation = "leaky_relu"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DenoiserSettings:
-    """The denoiser: a U-Net for images, an MLP on Fourier features for points.
-
-    Attributes:
-        widths: channels of the U-Net at each resolution, the largest first.
-        patch: pixels a side that the U-Net sees as one.
-        layers: residual blocks of the U-Net at each resolution.
-        attention: whether the U-Net's coarsest resolution has self-attention.
-        dropout: of the U-Net's residual blocks.
-        width: units of a hidden layer, for points.
-        depth: hidden layers, for points.
-        frequencies: Fourier features a coordinate, for points.
-        min_wavelength: the shortest, in units of the data's deviation, for points.
-        data_std: standard deviation of the data; if not given, 0.5 for images, 1 for points.
-    """
-
-    widths: tuple[int, ...] = (32, 64)
-    patch: int = 1
-    layers: int = 1
-    attention: bool = False
-    dropout: float = 0.0
-    width: int = 128
-    depth: int = 3
-    frequencies: int = 8
-    min_wavelength: float = 0.1
-    data_std: float | None = None
+CLASSES: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (*chain(*_NETWORKS.values()), ImageDenoiser, PointDenoiser)
+}
+"""All networks of this package, by the names that their saved settings give them."""
+_MOST = 2**20
+"""Of any number in saved settings: a table of timesteps, of classes, a width."""
+_UNSAVED = 2**24
+"""Numbers that a network may compute when it is built, such as the places of patches."""
 
 
 def build_denoiser(
@@ -142,6 +91,9 @@ def build_discriminator(
     return _build(1, settings, shape, classes)
 
 
+_ADVICE = "it is not a network's configuration; save it again"
+
+
 def load_network(folder: str | Path) -> ModelMixin:
     """The network that `save_pretrained` wrote into `folder`, in eval mode.
 
@@ -149,22 +101,90 @@ def load_network(folder: str | Path) -> ModelMixin:
         InputError: there is no network of this package in the folder, or it is damaged.
     """
     path = Path(folder) / "config.json"
-    kinds = [*chain(*_NETWORKS.values()), ImageDenoiser, PointDenoiser]
-    classes = {kind.__name__: kind for kind in kinds}
     if not path.is_file():
         raise InputError(f"no network in {folder}: expected config.json there; name another folder")
+    name = read_object(path, {"_class_name": str}, advice=_ADVICE)["_class_name"]
+    if name not in CLASSES:
+        raise InputError(f"{path} describes a {name!r}, expected one of {sorted(CLASSES)}")
+    check_saved(CLASSES[name], Path(folder))
     try:
-        name = json.loads(path.read_text())["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is not a network's configuration ({error!r}); save it again"
-        ) from error
-    if name not in classes:
-        raise InputError(f"{path} describes a {name!r}, expected one of {sorted(classes)}")
-    try:
-        return classes[name].from_pretrained(folder, local_files_only=True)
+        return CLASSES[name].from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except Exception as error:
-        raise InputError(f"the weights in {folder} cannot be read ({error}); save again") from error
+        raise InputError(
+            f"the weights in {folder} cannot be read ({reason(error)}); save again"
+        ) from error
+
+
+def check_saved(kind: type[Any], folder: Path) -> None:
+    """Refuse a saved network whose settings and weights do not belong together, or are not numbers.
+
+    Settings are a stranger's word for how much memory to take, so they are held against the sizes
+    of the weights beside them before any of it is taken.
+
+    Args:
+        kind: its class, one of this package or of diffusers.
+
+    Raises:
+        InputError: no safetensors, settings that are damaged or describe another network, weights
+            that are not finite.
+    """
+    try:
+        settings = read_object(folder / "config.json", advice=_ADVICE)
+        sizes: dict[str, int] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, "pt") as file:
+                names = file.keys()
+                for name in names:
+                    tensor = file.get_tensor(name)
+                    sizes[name] = tensor.numel()
+                    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                        raise InputError(
+                            f"the weights in {folder} are not finite ({name[:60]}): take those of "
+                            "an earlier step, or train again"
+                        )
+        check_numbers(settings, len(sizes))
+        with torch.device("meta"):
+            network = kind.from_config(settings)
+    except InputError:
+        raise
+    except Exception as error:  # a stranger's file fails in as many ways as there are settings
+        raise InputError(
+            f"the weights in {folder} cannot be read ({reason(error)}); save again, as safetensors"
+        ) from error
+    expected = sum(tensor.numel() for tensor in network.state_dict().values())
+    computed = sum(tensor.numel() for tensor in network.buffers())
+    saved = sum(sizes.values())
+    if expected != saved or computed > _UNSAVED + saved:
+        raise InputError(
+            f"the settings in {folder} describe a network of {expected} numbers (and {computed} "
+            f"that it computes), and {saved} are saved there; save both again"
+        )
+
+
+def check_numbers(settings: Any, tensors: int | None = None) -> None:
+    """Raise `ValueError` for a number in saved settings that no network or scheduler has.
+
+    Args:
+        tensors: how many are saved; no network has more layers, or levels, than these.
+    """
+    for name, value in _numbers(settings):
+        layers = tensors is not None and ("depth" in name or "layers" in name)
+        most = tensors if layers and tensors is not None else _MOST
+        if most < abs(value) < math.inf:  # some schedulers have an infinite bound
+            raise ValueError(f"{name[:40]} is {value:.4g}, and at most {most} is possible")
+
+
+def _numbers(settings: Any, name: str = "") -> Iterator[tuple[str, int | float]]:
+    """Every number in nested settings, and the number of entries of every list."""
+    if isinstance(settings, dict):
+        for key, value in settings.items():
+            yield from _numbers(value, str(key))
+    elif isinstance(settings, list):
+        yield f"layers of {name}", len(settings)
+        for value in settings:
+            yield from _numbers(value, name)
+    elif isinstance(settings, int | float):
+        yield name, settings
 
 
 def _build(
@@ -174,8 +194,6 @@ def _build(
     classes: int,
 ) -> ModelMixin:
     architecture = settings.architecture
-    if architecture not in _NETWORKS:
-        raise InputError(f"no architecture {architecture!r}; there are {sorted(_NETWORKS)}")
     if architecture == "mlp" and len(shape) != 1:
         raise InputError(
             f"architecture {architecture} is for points (d,), but the data has shape {shape}; "
@@ -194,7 +212,40 @@ def _configured(kind: type[N], settings: Any, shape: tuple[int, ...], classes: i
     names = inspect.signature(kind.__init__).parameters
     options = {k: v for k, v in vars(settings).items() if k in names and v is not None}
     axes = ("channels", "resolution") if len(shape) == 3 else ("dimension",)
-    return kind(**options, **dict(zip(axes, shape, strict=False), classes=classes))
+    options |= dict(zip(axes, shape, strict=False), classes=classes)
+    with torch.device("meta"):  # where weights have shapes and take no memory
+        outline: Any = kind(**options)
+    parameters = sum(weight.numel() for weight in outline.parameters())
+    copies = 5  # beside the weights, their gradient, Adam's two moments and the average
+    what = f"a {kind.__name__} of {parameters:.3g} weights"
+    check_memory(4 * copies * parameters, what, "lower its width or depth")
+    return kind(**options)
+
+
+def activation_bytes(network: ModelMixin) -> int:
+    """What a network of this package keeps of one sample until a backward pass: the least memory
+    that a sample of a batch takes.
+    """
+    config: Any = network.config
+    tensors = chain(network.named_parameters(), network.named_buffers())
+    weights = {name: x.to("meta") for name, x in tensors}  # shapes without memory
+    kept = [0, 0]
+
+    def pack(x: Tensor) -> Tensor:
+        kept[-1] += x.numel() * x.element_size()
+        return x
+
+    for rows in (1, 2):  # the second keeps one sample more
+        kept = [kept[1], 0]
+        zeros = partial(torch.zeros, rows, device="meta")
+        generates = "latent" in config
+        inputs: list[Tensor | None] = (
+            [zeros(config["latent"])] if generates else [zeros(*network.shape), zeros()]
+        )
+        inputs.append(zeros(dtype=torch.long) if config["classes"] else None)
+        with eval_mode(network), saved_tensors_hooks(pack, lambda x: x):
+            functional_call(network, weights, tuple(inputs))
+    return kept[1] - kept[0]
 
 
 def add_noise_conditioning(discriminator: ModelMixin) -> ModelMixin:

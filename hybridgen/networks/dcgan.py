@@ -16,6 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from hybridgen.networks import blocks, conditioning
+from hybridgen.networks.settings import Activation
 
 
 class DcganGenerator(ModelMixin, ConfigMixin):
@@ -86,7 +87,7 @@ class DcganDiscriminator(ModelMixin, ConfigMixin):
         width: int = 32,
         classes: int = 0,
         noise_conditional: bool = False,
-        activation: blocks.Activation = "leaky_relu",
+        activation: Activation = "leaky_relu",
     ) -> None:
         super().__init__()
         base, widths = blocks.resolutions(resolution=resolution, channels=channels, width=width)

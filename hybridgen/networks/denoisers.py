@@ -64,7 +64,7 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
         attention: whether the coarsest resolution has self-attention.
         dropout: rate of the residual blocks' dropout, against overfitting few images.
         classes: number of labels; 0 for none. One more id, `classes`, stands for "none".
-        data_std: standard deviation of the data; 0.5 is EDM's value for images in [-1, 1].
+        data_std: root mean square of the data's values; 0.5 is EDM's value for images in [-1, 1].
     """
 
     @register_to_config
@@ -148,7 +148,7 @@ class PointDenoiser(ModelMixin, ConfigMixin):
         frequencies: a coordinate, geometric from wavelength 8 to `min_wavelength`.
         min_wavelength: the shortest, in units of the data's standard deviation.
         classes: number of labels; 0 for none. One more id, `classes`, stands for "none".
-        data_std: standard deviation of a coordinate.
+        data_std: root mean square of a coordinate.
     """
 
     @register_to_config

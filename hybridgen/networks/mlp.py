@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from hybridgen.errors import InputError
 from hybridgen.networks import conditioning
-from hybridgen.networks.blocks import SLOPE, Activation, activation_named
+from hybridgen.networks.blocks import SLOPE, activation_named
+from hybridgen.networks.settings import Activation
 
 _MAX_WAVELENGTH = 8.0
 

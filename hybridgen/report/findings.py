@@ -4,12 +4,22 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hybridgen.evaluation.results import Comparison, Row, metrics_of
 from hybridgen.metrics.registry import metric_of
 from hybridgen.report import text
-from hybridgen.report.ranking import TIE, calls_of, finite_rows, ranked, row_outcome
+from hybridgen.report.ranking import (
+    TIE,
+    baseline_of,
+    calls_of,
+    compared,
+    finite_rows,
+    ranked,
+    row_outcomes,
+)
+
+Outcome = Callable[[Row, Row], str]
 
 UNEQUAL = 1.25
 """Trainings whose seconds differ by more than this factor are mentioned."""
@@ -28,12 +38,14 @@ def headline(comparison: Comparison) -> list[str]:
     calls = [(row, calls_of(row)) for row in rows]
     single = [r for r, c in calls if c.calls == c.generator == 1 and not c.discriminator_forward]
     guided = [r for r, c in calls if c.denoiser > 0 and c.discriminator_backward > 0]
-    findings = [_best(comparison, rows)]
+    outcome = compared(rows, comparison.quality)
+    findings = [_best(comparison, rows, outcome)]
     if single and guided:
-        findings.insert(0, _question(comparison, single[0], guided[0]))
+        base = baseline_of(guided[0], rows)
+        findings.insert(0, _question(comparison, single[0], guided[0], base, outcome))
     least = min(rows, key=lambda row: row.cost.seconds.value)
     if len(rows) > 1 and (len(findings) == 1 or least is not single[0]):
-        findings.append(_cheapest(rows[0], least, comparison.quality))
+        findings.append(_cheapest(rows[0], least, comparison.quality, outcome))
     return [findings[0], _scope(comparison), *findings[1:], _intervals(comparison)]
 
 
@@ -69,43 +81,50 @@ def unequal_trainings(comparison: Comparison) -> str:
 
 def times_as_long(row: Row, base: Row) -> str:
     """How the seconds of two rows compare, as far as their timing can tell."""
-    if row_outcome(row, base, "seconds") == TIE:
+    if row_outcomes([(row, base)], "seconds") == [TIE]:
         return "about as long"
     return f"{text.number(row.cost.seconds.value / base.cost.seconds.value, 2)} times as long"
 
 
-def _question(comparison: Comparison, single: Row, guided: Row) -> str:
-    """The best single pass beside the best guided diffusion."""
+def _question(
+    comparison: Comparison, single: Row, guided: Row, base: Row | None, outcome: Outcome
+) -> str:
+    """The best single pass beside the best guided diffusion, and that beside the same unguided."""
     metric = comparison.quality
-    result = row_outcome(guided, single, metric)
+    result = outcome(guided, single)
     opening = f"Guided diffusion is {result} than a single pass"
     if result == TIE:
         opening = f"Guided diffusion and a single pass {_level(comparison)}"
+    share = "no unguided row of equal calls says what the guide's part in it is"
+    if base is not None:
+        figure, change = text.with_interval(base.figures[metric], "[]"), outcome(guided, base)
+        share = f"unguided at equal calls it is {figure}, "
+        share += f"than which guided is {change}" if change != TIE else f"and the two {TIE}"
     return (
         f"{opening}: {metric_of(metric).label} {_named(guided, metric)} against "
-        f"{_named(single, metric, floor=True)}. A sample takes "
+        f"{_named(single, metric, floor=True)}; {share}. A sample takes "
         f"{times_as_long(guided, single)} ({_time(guided)} against {_time(single)})."
     )
 
 
-def _best(comparison: Comparison, rows: Sequence[Row]) -> str:
+def _best(comparison: Comparison, rows: Sequence[Row], outcome: Outcome) -> str:
     metric, best = comparison.quality, rows[0]
     way = {"higher": "highest", "lower": "lowest"}.get(str(metric_of(metric).better), "best")
     figure = f"{metric_of(metric).label} is {_named(best, metric, floor=True)}"
     first = f"The {way} {figure}. A sample takes {_time(best)}."
-    level = [row for row in rows[1:] if row_outcome(row, best, metric) == TIE]
+    level = [row for row in rows[1:] if outcome(row, best) == TIE]
     if len(rows) == 1:
         return f"{first} There is no other row with such a figure to compare it with."
     if not level:
         return f"{first} It is better than every other row beyond the uncertainty."
-    others = f"{len(level)} other rows" if len(level) > 1 else f"\u201c{level[0].name}\u201d"
+    others = f"{len(level)} other rows" if len(level) > 1 else _called(level[0])
     return f"{first} It and {others} {_level(comparison)}."
 
 
-def _cheapest(best: Row, least: Row, metric: str) -> str:
+def _cheapest(best: Row, least: Row, metric: str, outcome: Outcome) -> str:
     if least is best:
-        return f"\u201c{best.name}\u201d also takes the least time a sample."
-    worse = row_outcome(least, best, metric) == "worse"
+        return f"{_called(best)} also takes the least time a sample."
+    worse = outcome(least, best) == "worse"
     beside = "worse than" if worse else "not to be told apart from"
     return (
         f"The cheapest takes {_time(least)} a sample: {_named(least, metric)}, {beside} the best, "
@@ -138,8 +157,9 @@ def _intervals(comparison: Comparison) -> str:
     return (
         f"In square brackets are 95 % intervals over the {text.grouped(comparison.samples)} "
         f"samples of a row. They do not say how much another training would differ.{several} "
-        "Which row is best was chosen by these same samples. The floor is what as many real "
-        "examples get."
+        "Rows are called better or worse by the differences of all pairs of them, with Holm's "
+        "correction; rows that began with the same noise rise and fall together, so their "
+        "intervals may overlap. The floor is what as many real examples get."
     )
 
 
@@ -161,7 +181,11 @@ def _level(comparison: Comparison) -> str:
 def _named(row: Row, metric: str, *, floor: bool = False) -> str:
     figure = row.figures[metric]
     level = f", floor {text.number(figure.floor)}" if floor and figure.floor is not None else ""
-    return f"{text.with_interval(figure, '[]')} for \u201c{row.name}\u201d{level}"
+    return f"{text.with_interval(figure, '[]')} for {_called(row)}{level}"
+
+
+def _called(row: Row) -> str:
+    return f"\u201c{row.name}\u201d" + f" ({row.validation_note})" * bool(row.validation_note)
 
 
 def _time(row: Row) -> str:

@@ -7,11 +7,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from hybridgen.evaluation.results import Comparison, metrics_of
+from hybridgen.files import write_atomically
 from hybridgen.metrics.registry import metric_of
 from hybridgen.report import charts, findings, svg, tables
 from hybridgen.report.ranking import ranked
 from hybridgen.report.text import grouped
-from hybridgen.training.checkpoint import write_atomically
 
 Cards = list[charts.Card]
 

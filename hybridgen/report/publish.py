@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -14,29 +15,38 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
+from hybridgen.errors import InputError
 from hybridgen.evaluation.results import Comparison
+from hybridgen.files import read_object, replacing, write_atomically
 from hybridgen.report import markdown, write_page
 from hybridgen.report.charts import chart_title, draw, marks_of
 from hybridgen.report.ranking import finite_rows, ranked
 from hybridgen.report.svg import LIGHT, LOOK
 from hybridgen.report.text import printable
-from hybridgen.training.checkpoint import write_atomically
 
 
 def publish(comparison: Comparison, folder: Path) -> None:
-    """Write `result.json`, `table.md`, `front.png`, `report.html` and the samples of each row."""
-    pictures = folder / "samples"
+    """Write `result.json`, `table.md`, `front.png`, `report.html` and the samples of each row.
+
+    Samples of rows that an earlier `result.json` in `folder` has are removed.
+    """
+    pictures, result = folder / "samples", folder / "result.json"
     pictures.mkdir(parents=True, exist_ok=True)
-    for earlier in pictures.glob("*.png"):
-        earlier.unlink()
+    with suppress(InputError):  # none yet, or a damaged one
+        for name in read_object(result):
+            if name.endswith("/flops"):
+                (pictures / _file_name(name.removesuffix("/flops"))).unlink(missing_ok=True)
     for row in comparison.rows:
-        name = "-".join("".join(c if c.isalnum() or c == "." else " " for c in row.name).split())
-        write_atomically(pictures / f"{name}.png", row.picture)
+        write_atomically(pictures / _file_name(row.name), row.picture)
     write_atomically(pictures / "real.png", comparison.real_picture)
     save_front(comparison, folder / "front.png")
     write_atomically(folder / "table.md", markdown(comparison))
     write_page(comparison, folder / "report.html")
-    write_atomically(folder / "result.json", json.dumps(flat(comparison), indent=1) + "\n")
+    write_atomically(result, json.dumps(flat(comparison), indent=1) + "\n")
+
+
+def _file_name(row: str) -> str:
+    return "-".join("".join(c if c.isalnum() or c == "." else " " for c in row).split()) + ".png"
 
 
 def save_front(comparison: Comparison, path: Path) -> None:
@@ -69,7 +79,8 @@ def save_front(comparison: Comparison, path: Path) -> None:
                     place.imshow(np.asarray(image.convert("RGB")), interpolation="lanczos")
                 place.set_title(fill(printable(name), 20), fontsize=6.5)
                 place.set_axis_off()
-        figure.savefig(path, dpi=150)
+        with replacing(path) as file:
+            figure.savefig(file, format="png", dpi=150)
 
 
 def flat(comparison: Comparison) -> dict[str, float | None]:

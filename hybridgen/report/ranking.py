@@ -2,14 +2,20 @@
 beside which."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+from scipy.special import stdtr, stdtrit
 
 from hybridgen.evaluation.results import Row
-from hybridgen.metrics.intervals import Estimate
+from hybridgen.metrics.intervals import Estimate, holm, paired_errors
 from hybridgen.metrics.registry import metric_of
 from hybridgen.protocols import Cost
 
 TIE = "cannot be told apart"
+LEVEL = 0.05
+"""Of the tests by which two figures are told apart: all of a family together."""
 
 
 def loss_value(estimate: Estimate, metric: str) -> Estimate:
@@ -22,41 +28,89 @@ def loss_value(estimate: Estimate, metric: str) -> Estimate:
     value, low, high = estimate.value, estimate.low, estimate.high
     if not math.isfinite(value):
         return Estimate(value=math.inf, low=math.inf, high=math.inf)
+    deviations = estimate.deviations
     if not (math.isfinite(low) and math.isfinite(high)):
-        low, high = -math.inf, math.inf
-    low, high = min(low, value), max(high, value)
+        low, high, deviations = -math.inf, math.inf, ()
+    low, high, sign = min(low, value), max(high, value), 1
     better = metric_of(metric).better
     if better == "higher":
-        value, low, high = -value, -high, -low
+        value, low, high, sign = -value, -high, -low, -1
     elif isinstance(better, float):
-        ends = abs(low - better), abs(high - better)
-        inside = low <= better <= high
-        value, low, high = abs(value - better), 0.0 if inside else min(ends), max(ends)
-    return Estimate(value=value, low=low, high=high)
+        ends, sign = (abs(low - better), abs(high - better)), 1 if value > better else -1
+        if low <= better <= high:  # where the distance has a kink, deviations are not its own
+            ends, deviations = (0.0, *ends), ()
+        value, low, high = abs(value - better), min(ends), max(ends)
+    deviations = tuple(tuple(sign * each for each in row) for row in deviations)
+    return replace(estimate, value=value, low=low, high=high, deviations=deviations)
 
 
-def outcome(a: Estimate, b: Estimate, metric: str) -> str | None:
+def outcome(a: Estimate, b: Estimate, metric: str, *, chance: float | None = None) -> str | None:
     """ "better", "worse" or `TIE`: what `a` is beside `b`; `None` unless both are finite.
 
-    They are told apart if `|a - b| > sqrt(h_a^2 + h_b^2)`, where h is the half of each interval
-    that faces the other: the 95 % interval of the difference of two independent estimates then
-    leaves zero out.
+    Args:
+        chance: the p-value of their difference; `p_value` of the two alone if not given.
+    """
+    first, second = (loss_value(each, metric).value for each in (a, b))
+    if not (math.isfinite(first) and math.isfinite(second)):
+        return None
+    if (p_value(a, b, metric) if chance is None else chance) >= LEVEL:
+        return TIE
+    return "better" if first < second else "worse"
+
+
+def p_value(a: Estimate, b: Estimate, metric: str, *, paired: bool = False) -> float:
+    """How likely figures as far apart would be if nothing but chance parted them; two-sided.
+
+    By Student's t: of `|a - b|` over its standard error part by part, see `paired_errors`, the
+    least certain of those over parts and over trainings; or, not paired, of
+    `|a - b| / sqrt(h_a^2 + h_b^2)` in units of the quantile of 97.5 %, where h is the half of each
+    95 % interval that faces the other, so that it is below 0.05 where the interval of the
+    difference of two independent estimates leaves zero out.
     Source: Zou & Donner 2008, Statistics in Medicine 27, equation 4.
     """
-    first, second = loss_value(a, metric), loss_value(b, metric)
-    if not (math.isfinite(first.value) and math.isfinite(second.value)):
-        return None
-    better, worse = sorted((first, second), key=lambda figure: figure.value)
-    halves = better.high - better.value, worse.value - worse.low
-    if worse.value - better.value <= math.hypot(*halves):
-        return TIE
-    return "better" if better is first else "worse"
+    better, worse = sorted((loss_value(x, metric) for x in (a, b)), key=lambda figure: figure.value)
+    apart = worse.value - better.value
+    if not apart > 0 or not math.isfinite(apart):
+        return 1.0
+    errors = paired_errors(better, worse) if paired else []
+    if not errors:
+        halves = better.high - better.value, worse.value - worse.low
+        degrees = [len(x.deviations[-1]) - 1 for x in (better, worse) if x.deviations]
+        least = min(degrees, default=math.inf)
+        errors = [(math.hypot(*halves) / float(stdtrit(least, 1 - LEVEL / 2)), least)]
+    return max(2 * float(stdtr(n, -apart / e if e else -math.inf)) for e, n in errors)
 
 
-def row_outcome(row: Row, other: Row, metric: str) -> str:
-    """The same of two rows whose figures are finite; "seconds" are those of a sample."""
-    a, b = (r.cost.seconds if metric == "seconds" else r.figures[metric] for r in (row, other))
-    return outcome(a, b, metric) or TIE
+def row_outcomes(pairs: Sequence[tuple[Row, Row]], metric: str) -> list[str]:
+    """What the first row of each pair is beside the second; "seconds" are those of a sample.
+
+    All pairs are one family: by Holm's method the chance that any of them is told apart wrongly is
+    at most 5 %. Rows that began with the same noise are paired, means over several trainings if
+    these are the same too.
+    """
+
+    def figure(row: Row) -> Estimate:
+        return row.cost.seconds if metric == "seconds" else row.figures[metric]
+
+    chances = [p_value(figure(a), figure(b), metric, paired=_paired(a, b)) for a, b in pairs]
+    judged = zip(pairs, holm(chances), strict=True)
+    return [outcome(figure(a), figure(b), metric, chance=p) or TIE for (a, b), p in judged]
+
+
+def compared(rows: Sequence[Row], metric: str) -> Callable[[Row, Row], str]:
+    """The outcome of any two of the rows, all pairs being one family: the figures themselves may
+    choose which of them are spoken of."""
+    pairs, table = list(combinations(rows, 2)), {}
+    turned = {"better": "worse", "worse": "better", TIE: TIE}
+    for (row, other), result in zip(pairs, row_outcomes(pairs, metric), strict=True):
+        table[id(row), id(other)], table[id(other), id(row)] = result, turned[result]
+    return lambda row, other: table[id(row), id(other)]
+
+
+def _paired(row: Row, other: Row) -> bool:
+    same = row.noise_shape is not None and row.noise_shape == other.noise_shape
+    trainings = row.trainings == other.trainings
+    return same and trainings and (row.trainings == 1 or row.models[:1] == other.models[:1])
 
 
 def finite_rows(rows: Sequence[Row], metric: str) -> list[Row]:
@@ -85,15 +139,16 @@ def dominated(rows: Sequence[Row], metric: str) -> tuple[bool, ...]:
 
 
 def clear_winner(rows: Sequence[Row], metric: str) -> Row | None:
-    """The best row, if its interval ends before that of every other one begins.
+    """The best row, if it is told apart from every other one; see `compared`.
 
     `None` also if there is nothing beside it.
     """
     best_first = ranked(finite_rows(rows, metric), metric)
     if len(best_first) < 2:
         return None
-    first, *others = (loss_value(row.figures[metric], metric) for row in best_first)
-    return best_first[0] if all(first.high < other.low for other in others) else None
+    first, *others = best_first
+    outcome_of = compared(best_first, metric)
+    return first if all(outcome_of(first, other) == "better" for other in others) else None
 
 
 def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:

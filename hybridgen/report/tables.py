@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import NamedTuple
 
+from hybridgen.errors import escaped
 from hybridgen.evaluation.results import Comparison, Row, TrainingSummary, metrics_of
 from hybridgen.metrics.registry import metric_of
 from hybridgen.protocols import Cost
@@ -51,13 +52,15 @@ def two_sample_table(comparison: Comparison) -> Table:
 def changes_table(comparison: Comparison) -> Table:
     """What a discriminator did: rows beside the one that they are a change of."""
     metric, signs, lines = comparison.quality, keys(comparison.rows), []
-    for row in (rows := ranking.finite_rows(comparison.rows, metric)):
-        if (base := ranking.baseline_of(row, rows)) is None:
-            continue
-        change, result = ranking.change_of(row, base), ranking.row_outcome(row, base, metric)
+    rows = ranking.finite_rows(comparison.rows, metric)
+    bases = [(row, ranking.baseline_of(row, rows)) for row in rows]
+    pairs = [(row, base) for row, base in bases if base is not None]
+    for (row, base), result in zip(pairs, ranking.row_outcomes(pairs, metric), strict=True):
+        change = ranking.change_of(row, base)
         without, ratio = _figure(base, metric), row.cost.seconds.value / base.cost.seconds.value
         without = without._replace(small="; ".join(filter(None, (without.small, base.name))))
-        figures = [Cell(change, change), _figure(row, metric), without, Cell(result, result)]
+        outcome = Cell(result, result, row.validation_note)
+        figures = [Cell(change, change), _figure(row, metric), without, outcome]
         lines.append([_name(row, signs), *figures, _cell(times_as_long(row, base), ratio)])
     entry = metric_of(metric)
     columns = {"method": "", "change": "", entry.label: entry.direction, "without": ""}
@@ -93,18 +96,19 @@ def trainings_table(models: Sequence[TrainingSummary]) -> Table:
 def markdown(comparison: Comparison) -> str:
     """A line for each row, after what real and perfect samples get; ends with a line break.
 
-    Intervals are 95 %; bold is the best figure where its interval is apart from every other.
+    Intervals are 95 %; bold is the best figure where it is told apart from every other.
     Memory is the peak of a batch, over the number of samples in it.
     """
     names = [n for n in metrics_of(comparison) if metric_of(n).main or n == comparison.quality]
     quality, cost = _metrics_table(comparison, names), cost_table(comparison)
-    titles = [*quality.columns, *list(cost.columns)[1:]]
+    titles = [escaped(title) for title in (*quality.columns, *list(cost.columns)[1:])]
     lines = [titles, ["---", *["---:"] * (len(titles) - 1)]]
     for cells in quality.fixed:
-        lines.append([*(cell.text for cell in cells), *[""] * (len(titles) - len(cells))])
+        lines.append([*map(_marked, cells), *[""] * (len(titles) - len(cells))])
     for row, figures, costs in zip(comparison.rows, quality.rows, cost.rows, strict=True):
-        lines.append([row.name, *map(_marked, figures[1:]), *(cell.text for cell in costs[1:])])
-    return "".join(f"| {' | '.join(map(_escaped, cells))} |\n" for cells in lines)
+        costs = [escaped(cell.text) for cell in costs[1:]]
+        lines.append([escaped(row.name), *map(_marked, figures[1:]), *costs])
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def _metrics_table(comparison: Comparison, names: Sequence[str]) -> Table:
@@ -152,10 +156,5 @@ def _cell(words: str, value: float, small: str = "") -> Cell:
 
 
 def _marked(cell: Cell) -> str:
-    words = f"{cell.text} ({cell.small})" if cell.small else cell.text
+    words = escaped(f"{cell.text} ({cell.small})" if cell.small else cell.text)
     return f"**{words}**" if cell.best else words
-
-
-def _escaped(words: str) -> str:
-    clean = words.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-    return " ".join(clean.split())

@@ -1,8 +1,7 @@
 """From a setting to a sampler."""
 
-from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any, Literal, get_args
+from typing import Any
 
 from hybridgen.errors import InputError
 from hybridgen.maths.noise import karras_sigmas
@@ -10,41 +9,7 @@ from hybridgen.protocols import Denoiser, Sampler
 from hybridgen.sampling.conversions import SCHEDULERS
 from hybridgen.sampling.samplers import Heun
 from hybridgen.sampling.schedulers import Scheduled
-
-# Spelled out for type checkers and `--help`: `heun` and the names of `SCHEDULERS`.
-SamplerName = Literal[
-    "heun",
-    "ddpm",
-    "ddim",
-    "dpmpp",
-    "unipc",
-    "euler",
-    "heun_discrete",
-    "edm_euler",
-    "edm_dpmpp",
-    "flow_euler",
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerSettings:
-    """How noise becomes samples.
-
-    Attributes:
-        name: `heun` (EDM's, two calls a step but one for the last) or a scheduler of diffusers:
-            `ddpm`, `ddim`, `dpmpp`, `unipc`, `euler`, `heun_discrete` on the usual linear betas
-            (noise levels .01 to 157), `edm_euler`, `edm_dpmpp`, or `flow_euler`.
-        steps: noise levels visited, 0 not counted.
-        low: the lowest of `heun` and `edm_*`; the others have their own.
-        high: the highest of `heun` and `edm_*`; the others show the denoiser no higher one.
-        rho: how densely `heun` and `edm_*` visit low levels.
-    """
-
-    name: SamplerName = "heun"
-    steps: int = 18
-    low: float = 0.002
-    high: float = 80.0
-    rho: float = 7.0
+from hybridgen.sampling.settings import SamplerSettings
 
 
 def build_sampler(
@@ -59,16 +24,9 @@ def build_sampler(
     Raises:
         InputError: no such sampler, or numbers that it cannot work with.
     """
-    if settings.name not in get_args(SamplerName):
-        raise InputError(
-            f"no sampler {settings.name!r}; there are {', '.join(get_args(SamplerName))}"
-        )
-    if settings.name == "heun" and settings.steps < 2:
-        raise InputError(f"sampler heun takes at least 2 steps, got {settings.steps}")
     try:
-        # Checked for every sampler, so that a setting does not turn wrong when the name changes.
-        grid = karras_sigmas(max(settings.steps, 2), settings.low, settings.high, settings.rho)
         if settings.name == "heun":
+            grid = karras_sigmas(settings.steps, settings.low, settings.high, settings.rho)
             return Heun(denoiser, shape, grid)
         scheduler, steps = _scheduler(settings), settings.steps
         return Scheduled(
@@ -76,22 +34,6 @@ def build_sampler(
         )
     except ValueError as error:
         raise InputError(f"sampler {settings.name} cannot be built: {error}") from error
-
-
-def with_calls(settings: SamplerSettings, calls: int) -> SamplerSettings:
-    """The sampler with as many steps as make `calls` denoiser calls.
-
-    Raises:
-        InputError: it makes no such number of calls.
-    """
-    if settings.name not in ("heun", "heun_discrete"):
-        return replace(settings, steps=calls)
-    if calls % 2 == 0:
-        raise InputError(
-            f"{settings.name} makes an odd number of calls, so {calls} is not one of its budgets: "
-            "give odd budgets or another sampler"
-        )
-    return replace(settings, steps=(calls + 1) // 2)
 
 
 def _scheduler(settings: SamplerSettings) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -87,6 +87,16 @@ def cost_of(denoiser: Any, sigma: float) -> Cost:
     return Cost(denoiser=1) if cost is None else cost(sigma)
 
 
+def at_level(denoiser: Any, sigma: float) -> Denoiser:
+    """`denoiser` for calls at this level alone: by its own `at(sigma)`, if it has one.
+
+    A sampler has the level as a number, where a denoiser would have to wait for an accelerator to
+    learn that its guide is not asked.
+    """
+    at: Callable[[float], Denoiser] | None = getattr(denoiser, "at", None)
+    return denoiser if at is None else at(sigma)
+
+
 Scale = float | Callable[[Tensor], Tensor]
 
 
@@ -164,7 +174,7 @@ class Guided:
     def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         estimate = self.denoiser(x, sigma, label)
         strength = self._strength(sigma)
-        if not bool((strength != 0).any()):
+        if sigma.device.type == "cpu" and not bool((strength != 0).any()):
             return estimate
         push = like(strength * sigma.to(strength).square(), x) * self._gradient(x, sigma, label)
         if self.clip is not None:
@@ -177,9 +187,17 @@ class Guided:
     def cost(self, sigma: float) -> Cost:
         """Calls at one level: the denoiser's, and the discriminator forwards and backwards."""
         inner = cost_of(self.denoiser, sigma)
-        if not bool((self._strength(torch.tensor([sigma])) != 0).any()):
+        if not self._asked(sigma):
             return inner
         return inner + Cost(discriminator_forward=1, discriminator_backward=1)
+
+    def at(self, sigma: float) -> Denoiser:
+        """See `at_level`: what is guided, where the discriminator is not asked."""
+        inner = at_level(self.denoiser, sigma)
+        return replace(self, denoiser=inner) if self._asked(sigma) else inner
+
+    def _asked(self, sigma: float) -> bool:
+        return bool((self._strength(torch.tensor([sigma])) != 0).any())
 
     def _strength(self, sigma: Tensor) -> Tensor:
         """The scale at each level, 0 outside the window: `[b]`, at least float32."""
@@ -222,6 +240,10 @@ class ClassifierFree:
     def cost(self, sigma: float) -> Cost:
         """Calls at one level with labels given: twice the denoiser's."""
         return cost_of(self.denoiser, sigma) * 2
+
+    def at(self, sigma: float) -> Denoiser:
+        """See `at_level`."""
+        return replace(self, denoiser=at_level(self.denoiser, sigma))
 
 
 def scale_at(scale: Scale, sigma: Tensor) -> Tensor:

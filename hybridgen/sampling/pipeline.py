@@ -16,13 +16,17 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from huggingface_hub import ModelCard, ModelCardData
 from torch import Tensor, nn
 
-# diffusers finds the class of a saved network only in modules that have been imported.
-import hybridgen.networks.build  # noqa: F401
-from hybridgen.errors import InputError, reason
+from hybridgen.errors import InputError, escaped, reason
+from hybridgen.files import write_atomically
 from hybridgen.networks.blocks import eval_mode
+
+# diffusers finds the class of a saved network only in modules that have been imported.
+from hybridgen.networks.build import check_numbers
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.sampling import guidance
 from hybridgen.sampling import pipeline_inputs as inputs
+from hybridgen.sampling.conversions import SCHEDULERS
+from hybridgen.sampling.load import check_component, read_index, saved_kind
 from hybridgen.sampling.pretrained import DiffusersDenoiser
 from hybridgen.sampling.schedulers import Scheduled
 
@@ -91,7 +95,11 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         if hasattr(self.unet, "shape"):
             return self.unet
         settings = dict(self.config["trained_with"])
-        kind = getattr(diffusers, settings["_class_name"])
+        kind = settings.get("_class_name")
+        if kind not in [scheduler.kind for scheduler in SCHEDULERS.values()]:
+            raise ValueError(f"no conversion for a {kind!r}, which this U-Net was trained with")
+        check_numbers(settings)
+        kind = getattr(diffusers, kind)
         scheduler = kind.from_config({k: v for k, v in settings.items() if not k.startswith("_")})
         network = DiffusersDenoiser(self.unet, scheduler, null=self.config["null_label"])
         if network.shape is None:
@@ -207,20 +215,49 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         card = ModelCard.from_template(
             card_data,
             template_path=str(_CARD),
-            name=name,
-            quoted=json.dumps(name),
+            name=escaped(name.split("/")[-1]),
+            quoted=json.dumps(" ".join(name.split())),
             image=image,
             shape=list(denoiser.shape),
             classes=denoiser.classes,
             network=type(self.unet).__name__,
             scheduler=type(self.scheduler).__name__,
             guide=None if guide is None else type(guide).__name__,
-            trained_for=self.config["trained_for"] or {},
-            data=data,
-            figures=figures,
+            trained_for={k: escaped(str(v)) for k, v in (self.config["trained_for"] or {}).items()},
+            data=data and escaped(data),
+            figures={escaped(k): v for k, v in (figures or {}).items()},
             licence=licence,
         )
         return f"{card}\n"
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> Any:
+        """As every pipeline, but of networks and schedulers that are known here, or are passed as
+        arguments: nothing that a repository names is imported, whatever the arguments say.
+
+        Raises:
+            InputError: no such repository, a component of an unknown class, settings and weights
+                that do not belong together, weights that are not finite or not safetensors.
+        """
+        name, loaded = pretrained_model_name_or_path, {**kwargs, "use_safetensors": True}
+        for code in ("custom_pipeline", "custom_revision", "trust_remote_code"):
+            loaded.pop(code, None)
+        folder = Path(name if os.path.isdir(name) else cls.download(str(name), **loaded))
+        index = read_index(folder)
+        if not isinstance(index.get("_class_name"), str):
+            raise InputError(f"{folder} names code of its own as its pipeline; nothing is run")
+        for part in ("unet", "scheduler", "discriminator"):
+            if part in loaded or index.get(part) in (None, [None, None]):
+                continue
+            if (kind := saved_kind(index, part)) is None:
+                raise InputError(
+                    f"the {part} of {folder} is of a class that is not known here: build it "
+                    f"yourself and pass it, {part}=..."
+                )
+            check_component(kind, folder / part)
+        return super().from_pretrained(str(folder), **loaded)
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
@@ -251,4 +288,4 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         """A `README.md`, unless somebody has written one."""
         path = folder / "README.md"
         if not path.exists() or _GENERATED in path.read_text(encoding="utf-8"):
-            path.write_text(self.card(name), encoding="utf-8")
+            write_atomically(path, self.card(name))

@@ -67,6 +67,7 @@ class DiffusersDenoiser(nn.Module):
         kept = getattr(scheduler, "alphas_cumprod", torch.ones(0)).double().clamp_min(_LEAST)
         # No buffer: `.to(bfloat16)` would round it.
         self._log_sigmas = (((1 - kept) / kept).log() / 2).cpu()
+        self._table = self._log_sigmas  # where samples are
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         if self.shape is not None:
@@ -94,9 +95,12 @@ class DiffusersDenoiser(nn.Module):
         return self._prediction_type.to_clean(prediction, scaled, alpha, alpha * sigma)
 
     def _timestep(self, sigma: Tensor) -> Tensor:
-        """The table's position of `sigma [b]`, in float64."""
-        table = self._log_sigmas.to(sigma.device)
-        log_sigma = sigma.double().log().clamp(float(table[0]), float(table[-1]))
+        """The table's position of `sigma [b]`; float64 on the CPU, not every accelerator has it."""
+        precise = torch.float64 if sigma.device.type == "cpu" else torch.float32
+        table, ends = self._table, (float(self._log_sigmas[0]), float(self._log_sigmas[-1]))
+        if table.device != sigma.device:
+            table = self._table = self._log_sigmas.to(sigma.device, precise)
+        log_sigma = sigma.to(precise).log().clamp(*ends)
         above = torch.searchsorted(table, log_sigma).clamp(1, len(table) - 1)
         below = above - 1
         position = below + (log_sigma - table[below]) / (table[above] - table[below])

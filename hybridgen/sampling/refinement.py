@@ -8,16 +8,16 @@ stays missing.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from hybridgen.maths.rng import rng_from
 from hybridgen.protocols import Cost, Sampler
+from hybridgen.sampling.settings import How
 
 LogRatio = Callable[[Tensor, Tensor | None], Tensor]
-How = Literal["rejection", "metropolis_hastings", "importance"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,7 +28,7 @@ class Refinement:
         samples: `[b ...]`.
         proposal: `[b]`, which proposal each is, 0 for the first.
         unaccepted: `[b]`, true where rejection came to its end and the last proposal was kept; all
-            false for the other two, which always choose.
+            false for the other two, which always choose. The last two are on the CPU.
     """
 
     samples: Tensor
@@ -124,7 +124,8 @@ class Refined:
         rng, rejecting = rng_from(noise), self.how == "rejection"
         bound = self.log_bound or 0.0
         x, ratio = self._proposed(noise, label)
-        x, rows = x.clone(), torch.arange(len(x), device=x.device)
+        # The choices are made on the CPU, in float64, which not every accelerator has.
+        x, rows = x.clone(), torch.arange(len(x))
         proposal = torch.zeros_like(rows)
         if rejecting:
             rows = rows[_uniform(ratio, rng).log() >= ratio - bound]
@@ -133,10 +134,11 @@ class Refined:
                 break
             shape = (len(rows), *self.noise_shape)
             fresh = torch.randn(shape, generator=rng, device=noise.device, dtype=noise.dtype)
-            candidate, proposed = self._proposed(fresh, None if label is None else label[rows])
+            labels = None if label is None else label[rows.to(label.device)]
+            candidate, proposed = self._proposed(fresh, labels)
             uniform = _uniform(proposed, rng)
             if rejecting:
-                x[rows], proposal[rows] = candidate, number
+                x[rows.to(x.device)], proposal[rows] = candidate, number
                 rows = rows[uniform.log() >= proposed - bound]
                 continue
             # Between two impossible states the difference is no number, and nothing moves.
@@ -147,15 +149,15 @@ class Refined:
                 # A chosen sample competes with the sum of the weights it was chosen among.
                 moves = uniform >= (ratio - proposed).sigmoid()
                 ratio = torch.logaddexp(ratio, proposed)
-            x[moves], proposal[moves] = candidate[moves], number
-        unaccepted = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+            x[moves.to(x.device)], proposal[moves] = candidate[moves.to(x.device)], number
+        unaccepted = torch.zeros(len(x), dtype=torch.bool)
         unaccepted[rows] = rejecting
         return Refinement(samples=x, proposal=proposal, unaccepted=unaccepted)
 
     def _proposed(self, noise: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """A proposal and its log ratio, `[b ...]` and `[b]` in float64."""
+        """A proposal and its log ratio, `[b ...]` and `[b]` in float64 on the CPU."""
         x = self.sampler(noise, label)
-        ratio = self.log_ratio(x, label)
+        ratio = self.log_ratio(x, label).cpu().double()
         if ratio.shape != (len(x),):
             raise ValueError(
                 f"expected one log ratio a sample, [{len(x)}], got shape {list(ratio.shape)}"
@@ -166,9 +168,11 @@ class Refined:
                 f"{wrong} of {len(ratio)} log ratios are nan or infinite; "
                 "take the discriminator's raw logits of finite samples"
             )
-        return x, ratio.double()
+        return x, ratio
 
 
 def _uniform(ratio: Tensor, rng: torch.Generator) -> Tensor:
-    """Numbers from [0, 1), one for each of `ratio [b]`."""
-    return torch.rand(len(ratio), generator=rng, device=rng.device, dtype=torch.float64)
+    """Numbers from [0, 1), one for each of `ratio [b]`, float64 on the CPU."""
+    precise = torch.float64 if rng.device.type == "cpu" else torch.float32
+    uniform = torch.rand(len(ratio), generator=rng, device=rng.device, dtype=precise)
+    return uniform.cpu().double()

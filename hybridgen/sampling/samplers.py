@@ -1,6 +1,7 @@
 """Samplers written here: EDM's Heun, with or without churn, and a generator's single pass."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,7 +12,10 @@ from hybridgen.errors import RunError
 from hybridgen.maths.rng import rng_for, rng_from
 from hybridgen.networks.blocks import in_chunks
 from hybridgen.protocols import Cost, Denoiser, Generator, Sampler
-from hybridgen.sampling.guidance import cost_of
+from hybridgen.sampling.guidance import at_level, cost_of
+
+AT_ONCE = 500
+"""Samples that are made at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +23,8 @@ class Heun:
     """Second-order steps down the probability-flow ODE `dx/dsigma = (x - D(x, sigma)) / sigma`.
 
     Karras et al. 2022, arXiv:2206.00364, algorithms 1 (churn 0) and 2; the last step, to sigma 0,
-    is Euler's. The same noise gives the same samples, churned or not.
+    is Euler's. The same noise gives the same samples, churned or not. Half precision would lose the
+    difference between neighbouring levels, so steps are taken in float32 at least.
 
     Attributes:
         denoiser: guided or not; both slopes of a step come from it.
@@ -62,9 +67,9 @@ class Heun:
         """
         check_noise(noise, self.noise_shape)
         levels = self.sigmas.tolist()
-        x = noise * levels[0]
-        draws = rng_from(noise) if self.churn else None
-        for number, (now, after) in enumerate(pairwise(levels), start=1):
+        x = noise.to(torch.promote_types(noise.dtype, torch.float32)) * levels[0]
+        draws, finite = rng_from(noise) if self.churn else None, []
+        for now, after in pairwise(levels):
             start = self._raised(now)
             if draws is not None:
                 fresh = torch.randn(x.shape, generator=draws, device=x.device, dtype=x.dtype)
@@ -74,7 +79,8 @@ class Heun:
             if after > 0:
                 slope = (slope + self._slope(ahead, after, label)) / 2
             x = x + (after - start) * slope
-            check_samples(x, number, len(levels) - 1, now)
+            finite.append(torch.isfinite(x).all())
+        check_samples(finite, levels)
         return x.to(noise.dtype)
 
     def _raised(self, sigma: float) -> float:
@@ -83,7 +89,7 @@ class Heun:
     def _slope(self, x: Tensor, sigma: float, label: Tensor | None) -> Tensor:
         precise = torch.promote_types(x.dtype, torch.float32)
         level = torch.full((len(x),), sigma, dtype=precise, device=x.device)
-        return (x - self.denoiser(x, level, label)) / sigma
+        return (x - at_level(self.denoiser, sigma)(x, level, label)) / sigma
 
 
 def draw_samples(
@@ -93,16 +99,31 @@ def draw_samples(
     *,
     like: Tensor,
     label: Tensor | None = None,
+    rows: slice = slice(None),
 ) -> Tensor:
     """`count` samples on the CPU, 500 at a time, from the standard normal noise `key` names.
 
     Args:
         like: a tensor of the type and on the device that the model computes with.
         label: `[count]`.
+        rows: those of the samples that are made, see `share_of_samples`.
     """
-    noise = torch.randn(count, *sampler.noise_shape, generator=rng_for(*key)).to(like)
-    label = None if label is None else label.to(like.device)
-    return in_chunks(sampler, noise, label, size=500).cpu()
+    noise = torch.randn(count, *sampler.noise_shape, generator=rng_for(*key))[rows].to(like)
+    label = None if label is None else label[rows].to(like.device)
+    return in_chunks(sampler, noise, label, size=AT_ONCE).cpu()
+
+
+def share_of_samples(count: int, rank: int, world: int) -> slice:
+    """The rows of `draw_samples` that one of several processes makes.
+
+    Batches stay what they are for one process, because samplers that draw more noise are functions
+    of a whole batch of it. Of all but the last process that has any, `size` rows, where
+    `size = AT_ONCE ceil(batches / world)`; one that has none makes the first sample in vain.
+    """
+    batches = -(-count // AT_ONCE)
+    size = AT_ONCE * -(-batches // world)
+    rows = slice(rank * size, min((rank + 1) * size, count))
+    return rows if rows.start < count else slice(0, 1)
 
 
 def check_noise(noise: Tensor, shape: tuple[int, ...]) -> None:
@@ -113,12 +134,21 @@ def check_noise(noise: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
-def check_samples(x: Tensor, step: int, steps: int, sigma: float) -> None:
-    """Stop a sampler whose samples are not finite with a `RunError` that names step and level."""
-    if not bool(torch.isfinite(x).all()):
+def check_samples(finite: Sequence[Tensor], sigmas: Sequence[float]) -> None:
+    """Refuse samples that stopped being finite with a `RunError` that names step and level.
+
+    Called once, at the end, because an accelerator has to be waited for.
+
+    Args:
+        finite: whether all samples were after each step, scalars.
+        sigmas: the noise level before each step.
+    """
+    answers = torch.stack(list(finite)).tolist()
+    if not all(answers):
+        step = answers.index(False)
         raise RunError(
-            f"samples stopped being finite at step {step} of {steps} (sigma {sigma:.4g}): lower "
-            "the guidance scale or set clip, and check the denoiser"
+            f"samples stopped being finite at step {step + 1} of {len(answers)} (sigma "
+            f"{sigmas[step]:.4g}): lower the guidance scale or set clip, and check the denoiser"
         )
 
 

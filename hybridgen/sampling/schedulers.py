@@ -13,7 +13,7 @@ from tqdm import tqdm
 from hybridgen.maths.rng import rng_from
 from hybridgen.protocols import Cost, Denoiser
 from hybridgen.sampling import conversions
-from hybridgen.sampling.guidance import cost_of
+from hybridgen.sampling.guidance import at_level, cost_of
 from hybridgen.sampling.samplers import check_noise, check_samples
 
 
@@ -101,11 +101,13 @@ class Scheduled:
             scheduler.scale_model_input(x, scheduler.timesteps[0])
         path = zip(scheduler.timesteps, self._levels, strict=True)
         bar = tqdm(path, total=len(self._levels), disable=not self.progress, unit="step")
-        for number, (t, level) in enumerate(bar, start=1):
+        finite = []
+        for t, level in bar:
             x0 = self._clean(x, level, label)
             prediction = self._prediction_type.from_clean(x0, x, level)
             x = scheduler.step(prediction, t, x, return_dict=False, **randomness)[0]
-            check_samples(x, number, len(self._levels), level.sigma)
+            finite.append(torch.isfinite(x).all())
+        check_samples(finite, [level.sigma for level in self._levels])
         return x
 
     def _sigma(self, level: conversions.NoiseLevel) -> float:
@@ -115,7 +117,8 @@ class Scheduled:
         sigma = self._sigma(level)
         # Below `highest` sigma is s / alpha, and this is x / alpha; above, alpha may be 0.
         rescaled = x * (sigma / level.s)
-        x0 = self.denoiser(rescaled, x.new_full((len(x),), sigma), label)
+        denoiser = at_level(self.denoiser, sigma)
+        x0 = denoiser(rescaled, x.new_full((len(x),), sigma), label)
         if x0.shape != x.shape:
             raise ValueError(f"the denoiser returned {list(x0.shape)} for samples {list(x.shape)}")
         return x0

@@ -7,7 +7,6 @@ lists the SHA-256 of every file, so a damaged one is recognised, and the one bef
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +19,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hybridgen.errors import RunError
+from hybridgen.errors import RunError, reason
+from hybridgen.files import Number, parse, read_text, remove
 
 SCHEMA = 1
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
+_FIELDS = {"parts": list, "seconds": Number, "world": int, "last": bool, "due": dict | None}
+"""Of a manifest; others must equal what they are now."""
 
 
 class RandomState:
@@ -57,44 +59,33 @@ class RandomState:
             torch.cuda.set_rng_state(states["cuda"][rank])
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write beside `path`, flush to disk, then rename over it."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 @contextmanager
 def _replacing(folder: Path, what: str) -> Iterator[Path]:
     """A folder to fill, which then takes the place of `folder`: whole, or not at all."""
     temporary = folder.with_name(f".tmp-{folder.name}")
     earlier = folder.with_name(f".old-{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove(temporary)
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        mode = temporary.stat().st_mode & 0o666  # safetensors makes files that only we can read
         for path in (*temporary.rglob("*"), temporary):
+            if path.is_file():
+                path.chmod(mode)
             flush(path)
-        if folder.exists():
-            shutil.rmtree(earlier, ignore_errors=True)
+        if folder.is_symlink() or folder.exists():
+            remove(earlier)
             os.replace(folder, earlier)
         os.replace(temporary, folder)
         flush(folder.parent)
-        shutil.rmtree(earlier, ignore_errors=True)
+        remove(earlier)
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"{what} could not be written to {folder.parent} ({error}): make room and run the same "
             "command again; it goes on from the last good checkpoint"
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
 
 
 def save_network(network: Any, folder: Path) -> None:
@@ -139,7 +130,14 @@ class Checkpoint:
                 "it was written by another version, so start again in an empty folder"
             )
         for name, part in state.items():
-            part.load_state_dict(_read(self.path, name))
+            try:
+                part.load_state_dict(_read(self.path, name))
+            except Exception as error:  # its hashes are right, so it was written that way
+                why = reason(error)[:100]
+                raise RunError(
+                    f"{self.path} holds another {name} than this run needs ({why}): "
+                    "put a good checkpoint back, or choose another --out to start again"
+                ) from error
 
 
 def write(root: Path, step: int, state: Mapping[str, Any], **facts: Any) -> Path:
@@ -156,7 +154,7 @@ def write(root: Path, step: int, state: Mapping[str, Any], **facts: Any) -> Path
     """
     final = root / _name(step)
     for stale in (*root.glob(".tmp-*"), *root.glob(".old-*")):  # of a process that was killed
-        shutil.rmtree(stale, ignore_errors=True)
+        remove(stale)
     # There may be a damaged one already, or the step is reached twice.
     with _replacing(final, f"the checkpoint of step {step}") as temporary:
         for name, part in state.items():
@@ -167,9 +165,10 @@ def write(root: Path, step: int, state: Mapping[str, Any], **facts: Any) -> Path
         (temporary / "manifest.json").write_text(json.dumps(manifest | facts, indent=1))
     # A checkpoint of a later step goes too: it is damaged, for a run resumes from its newest good
     # one, and would be kept in place of an older one that is whole.
-    older = sorted(path for path in root.glob("step-*") if path.name < final.name)
-    for path in set(root.glob("step-*")) - {final, *older[-1:]}:
-        shutil.rmtree(path, ignore_errors=True)
+    folders = _folders(root)
+    older = [path for path in folders if path.name < final.name]
+    for path in {*folders} - {final, *older[-1:]}:
+        remove(path)
     return final
 
 
@@ -179,29 +178,44 @@ def newest(root: Path, facts: Iterable[str] = ()) -> tuple[Checkpoint | None, li
     Raises:
         RunError: there are checkpoints and none can be read: starting over would overwrite them.
     """
-    complaints = []
-    for path in sorted(root.glob("step-*"), reverse=True):
+    complaints, first = [], ""
+    for path in reversed(_folders(root)):
         try:
-            manifest = json.loads((path / "manifest.json").read_text())
+            manifest = parse(read_text(path / "manifest.json"))
             if manifest["schema"] != SCHEMA:
                 raise ValueError(f"schema {manifest['schema']}, expected {SCHEMA}")
             if path.name != _name(manifest["step"]):
                 raise ValueError(f"its manifest is of step {manifest['step']}")
-            wrong = [f for f, hash in manifest["sha256"].items() if _sha256(path / f) != hash]
-            if wrong:
-                raise ValueError(f"{wrong[0]} has changed")
+            files = {str(f.relative_to(path)): f for f in path.rglob("*") if f.is_file()}
+            for name, hash in manifest["sha256"].items():
+                if name not in files:
+                    raise ValueError(f"No such file: {name}")
+                if _sha256(files[name]) != hash:
+                    raise ValueError(f"{name} has changed")
             if not {"parts", *facts} <= manifest.keys():
                 raise ValueError("its manifest is not complete")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            complaints.append(f"the checkpoint {path} is damaged ({error}) and was passed over")
+            for name, kind in _FIELDS.items():
+                if name in manifest and not isinstance(manifest[name], kind):
+                    raise ValueError(f"its {name} is {manifest[name]!r}")
+            if not all(isinstance(x, Number) for x in (manifest.get("due") or {}).values()):
+                raise ValueError("the losses of its step are no numbers")
+        except Exception as error:  # a damaged file fails in as many ways as there are formats
+            why = reason(error)[:60]
+            complaints.append(f"the checkpoint {path} is damaged ({why}) and was passed over")
+            first = first or f"{path.name}: {why}"
         else:
             return Checkpoint(path, manifest), complaints
     if complaints:
         raise RunError(
-            f"no checkpoint in {root} can be read ({complaints[0]}): put a good one back, or "
-            "choose another --out to start again"
+            f"no checkpoint in {root} can be read ({first}): put a good one back, or choose "
+            "another --out to start again"
         )
     return None, complaints
+
+
+def _folders(root: Path) -> list[Path]:
+    """The checkpoints there, the oldest first."""
+    return sorted(path for path in root.glob("step-*") if path.name[5:].isdecimal())
 
 
 def _name(step: int) -> str:
@@ -229,7 +243,7 @@ def _read(folder: Path, name: str) -> Any:
     if (folder / name).is_dir():
         return load_file(folder / name / _WEIGHTS)
     tensors = load_file(folder / f"{name}.safetensors")
-    return _filled(json.loads((folder / f"{name}.json").read_text()), tensors)
+    return _filled(parse(read_text(folder / f"{name}.json")), tensors)
 
 
 def _outline(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

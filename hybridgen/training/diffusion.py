@@ -1,7 +1,6 @@
 """Diffusion training, with or without a discriminator beside it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -10,39 +9,12 @@ from torch import Tensor, nn
 
 from hybridgen.errors import InputError
 from hybridgen.losses.adversarial import AdversarialLoss
-from hybridgen.maths.noise import LogNormal
 from hybridgen.maths.rng import rng_for
-from hybridgen.training.adversarial_term import AdversarialTerm
 from hybridgen.training.hybrid_loss import Denoising, Hybrid
-from hybridgen.training.optim import Cosine, TrainingSetup, schedule
-from hybridgen.training.settings import OptimSettings, check_positive
+from hybridgen.training.optim import TrainingSetup, schedule
+from hybridgen.training.settings import AdversarialTerm, DiffusionTraining
 from hybridgen.training.setup import validate_setup
 from hybridgen.training.step import Batches, Resume, Step
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiffusionTraining(OptimSettings):
-    """How a denoiser is trained, whatever its network and data.
-
-    Attributes:
-        learning_rate: Adam's; a schedule, set `.start` and `.end`.
-        noise: the levels at which the denoiser is trained.
-        label_drop: share of the labels replaced by "none", so that the denoiser learns to do
-            without and can be guided classifier-free; ignored without labels.
-        clip: the largest norm of the whole gradient; none if not given.
-    """
-
-    learning_rate: Cosine = field(default_factory=lambda: Cosine(start=2e-3, end=2e-5))
-    noise: LogNormal = field(default_factory=lambda: LogNormal(mean=-0.8))
-    label_drop: float = 0.1
-    clip: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.label_drop < 1:
-            raise InputError(f"training.label_drop must lie in [0, 1), got {self.label_drop}")
-        if self.clip is not None:
-            check_positive(self, "clip")
 
 
 def train_diffusion(

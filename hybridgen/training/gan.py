@@ -1,48 +1,17 @@
 """GAN training: in each step the discriminator moves, then the generator."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from hybridgen.errors import InputError
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.maths.rng import rng_for
-from hybridgen.training.optim import Cosine, TrainingSetup, schedule
-from hybridgen.training.settings import OptimSettings
+from hybridgen.training.optim import TrainingSetup, schedule
+from hybridgen.training.settings import GanTraining
 from hybridgen.training.setup import validate_setup
 from hybridgen.training.step import Batches, Resume, Step
-
-
-@dataclass(frozen=True, kw_only=True)
-class GanTraining(OptimSettings):
-    """How a GAN is trained, whatever its networks and data.
-
-    With exact penalties the accumulation changes the result by rounding only; finite differences,
-    GP and augmentation draw per micro-batch.
-
-    Attributes:
-        steps: discriminator and generator move once in each.
-        learning_rate: Adam's, for both networks (beta1 is 0). This and the next three are
-            schedules: set `.start` and `.end`; `.end null` keeps the start.
-        beta2: Adam's second momentum.
-        r1: weight of the squared gradient on real samples.
-        r2: weight of the squared gradient on generated samples.
-    """
-
-    steps: int = 2_000
-    learning_rate: Cosine = field(default_factory=lambda: Cosine(start=1e-3, end=5e-5))
-    beta2: Cosine = field(default_factory=lambda: Cosine(start=0.99))
-    r1: Cosine = field(default_factory=lambda: Cosine(start=0.1, end=0.01))
-    r2: Cosine = field(default_factory=lambda: Cosine(start=0.1, end=0.01))
-    ema_ramp: float = 0.05
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.beta2.greatest >= 1:
-            raise InputError(f"training.beta2 must stay below 1, got {self.beta2.greatest}")
 
 
 def train_gan(

@@ -5,10 +5,7 @@ The sampler does not change meanwhile: its samples are drawn once, and the discr
 as far as held-out samples confirm what it learns.
 """
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -18,59 +15,16 @@ from hybridgen.errors import InputError
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.losses.denoising import noised
 from hybridgen.losses.score_matching import ScoreMatching
-from hybridgen.maths.noise import LogUniform, stratified
+from hybridgen.maths.noise import stratified
 from hybridgen.maths.objectives import non_saturating
 from hybridgen.maths.rng import rng_for
 from hybridgen.protocols import Denoiser
 from hybridgen.sampling.guidance import check_guide
-from hybridgen.training.optim import Cosine, TrainingSetup, schedule
-from hybridgen.training.settings import OptimSettings, check_positive
+from hybridgen.training.optim import TrainingSetup, schedule
+from hybridgen.training.settings import GuideTraining
 from hybridgen.training.setup import validate_setup
 from hybridgen.training.step import Batches, Resume, Step
 from hybridgen.training.validation import BestCheckpoint, HeldOutValidation
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuideTraining(OptimSettings):
-    """How a guide is trained, whatever its network and data.
-
-    Attributes:
-        steps: at most.
-        batch: real samples a step, and as many generated ones, over all processes and
-            micro-batches.
-        objective: `cross_entropy` between real and generated samples, or `score_matching` against
-            the denoiser, which needs a smooth discriminator (`discriminator.activation silu`).
-        learning_rate: Adam's; a schedule, set `.start` and `.end`.
-        noise: the levels at which the discriminator is trained and validated.
-        r1: weight of the squared gradient at real samples; cross-entropy only.
-        r2: weight of the squared gradient at generated samples; cross-entropy only.
-        check_every: steps between two validations.
-        patience: validations without a better result after which the training ends.
-        levels: noise levels of a validation.
-    """
-
-    batch: int = 128
-    objective: Literal["cross_entropy", "score_matching"] = "cross_entropy"
-    learning_rate: Cosine = field(default_factory=lambda: Cosine(start=1e-3, end=1e-5))
-    noise: LogUniform = field(default_factory=LogUniform)
-    r1: float = 0.0
-    r2: float = 0.0
-    check_every: int = 50
-    patience: int = 10
-    levels: int = 8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "check_every", "patience", "levels")
-        if not 0 <= min(self.r1, self.r2) <= max(self.r1, self.r2) < math.inf:
-            raise InputError(
-                f"training.r1 and r2 must be finite and >= 0, got {self.r1} and {self.r2}"
-            )
-        if self.objective == "score_matching" and max(self.r1, self.r2) > 0:
-            raise InputError(
-                "score matching asks for a certain gradient, which a penalty would change: leave "
-                "training.r1 and training.r2 at 0, or choose cross_entropy"
-            )
 
 
 def train_guide(

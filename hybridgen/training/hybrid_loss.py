@@ -1,23 +1,20 @@
 """The loss of one micro-batch of a denoiser, alone or with a discriminator beside it."""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from hybridgen.losses.adaptive import adaptive_weight
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.losses.denoising import denoising_loss, noised
-from hybridgen.maths.noise import LogNormal
-from hybridgen.training.adversarial_term import (
-    AdversarialTerm,
-    TermNoise,
-    discriminator_pair,
-    fake_inputs,
-)
+from hybridgen.networks.blocks import eval_mode
+from hybridgen.training.adversarial_term import TermNoise, discriminator_pair, fake_inputs
+from hybridgen.training.settings import AdversarialTerm, LogNormal
 
 Losses = dict[str, Tensor]
 
@@ -80,6 +77,11 @@ class Hybrid:
     adversarial: AdversarialLoss
     accelerator: Accelerator
 
+    @cached_property
+    def _drops_out(self) -> bool:
+        parts = self.denoising.network.modules()
+        return any(isinstance(part, _DropoutNd) and part.p > 0 for part in parts)
+
     def __call__(
         self,
         denoiser: nn.Module,
@@ -115,12 +117,18 @@ class Hybrid:
             fake_x, level = fake_inputs(
                 self.term, plain, real, real_label, draws, self.denoising.noise, calls
             )
-        # One call for both: distributed training sees one forward for its one backward.
-        labels = None
-        if dropped_label is not None and real_label is not None:
-            labels = torch.cat([dropped_label, real_label])
-        estimates = denoiser(torch.cat([x, fake_x]), torch.cat([sigma, level]), labels)
-        estimate, few_estimates = estimates[: len(x0)], estimates[len(x0) :]
+        if self._drops_out:
+            # A sampler has no dropout, and a chain that ends in one would be another model's. This
+            # graph joins that of the prepared denoiser, whose backward exchanges gradients of both.
+            with self.accelerator.autocast(), eval_mode(plain):
+                few_estimates = plain(fake_x, level, real_label)
+            estimate = denoiser(x, sigma, dropped_label)
+        else:  # one call for both is faster
+            labels = None
+            if dropped_label is not None and real_label is not None:
+                labels = torch.cat([dropped_label, real_label])
+            estimates = denoiser(torch.cat([x, fake_x]), torch.cat([sigma, level]), labels)
+            estimate, few_estimates = estimates[: len(x0)], estimates[len(x0) :]
         error = denoising_loss(estimate, x0, sigma, self.denoising.data_std).mean()
         fake, real, level = discriminator_pair(self.term, few_estimates, real, level, draws)
         discriminator = discriminator_loss(real, fake, level, real_label, rng=rng)
@@ -128,7 +136,7 @@ class Hybrid:
         if weight > 0:
             with self.accelerator.autocast():
                 adversarial = self.adversarial.generator_loss(fake, real, level, real_label)
-            factor = error.new_tensor(weight)
+            factor = torch.full_like(error.detach(), weight)
             if self.term.adaptive:
                 mean: Any = partial(self.accelerator.reduce, reduction="mean")
                 factor *= adaptive_weight(error, adversarial, plain.last_layer, mean=mean)

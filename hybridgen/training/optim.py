@@ -2,19 +2,26 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from hybridgen.errors import InputError, RunError
+from hybridgen.errors import RunError
 from hybridgen.training.settings import OptimSettings
-from hybridgen.training.step import Step
+from hybridgen.training.step import Losses, Step
+
+CHECK_EVERY = 100
+"""Steps after which an accelerator is waited for at the latest, to see whether losses are finite.
+"""
 
 
 class EMA:
@@ -23,6 +30,9 @@ class EMA:
     After `half_life` images the weights of then count half. Early in training the half-life is at
     most `ramp` times the images seen so far, so the random start is forgotten quickly.
     Source: Karras et al. 2022, arXiv:2206.00364, appendix F (half-life and ramp-up in images).
+
+    The mean of singular vectors is none of the mean weight: those of spectral norms are brought
+    back to it by a power iteration after every update, as by a forward pass in training.
 
     `torch.optim.swa_utils.AveragedModel` computes the same, but walks through both models at every
     update, which a small network notices.
@@ -43,6 +53,7 @@ class EMA:
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
         self._model = model
         self._pairs: list[tuple[Tensor, Tensor]] | None = None
+        self._power_iterations = power_iterations(self.module)
 
     def update(self, *, seen: int, images: int) -> None:
         """Blend the model in after a step on `images` images, `seen` in all.
@@ -62,45 +73,28 @@ class EMA:
         for average, counter in self._pairs:
             if not average.is_floating_point():
                 average.copy_(counter)
+        for iterate in self._power_iterations:
+            iterate()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cosine:
-    """From `start` to `end` along half a cosine, then constant.
+def power_iterations(model: nn.Module) -> list[Callable[[], Any]]:
+    """A power iteration for each layer of a model under `parametrizations.spectral_norm` of
+    `torch.nn.utils`, or under its older `spectral_norm`."""
 
-    `end + (start - end) (1 + cos(pi u)) / 2`, u = progress / until, at most 1. Loshchilov & Hutter
-    2016, arXiv:1608.03983, equation 5; R3GAN moves learning rate, penalty weight and beta2 so
-    (Huang et al. 2024, arXiv:2501.05441).
+    def iterate(weight: ParametrizationList) -> None:
+        weight.train()()
+        weight.eval()
 
-    Attributes:
-        start: value at the first step.
-        end: value from `until` on; `None` keeps `start` throughout.
-        until: the fraction of training at which the end is reached, in (0, 1].
-    """
-
-    start: float
-    end: float | None = None
-    until: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.until <= 1:
-            raise InputError(f"a schedule's `until` is a fraction in (0, 1], got {self.until}")
-        if min(self.start, self.end or 0.0) < 0 or not math.isfinite(self.start + (self.end or 0)):
-            raise InputError(
-                f"a schedule runs between finite values >= 0, got {self.start} and {self.end}"
-            )
-
-    @property
-    def greatest(self) -> float:
-        """The largest value it takes."""
-        return max(self.start, self.start if self.end is None else self.end)
-
-    def __call__(self, progress: float) -> float:
-        """The value at `progress`, the fraction of training that is done, in [0, 1]."""
-        if self.end is None:
-            return self.start
-        u = min(progress / self.until, 1.0)
-        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * u)) / 2
+    steps: list[Callable[[], Any]] = []
+    for module in model.modules():
+        if isinstance(module, ParametrizationList) and any(
+            isinstance(part, _SpectralNorm) for part in module
+        ):
+            steps.append(partial(iterate, module))
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, SpectralNorm):
+                steps.append(partial(hook.compute_weight, module, do_power_iteration=True))
+    return steps
 
 
 def schedule(optimizer: torch.optim.Optimizer, rate: float, betas: tuple[float, float]) -> None:
@@ -131,9 +125,15 @@ class TrainingSetup:
         self.accelerator, self.config = accelerator, config
         self.device, self.rank = accelerator.device, accelerator.process_index
         networks = {name: getattr(model, "discriminator", model) for name, model in models.items()}
+        for network in networks.values() if config.channels_last else ():
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         averaged = next(iter(networks.values())).to(accelerator.device)
         # Copied on its device and before `prepare`, which would make the copy compute in bf16 too.
         self.average = EMA(averaged, config.ema_half_life, config.ema_ramp)
+        for name, model in models.items() if config.compile else ():
+            # Not a discriminator, which may be differentiated twice, and not the average, above.
+            if networks[name] is model:
+                model.compile()
         self.models: dict[str, nn.Module] = {
             name: accelerator.prepare(model) for name, model in models.items()
         }
@@ -145,6 +145,14 @@ class TrainingSetup:
         }
         self.state: dict[str, Any] = {**networks, "average": self.average.module}
         self.state |= {f"{name}_optimizer": each for name, each in self.optimizers.items()}
+        # On an accelerator losses are not read at every step: one that is not finite makes the
+        # optimizers themselves leave all weights as they are, until it is read and said.
+        self._pending: list[tuple[Sequence[str], list[str], int, Tensor]] = []
+        self._failed: Tensor | None = None
+        if self.device.type != "cpu":
+            self._failed = torch.zeros((), device=self.device)
+            for optimizer in self.optimizers.values():
+                optimizer.found_inf = self._failed  # type: ignore[attr-defined]
 
     def share(self, x: Tensor) -> Tensor:
         """This process's share of what was drawn for the whole batch `[b ...]`."""
@@ -185,8 +193,10 @@ class TrainingSetup:
         number: int,
         *,
         clip: float | None = None,
-    ) -> dict[str, float]:
+    ) -> dict[str, Any]:
         """Step the optimizers `names` and the average if nothing is wrong; returns the mean losses.
+
+        On the CPU these are numbers and were checked, on an accelerator scalars that were not read.
 
         Args:
             parts: the losses of all micro-batches, by name; `total` is the first model's.
@@ -195,13 +205,22 @@ class TrainingSetup:
 
         Raises:
             RunError: a loss is not finite, or (if checked) processes hold different gradients;
-                nothing was updated.
+                nothing was updated. On an accelerator within `CHECK_EVERY` steps; nothing was
+                updated meanwhile.
         """
         means = torch.stack([torch.stack(list(losses.values())) for losses in parts]).mean(0)
         if self.accelerator.num_processes > 1:
             means = self.accelerator.reduce(means, reduction="mean")
-        losses = dict(zip(parts[0], torch.as_tensor(means).tolist(), strict=True))
-        check_finite(losses, names[-1] if math.isfinite(losses["total"]) else names[0], number)
+        means, keys = torch.as_tensor(means), list(parts[0])
+        if self._failed is None:
+            losses = dict(zip(keys, means.tolist(), strict=True))
+            check_finite(losses, names[-1] if math.isfinite(losses["total"]) else names[0], number)
+        else:
+            losses = dict(zip(keys, means.unbind(), strict=True))
+            self._failed.logical_or_(~means.isfinite().all())
+            self._pending.append((names, keys, number, means))
+            if number % CHECK_EVERY == 0:
+                self.check()
         if self.config.check_ranks:
             for name in names:
                 check_ranks_agree(self.accelerator, self.models[name], name, number)
@@ -213,8 +232,18 @@ class TrainingSetup:
             self.average.update(seen=number * self.config.batch, images=self.config.batch)
         return losses
 
-    def step(self, number: int, losses: dict[str, float], *, last: bool) -> Step:
+    def check(self) -> None:
+        """Wait for an accelerator, and raise `RunError` for its first loss that was not finite."""
+        pending, self._pending = self._pending, []
+        numbers = iter(torch.cat([means for *_, means in pending]).tolist() if pending else ())
+        for names, keys, number, _ in pending:
+            losses = {key: next(numbers) for key in keys}
+            check_finite(losses, names[-1] if math.isfinite(losses["total"]) else names[0], number)
+
+    def step(self, number: int, losses: Mapping[str, Any], *, last: bool) -> Step:
         """What step `number` leaves behind."""
+        if self._failed is not None:
+            losses = Losses(losses, self.check)
         return Step(number, losses, self.average.module, self.state, last)
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 
-from hybridgen.errors import FailedElsewhere, InputError, Interrupted, RunError
+from hybridgen.errors import FailedElsewhere, InputError, Interrupted, RunError, reason
+from hybridgen.files import Number, parse, read_object, write_atomically
 from hybridgen.training import checkpoint
-from hybridgen.training.checkpoint import RandomState, write_atomically
-from hybridgen.training.lock import lock_run_folder
+from hybridgen.training.checkpoint import RandomState
+from hybridgen.training.lock import FolderLock, tied
 from hybridgen.training.signals import Signals
 from hybridgen.training.step import Step
+
+_LONGEST = 2**20
+"""Bytes of a line of a log."""
 
 
 class JsonLines(GeneralTracker):
@@ -48,25 +53,46 @@ class JsonLines(GeneralTracker):
     def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
         infinite = {k for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)}
         clean = {k: None if k in infinite else v for k, v in values.items()}
-        with self._path.open("a", encoding="utf-8") as file:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        with os.fdopen(os.open(self._path, flags, 0o666), "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **clean}) + os.linesep)
 
     def rows(self) -> list[dict[str, Any]]:
-        """What was logged so far; a last line cut short by a kill is left out."""
-        if not self._path.exists():
-            return []
-        rows = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
-        return rows
+        """What was logged so far, up to the first line that is damaged or was cut by a kill."""
+        return self._intact()[0]
 
-    def forget_after(self, step: int) -> None:
-        """Drop the lines of steps that will be made again."""
-        kept = [json.dumps(row) for row in self.rows() if row["step"] <= step]
-        write_atomically(self._path, "".join(line + os.linesep for line in kept))
+    def forget_after(self, step: int) -> str:
+        """Drop the lines of steps that will be made again, and those from the first damaged one on.
+
+        Returns:
+            A sentence about the damage, empty if there was none.
+        """
+        rows, complaint = self._intact()
+        if os.path.lexists(self._path):
+            kept = [json.dumps(row) for row in rows if row["step"] <= step]
+            write_atomically(self._path, "".join(line + os.linesep for line in kept))
+        return complaint
+
+    def _intact(self) -> tuple[list[dict[str, Any]], str]:
+        """The rows before the first damaged one, and a sentence about that."""
+        rows: list[dict[str, Any]] = []
+        if not os.path.lexists(self._path):
+            return rows, ""
+        try:
+            if not self._path.is_file():
+                raise ValueError("it is no file")
+            with self._path.open("rb") as file:
+                for line in iter(partial(file.readline, _LONGEST), b""):
+                    row = parse(line.decode("utf-8-sig"))
+                    nested = [name for name, v in row.items() if isinstance(v, dict | list)]
+                    if not isinstance(row["step"], int) or nested:
+                        raise ValueError("it is no row")
+                    rows.append(row)
+        except Exception as error:  # a damaged file fails in as many ways as there are formats
+            why = reason(error)[:100]
+            where = f"{self._path} is damaged from line {len(rows) + 1} on"
+            return rows, f"{where} ({why}) and was cut there"
+        return rows, ""
 
 
 class Run:
@@ -74,6 +100,10 @@ class Run:
 
     Layout: `config.yaml`, `log.jsonl`, `checkpoints/step-N/`, `samples/`, and at the end
     `result.json` and the weights. Use it as a context manager: a signal then saves and leaves.
+
+    Attributes:
+        lock: of the folder, in the process that leads.
+        resumed: called with the step and the state of the checkpoint that a run goes on from.
 
     Args:
         folder: created if missing; an existing one must be a run of the same settings.
@@ -97,15 +127,17 @@ class Run:
     ) -> None:
         self.folder, self.accelerator = folder, accelerator
         self.config = {k: v for k, v in dataclasses.asdict(settings).items() if k != "out"}
-        config = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
+        config = hashlib.sha256(json.dumps(tied(self.config), sort_keys=True).encode()).hexdigest()
         precision = accelerator.mixed_precision
         self.facts = {"config": config, "mixed_precision": precision, **(facts or {})}
         self.log_file = JsonLines(folder / "log.jsonl")
         self.random = RandomState(accelerator)
         self.signals = Signals(accelerator)
+        self.resumed: Callable[[int, Mapping[str, Any]], None] = lambda step, state: None
         self._saved = 0
         self._seconds_before, self._started = 0.0, time.monotonic()
-        self._lock = self._lead(lambda: lock_run_folder(folder, self.config))
+        script = type(settings).__name__
+        self.lock: FolderLock | None = self._lead(lambda: FolderLock(folder, self.config, script))
 
     @property
     def leads(self) -> bool:
@@ -116,7 +148,13 @@ class Run:
     def result(self) -> dict[str, float | None] | None:
         """The figures of a run that is finished."""
         path = self.folder / "result.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        advice = "remove it and give the same command again, or choose another --out"
+        exists = os.path.lexists(path)
+        return read_object(path, values=Number | None, advice=advice) if exists else None
+
+    @property
+    def _accumulation(self) -> int:
+        return (self.config.get("training") or {}).get("accumulation", 1)
 
     @property
     def seconds(self) -> float:
@@ -142,29 +180,41 @@ class Run:
         self._started = time.monotonic()
         self._saved = newest.step if newest else 0
         if self.leads:
-            self.log_file.forget_after(self._saved)
+            complaint = self.log_file.forget_after(self._saved)
+            if complaint:
+                self.say(f"warning: {complaint}")
+        if newest is not None:
+            self.resumed(newest.step, state)
         return self._saved
 
     def save(self, step: Step) -> None:
-        """Write a checkpoint, unless this step has one; every process calls this."""
+        """Write a checkpoint, unless this step has one; every process calls this.
+
+        Raises:
+            RunError: a loss of this or an earlier step was not finite, or it cannot be written.
+        """
         if step.number == self._saved:
             return
+        dict(step.losses)  # reading them raises the first
         self.random.collect()
         state, world = {**step.state, "random": self.random}, self.accelerator.num_processes
         facts = {**self.facts, "seconds": self.seconds, "world": world}
+        facts["accumulation"] = self._accumulation
         root, number = self.folder / "checkpoints", step.number
         self._lead(lambda: checkpoint.write(root, number, state, **facts))
         self._saved = number
 
     @contextmanager
     def between_steps(self, step: Step, *, save: bool) -> Iterator[None]:
-        """Around what a script does after a step; saves after it if `save`, and on a signal.
+        """Around what a script does after a step; saves before it if `save`, and on a signal.
 
         A signal during the step waits for it to end; one during the body of this `with` ends the
         body at once. Either way the step is saved, and `Interrupted` leaves the loop.
         """
+        if save:
+            self.save(step)
         try:
-            if number := self.signals.received():
+            if number := self.signals.received(step.number):
                 raise Interrupted(number)
             with self.signals.interruptible():
                 yield
@@ -174,8 +224,6 @@ class Run:
                 f"stopped and saved at step {step.number}; the same command goes on from there"
             )
             raise Interrupted(stop.signal, sentence) from None
-        if save:
-            self.save(step)
 
     def finish(self, result: Mapping[str, float]) -> None:
         """Write `result.json`: flat, metric name -> number, null for one that is not finite."""
@@ -195,8 +243,8 @@ class Run:
 
     def __exit__(self, kind: type | None, error: BaseException | None, *_: object) -> None:
         self.signals.__exit__()
-        if self._lock is not None:
-            self._lock.close()
+        if self.lock is not None:
+            self.lock.close(failed=kind is not None)
         if kind is RunError:
             last = f"step {self._saved}" if self._saved else "none yet"
             raise RunError(f"{error} (last good checkpoint: {last})") from error
@@ -225,4 +273,9 @@ class Run:
             self.say(
                 f"warning: begun on {saved.manifest['world']} process(es), going on with "
                 f"{self.accelerator.num_processes}: the result is not the same bit for bit"
+            )
+        if saved.manifest.get("accumulation", self._accumulation) != self._accumulation:
+            self.say(
+                f"warning: begun with {saved.manifest['accumulation']} micro-batch(es) a step, "
+                f"going on with {self._accumulation}: the result is not the same bit for bit"
             )

@@ -7,30 +7,44 @@ begins the logs and lets the draws of the processes differ, and the loop's first
 models and resumes.
 """
 
-import ctypes
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DynamoBackend, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DynamoBackend,
+    InitProcessGroupKwargs,
+    set_seed,
+)
 from torch import nn
 
-from hybridgen.data.augment import Augment, AugmentSettings
+from hybridgen.data.augment import Augment, twice_differentiable
+from hybridgen.data.settings import AugmentSettings
 from hybridgen.errors import InputError
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.maths.objectives import objective
-from hybridgen.training.adversarial_term import AdversarialTerm
-from hybridgen.training.optim import Cosine
+from hybridgen.networks.build import activation_bytes
+from hybridgen.settings import check_memory
+from hybridgen.training.lock import flat
 from hybridgen.training.run import JsonLines, Run
-from hybridgen.training.settings import AdversarialSettings, OptimSettings, RunSettings
+from hybridgen.training.settings import (
+    AdversarialSettings,
+    AdversarialTerm,
+    Cosine,
+    OptimSettings,
+    RunSettings,
+)
 
-_PR_SET_PDEATHSIG = 1
+PATIENCE = timedelta(hours=12)
+"""How long processes wait for one that works alone; the backend's minutes would end the run. One
+that died is noticed by its closed connections, or by the launcher."""
 
 
 def accelerator_for(folder: Path, settings: RunSettings) -> Accelerator:
@@ -61,7 +75,10 @@ def accelerator_for(folder: Path, settings: RunSettings) -> Accelerator:
             project_dir=folder,
             # Copying buffers between processes in every forward pass would change them in place
             # between a step's two passes, and the first backward would fail.
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=PATIENCE),
+            ],
         )
     except (ValueError, ImportError) as error:
         raise InputError(f"Accelerate cannot start with these settings: {error}") from error
@@ -76,9 +93,12 @@ def accelerator_for(folder: Path, settings: RunSettings) -> Accelerator:
             f"{world} processes were launched and Accelerate joined {accelerator.num_processes}: "
             "launch with torchrun, and on CPUs without --multi_gpu"
         )
-    if "ACCELERATE_MIXED_PRECISION" in os.environ and sys.platform == "linux":
-        # `accelerate launch` does not pass a SIGTERM on: without it nobody would stop this process.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    slow = accelerator.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if accelerator.mixed_precision == "bf16" and slow and accelerator.is_main_process:
+        sys.stderr.write(
+            "warning: this processor has no bf16 and imitates it, several times slower than "
+            "--mixed_precision no\n"
+        )
     set_seed(seed)
     return accelerator
 
@@ -91,18 +111,9 @@ def start(run: Run, project: str, settings: RunSettings) -> None:
 
 def start_trackers(accelerator: Accelerator, project: str, config: Mapping[str, Any]) -> None:
     """Begin logging; nested settings are flattened to `a.b`, which every tracker takes."""
-    accelerator.init_trackers(project, _flat(config))
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            simple = isinstance(value, int | float | str | bool)
-            flat[f"{prefix}{key}"] = value if simple else str(value)
-    return flat
+    simple = int | float | str | bool
+    settings = {k: v if isinstance(v, simple) else str(v) for k, v in flat(config).items()}
+    accelerator.init_trackers(project, settings)
 
 
 def build_adversarial(
@@ -127,6 +138,19 @@ def build_adversarial(
         )
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def validate_memory(accelerator: Accelerator, config: OptimSettings, *networks: Any) -> None:
+    """Refuse, by `InputError`, a batch of which one pass through a network of this package takes
+    more memory than there is.
+    """
+    parts = accelerator.num_processes * config.accumulation
+    kept = config.batch / parts * max(map(activation_bytes, networks))
+    check_memory(
+        kept,
+        f"a batch of {config.batch} in {parts} part(s)",
+        "lower training.batch or raise training.accumulation",
+    )
 
 
 _ENGINES = {"NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU"}
@@ -163,6 +187,17 @@ def validate_setup(
             f"the launcher's dynamo backend {backend.value!r} compiles the discriminator, and a "
             "compiled discriminator has no double backward: launch with --dynamo_backend no, or "
             "use finite-difference penalties"
+        )
+    if (
+        twice
+        and adversarial is not None
+        and adversarial.augment is not None
+        and not twice_differentiable()
+    ):
+        raise InputError(
+            f"this torch ({torch.__version__}) does not differentiate the resampling of images "
+            "twice, as r1, r2 and gp with augmentation need: install a newer one, or switch "
+            "augmentation or the penalties off"
         )
     if accelerator.gradient_accumulation_steps != 1:
         raise InputError(

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from hybridgen.data.source import Batch, Shard, Source
 
@@ -32,13 +33,44 @@ def batches_of(source: Source, accelerator: Accelerator, *, batch: int, seed: in
     return batches
 
 
+class Losses(Mapping[str, float]):
+    """Losses that stay on an accelerator until one is read, because reading waits for it.
+
+    Args:
+        values: scalars by name.
+        check: called before the first is read; raises what an earlier step has to say.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor | float], check: Callable[[], None]) -> None:
+        self._values, self._check = values, check
+        self._read: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> float:
+        if not self._read:
+            self._check()
+            tensors = {n: value for n, value in self._values.items() if isinstance(value, Tensor)}
+            numbers = torch.stack(list(tensors.values())).tolist() if tensors else ()
+            self._read = {**self._values, **dict(zip(tensors, numbers, strict=True))}
+        return self._read[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
 @dataclass(frozen=True)
 class Step:
     """What one step of training leaves behind.
 
     Attributes:
         number: counts from 1.
-        losses: means over the whole batch, by name; empty if a finished training is resumed.
+        losses: means over the whole batch, by name; empty if a finished training is resumed. On an
+            accelerator they are read, and checked, when they are asked for.
         average: the averaged model, to sample from.
         state: everything a checkpoint must hold to go on from here, by name; each value has
             `state_dict` and `load_state_dict`.
@@ -46,7 +78,7 @@ class Step:
     """
 
     number: int
-    losses: dict[str, float]
+    losses: Mapping[str, float]
     average: nn.Module
     state: Mapping[str, Any]
     last: bool

@@ -1,8 +1,9 @@
 """Validation of a guide on held-out samples, always with the same noise, and early stopping.
 
-One half of the samples chooses among the discriminators that a training passes through, the other
-half says how good the one chosen is: the best of many looks good on the samples that chose it,
-even if it has learnt nothing.
+One half of the samples chooses among the discriminators that a training passes through, and the
+noise levels at which each is asked. The other half says how good the one chosen is there: the best
+of many looks good on the samples that chose it, even if it has learnt nothing. At levels where it
+is not asked it changes nothing, so whatever it says there counts as nothing.
 """
 
 import copy
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from scipy.special import ndtr, stdtrit
 from torch import Tensor, nn
 
 from hybridgen.losses.denoising import noised
@@ -32,22 +34,24 @@ _DRAWS = "exam"
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationResult:
-    """A discriminator's held-out result, a mean over the noise levels.
+    """A discriminator's held-out result, a mean over the noise levels of its window.
 
     Attributes:
         bce: cross-entropy in nats, of real and generated samples summed; `CHANCE` is chance.
         gain: how far the loss that was trained is below that of a constant logit.
         standard_error: of the gain, over samples.
+        degrees: of freedom of the standard error.
     """
 
     bce: float
     gain: float
     standard_error: float
+    degrees: float = math.inf
 
     @property
     def significant(self) -> bool:
-        """Whether the gain is more than two of its standard errors."""
-        return self.gain > 2 * self.standard_error
+        """Whether the gain exceeds chance, see `exceeds_chance`."""
+        return exceeds_chance(self.gain, self.standard_error, self.degrees)
 
     @property
     def sentence(self) -> str:
@@ -99,45 +103,57 @@ class HeldOutValidation:
     def logits(self, discriminator: Discriminator) -> tuple[Tensor, Tensor]:
         """Logits of the real `[l n]` and generated `[l m]` samples, float64 on the CPU."""
         logits = _on_noised(discriminator)
-        real, fake = (self._at_levels(logits, side).double().cpu() for side in ("real", "fake"))
+        real, fake = (self._at_levels(logits, side).cpu().double() for side in ("real", "fake"))
         if self._denoiser is None:
             return real, fake
         offset = _offsets(real[:, ::2], fake[:, ::2])
         return real + offset, fake + offset
 
     def loss(self, discriminator: Discriminator) -> float:
-        """The loss that is trained, less that of a constant logit, on the choosing half."""
-        return -self._gain(discriminator, 0)[0]
+        """The loss that is trained, less that of a constant logit, on the choosing half: a mean
+        over all levels, of which those outside the window count as a constant logit's.
+        """
+        gains = self._gains(discriminator)
+        inside = self._significant_levels(gains)
+        gain, _, _ = _summed([gain[inside, ::2].mean(0) for gain in gains])
+        return -gain * len(self.levels[inside]) / len(self.levels)
 
     def outcome(self, discriminator: Discriminator) -> ValidationResult:
-        """The result on the half that chose nothing."""
-        gain, error = self._gain(discriminator, 1)
-        real, fake = (logits[:, 1::2] for logits in self.logits(discriminator))
+        """The result inside the window, on the half that chose nothing."""
+        gains = self._gains(discriminator)
+        inside = self._significant_levels(gains)
+        # Averaged over levels first: one sample's losses at two levels are not independent.
+        gain, error, degrees = _summed([gain[inside, 1::2].mean(0) for gain in gains])
+        real, fake = (logits[inside, 1::2] for logits in self.logits(discriminator))
         bce = float(F.softplus(-real).mean() + F.softplus(fake).mean())
-        return ValidationResult(bce=bce, gain=gain, standard_error=error)
+        return ValidationResult(bce=bce, gain=gain, standard_error=error, degrees=degrees)
 
     def window(self, discriminator: Discriminator) -> tuple[float, float]:
         """The noise levels `(low, high)` of significant gain, on the choosing half.
 
-        From the lowest to the highest level whose gain is more than two standard errors, and half
-        the way (in the logarithm) to the next ones; never below `LOWEST`. All levels from there on
-        if there is no such level.
+        From the lowest to the highest level whose gain exceeds chance, and half the way (in the
+        logarithm) to the next ones; never below `LOWEST`. All levels from there on if there is no
+        such level.
         """
-        levels = self.levels.double().tolist()
-        at_levels = zip(*(gain[:, ::2] for gain in self._gains(discriminator)), strict=True)
-        results = [_summed(gains) for gains in at_levels]
-        significant = [number for number, (mean, error) in enumerate(results) if mean > 2 * error]
-        if not significant:
+        levels = self.levels.cpu().double().tolist()
+        inside = self._significant_levels(self._gains(discriminator))
+        first, stop = inside.start, inside.stop
+        if inside == slice(0, len(levels)):
             return LOWEST, math.inf
-        first, last = significant[0], significant[-1]
         low = math.sqrt(levels[first - 1] * levels[first]) if first else 0.0
-        high = math.sqrt(levels[last] * levels[last + 1]) if last + 1 < len(levels) else math.inf
+        high = math.sqrt(levels[stop - 1] * levels[stop]) if stop < len(levels) else math.inf
         return max(low, LOWEST), max(high, 2 * LOWEST)
 
-    def _gain(self, discriminator: Discriminator, half: int) -> tuple[float, float]:
-        """The mean gain over a constant logit, and its standard error over samples."""
-        # Averaged over levels first: one sample's losses at two levels are not independent.
-        return _summed([gain.mean(0)[half::2] for gain in self._gains(discriminator)])
+    def _significant_levels(self, gains: Sequence[Tensor]) -> slice:
+        """From the first to the last level with significant gain, on the choosing half; all levels
+        if there is none."""
+        at_levels = zip(*(gain[:, ::2] for gain in gains), strict=True)
+        significant = [n for n, each in enumerate(at_levels) if exceeds_chance(*_summed(each))]
+        return (
+            slice(significant[0], significant[-1] + 1)
+            if significant
+            else slice(0, len(self.levels))
+        )
 
     def _gains(self, discriminator: Discriminator) -> list[Tensor]:
         """How far its loss is below that of a constant logit, `[l n]` for each kind of samples."""
@@ -153,7 +169,7 @@ class HeldOutValidation:
             estimate = others[-1]
             return score_matching(discriminator, lambda *_: estimate, x, *others[:-1]).detach()
 
-        return self._at_levels(loss, "real", self._estimates).double().cpu()
+        return self._at_levels(loss, "real", self._estimates).cpu().double()
 
     @cached_property
     def _constant_losses(self) -> Tensor:
@@ -189,10 +205,17 @@ def _on_noised(network: Any) -> Callable[..., Tensor]:
     return lambda x, sigma, noise, label: network(noised(x, sigma, noise), sigma, label)
 
 
-def _summed(kinds: Sequence[Tensor]) -> tuple[float, float]:
-    """The sum of the means of independent sets of numbers, and its standard error."""
+def exceeds_chance(gain: float, error: float, degrees: float) -> bool:
+    """Whether a gain is more than two of its standard errors, as far as one of many samples goes:
+    Student's quantile of the same probability, 2.3 %, is greater where they are few."""
+    return gain > float(stdtrit(degrees, ndtr(2.0))) * error
+
+
+def _summed(kinds: Sequence[Tensor]) -> tuple[float, float, float]:
+    """The sum of the means of independent sets of numbers, its standard error, and degrees of
+    freedom: those of the smallest set, which are no more than there are."""
     error = math.sqrt(sum(float(kind.var()) / len(kind) for kind in kinds))
-    return sum(float(kind.mean()) for kind in kinds), error
+    return sum(float(kind.mean()) for kind in kinds), error, min(map(len, kinds)) - 1
 
 
 def _offsets(real: Tensor, fake: Tensor) -> Tensor:
@@ -201,7 +224,8 @@ def _offsets(real: Tensor, fake: Tensor) -> Tensor:
     It solves `mean sigmoid(-real - c) = mean sigmoid(fake + c)` by bisection: the difference of
     the two sides falls in c.
     """
-    low, high = real.new_full((len(real), 1), -100.0), real.new_full((len(real), 1), 100.0)
+    both = torch.cat([real, fake], dim=1)
+    low, high = -both.amax(1, keepdim=True) - 40, 40 - both.amin(1, keepdim=True)
     for _ in range(60):
         middle = (low + high) / 2
         missed, taken = (-real - middle).sigmoid(), (fake + middle).sigmoid()

@@ -1,12 +1,13 @@
 """From image files to bytes."""
 
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from hybridgen.data.decode import ImageFormat, image_format, open_image
 from hybridgen.errors import InputError
@@ -130,3 +131,35 @@ def test_another_size_or_kind_is_refused_unless_it_may_be_changed(picture: Pictu
         strict.apply(picture(0, mode="RGB"), "odd")
     with pytest.raises(InputError, match="odd is grey while the first image is colour"):
         image_format(picture(0, mode="RGB"), "first", None, None).apply(picture(0), "odd")
+
+
+@pytest.mark.parametrize("kind", ["eps", "pcx"])
+def test_formats_that_are_not_named_are_not_opened(picture: Picture, kind: str) -> None:
+    with pytest.raises(InputError, match="cannot be decoded"):
+        open_image(encoded(picture(0, mode="RGB"), kind), "drawing.png")
+
+
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(
+    picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 99)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it was decoded"))
+    with (
+        pytest.raises(InputError, match=r"bomb\.png cannot be decoded .*10x10 pixels"),
+        warnings.catch_warnings(action="ignore"),
+    ):
+        open_image(encoded(Image.new("L", (10, 10))), "bomb.png")
+
+
+def test_a_photograph_is_decoded_no_larger_than_needed_and_looks_the_same() -> None:
+    ramp = np.linspace(0, 255, 800)
+    photo = Image.fromarray((ramp[:, None] * 0.5 + ramp[None] * 0.5).astype(np.uint8))
+    cell, small = (
+        encoded(photo.convert("RGB"), "jpeg", quality=95),
+        ImageFormat(side=32, channels=3, resize=True, convert=True),
+    )
+    whole, drafted = open_image(cell, "a"), open_image(cell, "a", least=32)
+    assert (whole.size, drafted.size) == ((800, 800), (100, 100))
+    difference = small.apply(whole, "a").astype(int) - small.apply(drafted, "a")
+    assert np.abs(difference).max() <= 2
+    assert open_image(cell, "a", least=400).size == (800, 800)

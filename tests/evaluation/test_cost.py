@@ -20,7 +20,8 @@ from hybridgen.evaluation.cost import (
 )
 from hybridgen.networks.build import DiscriminatorSettings, build_discriminator
 from hybridgen.networks.mlp import MlpDiscriminator
-from hybridgen.sampling.build import SamplerName, SamplerSettings, build_sampler
+from hybridgen.sampling.build import build_sampler
+from hybridgen.sampling.settings import SamplerName, SamplerSettings
 
 BATCH = 6
 

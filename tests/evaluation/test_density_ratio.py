@@ -58,13 +58,19 @@ def test_the_line_is_that_of_logistic_regression():
 def test_logits_that_are_wrong_way_round_or_say_nothing_are_ignored():
     slope, offset = platt(-exact(REAL), -exact(FAKE[:100]))
     assert slope == 0 and offset == pytest.approx(0, abs=1e-4)
-    slope, offset = platt(torch.full((50,), 3.0), torch.full((9,), 3.0))
-    assert 3 * slope + offset == pytest.approx(0, abs=1e-4)
+    for constant in (3.0, 0.1, -1e3, 0.0):  # the mean of many 0.1 is not quite 0.1
+        assert platt(torch.full((50,), constant), torch.full((9,), constant)) == (0, 0)
 
 
 def test_logits_that_part_the_sets_entirely_get_a_finite_slope():
     slope, offset = platt(torch.linspace(1, 2, 50), torch.linspace(-2, -1, 50))
     assert 0 < slope < 20 and abs(offset) < 0.1
+    # At two points the best probabilities are Platt's targets themselves, 51/52 and 1/52.
+    slope, offset = platt(torch.full((50,), 2.0), torch.full((50,), -2.0))
+    assert 2 * slope + offset == pytest.approx(math.log(51), rel=1e-3)
+    assert -2 * slope + offset == pytest.approx(-math.log(51), rel=1e-3)
+    few, _ = platt(torch.full((50,), 2.0), torch.full((8,), -2.0))  # the smaller set decides
+    assert 2 * few == pytest.approx(math.log(9), rel=1e-3)
 
 
 def distorted(x, sigma, label=None):
@@ -96,6 +102,21 @@ def test_figures_are_of_the_half_that_chose_nothing():
     assert figures["log_ratio_bce"] > 2 * math.log(2)
     raw = (clean_logits(distorted, x[1::2], 0.5) for x in (real, fake))
     assert figures["log_ratio_bce_raw"] == pytest.approx(cross_entropy(*raw))
+
+
+def test_the_level_is_that_of_the_half_that_chooses():
+    """At .5 it is right for even rows and the wrong way round for odd ones, at 3 it is idle."""
+    row = torch.arange(2_000)
+
+    def divided(x, sigma, label=None):
+        sign = torch.where(row[: len(x)] % 2 == 0, 1.0, -1.0)
+        return torch.where((sigma - 0.5).abs() < 0.01, sign * exact(x), 0.01 * exact(x))
+
+    level = torch.tensor([0.5, 3.0]).double()
+    asked = HeldOutValidation(REAL[:1_000], FAKE[:1_000], level)
+    found, figures = calibrated(divided, asked)
+    assert found.sigma == 0.5
+    assert figures["log_ratio_bce"] > 2 * math.log(2)
 
 
 def test_the_ratio_refines_samples_once_it_is_calibrated():
@@ -156,21 +177,23 @@ def guide(tmp_path):
     return write
 
 
+CALIBRATION = {"sigma": 0.1, "slope": 2.0, "offset": -1.0, "log_bound": 1.5, "acceptance": 0.4}
+
+
 def test_a_finished_guide_of_a_gan_has_its_log_ratio(guide):
-    kept = {"sigma": 0.1, "slope": 2.0, "offset": -1.0, "log_bound": 1.5, "acceptance": 0.4}
-    found = guide(log_ratio=kept)
+    found = guide(log_ratio=CALIBRATION)
     x = torch.randn(5, 2)
     expected = 2 * found.discriminator(x, torch.full((5,), 0.1)) - 1
     torch.testing.assert_close(found.log_ratio(x), expected.double())
-    assert found.log_ratio.calibration == Calibration(**kept)
+    assert found.log_ratio.calibration == Calibration(**CALIBRATION)
     assert found.sampler == "single_pass"
 
 
 def test_a_guide_without_its_log_ratio_is_damaged(guide):
-    with pytest.raises(InputError, match=r"guide.json is damaged: train it again"):
+    with pytest.raises(InputError, match=r"guide.json is damaged .*: train it again"):
         guide()
 
 
 def test_a_guide_of_another_generator_is_refused(guide):
     with pytest.raises(InputError, match="a guide for another model"):
-        guide(model="another")
+        guide(model="another", log_ratio=CALIBRATION)

@@ -13,6 +13,7 @@ from hybridgen.errors import InputError, RunError
 from hybridgen.evaluation.evaluator import Unmeasurable, build_evaluator
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.distances import frechet_distance, kernel_distance, sliced_wasserstein
+from hybridgen.metrics.intervals import paired_errors
 from hybridgen.metrics.modes import mode_coverage
 from hybridgen.metrics.neighbours import expected_coverage, prdc
 from hybridgen.metrics.two_sample import two_sample_test
@@ -356,3 +357,39 @@ def test_processes_evaluate_together():
     for name, estimate in whole.items():
         assert together[name].value == pytest.approx(estimate.value, rel=1e-5), name
     assert sum(map(len, here.collected.features)) == 100  # its own again afterwards
+
+
+def student(count, degrees, d=2, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    chi = torch.randn(count, degrees, generator=rng).square().mean(1, keepdim=True)
+    return torch.randn(count, d, generator=rng) / chi.sqrt()
+
+
+@pytest.mark.parametrize(("degrees", "heavy"), [(2, True), (100, False)])
+def test_heavy_tails_are_warned_of_in_data_and_in_samples(degrees, heavy):
+    data, x = student(800, degrees), student(400, degrees, seed=1)
+    evaluator = build_evaluator((student(400, 100, seed=2), data), samples=400, subsets=4)
+    assert any("Held-out examples have heavy tails" in w for w in evaluator.warnings) == heavy
+    figures, warning = evaluator.with_warning(x)
+    assert ("The samples have heavy tails (kurtosis" in warning) == heavy
+    assert figures == evaluator(x)
+
+
+def test_no_data_set_of_ours_has_heavy_tails(on_ring, on_digits):
+    for evaluator in (on_ring, on_digits):
+        assert not any("tails" in warning for warning in evaluator.warnings)
+
+
+def test_figures_of_the_same_noise_keep_what_pairs_them(on_ring):
+    """Of a small change, the paired error is far below that of independent figures."""
+    x = RING.sample(500, torch.Generator().manual_seed(0))[0] * 1.2
+    a, b = on_ring(x), on_ring(0.99 * x)
+    for name in ("frechet_distance", "kid", "sliced_wasserstein"):
+        ((error, degrees),) = paired_errors(a[name], b[name])
+        assert degrees == 31
+        assert 2 * error < (a[name].high - a[name].low) / 4
+    for name in ("c2st_accuracy", "jsd_bound"):
+        assert a[name].deviations == ()
+    assert a["recall"].least_error == pytest.approx(1.5 / len(on_ring.held_out))
+    assert a["high_quality"].least_error == pytest.approx(1.5 / 500)
+    assert a["kid"].least_error == 0

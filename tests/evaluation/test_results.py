@@ -81,3 +81,18 @@ def test_a_mean_of_p_values_is_none():
 )
 def test_how_often_each_model_was_trained_is_said(counts, sentence):
     assert provenance(["x.py"], seed=3, trainings=counts)["seed"] == sentence
+
+
+def test_a_mean_over_trainings_keeps_the_parts_and_the_trainings():
+    values, parts = (1.0, 2.0, 6.0), ((0.3, -0.3), (0.1, -0.1), (0.2, -0.2))
+    figures = [
+        {"kid": Estimate(value=v, low=v - 1, high=v + 1, deviations=(p,), least_error=0.3)}
+        for v, p in zip(values, parts, strict=True)
+    ]
+    mean = mean_over_trainings(figures)["kid"]
+    of_parts, of_trainings = mean.deviations
+    assert of_parts == pytest.approx((0.2, -0.2))
+    assert mean.standard_error == pytest.approx(float(torch.tensor(of_trainings).std()))
+    assert mean.least_error == pytest.approx(0.3 / math.sqrt(3))
+    without = [figures[0], {"kid": Estimate(value=1.0, low=0.0, high=2.0)}]
+    assert mean_over_trainings(without)["kid"].deviations == ()

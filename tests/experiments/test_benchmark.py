@@ -33,10 +33,16 @@ def script():
     del sys.modules["benchmark"]
 
 
+@pytest.fixture(scope="module")
+def figures(script):
+    yield importlib.import_module("benchmark_figures")
+    del sys.modules["benchmark_figures"]
+
+
 @pytest.mark.parametrize("name", ["digits", "ring"])
-def test_the_loop_written_by_hand_and_ours_train_the_same_weights(script, name):
-    gan = read_settings(script.Gan, ["--config", str(script.CONFIGS / "gan" / f"{name}.yaml")])
-    source, training = load_data(gan.data), script.steady(gan.training)
+def test_the_loop_written_by_hand_and_ours_train_the_same_weights(figures, name):
+    gan = read_settings(figures.Gan, ["--config", str(figures.CONFIGS / "gan" / f"{name}.yaml")])
+    source, training = load_data(gan.data), figures.steady(gan.training)
     batch, latent = training.batch, gan.generator.latent
     torch.manual_seed(0)
     generator, discriminator = (
@@ -59,7 +65,7 @@ def test_the_loop_written_by_hand_and_ours_train_the_same_weights(script, name):
     )
     step = list(islice(ours, 5))[-1]
     before = copy.deepcopy(others)
-    *_, average = islice(script.plain_loop(*others, batches(), latents(), training), 5)
+    *_, average = islice(figures.plain_loop(*others, batches(), latents(), training), 5)
 
     pairs = [(step.average, average), (generator, others[0]), (discriminator, others[1])]
     for trained, plain in pairs:
@@ -87,10 +93,10 @@ def test_a_small_run_leaves_flat_finite_figures_and_a_table(script, tmp_path, ca
     assert "_low" not in table
 
 
-def test_penalties_take_time_and_the_contestants_start_alike(script):
-    gan = read_settings(script.Gan, ["--config", str(script.CONFIGS / "gan" / "ring.yaml")])
+def test_penalties_take_time_and_the_contestants_start_alike(script, figures):
+    gan = read_settings(figures.Gan, ["--config", str(figures.CONFIGS / "gan" / "ring.yaml")])
     size = script.Benchmark().size
-    loops, _ = script.gan_tasks(gan, load_data(gan.data), Accelerator(cpu=True), size)
+    loops, _ = figures.gan_tasks(gan, load_data(gan.data), Accelerator(cpu=True), size)
     parts = {name: next(loops[name]).losses for name in loops if name != "plain"}
     assert {"r1", "r2"} <= parts["ours"].keys() & parts["finite_difference"].keys()
     assert not {"r1", "r2"} & parts["unpenalised"].keys()
@@ -154,22 +160,22 @@ def test_settings_out_of_range_are_refused(script, wrong):
         script.Benchmark(**wrong)
 
 
-def test_a_ratio_of_medians_ignores_what_slows_both_for_a_while(script):
+def test_a_ratio_of_medians_ignores_what_slows_both_for_a_while(figures):
     under = [1.0] * 30 + [9.0] * 10
     over = [2 * seconds for seconds in under]
-    assert script.ratio("x", over, under) == {"x": 2, "x_low": 2, "x_high": 2}
+    assert figures.ratio("x", over, under) == {"x": 2, "x_low": 2, "x_high": 2}
 
 
-def test_a_ratio_of_one_round_has_no_width(script):
-    assert set(script.ratio("x", [3.0], [2.0]).values()) == {1.5}
+def test_a_ratio_of_one_round_has_no_width(figures):
+    assert set(figures.ratio("x", [3.0], [2.0]).values()) == {1.5}
 
 
-def test_the_interval_holds_the_ratio_and_narrows_with_more_rounds(script):
+def test_the_interval_holds_the_ratio_and_narrows_with_more_rounds(figures):
     draws = torch.Generator().manual_seed(0)
 
     def interval(rounds):
         over, under = (1 + 0.1 * torch.randn(2, rounds, generator=draws)).tolist()
-        value, low, high = script.ratio("x", over, under).values()
+        value, low, high = figures.ratio("x", over, under).values()
         assert low < value < high
         return low, high
 
@@ -180,6 +186,6 @@ def test_the_interval_holds_the_ratio_and_narrows_with_more_rounds(script):
 
 
 @pytest.mark.parametrize(("over", "under"), [([], []), ([1.0], [1.0, 2.0])])
-def test_times_of_other_rounds_are_refused(script, over, under):
+def test_times_of_other_rounds_are_refused(figures, over, under):
     with pytest.raises(ValueError, match="the same rounds"):
-        script.ratio("x", over, under)
+        figures.ratio("x", over, under)

@@ -10,9 +10,11 @@ from experiments.conftest import EXPERIMENTS, Answer
 from PIL import Image
 
 from hybridgen.cli import command
+from hybridgen.data.images import digits
 from hybridgen.evaluation.runs import SavedRun
 from hybridgen.networks.build import DenoiserSettings, build_denoiser
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
+from hybridgen.report import publish as publishing
 
 METHODS = [
     {"name": "GAN", "model": "gan"},
@@ -307,7 +309,7 @@ def test_only_what_methods_use_is_trained_and_what_their_discriminators_judge(sc
         ),
         (
             lambda r: (*run_flags(r, "gan"), "--methods", METHOD, "--timing_rounds", "2"),
-            "timing_rounds must be at least 3, got 2",
+            "timing_rounds must be a whole number in [3, 1000], got 2",
         ),
         (
             lambda r: (*run_flags(r, "gan"), "--methods", f"[{METHOD[1:-1]}, {METHOD[1:-1]}]"),
@@ -325,6 +327,29 @@ def test_what_cannot_work_is_said_in_one_sentence(call, runs, tmp_path, argv, se
     assert sentence in answer.err
     assert "Traceback" not in answer.err
     assert answer.err.strip().count("\n") == 0
+
+
+def test_held_out_data_must_be_that_which_was_not_trained_on(call, runs, tmp_path):
+    identity = digits().identity
+    for run, data in (("gan", "0" * 32), ("diffusion", identity)):
+        shutil.copytree(runs / run, tmp_path / run)
+        config = yaml.safe_load((tmp_path / run / "config.yaml").read_text())
+        config["data"] |= {"identity": data}
+        (tmp_path / run / "config.yaml").write_text(yaml.safe_dump(config))
+    answer = call(*run_flags(tmp_path, "gan"), "--methods", METHOD)
+    assert answer.status == 2 and "are not those that were trained on" in answer.err
+    both = f'[{METHOD[1:-1]}, {{"name": "d", "model": "diffusion", "calls": [3]}}]'
+    answer = call(*run_flags(tmp_path, "gan", "diffusion"), "--methods", both)
+    assert answer.status == 2 and "was trained on other data" in answer.err
+    assert not (tmp_path / "out" / "result.json").exists()
+
+
+def test_runs_that_name_one_data_set_by_two_paths_are_compared(script, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        data = {"path": f"{name}/photos", "identity": "x"}
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    assert script.same_data([SavedRun(tmp_path / name) for name in "ab"]).path == "a/photos"
 
 
 @pytest.mark.parametrize(
@@ -357,7 +382,7 @@ def test_a_row_that_diverges_is_named_and_left_out(call, runs, tmp_path):
     shutil.copytree(runs / "gan", tmp_path / "bad")
     generator = DcganGenerator.from_pretrained(tmp_path / "bad" / "generator")
     with torch.no_grad():
-        next(generator.parameters()).fill_(float("nan"))
+        next(generator.parameters()).fill_(3e38)  # finite itself, and nothing it makes is
     generator.save_pretrained(tmp_path / "bad" / "generator")
     runs_flag = {"gan": str(runs / "gan"), "bad": str(tmp_path / "bad")}
     methods = [METHODS[0], {"name": "broken", "model": "bad"}]
@@ -382,6 +407,28 @@ def test_a_guide_for_other_steps_is_used_with_a_warning(call, runs, tmp_path):
     assert answer.status == 0, answer.err
     page = (tmp_path / "out" / "report.html").read_text()
     assert "trained on samples of heun with 18 steps" in page
+
+
+def test_a_guide_that_failed_its_validation_is_said_to_and_its_row_is_paired_with_the_unguided(
+    script, call, runs, tmp_path, monkeypatch
+):
+    shutil.copytree(runs / "guide", tmp_path / "guide")
+    path = tmp_path / "guide" / "guide.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"significant": False}))
+    published, publish = [], publishing.publish
+    monkeypatch.setattr(
+        publishing, "publish", lambda page, folder: published.append(page) or publish(page, folder)
+    )
+    flags = {"diffusion": str(runs / "diffusion"), "guide": str(tmp_path / "guide")}
+    answer = call("--runs", json.dumps(flags), "--methods", json.dumps(METHODS[2:]))
+    assert answer.status == 0, answer.err
+    base, guided = published[0].rows
+    assert guided.validation_note == "its guide failed validation" and not base.validation_note
+    assert "scale 1\u201d (its guide failed validation)" in answer.out
+    assert base.noise_shape == guided.noise_shape == (1, 8, 8)
+    for row in (base, guided):
+        (deviations,) = row.figures["frechet_distance"].deviations
+        assert len(deviations) == 8
 
 
 METHOD = '[{"name": "a", "model": "gan"}]'

@@ -9,8 +9,8 @@ import yaml
 from experiments.conftest import EXPERIMENTS, load
 
 from hybridgen.errors import InputError, Interrupted, RunError
-from hybridgen.evaluation.methods import Method
 from hybridgen.evaluation.runs import SavedRun
+from hybridgen.evaluation.settings import Method
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_trainings_of_a_pattern_may_differ_in_what_changes_no_model(script, mode
 @pytest.mark.parametrize(
     ("other", "reason"),
     [
-        ({"training": {"steps": 8}}, "differ in training: expected trainings of one model"),
+        ({"training": {"steps": 8}}, "differ in training.steps: expected trainings of one model"),
         ({"network": "denoiser"}, "differ in kind"),
         ({"network": "discriminator"}, "differ in kind"),
         ({"seed": 0}, "have the same seed: expected trainings with different seeds"),
@@ -121,6 +121,36 @@ def test_models_that_cannot_be_are_refused(script, models, tmp_path):
         script.Model(name="gan", script="gan", config="gan/digits", of="gan")
 
 
+NAMES = ["../gan", "/tmp/gan", "..", ".", "", "a/b", "a\0b", "a\\b", ".lock"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_leads_to_another_folder_is_refused(script, name):
+    with pytest.raises(InputError, match=r"name (is that of its folder|must be text)"):
+        script.Model(name=name, script="gan", config="gan/digits")
+
+
+def test_the_log_of_a_training_is_not_written_through_a_link(training, tmp_path):
+    (tmp_path / "outside").write_text("somebody's")
+    (tmp_path / "models").mkdir()
+    for name in ("gan.log", "gan.recipe.json"):
+        (tmp_path / "models" / name).symlink_to(tmp_path / "outside")
+    training("print('a table')").to_the_end()
+    assert (tmp_path / "outside").read_text() == "somebody's"
+    assert (tmp_path / "models" / "gan.log").read_text() == "a table\n"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "\xff"])
+def test_a_damaged_recipe_is_a_sentence(training, content):
+    first = training()
+    first.to_the_end()
+    finished(first.run.folder)
+    record = first.run.folder.with_name("gan.recipe.json")
+    record.write_text(content, encoding="latin-1")
+    with pytest.raises(InputError, match=r"gan.recipe.json is damaged"):
+        first.check()
+
+
 @pytest.fixture
 def training(script, tmp_path, monkeypatch):
     """Of a GAN, by a script and settings that a test writes."""
@@ -149,13 +179,14 @@ def test_a_training_that_fails_is_told(training):
         training("raise SystemExit(3)").to_the_end()
 
 
-def test_a_training_that_is_stopped_ends_its_script_first(training, tmp_path):
-    code = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
-    before, begun = signal.getsignal(signal.SIGTERM), time.monotonic()
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_training_that_is_stopped_ends_its_script_first(training, tmp_path, number):
+    code = f"import os, time; os.kill(os.getppid(), {int(number)}); time.sleep(60)"
+    before, begun = signal.getsignal(number), time.monotonic()
     with pytest.raises(Interrupted, match="the same command goes on from there"):
         training(code).to_the_end()
     assert time.monotonic() - begun < 30
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
 
 
 def test_a_run_of_another_recipe_is_refused_wherever_its_settings_changed(training, tmp_path):

@@ -55,5 +55,5 @@ def test_points_and_settings_out_of_range_are_refused(script, tmp_path):
     with pytest.raises(InputError, match="image shapes"):
         script.main(script.FeatureExperiment(data=DataSettings(path="ring"), out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
-    with pytest.raises(InputError, match=r"training\.steps"):
+    with pytest.raises(InputError, match=r"steps must be a whole number in .* got 0"):
         script.FeatureTraining(steps=0)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 
 import datasets
 import huggingface_hub
@@ -24,6 +25,7 @@ from safetensors.torch import load_file
 from hybridgen.cli import command
 from hybridgen.evaluation.monitor import Monitor
 from hybridgen.networks.build import load_network
+from hybridgen.training.signals import Signals
 
 ADVERSARIAL = ("--adversarial.objective", "non_saturating")
 
@@ -112,35 +114,63 @@ def test_a_finished_run_is_answered_with_its_table(call, finished):
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
 
 
+POINTS = ("--data.path", "ring", *("--generator.architecture", "mlp"))
+POINTS += ("--discriminator.architecture", "mlp")
+
+
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["--trainig.steps", "3"], "trainig"),
+        (["--trainig.steps", "3"], r"no setting 'trainig.steps'; did you mean training.steps\?$"),
         (["--training.steps", "three"], "training.steps"),
-        (["--training.r1.start", "-1"], "finite values >= 0, got -1.0"),
-        (["--training.steps", "0"], "training.steps must be positive, got 0"),
+        (
+            ["--training.r1.start", "-1"],
+            r"training.r1.start must be a number in \[0, 1e\+09\], got -1.0",
+        ),
+        (
+            ["--training.steps", "0"],
+            r"training.steps must be a whole number in \[1, 1e\+08\], got 0",
+        ),
         (["--training.learning_rate.until", "2"], r"\(0, 1\], got 2.0"),
         (["--generator.architecture", "transformer"], "generator.architecture"),
         (["--generator.architecture", "mlp"], "architecture mlp is for points"),
         (["--generator.width", "0"], "width"),
-        (["--adversarial.objective", "wgan"], "no objective 'wgan'; there are hinge"),
-        (["--adversarial.gp", "-1"], "gp must be finite and >= 0, got -1.0"),
-        (["--adversarial.finite_difference", "0"], "finite_difference is a step > 0"),
+        (
+            ["--adversarial.objective", "wgan"],
+            "adversarial.objective must be one of relativistic, .* got 'wgan'",
+        ),
+        (["--adversarial.gp", "-1"], "adversarial.gp must be a number in .* got -1.0"),
+        (
+            ["--adversarial.finite_difference", "0"],
+            "adversarial.finite_difference must be a number in .* got 0.0",
+        ),
         (["--adversarial.finite_difference", "0.1", "--augment.strength", "0.5"], "augment"),
-        (["--augment.strength", "2"], r"augment.strength must lie in \[0, 1\], got 2.0"),
+        (["--augment.strength", "2"], r"augment.strength must be a number in \[0, 1\], got 2.0"),
         (["--training.accumulation", "3"], "batch of 16 cannot be cut evenly"),
         (["--training.batch", "1501"], "batch of 1501 is larger than the training data of 1500"),
         (["--mixed_precision", "fp16"], "mixed_precision"),
-        (["--save_every", "0"], "save_every must be at least 1"),
+        (["--save_every", "0"], "save_every must be a whole number in .* got 0"),
         (["--tracking", "[crystal]"], "crystal"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--data.path", "./nowhere"], "no folder './nowhere'"),
         (["--data.path", "ring", "--data.channels", "1"], "made of points"),
         (["--threads", "0"], "threads"),
         (["--seed", "x"], "seed"),
-        (["--seed", "-1"], "a seed is a whole number from 0"),
-        (["--eval_samples", "3"], "eval_samples must be more than 5"),
+        (["--seed", "-1"], "seed must be a whole number in .* got -1"),
+        (["--eval_samples", "3"], r"eval_samples must be a whole number in \[6, .* got 3"),
         (["--training.beta2.start", "1.0"], "beta2 must stay below 1"),
+        (["--training.step", "3"], r"no setting 'training.step'; did you mean training.steps\?$"),
+        (["--threads", "100000"], r"threads must be a whole number in \[1, .* got 100000"),
+        (["--data.path", "/"], "data.path is the whole file system"),
+        (["--data.path", "~nobody-of-this-name/x"], "data.path .* cannot be a folder"),
+        (["--data.path", "a" * 5000], "data.path .*aaa.* cannot be a folder"),
+        ([*POINTS, "--augment.strength", "0.5"], "augmentation changes images"),
+        ([*POINTS, "--augment.adaptive", "true"], "augmentation changes images"),
+        (
+            [*POINTS, "--generator.width", "4096", "--training.batch", "1000000"],
+            r"a batch of 1000000 in 1 part\(s\) would take at least .* lower training.batch",
+        ),
+        (["--generator.width", "65536"], r"a DcganGenerator of .* would take at least .* GiB"),
     ],
 )
 def test_a_setting_that_cannot_work_is_one_sentence_and_leaves_no_folder(
@@ -255,6 +285,22 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_outcome_is_the_same(
     assert same(weights(killed), weights(finished))
 
 
+def test_a_folder_that_grew_is_other_data_and_a_moved_one_is_not(call, blind, tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    pictures(data, count=24, size=(8, 8))
+    arguments = ("--out", run, "--training.steps", "4")
+    assert call("--data.path", data, *arguments).status == 0
+    (run / "result.json").unlink()
+    data.rename(tmp_path / "moved")
+    more = ("--threads", "2", "--training.accumulation", "2", "--data.memory_limit", "0")
+    status, _, err = call("--data.path", tmp_path / "moved", *arguments, *more)
+    assert status == 0 and "going on from step 4" in err
+    (run / "result.json").unlink()
+    shutil.copy(next((tmp_path / "moved").iterdir()), tmp_path / "moved" / "new.png")
+    line = sentence(call("--data.path", tmp_path / "moved", *arguments), 2)
+    assert "holds a run on other examples (some were added" in line
+
+
 def test_a_checkpoint_of_another_configuration_is_refused(call, blind, killed):
     config = (killed / "config.yaml").read_text()
     (killed / "config.yaml").write_text(config.replace("latent: 8", "latent: 9"))
@@ -279,13 +325,13 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
 
 
 def test_a_loss_that_explodes_is_one_sentence_and_the_last_good_checkpoint_stays(call, tmp_path):
-    answer = call("--training.learning_rate.start", 1e18, "--out", tmp_path / "run")
+    answer = call("--training.learning_rate.start", 1e9, "--out", tmp_path / "run")
     assert answer.status == 1
     assert "error: the " in answer.err.splitlines()[-1] and "at step" in answer.err
     assert "Traceback" not in answer.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_while_training_saves_and_leaves_within_a_second_and_the_run_goes_on(
     call, blind, finished, tmp_path, monkeypatch, number
 ):
@@ -307,6 +353,40 @@ def test_a_signal_while_training_saves_and_leaves_within_a_second_and_the_run_go
     status, _, err = call("--out", tmp_path / "run")
     assert status == 0 and "going on from step 3" in err
     assert same(weights(tmp_path / "run"), weights(finished))
+    previews = [
+        sorted(p.name for p in (f / "samples").iterdir()) for f in (tmp_path / "run", finished)
+    ]
+    assert previews[0] == previews[1]
+
+
+def test_an_evaluation_cut_off_after_its_step_was_saved_is_made_up_for(
+    call, blind, tmp_path, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    def figures(monitor, model, samples=None):
+        if cut:
+            raise Killed
+        return {"kid": 1.0, "floor_kid": 0.0}
+
+    monkeypatch.setattr(Monitor, "figures", figures)
+    for cut in (True, False):
+        with nullcontext() if not cut else pytest.raises(Killed):
+            assert call("--eval_every", 4, "--out", tmp_path / "run").status == 0
+    rows = [json.loads(row) for row in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "kid" in row] == [4, 6]
+
+
+def test_the_losses_of_the_step_at_which_a_signal_came_are_logged(
+    call, blind, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(Signals, "received", lambda _, step: signal.SIGTERM if step == 4 else 0)
+        assert call("--out", tmp_path / "run").status == 128 + signal.SIGTERM
+    assert call("--out", tmp_path / "run").status == 0
+    rows = [json.loads(row) for row in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "discriminator" in row] == [2, 4, 6]
 
 
 def test_a_signal_at_the_final_judgement_leaves_at_once_and_the_run_goes_on(

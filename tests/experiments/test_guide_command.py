@@ -289,14 +289,17 @@ def test_a_discriminator_of_other_samples_is_no_start(call, models, tmp_path):
         (["--discriminator.noise_conditional", "false"], "build it with noise_conditional=True"),
         (["--training.objective", "score_matching"], "set discriminator.activation silu"),
         (["--scales", "[0.5, 1.0]"], "have 0 among them, got [0.5, 1.0]"),
-        (["--validation_fraction", "1"], "validation_fraction must lie between 0 and 1, got 1.0"),
-        (["--scale_draws", "1"], "at least 2 samples and 2 draws"),
+        (["--validation_fraction", "1"], "validation_fraction must be a number in (0, 1), got 1.0"),
+        (["--scale_draws", "1"], "scale_draws must be a whole number in [2, 1000], got 1"),
         (["--augment.adaptive", "true"], "nobody plays against a guide"),
         (["--discriminator.architecture", "mlp"], "architecture mlp is for points"),
         (["--training.batch", "33"], "batch of 33 is larger than the training data of 32"),
         (["--start", "nowhere"], "no network in nowhere"),
         (["--sampler.steps", "1"], "at least 2 steps, got 1"),
-        (["--final_samples", "1"], "final_samples must be at least 2, got 1"),
+        (["--scale_draws", "1000", "--scale_samples", "10000"], "would take 2e+07 samples"),
+        (["--num_samples", "2000000"], "num_samples must be a whole number in [1, 1e+06] or null"),
+        (["--discriminator.width", "65536"], "weights would take at least"),
+        (["--final_samples", "1"], "final_samples must be a whole number in [2, 1e+06], got 1"),
     ],
 )
 def test_bad_input_gets_one_sentence(call, models, tmp_path, argv, expected):
@@ -305,3 +308,12 @@ def test_bad_input_gets_one_sentence(call, models, tmp_path, argv, expected):
     sentences = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(sentences) == 1 and expected in sentences[0]
     assert out == "" and not (tmp_path / "g").exists()
+
+
+def test_a_model_of_data_that_changed_gets_no_guide(call, models, tmp_path):
+    shutil.copytree(models["digits"], tmp_path / "model")
+    data = {"path": "digits", "labels": False, "identity": "0" * 32}
+    (tmp_path / "model" / "config.yaml").write_text(yaml.safe_dump({"data": data, "seed": 0}))
+    status, _, err = call("--run", tmp_path / "model", "--out", tmp_path / "guide")
+    assert status == 2 and "'digits' are not those that were trained on" in err
+    assert not (tmp_path / "guide").exists()

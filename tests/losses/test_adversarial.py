@@ -301,3 +301,36 @@ def test_a_discriminator_with_fused_attention_can_be_penalised(penalty):
     AdversarialLoss(discriminator, **penalty)(real, fake)["total"].backward()
     assert all(bool(torch.isfinite(grad).all()) for grad in grads(discriminator))
     assert float(discriminator.entry.weight.grad.norm()) > 0
+
+
+class Steep(nn.Module):
+    """`logit = (1 + sigma + label) |x|^2 / 2`, whose slope is that many times x."""
+
+    def forward(self, x, sigma, label=None):
+        return (1 + sigma + (0 if label is None else label)) * x.square().sum(1) / 2
+
+
+@pytest.mark.parametrize("penalty", ["r1", "r2", "gp"])
+@pytest.mark.parametrize("finite_difference", [None, 1e-3])
+def test_every_penalty_is_of_the_slope_at_the_level_and_with_the_label(penalty, finite_difference):
+    x, sigma, label = (
+        torch.full((3, 1), 2.0),
+        torch.tensor([0.0, 1.0, 4.0]),
+        torch.tensor([0, 1, 2]),
+    )
+    loss = AdversarialLoss(Steep(), finite_difference=finite_difference, **{penalty: 1.0})
+    rng = torch.Generator().manual_seed(0)
+    wide = [t.repeat_interleave(20_000, 0) for t in (x, sigma, label)]
+    slopes = 2 * (1 + sigma + label)
+    expected = ((slopes - 1) if penalty == "gp" else slopes).square().mean()
+    measured = loss(wide[0], wide[0], *wide[1:], rng=rng)[penalty]
+    assert float(measured) == pytest.approx(float(expected), rel=0.03)
+
+
+@pytest.mark.parametrize("step", [0.01, 1.0, 30.0])
+def test_the_game_is_played_where_the_samples_are_and_not_where_differences_are_taken(step):
+    real, fake = torch.randn(16, 2), torch.randn(16, 2) + 1
+    exact = AdversarialLoss(Linear(), r1=1.0)(real, fake)
+    moved = AdversarialLoss(Linear(), r1=1.0, finite_difference=step)(real, fake)
+    for name in ("adversarial", "logit_real", "logit_fake", "sign_accuracy"):
+        torch.testing.assert_close(moved[name], exact[name])

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import denoise, one_dimensional
 
-from hybridgen.maths.noise import LogNormal, clamp_level, karras_sigmas, like, loss_weight, scalings
+from hybridgen.maths.noise import clamp_level, karras_sigmas, like, loss_weight, scalings
+from hybridgen.training.settings import LogNormal
 
 SIZES = {"steps": 18, "low": 0.002, "high": 80.0, "rho": 7.0}
 
@@ -67,7 +68,7 @@ def test_training_levels_are_log_normal():
 
 @pytest.mark.parametrize("wrong", [{"mean": math.nan}, {"std": 0.0}, {"std": math.inf}])
 def test_impossible_distributions_of_levels_are_refused(wrong):
-    with pytest.raises(ValueError, match="finite mean and a positive std"):
+    with pytest.raises(ValueError, match=r"(mean|std) must be a number in"):
         LogNormal(**wrong)
 
 
@@ -152,3 +153,22 @@ def test_a_clamped_level_has_a_finite_logarithm_and_changes_nothing_that_can_be_
     assert all(bool(part.isfinite().all()) for part in c)
     assert float(c.skip[0]) == 1.0
     assert 0 < float(c.out[0]) < 2e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sigma", [1e30, 1e300, math.inf])
+def test_without_any_data_left_the_network_alone_answers(dtype, sigma):
+    level = torch.tensor([sigma], dtype=dtype)
+    skip, out, inner, _ = (float(part) for part in scalings(level, 0.4))
+    assert (skip, out) == pytest.approx((0, 0.4)) and 0 <= inner <= 1.01e-30
+    assert float(loss_weight(level, 0.4)) == pytest.approx(1 / 0.4**2)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.7, 5.0])
+def test_of_data_that_is_not_centred_the_root_mean_square_is_meant(sigma):
+    x0 = -0.6 + 0.5 * torch.randn(200_000, generator=torch.Generator().manual_seed(0)).double()
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1)).double()
+    x, size = x0 + sigma * noise, math.sqrt(0.6**2 + 0.5**2)
+    skip, out, inner, _ = scalings(at(sigma), size)
+    for seen in (inner * x, (x0 - skip * x) / out):
+        assert float(seen.square().mean()) == pytest.approx(1, abs=0.02)

@@ -1,4 +1,6 @@
 import json
+import math
+import time
 
 import pytest
 import torch
@@ -208,7 +210,11 @@ def test_depth_and_width_of_the_settings_reach_the_networks():
         ("dcgan", (1, 36, 36), "resize them to 32 or 40"),
         ("residual", (1, 7, 7), "resize them to 8"),
         ("residual", (1, 512, 512), "resize them to 256"),
-        ("transformer", (1, 8, 8), "no architecture 'transformer'"),
+        (
+            "transformer",
+            (1, 8, 8),
+            "architecture must be one of mlp, dcgan, residual, got 'transformer'",
+        ),
     ],
 )
 def test_data_that_an_architecture_cannot_take_is_an_input_error(architecture, shape, message):
@@ -222,7 +228,7 @@ def test_data_that_an_architecture_cannot_take_is_an_input_error(architecture, s
 @pytest.mark.parametrize("architecture", ["mlp", "residual"])
 def test_a_size_of_zero_is_an_input_error(architecture, setting):
     shape = (2,) if architecture == "mlp" else (1, 8, 8)
-    with pytest.raises(InputError, match=f"{setting} is 0"):
+    with pytest.raises(InputError, match=f"{setting} must be .* got 0"):
         build_generator(GeneratorSettings(architecture=architecture, **{setting: 0}), shape)
 
 
@@ -246,6 +252,36 @@ def test_missing_or_damaged_weights_are_an_input_error(tmp_path):
         load_network(tmp_path)
     weights.unlink()
     with pytest.raises(InputError, match="cannot be read"):
+        load_network(tmp_path)
+
+
+@pytest.mark.parametrize("setting", [{"depth": 10**9}, {"width": 10**5}, {"latent": 10**15}])
+def test_settings_larger_than_the_weights_beside_them_are_refused_before_they_are_built(
+    tmp_path, setting
+):
+    generator("mlp", (2,), 8).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | setting))
+    start = time.perf_counter()
+    with pytest.raises(InputError, match=r"describe a network of|is 1e\+\d+, and at most \d+ is"):
+        load_network(tmp_path)
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_said(tmp_path, value):
+    network = generator("mlp", (2,), 8)
+    with torch.no_grad():
+        next(network.parameters()).view(-1)[3] = value
+    network.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="are not finite"):
+        load_network(tmp_path)
+
+
+@pytest.mark.parametrize("name", [["MlpGenerator"], None, "os.system"])
+def test_a_class_that_is_none_of_ours_is_refused(tmp_path, name):
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": name}))
+    with pytest.raises(InputError, match=r"expected one of|its _class_name is"):
         load_network(tmp_path)
 
 

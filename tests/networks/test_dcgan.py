@@ -64,3 +64,15 @@ def test_hidden_layers_pass_a_relu_in_the_generator_and_a_leaky_one_in_the_discr
     assert seen[0].min() == 0
     hidden, after = seen[1], seen[2]
     torch.testing.assert_close(after, torch.where(hidden > 0, hidden, 0.2 * hidden))
+
+
+def test_every_layer_gets_the_noise_bias_that_was_made_for_it():
+    """At resolution 8 both layers are as wide, so a bias of the other would fit too."""
+    discriminator = DcganDiscriminator(resolution=8, width=8, noise_conditional=True)
+    torch.nn.init.normal_(discriminator.noise.linear.weight)
+    x, sigma = torch.randn(3, 1, 8, 8), torch.tensor([0.1, 1.0, 9.0])
+    h, biases = discriminator.noise(x, sigma)
+    assert len({bias.shape for bias in biases}) == 1 and len(biases) == 2
+    for layer, bias in zip(discriminator.layers, biases, strict=True):
+        h = torch.nn.functional.leaky_relu(layer(h) + bias[:, :, None, None], 0.2)
+    torch.testing.assert_close(discriminator(x, sigma), discriminator.head(h.flatten(1), None))

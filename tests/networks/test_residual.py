@@ -58,3 +58,17 @@ def test_a_discriminator_ends_in_a_depthwise_convolution_as_large_as_the_base():
     expected = torch.nn.functional.conv2d(seen[0], kernel, groups=len(kernel)).flatten(1)
     torch.testing.assert_close(seen[1], expected, rtol=1e-4, atol=1e-5)
     assert discriminator.collect.std().item() == pytest.approx(1 / 7, rel=0.1)
+
+
+def test_every_block_gets_the_noise_bias_that_was_made_for_it():
+    discriminator, seen = ResidualDiscriminator(noise_conditional=True, resolution=16, width=8), []
+    torch.nn.init.normal_(discriminator.noise.linear.weight)
+    for block in discriminator.blocks:
+        block.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
+    x, sigma = torch.randn(2, 1, 16, 16), torch.tensor([0.1, 3.0])
+    discriminator(x, sigma)
+    _, biases = discriminator.noise(x, sigma)
+    assert len(seen) == len(biases) == len(discriminator.blocks)
+    for bias, expected in zip(seen, biases, strict=True):
+        torch.testing.assert_close(bias, expected)
+    assert len({tuple(bias.flatten().tolist()) for bias in seen}) == len(seen)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 from comparisons import comparison, diffusion, estimate, full, gan, guided, refined, row
@@ -30,8 +31,41 @@ def test_the_question_is_answered_first(quality, outcome):
     assert first == (
         f"{outcome}: Fr\u00e9chet distance {quality:.1f} [{quality - 1:.1f} to {quality + 1:.1f}] "
         "for \u201cguided, 8 calls, scale 1\u201d against 30.0 [29.0 to 31.0] for "
-        "\u201cGAN\u201d. A sample takes 100 times as long (1.00 ms against 10.0 \u00b5s)."
+        "\u201cGAN\u201d; no unguided row of equal calls says what the guide's part in it is. "
+        "A sample takes 100 times as long (1.00 ms against 10.0 \u00b5s)."
     )
+
+
+@pytest.mark.parametrize(
+    ("unguided", "clause"),
+    [
+        (20.0, "unguided at equal calls it is 20.0 [19.0 to 21.0], than which guided is better."),
+        (12.5, "unguided at equal calls it is 12.5 [11.5 to 13.5], and the two cannot be told"),
+        (9.0, "unguided at equal calls it is 9.0 [8.0 to 10.0], than which guided is worse."),
+    ],
+)
+def test_guided_diffusion_is_never_spoken_of_without_the_same_unguided(unguided, clause):
+    rows = [gan(), diffusion(8, quality=unguided), guided(8, quality=12.0), diffusion(4)]
+    assert clause in sentences_of(*rows)[0]
+
+
+def test_a_guide_that_failed_its_validation_is_said_to_wherever_its_row_is_named():
+    words = "its guide failed validation"
+    failed = guided(8, quality=12.0, validation_note=words)
+    for rows in (
+        [gan(), failed],
+        [failed, row("b", quality=30.0)],
+        [row("a", quality=10.0), replace(failed, cost=row("", seconds=1e-9).cost)],
+    ):
+        for sentence in sentences_of(*rows):
+            assert sentence.count("\u201cguided, 8 calls, scale 1\u201d") == sentence.count(words)
+        assert words in " ".join(sentences_of(*rows))
+    near = sentences_of(row("a", quality=11.5), failed)[0]
+    assert f"It and \u201cguided, 8 calls, scale 1\u201d ({words}) cannot be told apart" in near
+    cheap = sentences_of(
+        guided(8, quality=12.0, validation_note=words, seconds=1e-9), row("b", quality=30.0)
+    )
+    assert f"\u201cguided, 8 calls, scale 1\u201d ({words}) also takes the least time" in cheap[2]
 
 
 def test_without_both_sides_there_is_no_answer_to_that():

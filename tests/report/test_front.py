@@ -48,8 +48,8 @@ def test_flat_numbers_say_everything_by_name(measured):
 
 
 def test_a_comparison_becomes_five_kinds_of_files(measured, tmp_path):
-    (tmp_path / "samples").mkdir()
-    (tmp_path / "samples" / "earlier.png").touch()
+    publish(comparison(row("earlier"), real_picture=png()), tmp_path)
+    assert (tmp_path / "samples" / "earlier.png").exists()
     publish(measured, tmp_path)
     files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
     pictures = {f"samples/{name}.png" for name in ("GAN", "own", "diffusion-10-calls", "real")}
@@ -96,6 +96,19 @@ def test_a_summary_of_several_runs_has_the_means_of_facts_that_all_have(tmp_path
     runs = [SavedRun(tmp_path / f"seed{seed}") for seed in range(2)]
     facts = training_summary("gan", runs, "python x").facts
     assert facts == {"trainings": 2, "steps": 15, "batch": 2, "images": 30}
+
+
+def test_pictures_of_rows_that_are_gone_go_and_nothing_else(tmp_path):
+    old, new, picture = row("old"), row("../../new"), png()
+    publish(comparison(old, new, real_picture=picture), tmp_path / "a" / "b")
+    samples = tmp_path / "a" / "b" / "samples"
+    for name in ("holiday.png", "notes.txt"):
+        (samples / name).write_text("mine")
+    publish(comparison(new, real_picture=picture), tmp_path / "a" / "b")
+    names = {path.name for path in samples.iterdir()}
+    assert names == {"..-..-new.png", "real.png", "holiday.png", "notes.txt"}
+    assert (samples / "holiday.png").read_text() == "mine"
+    assert {path.name for path in tmp_path.rglob("*.png")} - names == {"front.png"}
 
 
 def test_a_run_without_a_log_has_no_curves(tmp_path):

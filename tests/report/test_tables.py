@@ -13,8 +13,9 @@ def cells(table, name):
     return {r[0].text: r[column] for r in (*table.fixed, *table.rows)}
 
 
-def test_the_quality_table_is_bold_only_where_intervals_are_apart():
-    column = cells(quality_table(full()), "Fr\u00e9chet distance")
+def test_the_quality_table_is_bold_only_where_the_best_is_told_apart_from_every_other():
+    near = [row("a", quality=10), row("b", quality=11.3), row("c", quality=20)]
+    column = cells(quality_table(comparison(*near)), "Fr\u00e9chet distance")
     assert [name for name, cell in column.items() if cell.best] == []
     apart = [row("a", quality=10), row("b", quality=20)]
     column = cells(quality_table(comparison(*apart)), "Fr\u00e9chet distance")
@@ -110,3 +111,18 @@ def test_every_changed_row_has_a_line_and_the_time_is_about_equal_if_it_cannot_b
     assert list(table.columns) == [
         *("method", "change", "Fr\u00e9chet distance", "without", "outcome", "a sample takes")
     ]
+
+
+def test_the_verdict_on_a_guide_that_failed_its_validation_says_so():
+    failed = guided(8, quality=10.0, validation_note="its guide failed validation")
+    (line,) = changes_table(comparison(diffusion(8, quality=20.0), failed)).rows
+    assert (line[4].text, line[4].small) == ("better", "its guide failed validation")
+
+
+def test_changes_are_judged_together():
+    """Of one change p is .02, of ten it is no evidence."""
+    base, after = diffusion(8, quality=20.0), guided(8, quality=18.3)
+    assert changes_table(comparison(base, after)).rows[0][4].text == "better"
+    others = [guided(8, n, quality=20.0) for n in range(2, 11)]
+    rows = changes_table(comparison(base, after, *others)).rows
+    assert [line[4].text for line in rows] == ["cannot be told apart"] * 10

@@ -9,7 +9,7 @@ from oracles import Counted
 
 from hybridgen import SinglePass
 from hybridgen.maths.noise import karras_sigmas
-from hybridgen.sampling.build import SamplerName, SamplerSettings, build_sampler
+from hybridgen.sampling.build import build_sampler
 from hybridgen.sampling.guidance import (
     Cost,
     classifier_free_guidance,
@@ -17,6 +17,7 @@ from hybridgen.sampling.guidance import (
     discriminator_guidance,
 )
 from hybridgen.sampling.samplers import Heun
+from hybridgen.sampling.settings import SamplerName, SamplerSettings
 
 LABEL = torch.tensor([0, 1, 2])
 

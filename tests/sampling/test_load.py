@@ -5,6 +5,8 @@ import json
 import diffusers
 import huggingface_hub
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from hybridgen.errors import InputError
 from hybridgen.sampling.load import load_denoiser
@@ -101,3 +103,59 @@ def test_a_null_id_that_is_not_there_is_one_sentence(tmp_path):
     assert "null=5 is not among the 5 label ids" in refusal(
         saved(tmp_path, num_class_embeds=5), null=5
     )
+
+
+def rewritten(path, **entries):
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ["diffusers", "AutoencoderKL"],
+        ["diffusers", "DiffusionPipeline"],
+        ["diffusers", "__doc__"],
+        ["diffusers", ["UNet2DModel"]],
+        ["os", "system"],
+        "UNet2DModel",
+    ],
+)
+def test_classes_that_are_not_named_here_are_not_built(tmp_path, entry):
+    rewritten(saved(tmp_path) / "model_index.json", unet=entry)
+    assert "no network and scheduler of diffusers" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "entries", "words"),
+    [
+        ("unet/config.json", {"block_out_channels": [2**19]}, "describe a network of"),
+        ("unet/config.json", {"layers_per_block": 10**7}, "layers_per_block is 1e+07"),
+        ("unet/config.json", {"block_out_channels": [4] * 10**4}, "layers of block_out_channels"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**13}, "is 1e+13"),
+        (
+            "scheduler/scheduler_config.json",
+            {"num_train_timesteps": float("inf")},
+            "cannot be read",
+        ),
+    ],
+)
+def test_settings_that_no_model_has_are_refused_before_anything_is_built(
+    tmp_path, file, entries, words
+):
+    rewritten(saved(tmp_path) / file, **entries)
+    assert words in refusal(tmp_path)
+
+
+def test_weights_that_are_no_numbers_are_said(tmp_path):
+    weights = saved(tmp_path) / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    next(iter(tensors.values())).fill_(float("nan"))
+    save_file(tensors, weights)
+    assert "are not finite" in refusal(tmp_path)
+
+
+def test_pickled_weights_are_not_read(tmp_path):
+    weights = saved(tmp_path) / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    assert "as safetensors" in refusal(tmp_path)

@@ -92,3 +92,20 @@ def test_the_code_on_the_card_is_code(guided, kind):
 def test_a_card_without_a_name_is_refused():
     with pytest.raises(ValueError, match="needs a name"):
         card_of(name="")
+
+
+HOSTILE = "[x](javascript:a) <script>b</script> ![y](http://c) | `d` \n# e\n---\nlicense: f"
+
+
+def test_words_of_others_are_shown_and_do_nothing():
+    facts = {"name": f"me/{HOSTILE}", "data": HOSTILE, "licence": HOSTILE}
+    trained_for = {"sampler": HOSTILE, "steps": 3}
+    card = card_of(**facts, figures={HOSTILE: 1.0}, guided=True, trained_for=trained_for)
+    assert front_matter(card)["license"].split() == HOSTILE.split()
+    text = card.split("---\n", 2)[2]
+    prose = re.sub(r"```python\n.*?```", "", text, flags=re.DOTALL)
+    assert not re.search(r"<script|(?<!\\)\[[xy]|\n# e|\nlicense", prose)
+    (line,) = [line for line in prose.splitlines() if line.endswith(" | 1 |")]
+    assert len(re.findall(r"(?<!\\)\|", line)) == 3
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    compile(block, "card", "exec")

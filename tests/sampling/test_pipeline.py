@@ -206,6 +206,64 @@ def test_an_unknown_name_is_said_in_a_sentence(tmp_path):
         loaded("me/nothing", cache_dir=tmp_path, local_files_only=True)
 
 
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"_class_name": ["code", "GuidedDiffusionPipeline"]},
+        {"unet": ["code", "Net"]},
+        {"unet": ["diffusers", "AutoencoderKL"]},
+        {"discriminator": ["hybridgen.networks.denoisers", "MlpDiscriminator"]},
+        {"scheduler": ["code", "Scheduler"]},
+    ],
+)
+def test_a_repository_names_no_code(tmp_path, monkeypatch, entries):
+    image_pipeline().save_pretrained(tmp_path)
+    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    index = tmp_path / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | entries))
+    with pytest.raises(InputError, match=r"nothing is run|not known here: build it yourself"):
+        loaded(tmp_path, trust_remote_code=True, custom_pipeline=str(tmp_path / "code.py"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_component_of_an_unknown_class_can_be_passed(tmp_path):
+    pipeline = image_pipeline()
+    pipeline.save_pretrained(tmp_path)
+    index = tmp_path / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"discriminator": [None, None]}))
+    again = loaded(tmp_path, discriminator=pipeline.discriminator)
+    assert torch.equal(sample(again), sample(pipeline))
+
+
+@pytest.mark.parametrize("part", ["unet", "discriminator"])
+def test_weights_and_settings_of_a_repository_are_checked(tmp_path, part):
+    image_pipeline().save_pretrained(tmp_path)
+    config = tmp_path / part / "config.json"
+    config.write_text(config.read_text().replace('"channels": 1', '"channels": 3'))
+    with pytest.raises(InputError, match="describe a network of"):
+        loaded(tmp_path)
+
+
+def test_a_scheduler_that_nobody_has_is_not_laid_out(tmp_path):
+    image_pipeline().save_pretrained(tmp_path)
+    config = tmp_path / "scheduler" / "scheduler_config.json"
+    settings = json.loads(config.read_text()) | {"num_train_timesteps": 10**13}
+    config.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=r"is 1e\+13"):
+        loaded(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"_class_name": "DiffusionPipeline"}, {"num_train_timesteps": 1e13}]
+)
+def test_what_a_unet_was_trained_with_is_a_scheduler_of_the_list(change):
+    trained_with = json.loads(DDPMScheduler().to_json_string()) | change
+    pipeline = GuidedDiffusionPipeline(plain_unet(), DDPMScheduler(), trained_with=trained_with)
+    with pytest.raises(ValueError, match=r"no conversion for|is 1e\+13"):
+        _ = pipeline.denoiser
+
+
 SWAPS = ["DDIM", "DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete", "HeunDiscrete"]
 
 

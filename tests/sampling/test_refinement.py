@@ -217,3 +217,31 @@ def test_a_measured_acceptance_is_what_the_cost_goes_by():
 def test_misuse_gets_a_sentence(misuse, sentence):
     with pytest.raises(ValueError, match=sentence):
         misuse()
+
+
+def test_what_rejection_keeps_in_the_end_is_the_last_proposal():
+    made = []
+
+    def generator(noise, label=None):
+        made.append(noise.clone())
+        return noise
+
+    sampler = Refined(SinglePass(generator, (1,)), lambda x, y: x[:, 0] * 0 - 99, "rejection", 3, 0)
+    result = sampler.refine(unit_noise(50))
+    assert bool(result.unaccepted.all()) and len(made) == 4
+    assert torch.equal(result.samples, made[-1])
+    assert not torch.isin(result.samples, torch.cat(made[:-1])).any()
+
+
+@pytest.mark.parametrize("how", ["rejection", "metropolis_hastings", "importance"])
+def test_every_sample_is_the_proposal_that_is_named(how):
+    made = []
+
+    def generator(noise, label=None):
+        made.append(wrong_generator(noise))
+        return made[-1]
+
+    result = refined(how, 3, SinglePass(generator, (1,))).refine(unit_noise(400, seed=9))
+    for number in range(len(made)):
+        of_number = result.samples[result.proposal == number]
+        assert len(of_number) > 0 and bool(torch.isin(of_number, made[number]).all())

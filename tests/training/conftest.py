@@ -16,7 +16,7 @@ from hybridgen.data.source import Shard
 from hybridgen.maths.mixtures import ring
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.training.gan import GanTraining, train_gan
-from hybridgen.training.optim import Cosine
+from hybridgen.training.settings import Cosine
 
 SOURCE = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)
 

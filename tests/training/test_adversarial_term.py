@@ -5,12 +5,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from oracles import denoise, one_dimensional
+from oracles import P, cumulative, denoise, one_dimensional
 from torch import nn
 
 from hybridgen.errors import InputError
 from hybridgen.maths import objectives
-from hybridgen.maths.noise import LogNormal, karras_sigmas
+from hybridgen.maths.noise import karras_sigmas
 from hybridgen.networks.mlp import MlpDiscriminator
 from hybridgen.training.adversarial_term import (
     AdversarialTerm,
@@ -18,6 +18,7 @@ from hybridgen.training.adversarial_term import (
     discriminator_pair,
     fake_inputs,
 )
+from hybridgen.training.settings import LogNormal
 from hybridgen.training.setup import build_adversarial
 
 STD = 0.5
@@ -83,6 +84,22 @@ def test_a_long_chain_follows_the_exact_flow(draws):
     torch.testing.assert_close(x, shrunk * draws.noise, rtol=0.02, atol=0)
 
 
+def test_the_chain_is_walked_without_dropout_and_leaves_every_mode_as_it_was(draws, x0):
+    class Dropping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dropout, self.still = nn.Dropout(0.9), nn.Dropout(0.9).eval()
+
+        def forward(self, x, sigma, label=None):
+            return self.dropout(self.still(denoise(GAUSSIAN, x, sigma)))
+
+    term, dropping = AdversarialTerm(source="chain", lowest=0.03), Dropping()
+    x, _ = fake_inputs(term, dropping, x0, None, draws, LEVELS, 4)
+    exact, *_ = chain(draws, 4, lowest=0.03)
+    torch.testing.assert_close(x, exact)
+    assert dropping.training and dropping.dropout.training and not dropping.still.training
+
+
 def test_only_the_chains_last_step_has_a_gradient(draws):
     x, *_ = chain(draws, 4)
     assert not x.requires_grad
@@ -114,11 +131,27 @@ def test_renoised_fake_and_real_differ_by_the_error_of_the_estimate_alone(draws,
     fake, real, level = discriminator_pair(term, estimate, x0, sigma, draws)
     torch.testing.assert_close(fake - real, estimate - x0)
     torch.testing.assert_close(real, x0 + level[:, None] * draws.second)
-    torch.testing.assert_close(level, draws.uniform * sigma)
-    assert bool((level <= sigma).all()) and bool((level >= 0).all())
+    torch.testing.assert_close(level, (0.75 + 0.25 * draws.uniform) * sigma)
+    assert bool((level <= sigma).all()) and bool((level >= 0.75 * sigma).all())
     assert not torch.allclose(draws.second, draws.noise)
     (slope,) = torch.autograd.grad(fake.sum(), estimate)
     assert torch.equal(slope, torch.ones_like(slope)) and not real.requires_grad
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.3, 1.0, 5.0, 20.0])
+def test_a_perfect_denoisers_estimate_passes_for_data_at_every_level_of_renoising(sigma):
+    count, rng = 50_000, torch.Generator().manual_seed(0)
+    x0, levels = P.sample(count, rng)[0].double(), torch.full((count,), sigma, dtype=torch.float64)
+    noise, second = torch.randn(2, count, 1, generator=rng, dtype=torch.float64)
+    estimate = denoise(P, x0 + sigma * noise, sigma)
+    lowest = torch.zeros(count, dtype=torch.float64)
+    draws = TermNoise(noise, second, lowest, lowest)
+    fake, _, level = discriminator_pair(
+        AdversarialTerm(source="renoised"), estimate, x0, levels, draws
+    )
+    ordered = fake[:, 0].sort().values
+    exact = cumulative(P, ordered, float(level[0]))
+    assert float((exact - torch.arange(count) / count).abs().max()) < 0.07
 
 
 @pytest.mark.parametrize("source", ["clean", "chain"])
@@ -153,21 +186,24 @@ def test_clean_estimates_at_high_noise_are_refused_unless_forced():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"source": "chian"}, "no adversarial.source 'chian'; there are clean, renoised, chain"),
-        ({"weight": -0.1}, "not negative, got -0.1, 200 and 500"),
-        ({"weight": math.nan}, "finite and not negative, got nan"),
-        ({"weight": math.inf}, "finite and not negative, got inf"),
-        ({"warm_up": -1}, "got 0.1, -1 and 500"),
-        ({"ramp": -1}, "got 0.1, 200 and -1"),
-        ({"share": 0.0}, r"share must lie in \(0, 1\], got 0.0"),
-        ({"share": 1.1}, r"share must lie in \(0, 1\], got 1.1"),
-        ({"lowest": 0.0}, "lowest must be positive and below high, .* got 0.0 and 80.0"),
-        ({"lowest": 0.1, "source": "clean"}, "below highest, which is finite, got 0.1 and 0.1"),
-        ({"lowest": 0.09, "high": 0.08, "source": "chain"}, "below high, .* got 0.09 and 0.08"),
-        ({"highest": math.inf, "source": "clean"}, "finite, got 0.02 and inf"),
-        ({"high": math.nan}, "finite, got 0.02 and nan"),
-        ({"calls": ()}, r"calls must each be at least 2, got \(\)"),
-        ({"calls": (4, 1)}, r"calls must each be at least 2, got \(4, 1\)"),
+        ({"source": "chian"}, "source must be .* 'chian'; did you mean chain"),
+        ({"weight": -0.1}, "weight must be a number in .* got -0.1"),
+        ({"weight": math.nan}, "weight must be .* got nan"),
+        ({"weight": math.inf}, "weight must be .* got inf"),
+        ({"warm_up": -1}, "warm_up must be a whole number in .* got -1"),
+        ({"ramp": -1}, "ramp must be a whole number in .* got -1"),
+        ({"share": 0.0}, r"share must be a number in \(0, 1\], got 0.0"),
+        ({"share": 1.1}, r"share must be a number in \(0, 1\], got 1.1"),
+        ({"lowest": 0.0}, "lowest must be a number in .* got 0.0"),
+        ({"lowest": 0.1, "source": "clean"}, "lowest must be below highest, got 0.1 and 0.1"),
+        (
+            {"lowest": 0.09, "high": 0.08, "source": "chain"},
+            "lowest must be below high, got 0.09 and 0.08",
+        ),
+        ({"highest": math.inf, "source": "clean"}, "highest must be .* got inf"),
+        ({"high": math.nan}, "high must be .* got nan"),
+        ({"calls": ()}, "calls names no length of a chain"),
+        ({"calls": (4, 1)}, r"calls must be a list .* in \[2, 1000\], got \(4, 1\)"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, sentence):
@@ -187,8 +223,8 @@ def test_the_game_reaches_the_discriminators_loss():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"objective": "wgan"}, "no objective 'wgan'"),
-        ({"finite_difference": 0.0}, "finite_difference is a step > 0"),
+        ({"objective": "wgan"}, "objective must be one of relativistic, .* got 'wgan'"),
+        ({"finite_difference": 0.0}, r"finite_difference must be a number in \(0, .* got 0.0"),
     ],
 )
 def test_a_game_that_cannot_be_played_is_an_input_error(settings, sentence):

@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from hybridgen.errors import RunError
+from hybridgen.files import write_atomically
 from hybridgen.networks.build import load_network
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.training import checkpoint
-from hybridgen.training.checkpoint import save_network, write_atomically
+from hybridgen.training.checkpoint import save_network
 from hybridgen.training.optim import EMA
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -170,6 +171,60 @@ def test_writing_removes_what_claims_to_be_newer_and_is_not_intact(tmp_path):
     change(checkpoint.write(tmp_path, 9, {"held": Held({})}) / "held.json")
     checkpoint.write(tmp_path, 6, {"held": Held({})})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000004", "step-00000006"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sha256": {"../../secret": "0"}},
+        {"sha256": {"/etc/hostname": "0"}},
+        {"seconds": "many"},
+        {"world": None},
+        {"parts": "held"},
+        {"due": [1]},
+        {"due": {"loss": "low"}},
+        {"last": 1},
+    ],
+)
+def test_a_manifest_whose_fields_are_something_else_is_damaged(tmp_path, fields):
+    root = tmp_path / "checkpoints"
+    for step in (1, 2):
+        checkpoint.write(root, step, {"held": Held({})}, seconds=1.0, world=2)
+    path = root / "step-00000002" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    newest, (complaint,) = checkpoint.newest(root)
+    assert newest is not None and newest.step == 1 and "step-00000002 is damaged" in complaint
+
+
+@pytest.mark.parametrize("outline", [{"tensor": "x"}, {"map": [1]}, {"a": 1, "b": 2}, {"map": {}}])
+def test_a_checkpoint_that_was_written_to_deceive_is_a_run_error(tmp_path, outline):
+    path = checkpoint.write(tmp_path, 1, {"held": Held({})})
+    (path / "held.json").write_text(json.dumps(outline))
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["sha256"]["held.json"] = checkpoint._sha256(path / "held.json")
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    newest, _ = checkpoint.newest(tmp_path)
+    with pytest.raises(RunError, match=r"holds another held than this run needs"):
+        newest.restore({"held": nn.BatchNorm1d(3)})
+
+
+def test_only_checkpoints_are_removed(tmp_path):
+    for name in ("step-notes", "step-00000001.txt"):
+        (tmp_path / name).mkdir()
+    for step in range(1, 5):
+        checkpoint.write(tmp_path, step, {"held": Held({})})
+    assert {"step-notes", "step-00000001.txt"} < {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_weights_can_be_read_by_whom_the_umask_lets(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        save_network(MlpGenerator(width=4, depth=1), tmp_path / "generator")
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "generator").iterdir()}
+    assert modes == {0o666 & ~mask}
 
 
 def test_without_checkpoints_there_is_none_and_nothing_to_complain_about(tmp_path):

@@ -23,12 +23,11 @@ from hybridgen.data.source import Shard
 from hybridgen.errors import InputError, RunError
 from hybridgen.losses.denoising import denoising_loss, noised
 from hybridgen.maths.mixtures import GaussianMixture
-from hybridgen.maths.noise import LogNormal
 from hybridgen.networks.denoisers import PointDenoiser
 from hybridgen.training.diffusion import DiffusionTraining
 from hybridgen.training.hybrid_loss import Denoising, Hybrid
-from hybridgen.training.optim import Cosine
 from hybridgen.training.run import Run
+from hybridgen.training.settings import Cosine, LogNormal
 
 TERMS = KINDS[1:]
 GAUSSIAN = MixturePoints(
@@ -312,6 +311,42 @@ def test_both_losses_show_the_discriminator_data_and_estimates_at_their_level_an
     assert fake.requires_grad and not real.requires_grad and (fake - real).abs().min() > 1e-4
 
 
+class Dropping(PointDenoiser):
+    """With dropout before the last layer; remembers the batch and the mode of every call."""
+
+    def __init__(self):
+        super().__init__(width=16, depth=1, frequencies=2, classes=SOURCE.classes)
+        self.out, self.calls = nn.Sequential(nn.Dropout(0.5), self.out), []
+
+    @property
+    def last_layer(self):
+        return self.out[1].weight
+
+    def forward(self, x, sigma, label=None):
+        self.calls.append((len(x), self.out[0].training))
+        return super().forward(x, sigma, label)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("kind", TERMS)
+def test_the_discriminator_is_shown_estimates_without_dropout(kind, adaptive):
+    """As a sampler makes them; what the denoising loss sees has it."""
+    torch.manual_seed(0)
+    denoiser, term = Dropping(), term_of(kind, adaptive=adaptive)
+    adversarial, shown = players(term)[1], []
+    adversarial.discriminator.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
+    losses = [share_of(kind, (denoiser, adversarial), term) for _ in range(2)]
+    few = [(3, False)] * (2 if kind == "chain" else 0)
+    assert denoiser.calls == [*few, (3, False), (8, True)] * 2
+    assert denoiser.out[0].training
+    assert torch.equal(
+        shown[0], shown[len(shown) // 2]
+    )  # the same estimates, though dropout was drawn anew
+    assert float(losses[0]["denoising"]) != float(losses[1]["denoising"])
+    losses[1]["total"].backward()
+    assert all(p.grad is not None for p in denoiser.parameters())
+
+
 @pytest.mark.parametrize("kind", TERMS)
 def test_the_denoisers_loss_is_the_denoising_loss_and_the_weighted_game(kind, double):
     made = denoiser, _ = players(term_of(kind))
@@ -467,14 +502,14 @@ def test_a_batch_that_cannot_be_cut_is_refused(train):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"steps": 0}, "training.steps must be positive, got 0"),
-        ({"batch": -1}, "training.batch must be positive, got -1"),
-        ({"accumulation": 0}, "training.accumulation must be positive"),
-        ({"ema_half_life": 0.0}, "training.ema_half_life must be positive"),
-        ({"ema_ramp": math.nan}, "training.ema_ramp must be positive, got nan"),
-        ({"label_drop": 1.0}, r"training.label_drop must lie in \[0, 1\), got 1.0"),
-        ({"label_drop": -0.1}, r"training.label_drop must lie in \[0, 1\), got -0.1"),
-        ({"clip": 0.0}, "training.clip must be positive, got 0.0"),
+        ({"steps": 0}, "steps must be a whole number in .* got 0"),
+        ({"batch": -1}, "batch must be a whole number in .* got -1"),
+        ({"accumulation": 0}, "accumulation must be a whole number in .* got 0"),
+        ({"ema_half_life": 0.0}, "ema_half_life must be a number in .* got 0.0"),
+        ({"ema_ramp": math.nan}, "ema_ramp must be a number in .* got nan"),
+        ({"label_drop": 1.0}, r"label_drop must be a number in \[0, 1\), got 1.0"),
+        ({"label_drop": -0.1}, r"label_drop must be a number in \[0, 1\), got -0.1"),
+        ({"clip": 0.0}, "clip must be a number in .* got 0.0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, sentence):

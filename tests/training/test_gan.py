@@ -24,8 +24,8 @@ from hybridgen.maths import objectives
 from hybridgen.maths.mixtures import ring
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 from hybridgen.training.gan import train_gan
-from hybridgen.training.optim import Cosine
 from hybridgen.training.run import Run
+from hybridgen.training.settings import Cosine
 
 LABELLED = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from hybridgen.errors import InputError, Interrupted, RunError
 from hybridgen.training.run import JsonLines, Run
+from hybridgen.training.step import Step
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,10 @@ class Settings:
     out: Path | None = None
 
 
-@dataclass(frozen=True)
-class Step:
-    number: int
-    state: dict
-
-
-def step(number):
+def step(number, losses=None, *, last=False):
     model = nn.Linear(1, 1)
     nn.init.constant_(model.weight, number)
-    return Step(number, {"model": model})
+    return Step(number, losses or {}, model, {"model": model, "average": model}, last)
 
 
 @dataclass(frozen=True)
@@ -147,6 +142,75 @@ def test_resuming_goes_back_to_the_newest_checkpoint_in_weights_log_and_time(tmp
         assert 0 < run.seconds < spent + 60
 
 
+@pytest.mark.parametrize("during", ["the step", "what comes after it"])
+def test_what_was_due_after_a_step_is_done_again_on_resuming_from_it(tmp_path, open_run, during):
+    stopped = step(7, {"loss": 0.25})
+    with open_run(tmp_path) as run, pytest.raises(Interrupted):
+        run.log_file.log(stopped.losses, step=stopped.number)
+        if during == "the step":
+            os.kill(os.getpid(), signal.SIGTERM)
+        with run.between_steps(stopped, save=False):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+    seen = []
+    with open_run(tmp_path) as run:
+        run.resumed = lambda number, state: seen.append((number, state["average"].weight.item()))
+        assert run.resume(step(0).state) == 7
+    assert seen == [(7, 7.0)]
+    assert run.log_file.rows() == [{"step": 7, "loss": 0.25}]
+
+
+def test_a_damaged_log_does_not_stop_a_run_and_is_cut_there(tmp_path, open_run, capsys):
+    with open_run(tmp_path) as run:
+        for number in (1, 2, 3):
+            run.log_file.log({"loss": 1.0}, step=number)
+            run.save(step(number))
+    good = (tmp_path / "log.jsonl").read_bytes()
+    lines = good.splitlines(keepends=True)
+    for line in (b"[1]\n", b"{}\n", b'{"step": "2"}\n', b"\xff\n", b'{"step": 2, "a": [1]}\n'):
+        (tmp_path / "log.jsonl").write_bytes(lines[0] + line + lines[2])
+        with open_run(tmp_path) as run:
+            assert run.resume(step(0).state) == 3
+        assert (tmp_path / "log.jsonl").read_bytes() == lines[0]
+        said = capsys.readouterr().err
+        assert "warning: " in said and "log.jsonl is damaged from line 2 on" in said
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_log_that_is_a_link_is_replaced_and_not_appended_to(tmp_path, open_run, link):
+    (tmp_path / "outside").write_text("somebody's")
+    with open_run(tmp_path / "run") as run:
+        link(tmp_path / "outside", tmp_path / "run" / "log.jsonl")
+        if link is os.symlink:
+            with pytest.raises(OSError, match="symbolic links"):
+                run.log_file.log({"loss": 1.0}, step=1)
+        run.resume(step(0).state)
+        run.log_file.log({"loss": 1.0}, step=1)
+        assert run.log_file.rows() == [{"step": 1, "loss": 1.0}]
+    assert (tmp_path / "outside").read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("kind", [InputError, RunError, KeyboardInterrupt])
+def test_a_run_that_fails_before_there_is_anything_leaves_no_folder(tmp_path, open_run, kind):
+    with pytest.raises(kind), open_run(tmp_path / "a" / "b"):
+        raise kind("no")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(kind), open_run(tmp_path / "a") as run:
+        run.log_file.log({"loss": 1.0}, step=1)
+        raise kind("no")
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {
+        *(".lock", "config.yaml", "log.jsonl")
+    }
+
+
+def test_a_damaged_result_is_a_sentence(tmp_path, open_run):
+    with open_run(tmp_path) as run:
+        for content in ("", "[]", '{"kid": "much"}'):
+            (tmp_path / "result.json").write_text(content)
+            with pytest.raises(InputError, match=r"result.json is damaged .*choose another --out"):
+                _ = run.result
+
+
 def test_the_time_of_earlier_sittings_counts(tmp_path, open_run):
     with open_run(tmp_path) as run:
         run._seconds_before = 1_000.0
@@ -226,7 +290,7 @@ def test_the_result_is_flat_and_knows_no_number_that_is_not_finite(tmp_path, ope
     assert json.loads((tmp_path / "result.json").read_text()) == expected
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_during_a_step_waits_for_its_end_then_saves_and_leaves(tmp_path, open_run, number):
     done = []
     with open_run(tmp_path) as run:
@@ -254,11 +318,11 @@ def test_a_signal_between_steps_ends_the_body_at_once_saves_and_leaves(tmp_path,
     assert (tmp_path / "checkpoints" / "step-00000007").is_dir()
 
 
-def test_a_step_is_saved_after_the_body_when_it_is_due_and_not_otherwise(tmp_path, open_run):
+def test_a_step_is_saved_before_the_body_when_it_is_due_and_not_otherwise(tmp_path, open_run):
     with open_run(tmp_path) as run:
         for number, due in ((1, False), (2, True), (3, False)):
             with run.between_steps(step(number), save=due):
-                assert not (tmp_path / "checkpoints").exists() or number == 3
+                assert (tmp_path / "checkpoints").exists() == (number > 1)
         assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
 
 
@@ -281,6 +345,83 @@ def test_a_checkpoint_of_other_data_or_precision_is_refused(tmp_path, open_run):
         pytest.raises(InputError, match=r"another examples \(1500, now 1400\)"),
     ):
         run.resume(step(0).state)
+
+
+@dataclass(frozen=True)
+class Data:
+    path: str = "photos"
+    identity: str | None = "abc"
+    workers: int = 2
+    resolution: int = 8
+
+
+@dataclass(frozen=True)
+class Training:
+    accumulation: int = 1
+    batch: int = 8
+
+
+@dataclass(frozen=True)
+class Whole:
+    data: Data = field(default_factory=Data)
+    training: Training = field(default_factory=Training)
+    threads: int | None = None
+    save_every: int = 10
+    out: Path | None = None
+
+
+@pytest.mark.parametrize(
+    "free",
+    [
+        {"threads": 1, "save_every": 3},
+        {"data": Data(path="/moved/photos", workers=0)},
+        {"training": Training(accumulation=4)},
+    ],
+)
+def test_settings_that_change_no_result_may_change_and_are_written_down(
+    tmp_path, open_run, free, capsys
+):
+    with open_run(tmp_path, Whole()) as run:
+        run.save(step(3))
+    with open_run(tmp_path, Whole(**free)) as run:
+        assert run.resume(step(0).state) == 3
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == json.loads(
+        json.dumps(run.config)
+    )
+    warned = "4: the result is not the same bit for bit" in capsys.readouterr().err
+    assert warned == ("training" in free)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"data": Data(identity="abd")}, "a run on other examples"),
+        ({"data": Data(path="other", identity="abd")}, "a run on other examples"),
+        ({"data": Data(resolution=9)}, "data.resolution was 8 and is 9"),
+        ({"training": Training(batch=9)}, "training.batch was 8 and is 9"),
+    ],
+)
+def test_settings_that_change_the_result_may_not_change(tmp_path, open_run, other, words):
+    with open_run(tmp_path, Whole()):
+        before = listing(tmp_path)
+    with pytest.raises(InputError, match=words):
+        open_run(tmp_path, Whole(**other))
+    assert listing(tmp_path) == before
+
+
+def test_data_of_no_known_identity_is_known_by_its_path(tmp_path, open_run):
+    with open_run(tmp_path, Whole(data=Data(identity=None))):
+        pass
+    with pytest.raises(InputError, match=r"data.path was photos and is other"):
+        open_run(tmp_path, Whole(data=Data(path="other", identity=None)))
+
+
+def test_a_run_inside_the_folder_of_its_data_is_refused(tmp_path, open_run):
+    (tmp_path / "link").symlink_to(tmp_path)
+    for folder in (tmp_path, tmp_path / "a" / "run", tmp_path / "link" / "b"):
+        with pytest.raises(InputError, match="lies inside the data folder"):
+            open_run(folder, Whole(data=Data(path=str(tmp_path))))
+    assert listing(tmp_path).keys() == {"link"}
 
 
 def test_asking_twice_leaves_at_once(tmp_path, open_run):

@@ -3,13 +3,23 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, DynamoBackend
+from torch.autograd.function import once_differentiable
 
+from hybridgen.data.augment import twice_differentiable
+from hybridgen.data.settings import AugmentSettings
 from hybridgen.errors import InputError, RunError
 from hybridgen.training.gan import GanTraining
-from hybridgen.training.optim import Cosine, check_finite, check_ranks_agree
-from hybridgen.training.setup import validate_setup
+from hybridgen.training.optim import check_finite, check_ranks_agree
+from hybridgen.training.settings import AdversarialSettings, Cosine, RunSettings
+from hybridgen.training.setup import (
+    PATIENCE,
+    accelerator_for,
+    build_adversarial,
+    validate_setup,
+)
 
 R1 = Cosine(start=0.3)
 
@@ -63,6 +73,34 @@ def test_a_compiled_discriminator_is_welcome_without_a_double_backward(players):
         validate_setup(compiled, config, plain, Cosine(start=0.0))
 
 
+def test_augmentation_with_exact_penalties_needs_a_torch_that_differentiates_it_twice(
+    players, monkeypatch
+):
+    augmented = build_adversarial(
+        players()[1].discriminator, AdversarialSettings(), AugmentSettings(strength=0.5)
+    )
+    if twice_differentiable():
+        validate_setup(state(), GanTraining(batch=16), augmented, R1)
+    resample = F.grid_sample
+
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, places):
+            ctx.save_for_backward(x, places)
+            return resample(x, places, align_corners=False)
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx, gradient):
+            return gradient, None
+
+    monkeypatch.setattr(F, "grid_sample", lambda x, places, **_: Once.apply(x, places))
+    with pytest.raises(InputError, match="does not differentiate the resampling"):
+        validate_setup(state(), GanTraining(batch=16), augmented, R1)
+    validate_setup(state(), GanTraining(batch=16), players()[1], R1)
+    validate_setup(state(), GanTraining(batch=16), augmented, Cosine(start=0.0))
+
+
 def test_a_batch_that_accumulation_cannot_cut_is_refused_before_training(train, training):
     with pytest.raises(InputError, match=r"over 1 process\(es\) x 3 accumulated part\(s\)"):
         next(train(training(accumulation=3)))
@@ -90,7 +128,7 @@ def test_a_penalty_that_only_begins_later_counts_from_the_start(train, training,
 
 @pytest.mark.parametrize("name", ["steps", "batch", "accumulation", "ema_half_life", "ema_ramp"])
 def test_a_number_of_the_training_that_must_be_positive_is_refused_by_name(name):
-    with pytest.raises(InputError, match=f"training.{name} must be positive, got 0"):
+    with pytest.raises(InputError, match=f"{name} must be a .*number in .* got 0"):
         GanTraining(**{name: 0})
 
 
@@ -129,3 +167,11 @@ def test_gradients_that_are_not_numbers_count_as_disagreement():
     (model(torch.ones(3, 2)).sum() * math.nan).backward()
     with pytest.raises(RunError, match="disagree"):
         check_ranks_agree(Everyone(1.0), model, "discriminator", 1)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_bf16_on_a_processor_without_it_is_warned_of(tmp_path, monkeypatch, capsys, known):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: known)
+    accelerator = accelerator_for(tmp_path, RunSettings(mixed_precision="bf16"))
+    assert ("this processor has no bf16" in capsys.readouterr().err) is not known
+    assert accelerator.init_handler.timeout == PATIENCE

@@ -1,6 +1,7 @@
 """Two processes are one, only faster: of a GAN, a denoiser with each kind of term, and guides."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from safetensors.torch import load_file
 from training.workers import two_diffusions, two_processes
 
 from hybridgen.training import checkpoint
+from hybridgen.training.run import Run
+from hybridgen.training.signals import AGREE_EVERY
 
 
 @pytest.fixture
@@ -49,12 +52,40 @@ def test_a_loss_through_the_unprepared_discriminator_is_found_and_the_right_one_
 def test_when_one_process_is_asked_to_stop_all_stop_at_the_same_step_and_it_is_saved(
     folder, records
 ):
-    assert {record["stopped"] for record in records} == {
-        "stopped and saved at step 2; the same command goes on from there"
-    }
+    (sentence,) = {record["stopped"] for record in records}
     newest, complaints = checkpoint.newest(folder / "run" / "checkpoints")
-    assert newest is not None and newest.step == 2 and complaints == []
+    assert newest is not None and complaints == []
+    step = newest.step
+    assert sentence == f"stopped and saved at step {step}; the same command goes on from there"
+    assert 2 <= step <= 2 + AGREE_EVERY
     assert newest.manifest["world"] == 2
+
+
+def test_what_two_processes_began_one_finishes_as_if_alone(folder, tmp_path, capsys):
+    shutil.copytree(folder / "run", tmp_path / "begun")
+    finals = []
+    for name in ("begun", "alone"):
+        accelerator, made = Accelerator(cpu=True), two_processes.players()
+        with Run(tmp_path / name, two_processes.Settings(), accelerator) as run:
+            *_, last = two_processes.steps_of(accelerator, made, steps=30, resume=run.resume)
+        assert last.number == 30
+        finals.append(last.average.state_dict())
+    assert "begun on 2 process(es), going on with 1" in capsys.readouterr().err
+    for key, expected in finals[1].items():
+        torch.testing.assert_close(finals[0][key], expected, rtol=0, atol=1e-3, msg=key)
+
+
+def test_processes_share_the_samples_of_an_evaluation_and_all_get_the_figures_of_one(records):
+    one = two_processes.figures(None)
+    for record in records:
+        assert record["figures"] == pytest.approx(one, rel=1e-5)
+
+
+def test_a_process_that_dies_ends_the_other_within_seconds_with_one_sentence(records):
+    status, said = records[0]["lost"]
+    assert status == 1 and records[0]["seconds"] < 20
+    assert said.startswith("error: another process of this run was lost")
+    assert len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize("kind", two_diffusions.KINDS)

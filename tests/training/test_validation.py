@@ -126,6 +126,18 @@ def test_too_few_samples_are_refused():
     assert math.isclose(CHANCE, 1.386294, abs_tol=1e-6)
 
 
+@pytest.mark.parametrize("count", [4, 8])
+def test_of_few_samples_a_gain_must_be_larger_to_be_no_chance(count):
+    """A logit that is as likely right as wrong on samples of one distribution."""
+    passed = 0
+    for seed in range(300):
+        asked = HeldOutValidation(
+            draws(P, count, seed=2 * seed), draws(P, count, seed=2 * seed + 1), LEVELS[:1]
+        )
+        passed += asked.outcome(lambda x, sigma, label=None: 0.01 * x[:, 0]).significant
+    assert passed <= 12  # 4 %
+
+
 @pytest.mark.parametrize(("gain", "significant"), [(0.021, True), (0.019, False), (-0.03, False)])
 def test_a_gain_within_two_standard_errors_is_no_blessing(gain, significant):
     outcome = ValidationResult(bce=CHANCE - gain, gain=gain, standard_error=0.01)
@@ -182,3 +194,58 @@ def test_the_window_is_found_on_the_choosing_half():
         )
 
     assert validation().window(known_on_odd_rows) == (LOWEST, math.inf)
+
+
+WIDE = torch.tensor([0.1, 0.3, 0.9, 2.7, 8.0, 24.0, 72.0])
+
+
+def harmful_above(limit):
+    """The exact discriminator up to a noise level; above, numbers that know nothing of it."""
+
+    def discriminator(x, sigma, label=None):
+        chance = 6 * torch.sin(1e4 * x[:, 0])
+        return torch.where(sigma < limit, exact_discriminator()(x, sigma), chance)
+
+    return discriminator
+
+
+def asked_at(levels, count, seed=0, fake=Q):
+    return HeldOutValidation(draws(P, count, seed=seed), draws(fake, count, seed=-seed - 1), levels)
+
+
+def test_a_guide_is_judged_where_it_is_asked():
+    asked = asked_at(WIDE, 300)
+    outcome = asked.outcome(harmful_above(0.5))
+    assert asked.window(harmful_above(0.5)) == (LOWEST, pytest.approx(math.sqrt(0.3 * 0.9)))
+    assert outcome.significant
+    assert outcome.gain == pytest.approx(CHANCE - outcome.bce)
+    within = asked_at(WIDE[:2], 300).outcome(exact_discriminator())
+    assert outcome.gain == pytest.approx(within.gain)
+
+
+def test_a_guide_that_knows_nothing_is_seldom_significant_wherever_it_is_asked():
+    passed = sum(
+        asked_at(WIDE, 100, seed, fake=P).outcome(harmful_above(0.0)).significant
+        for seed in range(50)
+    )
+    assert passed <= 3
+
+
+def test_what_a_guide_says_where_it_is_not_asked_does_not_end_its_training():
+    asked = asked_at(WIDE, 1_000)
+    whole, part = asked.loss(exact_discriminator()), asked.loss(harmful_above(0.5))
+    assert whole < part < 0
+    known = asked_at(WIDE[:2], 1_000).loss(exact_discriminator())
+    assert part == pytest.approx(known * 2 / 7)  # at the other five it counts as nothing
+
+
+def test_logits_however_far_from_zero_get_the_number_they_lack():
+    def shifted(x, sigma, label=None):
+        return exact_discriminator()(x, sigma) + 5_000
+
+    plain, far = (
+        validation(denoiser=exact_denoiser()).logits(each)
+        for each in (exact_discriminator(), shifted)
+    )
+    for a, b in zip(plain, far, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)

@@ -11,7 +11,7 @@ from hybridgen.networks.mlp import MlpDiscriminator
 from hybridgen.training.adversarial_term import AdversarialTerm
 from hybridgen.training.diffusion import DiffusionTraining, train_diffusion
 from hybridgen.training.guide import GuideTraining, train_guide
-from hybridgen.training.optim import Cosine
+from hybridgen.training.settings import Cosine
 from hybridgen.training.setup import build_adversarial
 from hybridgen.training.validation import HeldOutValidation
 

@@ -7,7 +7,11 @@ import json
 import os
 import signal
 import sys
+import time
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -16,15 +20,18 @@ from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import save_file
 from training.workers import two_diffusions
 
-from hybridgen import AdversarialLoss
+from hybridgen import AdversarialLoss, SinglePass
+from hybridgen.cli import command
 from hybridgen.data.points import MixturePoints
 from hybridgen.data.source import Shard
 from hybridgen.errors import Interrupted, RunError
+from hybridgen.evaluation.monitor import Monitor
 from hybridgen.maths.mixtures import ring
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.training.gan import GanTraining, train_gan
-from hybridgen.training.optim import Cosine, check_ranks_agree
+from hybridgen.training.optim import check_ranks_agree
 from hybridgen.training.run import Run
+from hybridgen.training.settings import Cosine
 
 BATCH, LATENT = 16, 3
 SOURCE = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)
@@ -99,7 +106,7 @@ def stopped(accelerator, folder):
     """What this process says when one process was asked to stop during step 2."""
     try:
         with Run(folder, Settings(), accelerator) as run:
-            for step in steps_of(accelerator, players(), steps=9, resume=run.resume):
+            for step in steps_of(accelerator, players(), steps=30, resume=run.resume):
                 if step.number == 2 and accelerator.process_index == 1:
                     os.kill(os.getpid(), signal.SIGTERM)
                 with run.between_steps(step, save=False):
@@ -107,6 +114,27 @@ def stopped(accelerator, folder):
     except Interrupted as stop:
         return str(stop)
     return None
+
+
+def figures(accelerator):
+    """Of 1 200 samples, an odd number of batches, shared by all processes."""
+    sampler = partial(SinglePass, noise_shape=(LATENT,))
+    monitor = Monitor(Path(), SOURCE, sampler=sampler, seed=0, accelerator=accelerator)
+    return monitor.figures(players()[0], 1_200)
+
+
+def lost(accelerator, record):
+    """What the first process says when the second dies in a training."""
+
+    def train(_):
+        for step in steps_of(accelerator, players(), steps=50):
+            if step.number == 2 and accelerator.process_index == 1:
+                os._exit(0)
+
+    said, begun = StringIO(), time.monotonic()
+    with redirect_stderr(said):
+        status = command(train, Settings, [])
+    record |= {"lost": [status, said.getvalue()], "seconds": time.monotonic() - begun}
 
 
 def main(folder):
@@ -121,6 +149,7 @@ def main(folder):
         "right": complaint(accelerator, wrapped=True),
         "wrong": complaint(accelerator, wrapped=False),
         "stopped": stopped(accelerator, folder / "run"),
+        "figures": figures(accelerator),
     }
     torch.set_default_dtype(torch.float64)
     for accumulation in (1, 2):
@@ -129,8 +158,11 @@ def main(folder):
             folder / f"rank{rank}-accumulation{accumulation}.safetensors",
         )
     two_diffusions.leave_outcomes(accelerator, folder)
+    # The second process leaves its record before it dies.
     (folder / f"rank{rank}.json").write_text(json.dumps(record))
-    accelerator.end_training()
+    lost(accelerator, record)
+    (folder / f"rank{rank}.json").write_text(json.dumps(record))
+    os._exit(0)  # there is nobody left to say goodbye to
 
 
 if __name__ == "__main__":

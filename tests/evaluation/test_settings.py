@@ -3,7 +3,7 @@
 import pytest
 
 from hybridgen.errors import InputError
-from hybridgen.evaluation.methods import Budget, Method
+from hybridgen.evaluation.settings import Budget, Method
 
 
 def test_a_method_has_every_combination_of_its_budgets():
@@ -58,14 +58,14 @@ def test_a_sampler_of_second_order_makes_no_even_number_of_calls():
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"calls": (0,)}, "at least 1, got \\[0\\]"),
+        ({"calls": (0,)}, "calls must be a list .* got \\(0,\\)"),
         ({"rounds": (2,)}, "takes a discriminator and rounds, got discriminator None"),
         (
             {"discriminator": "c"},
             "takes a discriminator and rounds, got discriminator c and rounds \\[\\]",
         ),
         ({"scales": (1.0,)}, "need a guide"),
-        ({"guide": "g", "scales": (float("nan"),)}, "finite numbers"),
+        ({"guide": "g", "scales": (float("nan"),)}, "scales must be a list .* got \\(nan,\\)"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(wrong, sentence):

@@ -1,17 +1,40 @@
-"""Ways to samples, as a person names them in settings."""
+"""How a training is watched, and ways to samples, as a person names them in settings."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from math import isfinite
+from typing import Annotated
 
 from hybridgen.errors import InputError
-from hybridgen.sampling.build import SamplerName, SamplerSettings, with_calls
-from hybridgen.sampling.refinement import How
+from hybridgen.metrics.registry import NEIGHBOURS
+from hybridgen.sampling.settings import How, SamplerName, SamplerSettings, with_calls
+from hybridgen.settings import Interval, Level, Range, Settings
+from hybridgen.training.settings import RunSettings
+
+Measured = Annotated[int, Range(NEIGHBOURS + 1, 1e6)]
+"""Samples that metrics are worked out on."""
+Scale = Annotated[float, Range(-1e3, 1e3)]
+Calls = Annotated[int, Range(1, 2_000)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class MonitoredRunSettings(RunSettings):
+    """How an experiment runs whose model is sampled and evaluated along the way.
+
+    Attributes:
+        sample_every: steps between two sample grids.
+        eval_every: steps between two evaluations on `eval_samples` samples.
+        eval_samples: samples for the metrics along the way; the last evaluation is as large as
+            the data allows.
+    """
+
+    sample_every: Interval = 100
+    eval_every: Interval = 500
+    eval_samples: Measured = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Settings):
     """One way to samples, at each of its budgets: all `calls` at all `scales` for all `rounds`.
 
     Attributes:
@@ -32,25 +55,23 @@ class Method:
     name: str
     model: str
     sampler: SamplerName = "edm_dpmpp"
-    calls: tuple[int, ...] = ()
-    low: float = 0.002
-    high: float = 80.0
+    calls: tuple[Calls, ...] = ()
+    low: Level = 0.002
+    high: Level = 80.0
     guide: str | None = None
-    scales: tuple[float, ...] = ()
+    scales: tuple[Scale, ...] = ()
     discriminator: str | None = None
     how: How = "metropolis_hastings"
-    rounds: tuple[int, ...] = ()
+    rounds: tuple[Annotated[int, Range(1, 1_000)], ...] = ()
     baseline: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         calls, rounds, scales = list(self.calls), list(self.rounds), list(self.scales)
-        positive = min((1, *calls, *rounds)) == 1
-        self._check(positive, f"calls and rounds must be at least 1, got {calls} and {rounds}")
         refines = f"discriminator {self.discriminator} and rounds {rounds}"
         complete = (self.discriminator is None) == (not rounds)
         self._check(complete, f"refinement takes a discriminator and rounds, got {refines}")
         self._check(not scales or self.guide, f"scales {scales} need a guide; name one")
-        self._check(all(map(isfinite, scales)), f"scales are finite numbers, got {scales}")
         for number in calls:
             self.sampler_settings(number)
 

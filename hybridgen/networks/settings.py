@@ -1,0 +1,85 @@
+"""What networks are built of."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from hybridgen.settings import Positive, Range, Settings
+
+Architecture = Literal["mlp", "dcgan", "residual"]
+Activation = Literal["leaky_relu", "silu"]
+"""Between a discriminator's layers. SiLU is smooth: a loss on the discriminator's gradient, as
+score matching is, needs a second derivative, and that of a LeakyReLU is zero wherever it exists."""
+Width = Annotated[int, Range(1, 65_536)]
+Depth = Annotated[int, Range(1, 256)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorSettings(Settings):
+    """The generator.
+
+    Attributes:
+        architecture: `mlp` for points; `residual` (R3GAN) or `dcgan` (2015) for images.
+        latent: entries of a noise vector.
+        width: units of a hidden layer, or channels at the finest resolution inside (for `dcgan`
+            half the image's).
+        depth: hidden layers, or residual blocks per resolution; ignored by `dcgan`.
+    """
+
+    architecture: Architecture = "dcgan"
+    latent: Width = 64
+    width: Width = 64
+    depth: Depth = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorSettings(Settings):
+    """The discriminator.
+
+    Attributes:
+        architecture: `mlp` for points; `residual` (R3GAN) or `dcgan` (2015) for images.
+        width: units of a hidden layer, or channels at the finest resolution inside (for `dcgan`
+            half the image's).
+        depth: hidden layers, or residual blocks per resolution; ignored by `dcgan`.
+        frequencies: Fourier features a coordinate, for points: 8 let a guide see finer structure,
+            0 suits a GAN's discriminator.
+        noise_conditional: whether it looks at the noise level of its input.
+        activation: `leaky_relu`, or `silu` for a loss on the discriminator's gradient (score
+            matching).
+    """
+
+    architecture: Architecture = "dcgan"
+    width: Width = 64
+    depth: Depth = 2
+    frequencies: Annotated[int, Range(0, 32)] = 0
+    noise_conditional: bool = False
+    activation: Activation = "leaky_relu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserSettings(Settings):
+    """The denoiser: a U-Net for images, an MLP on Fourier features for points.
+
+    Attributes:
+        widths: channels of the U-Net at each resolution, the largest first.
+        patch: pixels a side that the U-Net sees as one.
+        layers: residual blocks of the U-Net at each resolution.
+        attention: whether the U-Net's coarsest resolution has self-attention.
+        dropout: of the U-Net's residual blocks.
+        width: units of a hidden layer, for points.
+        depth: hidden layers, for points.
+        frequencies: Fourier features a coordinate, for points.
+        min_wavelength: the shortest, in units of the data's deviation, for points.
+        data_std: root mean square of the data's values, their standard deviation where they are
+            centred; if not given, 0.5 for images, 1 for points.
+    """
+
+    widths: tuple[Width, ...] = (32, 64)
+    patch: Annotated[int, Range(1, 256)] = 1
+    layers: Depth = 1
+    attention: bool = False
+    dropout: Annotated[float, Range(0, 1, "[)")] = 0.0
+    width: Width = 128
+    depth: Depth = 3
+    frequencies: Annotated[int, Range(0, 32)] = 8
+    min_wavelength: Positive = 0.1
+    data_std: Positive | None = None

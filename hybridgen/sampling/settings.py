@@ -1,0 +1,68 @@
+"""How noise becomes samples, and how finished ones are refined."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+from hybridgen.errors import InputError
+from hybridgen.settings import Level, Range, Settings
+
+How = Literal["rejection", "metropolis_hastings", "importance"]
+
+# Spelled out for type checkers and `--help`: `heun` and the names of `SCHEDULERS`.
+SamplerName = Literal[
+    "heun",
+    "ddpm",
+    "ddim",
+    "dpmpp",
+    "unipc",
+    "euler",
+    "heun_discrete",
+    "edm_euler",
+    "edm_dpmpp",
+    "flow_euler",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerSettings(Settings):
+    """How noise becomes samples.
+
+    Attributes:
+        name: `heun` (EDM's, two calls a step but one for the last) or a scheduler of diffusers:
+            `ddpm`, `ddim`, `dpmpp`, `unipc`, `euler`, `heun_discrete` on the usual linear betas
+            (noise levels .01 to 157), `edm_euler`, `edm_dpmpp`, or `flow_euler`.
+        steps: noise levels visited, 0 not counted.
+        low: the lowest of `heun` and `edm_*`; the others have their own.
+        high: the highest of `heun` and `edm_*`; the others show the denoiser no higher one.
+        rho: how densely `heun` and `edm_*` visit low levels.
+    """
+
+    name: SamplerName = "heun"
+    steps: Annotated[int, Range(1, 1_000)] = 18
+    low: Level = 0.002
+    high: Level = 80.0
+    rho: Annotated[float, Range(0.1, 100)] = 7.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name == "heun" and self.steps < 2:
+            raise InputError(f"sampler heun takes at least 2 steps, got {self.steps}")
+        # Of every sampler, so that a setting does not turn wrong when the name changes.
+        if not self.low < self.high:
+            raise InputError(f"sampler: low must be below high, got {self.low} and {self.high}")
+
+
+def with_calls(settings: SamplerSettings, calls: int) -> SamplerSettings:
+    """The sampler with as many steps as make `calls` denoiser calls.
+
+    Raises:
+        InputError: it makes no such number of calls.
+    """
+    if settings.name not in ("heun", "heun_discrete"):
+        return replace(settings, steps=calls)
+    if calls % 2 == 0:
+        raise InputError(
+            f"{settings.name} makes an odd number of calls, so {calls} is not one of its budgets: "
+            "give odd budgets or another sampler"
+        )
+    return replace(settings, steps=(calls + 1) // 2)
