@@ -123,6 +123,8 @@ def check_trainings(name: str, runs: Sequence["SavedRun"]) -> None:
             records.append((run.folder, recipe, {"seed": seed, "weights": run.fingerprint}))
     for (folder, recipe, traits), (other, other_recipe, other_traits) in combinations(records, 2):
         changed = [k for k in differences(recipe, other_recipe) if k not in ASIDE]
+        parts = ((r.get("training") or {}).get("accumulation") for r in (recipe, other_recipe))
+        changed += ["training.accumulation"] * (len(set(parts)) > 1)
         same = [trait for trait in traits if traits[trait] == other_traits[trait]]
         if changed:
             fault = f"differ in {', '.join(changed)}"

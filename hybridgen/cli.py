@@ -117,7 +117,8 @@ def _end_with_parent() -> None:
     By polling, which every Unix knows; a person's shell may end as it likes.
     """
     parent = int(os.environ.get(_PARENT, 0))
-    if not parent and any(name in os.environ for name in _LAUNCHED):
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # by nohup: it is to outlive others
+    if not parent and not ignored and any(name in os.environ for name in _LAUNCHED):
         parent = os.getppid()
 
     def poll() -> None:

@@ -80,8 +80,8 @@ def resource_sentence(error: BaseException, training: Any) -> str | None:
             return "out of memory: take fewer samples at a time, or a machine with more of it"
         return (
             f"out of memory with a batch of {batch} in {parts} part(s): raise "
-            "--training.accumulation, which gives the same result, or lower --training.batch; "
-            "checkpoints that were saved stay"
+            "--training.accumulation, which changes the result little if at all, or lower "
+            "--training.batch; checkpoints that were saved stay"
         )
     if text.startswith("DataLoader worker"):
         return (

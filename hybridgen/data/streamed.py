@@ -106,5 +106,5 @@ class _Reader(Dataset):
 
 def _ignore_signals(worker: int) -> None:
     """Ctrl-C reaches the whole process group; only the main process decides when to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -191,8 +192,10 @@ def _inside(cell: Any, roots: tuple[str, ...], where: str) -> Any:
 
 
 def _name(path: str, roots: tuple[str, ...]) -> str:
-    """A path without the folder of the data, which may be moved."""
-    return next((path[len(root) + 1 :] for root in roots if path.startswith(root + os.sep)), path)
+    """A path without the folder of the data, which may be moved, nor the hub's name of a version or
+    an archive, which changes with every word of a set's page."""
+    name = next((path[len(root) + 1 :] for root in roots if path.startswith(root + os.sep)), path)
+    return re.sub(r"(snapshots|extracted)/[0-9a-f]{40,64}/", r"\1/", name)
 
 
 def _size(root: str, path: str | None, length: int | None) -> int:

@@ -206,7 +206,8 @@ class Evaluator:
                 least = 1.5 / shares.get(name, math.inf)
                 error = max(jackknife_error(of_subsets, self.samples), least)
                 low, high = interval(name, value, error, subsets=subsets)
-                estimate = replace(estimate, low=low, high=high, least_error=least)
+                ends = {"low": low, "high": high, "least_error": least}
+                estimate = replace(estimate, **ends, degrees=subsets - 1)
                 if deviations := jackknife_deviations(of_subsets, self.samples):
                     estimate = replace(estimate, deviations=(deviations,))
             figures[name] = estimate

@@ -310,9 +310,10 @@ NO_FIGURES = {"report", "training"}
 
 @cache
 def _code_version() -> str:
-    """A hash of all that figures depend on: this package's code, torch and diffusers."""
+    """A hash of all that figures depend on: this package's code and those it computes with."""
     root = Path(__file__).parents[1]
-    digest = hashlib.sha256(f"{version('torch')} {version('diffusers')}".encode())
+    packages = ("torch", "diffusers", "scikit-learn", "scipy", "numpy")
+    digest = hashlib.sha256(" ".join(map(version, packages)).encode())
     for path in sorted(root.rglob("*.py")):
         if not NO_FIGURES & set(path.relative_to(root).parts):
             digest.update(path.read_bytes())

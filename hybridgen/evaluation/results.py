@@ -169,6 +169,7 @@ def mean_over_trainings(figures: Sequence[Mapping[str, Estimate]]) -> dict[str, 
             over_trainings = [(value - mean) / math.sqrt(len(values)) for value in values]
             deviations = tuple(map(fmean, parts)), tuple(over_trainings)
         ends = {"low": low, "high": high, "deviations": deviations, "least_error": least}
+        ends["degrees"] = len(values) - 1
         means[name] = replace(estimates[0], value=mean, standard_error=error, **ends)
     return means
 

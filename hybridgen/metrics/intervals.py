@@ -28,6 +28,7 @@ class Estimate:
             its trainings, scaled so that a row's standard deviation is its standard error; empty
             where they are not known.
         least_error: the least standard error that so few samples allow.
+        degrees: of freedom of Student's t behind the interval; `None` for a normal one.
     """
 
     value: float
@@ -38,6 +39,7 @@ class Estimate:
     standard_error: float | None = None
     deviations: tuple[tuple[float, ...], ...] = ()
     least_error: float = 0.0
+    degrees: int | None = None
 
 
 SUBSETS = 32

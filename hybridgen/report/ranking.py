@@ -75,8 +75,7 @@ def p_value(a: Estimate, b: Estimate, metric: str, *, paired: bool = False) -> f
     errors = paired_errors(better, worse) if paired else []
     if not errors:
         halves = better.high - better.value, worse.value - worse.low
-        degrees = [len(x.deviations[-1]) - 1 for x in (better, worse) if x.deviations]
-        least = min(degrees, default=math.inf)
+        least = min((x.degrees for x in (better, worse) if x.degrees), default=math.inf)
         errors = [(math.hypot(*halves) / float(stdtrit(least, 1 - LEVEL / 2)), least)]
     return max(2 * float(stdtr(n, -apart / e if e else -math.inf)) for e, n in errors)
 

@@ -1,6 +1,5 @@
 """Pipelines that diffusers saved, from a folder or the hub, as denoisers."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from hybridgen.errors import InputError, reason
+from hybridgen.files import read_object
 from hybridgen.networks.build import check_numbers, check_saved
 from hybridgen.sampling.conversions import SCHEDULERS
 from hybridgen.sampling.pretrained import DiffusersDenoiser
@@ -83,13 +83,7 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"no diffusers pipeline in {folder}: expected {_INDEX} there; name a folder that a "
             "pipeline's save_pretrained wrote"
         )
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({reason(error)}); save it again") from error
-    if not isinstance(index, dict):
-        raise InputError(f"{path} does not describe a pipeline; save it again")
-    return index
+    return read_object(path, advice="save it again")
 
 
 def _from_hub(name: str) -> Path:
@@ -142,8 +136,10 @@ def check_component(kind: type[Any], folder: Path) -> None:
         return
     path = folder / "scheduler_config.json"
     try:
-        check_numbers(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        check_numbers(read_object(path, advice="save it again"))
+    except InputError:
+        raise
+    except ValueError as error:
         raise InputError(f"{path} cannot be read ({reason(error)}); save it again") from error
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,8 @@ def _replacing(folder: Path, what: str) -> Iterator[Path]:
         mode = temporary.stat().st_mode & 0o666  # safetensors makes files that only we can read
         for path in (*temporary.rglob("*"), temporary):
             if path.is_file():
-                path.chmod(mode)
+                with suppress(OSError):  # some file systems have no modes
+                    path.chmod(mode)
             flush(path)
         if folder.is_symlink() or folder.exists():
             remove(earlier)

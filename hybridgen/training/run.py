@@ -214,7 +214,7 @@ class Run:
         if save:
             self.save(step)
         try:
-            if number := self.signals.received(step.number):
+            if number := self.signals.received(step.number, now=save or step.last):
                 raise Interrupted(number)
             with self.signals.interruptible():
                 yield

@@ -29,25 +29,29 @@ class Signals:
         self._interruptible = False
         self._step, self._next_step, self._agreed = 0, 0, time.monotonic()
 
-    def received(self, step: int) -> int:
+    def received(self, step: int, *, now: bool = False) -> int:
         """The largest signal that any process has received by `step`, 0 for none.
 
         Several processes agree, and are interrupted, about once a second, `AGREE_EVERY` steps apart
         at most: it costs a message, and an accelerator is waited for.
+
+        Args:
+            now: agree in any case, as before long work; the same on all processes.
         """
         if self._accelerator.num_processes == 1:
             return self._received
-        if step < self._next_step:
+        if step < self._next_step and not now:
             return 0
         import torch
 
         seconds = time.monotonic() - self._agreed
         report = torch.tensor([[float(self._received), seconds]], device=self._accelerator.device)
         signals, longest = torch.as_tensor(self._accelerator.gather(report)).amax(0).tolist()
-        self._received, self._agreed = int(signals), time.monotonic()
+        # One that came while the others were asked is not among theirs.
+        self._received, self._agreed = max(self._received, int(signals)), time.monotonic()
         steps = int((step - self._step) / max(longest, 1e-9))
         self._step, self._next_step = step, step + min(max(steps, 1), AGREE_EVERY)
-        return self._received
+        return int(signals)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

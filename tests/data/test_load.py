@@ -19,7 +19,9 @@ import pytest
 import torch
 from PIL import Image
 
+from hybridgen.data import tables
 from hybridgen.data.decode import FORMATS
+from hybridgen.data.files import hub_folders
 from hybridgen.data.images import ImageSource, split_validation, to_float
 from hybridgen.data.load import DataSettings, load_data
 from hybridgen.data.source import Shard, Source
@@ -579,3 +581,11 @@ def test_an_image_of_too_many_bytes_is_refused(
     monkeypatch.setattr("hybridgen.data.tables.MOST_BYTES", 100)
     with pytest.raises(InputError, match="more than the 0 that an image may have"):
         load(root)
+
+
+def test_another_version_of_a_hub_sets_page_is_not_other_data(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    names = [f"{tmp_path}/datasets--a--b/snapshots/{v * 40}/train/0.png" for v in "0f"]
+    roots = tuple(str(folder) for folder in hub_folders())
+    assert len({tables._name(name, roots) for name in names}) == 1
+    assert tables._name(names[0].replace("0.png", "1.png"), roots) != tables._name(names[0], roots)

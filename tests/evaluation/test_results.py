@@ -93,6 +93,6 @@ def test_a_mean_over_trainings_keeps_the_parts_and_the_trainings():
     of_parts, of_trainings = mean.deviations
     assert of_parts == pytest.approx((0.2, -0.2))
     assert mean.standard_error == pytest.approx(float(torch.tensor(of_trainings).std()))
-    assert mean.least_error == pytest.approx(0.3 / math.sqrt(3))
+    assert mean.least_error == pytest.approx(0.3 / math.sqrt(3)) and mean.degrees == 2
     without = [figures[0], {"kid": Estimate(value=1.0, low=0.0, high=2.0)}]
     assert mean_over_trainings(without)["kid"].deviations == ()

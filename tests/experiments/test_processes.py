@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
+import torch
 from experiments.conftest import load
 
 from hybridgen.errors import Interrupted, resource_sentence
@@ -119,6 +120,22 @@ with Signals(Alone()) as signals:
     sys.stderr.flush()
     sys.exit(signals.received(1))
 """
+
+
+def test_a_signal_that_comes_while_processes_agree_is_not_lost():
+    class Pair:
+        num_processes, device = 2, "cpu"
+
+        def gather(self, report):
+            report = torch.cat([report, torch.zeros_like(report)])
+            os.kill(os.getpid(), signal.SIGTERM)
+            return report
+
+    with Signals(Pair()) as signals:
+        assert signals.received(1) == 0
+        Pair.gather = lambda self, report: report
+        assert signals.received(2, now=True) == signal.SIGTERM
+        assert signals.received(1_000) == signal.SIGTERM
 
 
 def test_a_terminal_that_is_gone_does_not_end_what_still_has_to_be_saved():

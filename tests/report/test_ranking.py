@@ -202,10 +202,10 @@ def test_the_p_value_of_a_paired_difference_is_that_of_students_test():
 def test_the_p_value_of_independent_figures_is_at_the_limit_where_their_interval_touches_zero():
     other = estimate(10.0, half=4.0)
     assert p_value(estimate(15.0, half=3.0), other, FRECHET) == pytest.approx(0.05)
-    few = replace(estimate(15.0, half=3.0), deviations=((0.0,) * 3,))
+    few = replace(estimate(15.0, half=3.0), degrees=2)
     assert p_value(few, other, FRECHET) == pytest.approx(0.05)
     far = replace(few, value=25.0, low=22.0, high=28.0)
-    assert p_value(far, other, FRECHET) > 10 * p_value(replace(far, deviations=()), other, FRECHET)
+    assert p_value(far, other, FRECHET) > 10 * p_value(replace(far, degrees=None), other, FRECHET)
     assert p_value(other, other, FRECHET) == 1
     assert p_value(estimate(11.0, half=0.0), estimate(10.0, half=0.0), FRECHET) == 0
 

@@ -65,7 +65,7 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch):
     assert "(name or service not known)" in refusal("nobody/nothing")
 
 
-@pytest.mark.parametrize("text", ["{", "[]"])
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": ' * 100_000])
 def test_a_damaged_index_is_one_sentence(tmp_path, text):
     (saved(tmp_path) / "model_index.json").write_text(text)
     assert "model_index.json" in refusal(tmp_path)
