@@ -381,8 +381,11 @@ def test_an_evaluation_cut_off_after_its_step_was_saved_is_made_up_for(
 def test_the_losses_of_the_step_at_which_a_signal_came_are_logged(
     call, blind, tmp_path, monkeypatch
 ):
+    def received(_, step, **how):
+        return signal.SIGTERM if step == 4 else 0
+
     with monkeypatch.context() as patch:
-        patch.setattr(Signals, "received", lambda _, step: signal.SIGTERM if step == 4 else 0)
+        patch.setattr(Signals, "received", received)
         assert call("--out", tmp_path / "run").status == 128 + signal.SIGTERM
     assert call("--out", tmp_path / "run").status == 0
     rows = [json.loads(row) for row in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
