@@ -59,13 +59,17 @@ class GuideData:
         if label is not None:
             label = label[torch.arange(self.count) % len(label)] if model.source.classes else None
         points = len(model.source.shape) == 1
-        if run.leads and not path.exists():
+
+        def draw() -> None:
+            if path.exists():
+                return
             run.say(f"drawing {self.count} samples of the model")
             # By another name it would be other noise, and recorded figures not met again.
             x = model.samples(self.count, "fakes", label=label)
             content = {"x": x if points else to_bytes(x)}
             write_atomically(path, save(content, {"model": model.fingerprint}))
-        run.accelerator.wait_for_everyone()
+
+        run.lead(draw)
         try:
             with safe_open(path, "pt") as file:
                 x, fingerprint = file.get_tensor("x"), (file.metadata() or {}).get("model")

@@ -74,7 +74,9 @@ def choose_scale(
     # Seed by seed, because the same noise leads to similar samples at every scale.
     pairs = [(confirm(0.0, seed), confirm(best, seed)) for seed in fresh]
     gains = [without - guided for (without, _), (guided, _) in pairs]
-    if not all(map(math.isfinite, gains)):
+    lengths = {len(over) for pair in pairs for _, over in pair}
+    # Without the error over the examples of some draws, what they say is not confirmed.
+    if not all(map(math.isfinite, gains)) or len(lengths) > 1:
         return choice
     changes = [[x - y for x, y in zip(a, b, strict=True)] for (_, a), (_, b) in pairs]
     over_examples = stdev(map(fmean, zip(*changes, strict=True))) if all(changes) else 0.0

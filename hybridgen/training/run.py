@@ -137,7 +137,7 @@ class Run:
         self._saved = 0
         self._seconds_before, self._started = 0.0, time.monotonic()
         script = type(settings).__name__
-        self.lock: FolderLock | None = self._lead(lambda: FolderLock(folder, self.config, script))
+        self.lock: FolderLock | None = self.lead(lambda: FolderLock(folder, self.config, script))
 
     @property
     def leads(self) -> bool:
@@ -201,7 +201,7 @@ class Run:
         facts = {**self.facts, "seconds": self.seconds, "world": world}
         facts["accumulation"] = self._accumulation
         root, number = self.folder / "checkpoints", step.number
-        self._lead(lambda: checkpoint.write(root, number, state, **facts))
+        self.lead(lambda: checkpoint.write(root, number, state, **facts))
         self._saved = number
 
     @contextmanager
@@ -249,7 +249,7 @@ class Run:
             last = f"step {self._saved}" if self._saved else "none yet"
             raise RunError(f"{error} (last good checkpoint: {last})") from error
 
-    def _lead(self, action: Callable[[], Any]) -> Any:
+    def lead(self, action: Callable[[], Any]) -> Any:
         """Let the first process act while the others wait; if it fails, all of them stop."""
         error = outcome = None
         if self.leads:

@@ -17,8 +17,7 @@ from hybridgen.sampling.build import SamplerSettings
 
 @pytest.fixture
 def run():
-    waiting = SimpleNamespace(wait_for_everyone=lambda: None)
-    return SimpleNamespace(leads=True, say=lambda sentence: None, accelerator=waiting)
+    return SimpleNamespace(say=lambda sentence: None, lead=lambda action: action())
 
 
 def model(source, fingerprint="first"):

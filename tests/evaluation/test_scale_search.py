@@ -56,6 +56,15 @@ def test_the_gains_are_those_of_the_confirmation_seed_by_seed():
     assert choice.scale == 1 and choice.distances[1.0] == pytest.approx((9.5, 8.7, 9.1))
 
 
+def test_draws_of_which_some_lack_their_deviations_confirm_nothing():
+    def confirm(lacking):
+        return lambda scale, seed: (10 - scale, () if (scale, seed) == lacking else (0.01, -0.01))
+
+    for lacking, scale in ((None, 1.0), ((0.0, 3), 0.0), ((1.0, 4), 0.0)):
+        choice = choose_scale(lambda s, seed: 10 - s, confirm(lacking), (0.0, 1.0), SEEDS)
+        assert choice.scale == scale
+
+
 def test_what_helps_only_towards_the_examples_that_chose_it_is_not_applied():
     choice = search(
         lambda scale, seed: 10 - (scale == 1) + NOISE[seed],

@@ -5,6 +5,7 @@ import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import yaml
 from accelerate import Accelerator
 from torch import nn
 
-from hybridgen.errors import InputError, Interrupted, RunError
+from hybridgen.errors import FailedElsewhere, InputError, Interrupted, RunError
 from hybridgen.training.run import JsonLines, Run
 from hybridgen.training.step import Step
 
@@ -158,6 +159,20 @@ def test_what_was_due_after_a_step_is_done_again_on_resuming_from_it(tmp_path, o
         assert run.resume(step(0).state) == 7
     assert seen == [(7, 7.0)]
     assert run.log_file.rows() == [{"step": 7, "loss": 0.25}]
+
+
+def test_a_first_process_that_fails_lets_the_others_go(tmp_path, open_run):
+    run = open_run(tmp_path)
+
+    def gather(failed):
+        return torch.cat([failed, torch.ones_like(failed)])
+
+    run.accelerator = SimpleNamespace(is_main_process=False, device="cpu", gather=gather)
+    with pytest.raises(FailedElsewhere):
+        run.lead(lambda: pytest.fail("the first process does it"))
+    run.accelerator = SimpleNamespace(is_main_process=True, device="cpu", gather=lambda x: x)
+    with pytest.raises(RunError, match="not finite"):
+        run.lead(lambda: (_ for _ in ()).throw(RunError("not finite")))
 
 
 def test_a_damaged_log_does_not_stop_a_run_and_is_cut_there(tmp_path, open_run, capsys):
