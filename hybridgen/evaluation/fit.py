@@ -90,8 +90,8 @@ def monitored(
 
     def between(step: Step) -> None:
         number = step.number
-        if run.leads and number % settings.sample_every == 0:
-            monitor.preview(step.average, number)
+        if number % settings.sample_every == 0:
+            run.lead(lambda: monitor.preview(step.average, number))
         if step.last or number % settings.eval_every == 0:
             rows = run.log_file.rows()
             # Not again after a resume; a figure's floor is in no other row.
@@ -105,8 +105,7 @@ def monitored(
         networks = {network: step.average}
         if "discriminator" in step.state:
             networks["discriminator"] = step.state["discriminator"]
-        for name in networks if run.leads else ():
-            save_network(networks[name], run.folder / name)
+        run.lead(lambda: [save_network(networks[name], run.folder / name) for name in networks])
         # Not logged: figures of another number of samples do not continue the curves.
         figures = monitor.figures(step.average, final_samples)
         if not run.leads:

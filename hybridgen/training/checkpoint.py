@@ -177,12 +177,18 @@ def newest(root: Path, facts: Iterable[str] = ()) -> tuple[Checkpoint | None, li
     """The newest checkpoint that is intact, and one sentence for each newer one that is not.
 
     Raises:
-        RunError: there are checkpoints and none can be read: starting over would overwrite them.
+        RunError: there are checkpoints and none can be read: starting over would overwrite them;
+            or one is of a newer version, or somebody else's.
     """
     complaints, first = [], ""
     for path in reversed(_folders(root)):
         try:
             manifest = parse(read_text(path / "manifest.json"))
+            if isinstance(manifest["schema"], int) and manifest["schema"] > SCHEMA:
+                raise RunError(
+                    f"{path} was written by a newer version (schema {manifest['schema']}, this one "
+                    f"reads {SCHEMA}): go on with that version, or choose another --out"
+                )
             if manifest["schema"] != SCHEMA:
                 raise ValueError(f"schema {manifest['schema']}, expected {SCHEMA}")
             if path.name != _name(manifest["step"]):
@@ -200,6 +206,13 @@ def newest(root: Path, facts: Iterable[str] = ()) -> tuple[Checkpoint | None, li
                     raise ValueError(f"its {name} is {manifest[name]!r}")
             if not all(isinstance(x, Number) for x in (manifest.get("due") or {}).values()):
                 raise ValueError("the losses of its step are no numbers")
+        except RunError:
+            raise
+        except PermissionError as error:  # it may be whole, and saving would remove it
+            raise RunError(
+                f"the checkpoint {path} may not be read ({reason(error)[:60]}): have its owner "
+                "allow it, or choose another --out"
+            ) from error
         except Exception as error:  # a damaged file fails in as many ways as there are formats
             why = reason(error)[:60]
             complaints.append(f"the checkpoint {path} is damaged ({why}) and was passed over")

@@ -58,11 +58,11 @@ class JsonLines(GeneralTracker):
             file.write(json.dumps({"step": step, **clean}) + os.linesep)
 
     def rows(self) -> list[dict[str, Any]]:
-        """What was logged so far, up to the first line that is damaged or was cut by a kill."""
+        """What was logged so far, without lines that are damaged or were cut by a kill."""
         return self._intact()[0]
 
     def forget_after(self, step: int) -> str:
-        """Drop the lines of steps that will be made again, and those from the first damaged one on.
+        """Drop the lines of steps that will be made again, and damaged ones.
 
         Returns:
             A sentence about the damage, empty if there was none.
@@ -74,25 +74,32 @@ class JsonLines(GeneralTracker):
         return complaint
 
     def _intact(self) -> tuple[list[dict[str, Any]], str]:
-        """The rows before the first damaged one, and a sentence about that."""
+        """The rows that can be read, and a sentence about the others."""
         rows: list[dict[str, Any]] = []
+        damaged: list[str] = []
         if not os.path.lexists(self._path):
             return rows, ""
-        try:
-            if not self._path.is_file():
-                raise ValueError("it is no file")
-            with self._path.open("rb") as file:
-                for line in iter(partial(file.readline, _LONGEST), b""):
-                    row = parse(line.decode("utf-8-sig"))
-                    nested = [name for name, v in row.items() if isinstance(v, dict | list)]
-                    if not isinstance(row["step"], int) or nested:
-                        raise ValueError("it is no row")
-                    rows.append(row)
-        except Exception as error:  # a damaged file fails in as many ways as there are formats
-            why = reason(error)[:100]
-            where = f"{self._path} is damaged from line {len(rows) + 1} on"
-            return rows, f"{where} ({why}) and was cut there"
-        return rows, ""
+        if not self._path.is_file():
+            return rows, f"{self._path} is no file and was replaced"
+        with self._path.open("rb") as file:
+            for number, line in enumerate(iter(partial(file.readline, _LONGEST), b""), 1):
+                try:
+                    rows.append(_row(line))
+                except Exception as error:  # damaged text fails in as many ways as it has forms
+                    damaged.append(f"line {number} ({reason(error)[:100]})")
+        if not damaged:
+            return rows, ""
+        more = f" and {len(damaged) - 1} more" if damaged[1:] else ""
+        return rows, f"{self._path} is damaged: {damaged[0]}{more} dropped"
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    """A line of a log; raises if it is none."""
+    row = parse(line.decode("utf-8-sig"))
+    nested = [name for name, value in row.items() if isinstance(value, dict | list)]
+    if not isinstance(row["step"], int) or nested:
+        raise ValueError("it is no row")
+    return row
 
 
 class Run:

@@ -115,7 +115,7 @@ def change(path):
         (lambda p: (p / "average" / WEIGHTS).unlink(), "No such file"),
         (lambda p: (p / "manifest.json").unlink(), "No such file"),
         (lambda p: (p / "manifest.json").write_text('{"schema": 1, "step"'), "Expecting"),
-        (lambda p: (p / "manifest.json").write_text('{"schema": 9}'), "schema 9, expected 1"),
+        (lambda p: (p / "manifest.json").write_text('{"schema": 0}'), "schema 0, expected 1"),
         (lambda p: (p / "manifest.json").write_text("[]"), "indices"),
         (lambda p: (p / "manifest.json").write_bytes(b"\xff\x00"), "decode"),
         (lambda p: os.truncate(p / "optimizer.safetensors", 10), "optimizer.safetensors has"),
@@ -155,6 +155,27 @@ def test_a_checkpoint_under_another_name_is_not_believed(tmp_path):
 def test_when_no_checkpoint_is_intact_nothing_is_overwritten(tmp_path):
     change(checkpoint.write(tmp_path, 1, {"held": Held({})}) / "held.json")
     with pytest.raises(RunError, match=r"held.json has changed.*put a good one back"):
+        checkpoint.newest(tmp_path)
+
+
+def test_a_checkpoint_of_a_newer_version_is_not_passed_over(tmp_path):
+    for step in (1, 2):
+        checkpoint.write(tmp_path, step, {"held": Held({})})
+    manifest = tmp_path / "step-00000002" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(RunError, match=r"step-00000002 was written by a newer version \(schema 2"):
+        checkpoint.newest(tmp_path)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    for step in (1, 2):
+        checkpoint.write(tmp_path, step, {"held": Held({})})
+
+    def read_text(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(checkpoint, "read_text", read_text)
+    with pytest.raises(RunError, match=r"step-00000002 may not be read \(.*have its owner"):
         checkpoint.newest(tmp_path)
 
 

@@ -175,7 +175,7 @@ def test_a_first_process_that_fails_lets_the_others_go(tmp_path, open_run):
         run.lead(lambda: (_ for _ in ()).throw(RunError("not finite")))
 
 
-def test_a_damaged_log_does_not_stop_a_run_and_is_cut_there(tmp_path, open_run, capsys):
+def test_damaged_lines_of_a_log_do_not_stop_a_run_and_are_dropped(tmp_path, open_run, capsys):
     with open_run(tmp_path) as run:
         for number in (1, 2, 3):
             run.log_file.log({"loss": 1.0}, step=number)
@@ -183,12 +183,13 @@ def test_a_damaged_log_does_not_stop_a_run_and_is_cut_there(tmp_path, open_run, 
     good = (tmp_path / "log.jsonl").read_bytes()
     lines = good.splitlines(keepends=True)
     for line in (b"[1]\n", b"{}\n", b'{"step": "2"}\n', b"\xff\n", b'{"step": 2, "a": [1]}\n'):
-        (tmp_path / "log.jsonl").write_bytes(lines[0] + line + lines[2])
+        (tmp_path / "log.jsonl").write_bytes(lines[0] + line + lines[2] + line)
         with open_run(tmp_path) as run:
             assert run.resume(step(0).state) == 3
-        assert (tmp_path / "log.jsonl").read_bytes() == lines[0]
+        assert (tmp_path / "log.jsonl").read_bytes() == lines[0] + lines[2]
         said = capsys.readouterr().err
-        assert "warning: " in said and "log.jsonl is damaged from line 2 on" in said
+        assert "warning: " in said and "log.jsonl is damaged: line 2 (" in said
+        assert ") and 1 more dropped" in said
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
