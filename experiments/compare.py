@@ -225,7 +225,7 @@ def compare(settings: Compare, trial: Trial) -> "Comparison":
     warnings += dict.fromkeys(e.warning for row in measured for e in row if e.warning)
     first = [row[0] for row in measured]
     batch, rounds = settings.timing_batch, settings.timing_rounds
-    costs = time_entries(first, source, batch=batch, rounds=rounds, folder=folder)
+    costs = time_entries(first, batch=batch, rounds=rounds, folder=folder)
     held_out, _ = source.reference("held_out", evaluator.samples, seed)
     histogram = evaluator.histogram(held_out)
     words = ["experiments/compare.py", *sys.argv[1:]]

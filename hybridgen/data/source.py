@@ -125,9 +125,9 @@ class Source(Protocol):
         ...
 
 
-def labels_in_turn(source: Source, count: int) -> Tensor | None:
+def labels_in_turn(classes: int, count: int) -> Tensor | None:
     """The classes one after the other, `[count]`; `None` without classes."""
-    return torch.arange(count) % source.classes if source.classes else None
+    return torch.arange(count) % classes if classes else None
 
 
 def identity_of(*parts: bytes) -> str:

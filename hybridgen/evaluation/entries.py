@@ -26,6 +26,8 @@ class Entry:
 
     Attributes:
         kind: of method, for colours: that of the model, and `guided` or `refined`.
+        classes: of labels that the model takes, which others of the comparison need not; 0 for
+            none.
         like: a tensor of the type and on the device that the model computes with.
         key: all that its samples depend on beside the noise.
         details: the same for a reader.
@@ -39,6 +41,7 @@ class Entry:
     budget: Budget
     kind: str
     sampler: Sampler
+    classes: int
     like: Tensor
     key: Mapping[str, Any]
     details: Mapping[str, str]
@@ -167,6 +170,7 @@ def _entry(
         budget=budget,
         kind=kind,
         sampler=sampler,
+        classes=network.config["classes"],
         like=next(network.parameters()),
         key=key,
         details=details,

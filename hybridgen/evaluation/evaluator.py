@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.baselines import ideal_values, sample_size_warnings, tail_warning
+from hybridgen.evaluation.sharing import extracted, in_turn
 from hybridgen.maths.mixtures import GaussianMixture, reverse_kl
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.distances import (
@@ -51,6 +53,7 @@ DRAWS, TRAINING_DRAWS = 4, 32
 """Sets of a mixture's own points that its floors are the mean of; more where figures are few."""
 TRAINING = 100_000
 """Training examples among which nearest ones are looked for, at most."""
+SHARES = ("precision", "recall", "density", "coverage")
 
 
 class Unmeasurable(InputError):
@@ -80,6 +83,7 @@ class Evaluator:
         seed: of the subsets and of the classifier.
         warnings: a sentence each.
         floors: figures of as many real samples; of memorisation, what new examples get.
+        accelerator: Accelerate's, of the processes that call it alike and share its work, if any.
         collected: features of the updates so far.
     """
 
@@ -93,6 +97,7 @@ class Evaluator:
     subsets: int
     seed: int
     warnings: tuple[str, ...]
+    accelerator: Any = None
     floors: dict[str, float] = field(default_factory=dict)
     collected: CollectedFeatures = field(default_factory=CollectedFeatures)
 
@@ -220,10 +225,16 @@ class Evaluator:
         fake, figures = x.features, {}
         if self.mixture is None or self.subsets:
             distances = [frechet_distance(self.held_out, fake[m]) for m in members]
-            kid = kernel_distance(self.held_out, fake, members, real_kernel=self._kernel)
-            shares = prdc(self.held_out, fake, members, radii=self._radii, neighbours=NEIGHBOURS)
-            figures = {"frechet_distance": distances, "kid": kid.tolist()}
-            figures |= {name: share.tolist() for name, share in shares.items()}
+            subsets = len(members)
+            kid, shares = in_turn(
+                [
+                    ((1, subsets), lambda: self._kernel_distance(fake, members)),
+                    ((len(SHARES), subsets), lambda: self._shares(fake, members)),
+                ],
+                self.accelerator,
+            )
+            figures = {"frechet_distance": distances, "kid": kid[0].tolist()}
+            figures |= dict(zip(SHARES, shares.tolist(), strict=True))
         if self.classes and (label := x.label) is not None:
             figures["class_reverse_kl"] = [
                 reverse_kl(count_classes(label[m], self.classes)) for m in members
@@ -242,6 +253,13 @@ class Evaluator:
                 ]
         return figures
 
+    def _kernel_distance(self, fake: Tensor, members: Tensor) -> Tensor:
+        return kernel_distance(self.held_out, fake, members, real_kernel=self._kernel)[None]
+
+    def _shares(self, fake: Tensor, members: Tensor) -> Tensor:
+        shares = prdc(self.held_out, fake, members, radii=self._radii, neighbours=NEIGHBOURS)
+        return torch.stack([shares[name] for name in SHARES])
+
 
 def build_evaluator(
     data: Data,
@@ -251,6 +269,7 @@ def build_evaluator(
     seed: int = 0,
     subsets: int = SUBSETS,
     intervals: bool = True,
+    accelerator: Any = None,
 ) -> Evaluator:
     """Prepare an evaluator.
 
@@ -300,14 +319,14 @@ def build_evaluator(
         )
     finite = mixture is None or intervals
     extractor = FeatureExtractor(shape=shape, function=features, network=network, finite=finite)
-    real = extractor.extract(held_out)
+    real = extracted(extractor, held_out, accelerator)
     classes, training = 0, None
     if network is not None and real.label is not None and label is not None:
         recognised = float((real.label == label).float().mean()) >= RECOGNISED
         classes = int(network.config["classes"]) if recognised else 0
-    perfect = [extractor.extract(draw) for draw in draws]
+    perfect = [extracted(extractor, draw, accelerator) for draw in draws]
     if train is not None:
-        training = extractor.extract(train)
+        training = extracted(extractor, train, accelerator)
         chosen = torch.randperm(len(train), generator=rng_for("floor", seed))[:count]
         perfect = [training.take(chosen)]
     evaluator = Evaluator(
@@ -327,6 +346,7 @@ def build_evaluator(
             searched=0 if train is None else len(train),
             training=0 if train is None or isinstance(data, tuple) else data.size or 0,
         ),
+        accelerator=accelerator,
     )
     rows = [evaluator._estimates(draw, 0) for draw in perfect]
     floors = {name: fmean(row[name].value for row in rows) for name in rows[0]}

@@ -99,7 +99,7 @@ class SampledModel:
 
         Classes come in turn unless labels `[count]` are given.
         """
-        label = labels_in_turn(self.source, count) if label is None else label
+        label = labels_in_turn(self.source.classes, count) if label is None else label
         like, key = next(self.network.parameters()), (self.seed, purpose, draw)
         return draw_samples(self.sampler, count, key, like=like, label=label)
 

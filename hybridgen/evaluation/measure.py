@@ -180,7 +180,7 @@ def measure_entry(
 
     def work() -> dict[str, Any]:
         count, like = evaluator.samples, entry.like
-        label = labels_in_turn(source, count)
+        label = labels_in_turn(entry.classes, count)
         x = draw_samples(entry.sampler, count, (seed, "compare"), like=like, label=label)
         pictures = {"picture": picture_of(x, source), "neighbours": _nearest(x, evaluator, source)}
         figures, warning = evaluator.with_warning(x)
@@ -243,7 +243,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def time_entries(
-    entries: Sequence[Entry], source: Source, *, batch: int, rounds: int, folder: Path
+    entries: Sequence[Entry], *, batch: int, rounds: int, folder: Path
 ) -> dict[str, SamplingCost]:
     """The cost of a sample of each entry, by its name.
 
@@ -266,7 +266,7 @@ def time_entries(
         samplers = {}
         for entry in entries:
             noise = torch.randn(batch, *entry.sampler.noise_shape, generator=rng_for("timing"))
-            label = labels_in_turn(source, batch)
+            label = labels_in_turn(entry.classes, batch)
             labels = () if label is None else (label.to(entry.like.device),)
             samplers[entry.name] = entry.sampler, (noise.to(entry.like), *labels)
         costs = sampling_costs(samplers, rounds=rounds)

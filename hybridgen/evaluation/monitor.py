@@ -6,17 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from hybridgen.data.source import Source, labels_in_turn
 from hybridgen.evaluation.evaluator import Evaluator, Unmeasurable, build_evaluator
 from hybridgen.evaluation.plots import curve_panels, curves, sample_picture, save_animation
+from hybridgen.evaluation.sharing import gathered_features, rows_of
 from hybridgen.files import replacing
-from hybridgen.metrics.features import Features
 from hybridgen.protocols import Sampler
-from hybridgen.sampling.samplers import draw_samples, share_of_samples
+from hybridgen.sampling.samplers import draw_samples
 
 _FRAMES = 100
 
@@ -61,7 +60,11 @@ class Monitor:
         if samples not in self._evaluators:
             try:
                 self._evaluators[samples] = build_evaluator(
-                    self.source, samples=samples, seed=self.seed, intervals=False
+                    self.source,
+                    samples=samples,
+                    seed=self.seed,
+                    intervals=False,
+                    accelerator=self.accelerator,
                 )
             except Unmeasurable:
                 self._evaluators[samples] = None
@@ -69,20 +72,9 @@ class Monitor:
         if evaluator is None:
             return {}
         count, accelerator = evaluator.samples, self.accelerator
-        if accelerator is None or accelerator.num_processes == 1:
-            return evaluator.values(self.samples(model, count, "judge"))
-        rank, world = accelerator.process_index, accelerator.num_processes
-        x = self.samples(model, count, "judge", share_of_samples(count, rank, world))
-        size = share_of_samples(count, 0, world).stop
-
-        def gathered(share: Tensor) -> Tensor:
-            padded = share.new_zeros(size, *share.shape[1:])
-            padded[: len(share)] = share
-            return torch.as_tensor(accelerator.gather(padded.to(accelerator.device))).cpu()[:count]
-
-        features, label = evaluator.extractor.extract(x)
-        together = Features(gathered(features), None if label is None else gathered(label))
-        return evaluator.values(together)
+        x = self.samples(model, count, "judge", rows_of(count, accelerator))
+        features = evaluator.extractor.extract(x)
+        return evaluator.values(gathered_features(features, count, accelerator))
 
     def finish(self, model: nn.Module, rows: list[dict[str, Any]]) -> None:
         """Write `samples.png`, `samples.webp` (at most 100 previews in turn) and `curves.png`."""
@@ -111,7 +103,7 @@ class Monitor:
     ) -> Tensor:
         """`rows` of `count` samples `[count ...]` from the noise that `purpose` names, labels in
         turn."""
-        like, label = next(model.parameters()), labels_in_turn(self.source, count)
+        like, label = next(model.parameters()), labels_in_turn(self.source.classes, count)
         key = self.seed, purpose
         return draw_samples(self.sampler(model), count, key, like=like, label=label, rows=rows)
 

@@ -92,6 +92,26 @@ def runs(tmp_path_factory):
     return home
 
 
+def test_models_with_and_without_labels_are_compared_each_with_its_own(call, runs, tmp_path):
+    labelled = tmp_path / "labelled"
+    settings = DenoiserSettings(widths=(8, 8), layers=1)
+    build_denoiser(settings, (1, 8, 8), 10).save_pretrained(labelled / "denoiser")
+    run_folder(labelled, "digits")
+    config = (labelled / "config.yaml").read_text()
+    (labelled / "config.yaml").write_text(
+        config.replace("path: digits", "path: digits\n  labels: true")
+    )
+    names = {"gan": str(runs / "gan"), "labelled": str(labelled)}
+    methods = [
+        {"name": "GAN", "model": "gan"},
+        {"name": "diffusion", "model": "labelled", "calls": [3]},
+    ]
+    for order in (methods, methods[::-1]):
+        flags = ("--runs", json.dumps(names), "--methods", json.dumps(order))
+        answer = call(*flags, "--out", tmp_path / str(order[0]["name"]))
+        assert answer.status == 0, answer.err
+
+
 def run_flags(runs, *names):
     return ("--runs", json.dumps({name: str(runs / name) for name in names}))
 
