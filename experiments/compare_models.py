@@ -1,6 +1,7 @@
 """The runs of a comparison: where they are, what cannot work, and how missing ones are trained."""
 
 import hashlib
+import importlib
 import json
 import re
 import shlex
@@ -13,7 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hybridgen.cli import start_command
+from hybridgen.cli import read_settings, start_command
 from hybridgen.data.settings import DataSettings
 from hybridgen.errors import FailedElsewhere, InputError, RunError, quoted
 from hybridgen.files import new_file, read_object, write_atomically
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs"
+SETTINGS = {
+    **{"gan": ("gan", "Gan"), "guide": ("guide", "GuideExperiment")},
+    **dict.fromkeys(["diffusion", "hybrid"], ("diffusion", "Diffusion")),
+}
+"""Module and class of each script's settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +208,9 @@ class Training:
         return recipe | {"arguments": dict(model.arguments or {}), "data": self.data}
 
     def check(self) -> None:
-        """Refuse, by `InputError`, a run of other settings than now, or of unrecorded ones."""
+        """Refuse, by `InputError`, a run of other settings than now, or of unrecorded ones, and
+        settings with which it could not be trained.
+        """
         name, folder = self.model.name, self.run.folder
         record = _record(folder)
         advice = f"remove it, and {folder} is trained anew or refused"
@@ -213,6 +221,13 @@ class Training:
                 f"{folder} was trained by other settings than {name} has now: choose another "
                 f'--out, or take it as it is with --runs \'{{"{name}": "{folder}"}}\''
             )
+        if self.run.finished:
+            return
+        module, settings = SETTINGS[self.model.script]
+        try:
+            read_settings(getattr(importlib.import_module(module), settings), self.arguments)
+        except InputError as error:
+            raise InputError(f"{name} cannot be trained: {error}") from error
 
     def to_the_end(self) -> None:
         """Run the training script; its bar is shown, its table goes to `NAME.log`.

@@ -155,6 +155,7 @@ def test_a_damaged_recipe_is_a_sentence(training, content):
 def training(script, tmp_path, monkeypatch):
     """Of a GAN, by a script and settings that a test writes."""
     monkeypatch.setattr(script, "HERE", tmp_path)
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
     (tmp_path / "settings.yaml").write_text("training: {steps: 5}")
 
     def training(code="", **settings):
@@ -201,6 +202,22 @@ def test_a_run_of_another_recipe_is_refused_wherever_its_settings_changed(traini
     (tmp_path / "settings.yaml").write_text("training: {steps: 5000}")
     with pytest.raises(InputError, match="was trained by other settings"):
         first.check()
+
+
+@pytest.mark.parametrize(
+    ("written", "sentence"),
+    [
+        ("training: {stepz: 5}", "no setting 'training.stepz'; did you mean"),
+        ("training: {steps: -5}", "training.steps"),
+    ],
+)
+def test_settings_with_which_nothing_can_be_trained_are_refused_before(
+    training, tmp_path, written, sentence
+):
+    one = training()
+    (tmp_path / "settings.yaml").write_text(written)
+    with pytest.raises(InputError, match=f"gan cannot be trained: .*{sentence}"):
+        one.check()
 
 
 def test_a_finished_run_that_nobody_remembers_is_refused(training):
