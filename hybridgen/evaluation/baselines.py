@@ -59,6 +59,22 @@ def tail_warning(features: Tensor, whose: str) -> str:
     )
 
 
+PAIRS_A_SECOND = 2e7
+"""Compared by one core for all figures of pairs together, as it was measured on features of 64
+numbers; in two dimensions it is twice as fast."""
+
+
+def duration_warning(samples: int, held_out: int) -> str:
+    """A sentence if comparing every pair takes more than an hour of one core, for each sampler."""
+    hours = samples * (samples + 2 * held_out) / PAIRS_A_SECOND / 3600
+    if hours < 1:
+        return ""
+    return (
+        f"{samples} samples, each compared with every other and with {held_out} held-out examples, "
+        f"take about {hours:.3g} hours of one core for each sampler and each floor; ask for fewer"
+    )
+
+
 def sample_size_warnings(
     samples: int, held_out: Tensor, *, requested: int | None, searched: int, training: int
 ) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
@@ -12,7 +13,12 @@ from torch import Tensor
 
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
-from hybridgen.evaluation.baselines import ideal_values, sample_size_warnings, tail_warning
+from hybridgen.evaluation.baselines import (
+    duration_warning,
+    ideal_values,
+    sample_size_warnings,
+    tail_warning,
+)
 from hybridgen.evaluation.sharing import extracted, in_turn
 from hybridgen.maths.mixtures import GaussianMixture, reverse_kl
 from hybridgen.maths.rng import rng_for
@@ -318,6 +324,8 @@ def build_evaluator(
             f"at least {least} of each are needed"
         )
     finite = mixture is None or intervals
+    if finite and (sentence := duration_warning(count, len(held_out))):
+        warnings.warn(sentence, stacklevel=2)
     extractor = FeatureExtractor(shape=shape, function=features, network=network, finite=finite)
     real = extracted(extractor, held_out, accelerator)
     classes, training = 0, None

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from hybridgen.metrics.neighbours import check_features, subsets_of
+from hybridgen.metrics.neighbours import check_features, chunk_for, subsets_of
 
 CHUNK = 512
 """Samples whose kernels with all others are worked out at a time, which bounds the memory."""
@@ -103,6 +103,7 @@ def kernel_distance(
     if float(sizes.min()) < 2:
         raise ValueError("every subset needs at least 2 samples")
     within, across = sizes.new_zeros(len(sizes)), []
+    chunk = chunk_for(fake if len(fake) > len(real) else real, chunk)
     for part, weight in zip(fake.split(chunk), weights.split(chunk, dim=1), strict=True):
         within += (weight * (weights @ _kernel(fake, part))).sum(dim=1)
         across.append(sum(_kernel(part, other).sum(dim=1) for other in real.split(chunk)))
@@ -114,7 +115,7 @@ def kernel_distance(
 def mean_kernel(x: Tensor, *, chunk: int = CHUNK) -> float:
     """The mean of `(x.y/d + 1)^3` over all pairs of different rows of `[n d]`."""
     x = x.double()
-    total = sum(float(_kernel(part, x).sum()) for part in x.split(chunk))
+    total = sum(float(_kernel(part, x).sum()) for part in x.split(chunk_for(x, chunk)))
     return (total - float(_kernel_diagonal(x).sum())) / (len(x) * (len(x) - 1))
 
 

@@ -10,6 +10,8 @@ from hybridgen.networks.blocks import in_chunks
 
 CHUNK = 160
 """Points compared with all others at a time, which bounds the memory."""
+PAIRS = 2**26
+"""Pairs at a time, at most: of very many points, fewer are compared with all others at a time."""
 REACH = 4
 """Nearest samples looked at, over k: of most samples a subset of most of them holds k."""
 EXACT = 8
@@ -73,6 +75,7 @@ def prdc(
     farthest = fake_radii.amax(dim=0)
     balls = fake.new_zeros(len(fake))
     covered, recalled = [], []
+    chunk = chunk_for(fake, chunk)
     for points, radius in zip(real.split(chunk), (EDGE * radii).split(chunk), strict=True):
         distance = _distances(points, fake)
         inside = (distance < rearrange(radius, "n -> n 1")).float()
@@ -113,6 +116,11 @@ def subsets_of(x: Tensor, members: Tensor | None) -> Tensor:
             f"{members.dtype}"
         )
     return members
+
+
+def chunk_for(others: Tensor, chunk: int) -> int:
+    """How many points are compared with all of `others` at a time: `chunk`, or fewer."""
+    return min(chunk, max(1, PAIRS // max(1, len(others))))
 
 
 def check_features(real: Tensor, fake: Tensor, fewest: int = 1) -> None:
@@ -166,7 +174,7 @@ def _subset_radii(x: Tensor, members: Tensor, neighbours: int, chunk: int) -> Te
             f"least {neighbours + 1} samples"
         )
     radii = []
-    for rows in torch.arange(len(x), device=x.device).split(chunk):
+    for rows in torch.arange(len(x), device=x.device).split(chunk_for(x, chunk)):
         distance = _distances(x[rows], x, itself=rows)
         reach = min(REACH * neighbours, len(x) - 1)
         near, index = distance.topk(reach, dim=1, largest=False)

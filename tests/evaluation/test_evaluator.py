@@ -10,6 +10,9 @@ from evaluation.conftest import RING, noisy_digits
 from hybridgen.data.images import ImageSource, digits, quantised
 from hybridgen.data.points import MixturePoints
 from hybridgen.errors import InputError, RunError
+from hybridgen.evaluation import baselines
+from hybridgen.evaluation import evaluator as evaluators
+from hybridgen.evaluation.baselines import duration_warning
 from hybridgen.evaluation.evaluator import Unmeasurable, build_evaluator
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.distances import frechet_distance, kernel_distance, sliced_wasserstein
@@ -393,3 +396,13 @@ def test_figures_of_the_same_noise_keep_what_pairs_them(on_ring):
     assert a["recall"].least_error == pytest.approx(1.5 / len(on_ring.held_out))
     assert a["high_quality"].least_error == pytest.approx(1.5 / 500)
     assert a["kid"].least_error == 0
+
+
+def test_what_takes_hours_is_said_before_it_begins(monkeypatch):
+    assert duration_warning(10_000, 10_000) == ""
+    assert "about 14.2 hours of one core" in duration_warning(1_000_000, 10_000)
+    monkeypatch.setattr(baselines, "PAIRS_A_SECOND", 1.0)
+    monkeypatch.setattr(evaluators, "FeatureExtractor", None)  # so that it ends there
+    data = torch.randn(2, 300, 2, generator=rng_for("hours"))
+    with pytest.warns(UserWarning, match="200 samples, .* 300 held-out"), pytest.raises(TypeError):
+        build_evaluator(tuple(data), samples=200)

@@ -6,6 +6,7 @@ from prdc import compute_prdc
 from scipy.stats import mannwhitneyu
 from sklearn.neighbors import NearestNeighbors
 
+from hybridgen.metrics import neighbours
 from hybridgen.metrics.distances import kernel_distance, mean_kernel
 from hybridgen.metrics.intervals import jackknife_subsets
 from hybridgen.metrics.neighbours import (
@@ -290,3 +291,20 @@ def test_misuse_gets_a_sentence_subsets():
         prdc(x, x, torch.ones(1, 19, dtype=torch.bool))
     with pytest.raises(ValueError, match="at least 6 samples"):
         prdc(x, x, members_of([torch.arange(5)], 20))
+
+
+def test_of_very_many_points_fewer_are_compared_at_a_time_with_equal_figures(monkeypatch):
+    x, y = torch.randn(2, 70, 9, generator=rng())
+    assert neighbours.chunk_for(torch.empty(1_000_000, 0), 512) == 67
+
+    def figures():
+        shares = prdc(x, y)
+        return [*map(float, shares.values()), float(kernel_distance(x, y)), mean_kernel(x)]
+
+    before, sizes, distances = figures(), [], neighbours._distances
+    monkeypatch.setattr(neighbours, "PAIRS", 500)
+    monkeypatch.setattr(
+        neighbours, "_distances", lambda a, *b, **c: sizes.append(len(a)) or distances(a, *b, **c)
+    )
+    assert figures() == pytest.approx(before, rel=1e-12, abs=1e-12)
+    assert max(sizes) == 7
