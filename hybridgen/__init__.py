@@ -22,9 +22,17 @@ if TYPE_CHECKING:
     from hybridgen.maths.mixtures import grid, ring
     from hybridgen.maths.noise import karras_sigmas
     from hybridgen.maths.objectives import Objective
+    from hybridgen.networks.audio import (
+        MultiPeriodDiscriminator,
+        MultiScaleDiscriminator,
+        MultiStftDiscriminator,
+    )
     from hybridgen.networks.build import load_network
     from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
+    from hybridgen.networks.features import EncoderDiscriminator, FeatureDiscriminator
     from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
+    from hybridgen.networks.patch import Ensemble, PatchDiscriminator
+    from hybridgen.networks.pixel import PixelDiscriminator
     from hybridgen.networks.residual import ResidualDiscriminator, ResidualGenerator
     from hybridgen.protocols import Answer, Denoiser, Discriminator, Generator, Sampler
     from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
@@ -60,9 +68,17 @@ _LAZY = {
     "maths.mixtures": ("grid", "ring"),
     "maths.noise": ("karras_sigmas",),
     "maths.objectives": ("Objective",),
+    "networks.audio": (
+        "MultiPeriodDiscriminator",
+        "MultiScaleDiscriminator",
+        "MultiStftDiscriminator",
+    ),
     "networks.build": ("load_network",),
     "networks.denoisers": ("ImageDenoiser", "PointDenoiser"),
+    "networks.features": ("EncoderDiscriminator", "FeatureDiscriminator"),
     "networks.mlp": ("MlpDiscriminator", "MlpGenerator"),
+    "networks.patch": ("Ensemble", "PatchDiscriminator"),
+    "networks.pixel": ("PixelDiscriminator",),
     "networks.residual": ("ResidualDiscriminator", "ResidualGenerator"),
     "protocols": ("Answer", "Denoiser", "Discriminator", "Generator", "Sampler"),
     "sampling.guidance": ("classifier_free_guidance", "discriminator_guidance"),

@@ -17,10 +17,18 @@ from torch.func import functional_call
 
 from hybridgen.errors import InputError, reason
 from hybridgen.files import read_object
+from hybridgen.networks.audio import (
+    MultiPeriodDiscriminator,
+    MultiScaleDiscriminator,
+    MultiStftDiscriminator,
+)
 from hybridgen.networks.blocks import eval_mode
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
+from hybridgen.networks.features import EncoderDiscriminator
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
+from hybridgen.networks.patch import PatchDiscriminator
+from hybridgen.networks.pixel import PixelDiscriminator
 from hybridgen.networks.residual import ResidualDiscriminator, ResidualGenerator
 from hybridgen.networks.settings import (
     DenoiserSettings,
@@ -37,9 +45,15 @@ _NETWORKS: dict[str, tuple[type[Any], type[Any]]] = {
 }
 """Generator and discriminator of each architecture."""
 CLASSES: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (*chain(*_NETWORKS.values()), ImageDenoiser, PointDenoiser)
+    kind.__name__: kind
+    for kind in (
+        *chain(*_NETWORKS.values()),
+        *(ImageDenoiser, PointDenoiser, EncoderDiscriminator),
+        *(PatchDiscriminator, PixelDiscriminator),
+        *(MultiPeriodDiscriminator, MultiScaleDiscriminator, MultiStftDiscriminator),
+    )
 }
-"""All networks of this package, by the names that their saved settings give them."""
+"""All networks of this package that are saved whole, by the names in their saved settings."""
 _MOST = 2**20
 """Of any number in saved settings: a table of timesteps, of classes, a width."""
 _UNSAVED = 2**24
@@ -168,7 +182,8 @@ def check_numbers(settings: Any, tensors: int | None = None) -> None:
         tensors: how many are saved; no network has more layers, or levels, than these.
     """
     for name, value in _numbers(settings):
-        layers = tensors is not None and ("depth" in name or "layers" in name)
+        repeated = any(part in name for part in ("depth", "layers", "scales"))
+        layers = tensors is not None and repeated
         most = tensors if layers and tensors is not None else _MOST
         if most < abs(value) < math.inf:  # some schedulers have an infinite bound
             raise ValueError(f"{name[:40]} is {value:.4g}, and at most {most} is possible")
