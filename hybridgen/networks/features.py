@@ -1,9 +1,8 @@
 """Discriminators on the features of another network: a frozen one, or a denoiser's encoder."""
 
-import copy
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -36,11 +35,11 @@ class FeatureDiscriminator(ModelMixin, ConfigMixin):
             is called with what it was trained on, so a network of photographs takes their mean and
             deviation off itself.
         channels: of the features at each layer.
-        layers: names of its modules whose output, the last in one call, is taken; if empty, the
-            features are what the network returns, a tensor or several.
+        layers: names of its modules, whose first output in a call is taken, of a tuple its first
+            entry; if empty, the features are what the network returns, a tensor or several.
         tokens: whether features are `[b n c]`, as a transformer's, and not `[b c ...]`.
-        denoiser: whether the network is called `(x, sigma, label)`, such as a denoiser's middle
-            block for adversarial distillation (Sauer et al. 2024, arXiv:2403.12015).
+        conditional: whether the network is called `(x, sigma, label)`, as a denoiser is, whose
+            features serve adversarial distillation (Sauer et al. 2024, arXiv:2403.12015).
         width: hidden units of a head.
         classes: number of labels that the heads know; 0 for none.
         noise_conditional: whether the heads look at `sigma`; a network that does not, is called
@@ -61,7 +60,7 @@ class FeatureDiscriminator(ModelMixin, ConfigMixin):
         channels: Sequence[int],
         layers: Sequence[str] = (),
         tokens: bool = False,
-        denoiser: bool = False,
+        conditional: bool = False,
         width: int = 64,
         classes: int = 0,
         noise_conditional: bool = False,
@@ -73,7 +72,7 @@ class FeatureDiscriminator(ModelMixin, ConfigMixin):
             channels=tuple(channels),
             layers=tuple(layers),
             tokens=tokens,
-            denoiser=denoiser,
+            conditional=conditional,
             width=width,
             classes=classes,
             noise_conditional=noise_conditional,
@@ -116,8 +115,8 @@ class FeatureDiscriminator(ModelMixin, ConfigMixin):
     ) -> Logits | Answer:
         settings = self.config
         scaled, biases = (x, None) if self.noise is None else self.noise(x, sigma)
-        features = self._collect(*((x, sigma, label) if settings["denoiser"] else (scaled,)))
-        if settings["denoiser"] and settings["classes"] == 0:
+        features = self._collect(*((x, sigma, label) if settings["conditional"] else (scaled,)))
+        if settings["conditional"] and settings["classes"] == 0:
             label = None  # which the network was given
         axis = 2 if settings["tokens"] else 1
         channels = [feature.shape[axis] for feature in features]
@@ -143,7 +142,7 @@ class FeatureDiscriminator(ModelMixin, ConfigMixin):
         outputs: dict[str, Tensor] = {}
 
         def keep(name: str, module: nn.Module, args: Any, output: Any) -> None:
-            outputs[name] = output[0] if isinstance(output, tuple) else output
+            outputs.setdefault(name, output[0] if isinstance(output, tuple) else output)
             if len(outputs) == len(names):
                 raise _Complete  # the layers above are not needed
 
@@ -190,7 +189,7 @@ class EncoderDiscriminator(ModelMixin, ConfigMixin):
     A new one has new weights; `from_denoiser` copies those of a trained denoiser.
 
     Args:
-        denoiser: `ImageDenoiser` or `PointDenoiser`.
+        kind: of denoiser, `ImageDenoiser` or `PointDenoiser`.
         settings: its arguments.
 
     Raises:
@@ -198,31 +197,35 @@ class EncoderDiscriminator(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(self, *, denoiser: str, settings: dict[str, Any]) -> None:
+    def __init__(self, *, kind: str, settings: dict[str, Any]) -> None:
         super().__init__()
-        if denoiser not in _DENOISERS:
-            raise InputError(f"no denoiser {quoted(denoiser)}; there are {', '.join(_DENOISERS)}")
-        self.encoder = _DENOISERS[denoiser](**settings)
+        if kind not in _DENOISERS:
+            raise InputError(f"no denoiser {quoted(kind)}; there are {', '.join(_DENOISERS)}")
+        self.encoder = _DENOISERS[kind](**settings)
+        self.shape = self.encoder.shape
         self.head = conditioning.ProjectionHead(features=self.encoder.keep_encoder(), classes=0)
 
     @classmethod
     def from_denoiser(cls, denoiser: ImageDenoiser | PointDenoiser) -> Self:
-        """One that starts with a copy of the denoiser's weights and a new head.
+        """One that starts with a copy of the denoiser's weights, in float32, and a new head.
 
         Raises:
             InputError: it is not a denoiser of this package.
         """
         if not isinstance(denoiser, tuple(_DENOISERS.values())):
             raise InputError(
-                f"got a {type(denoiser).__name__}, expected {' or '.join(_DENOISERS)}: on the "
-                "layers of other denoisers, hybridgen.FeatureDiscriminator(denoiser=True) has heads"
+                f"got a {type(denoiser).__name__}, expected {' or '.join(_DENOISERS)}: others take "
+                "heads on their layers, hybridgen.FeatureDiscriminator(conditional=True)"
             )
         settings = {k: v for k, v in denoiser.config.items() if not k.startswith("_")}
-        discriminator = cls(denoiser=type(denoiser).__name__, settings=settings)
-        discriminator.encoder = copy.deepcopy(denoiser).train().requires_grad_(True)
-        discriminator.encoder.keep_encoder()
-        discriminator.head.to(denoiser.device, denoiser.dtype)
-        return discriminator
+        if "dropout" in settings:
+            settings["dropout"] = 0.0  # a logit, and its slope, are no random numbers
+        discriminator = cls(kind=type(denoiser).__name__, settings=settings)
+        weights = discriminator.encoder.state_dict()
+        for name, value in denoiser.state_dict().items():
+            if name in weights and "conv_norm_out" not in name:  # which is of the way up
+                weights[name].copy_(value)
+        return cast(Any, discriminator).to(denoiser.device)
 
     def forward(
         self, x: Tensor, sigma: Tensor | None = None, label: Tensor | None = None

@@ -8,9 +8,11 @@ from diffusers import DDPMScheduler, UNet2DModel
 from torch import nn
 
 from hybridgen.errors import InputError
+from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.networks.build import load_network
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.networks.features import EncoderDiscriminator, FeatureDiscriminator
+from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.sampling.pretrained import DiffusersDenoiser
 
 
@@ -150,6 +152,24 @@ def test_layers_above_the_last_one_are_not_called_and_no_hook_is_left():
     assert Costly.calls == 1
 
 
+def test_of_a_layer_that_is_called_twice_the_first_output_counts():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.last = nn.Conv2d(3, 3, 1), nn.Identity()
+
+        def forward(self, x):
+            return self.last(self.layer(self.layer(x)))
+
+    made = FeatureDiscriminator(
+        network=Twice(), channels=(3, 3), layers=("layer", "last"), features=True
+    )
+    x = torch.randn(1, 3, 2, 2)
+    (first,), (last,) = made(x).features
+    torch.testing.assert_close(first, made.network.layer(x))
+    torch.testing.assert_close(last, made.network(x))
+
+
 def test_the_middle_of_any_denoiser_has_heads_which_see_its_noise_level_and_label():
     unet = UNet2DModel(
         8, 4, 4, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
@@ -158,7 +178,7 @@ def test_the_middle_of_any_denoiser_has_heads_which_see_its_noise_level_and_labe
     denoiser = DiffusersDenoiser(unet, DDPMScheduler())
     made = FeatureDiscriminator(
         network=denoiser, channels=(8, 16), layers=("network.down_blocks.0", "network.mid_block"),
-        denoiser=True,
+        conditional=True,
     ).eval()  # fmt: skip
     x = torch.randn(2, 4, 8, 8, requires_grad=True)
     sigma, label = torch.tensor([0.1, 4.0]), torch.tensor([0, 2])
@@ -207,7 +227,9 @@ def test_features_that_do_not_fit_the_heads_get_a_sentence():
 IMAGES = {"resolution": 8, "channels": 4, "widths": (8, 16), "data_std": 0.7}
 DENOISERS = {
     "latents": lambda classes: ImageDenoiser(**IMAGES, classes=classes),
-    "patches": lambda classes: ImageDenoiser(**IMAGES, classes=classes, patch=2, attention=True),
+    "patches": lambda classes: ImageDenoiser(
+        **IMAGES, classes=classes, patch=2, attention=True, dropout=0.5
+    ),
     "points": lambda classes: PointDenoiser(width=16, classes=classes, data_std=0.7),
 }
 EACH = pytest.mark.parametrize("kind", DENOISERS)
@@ -269,6 +291,7 @@ def test_an_encoder_is_a_copy_of_which_every_weight_is_trained(kind):
         assert torch.equal(value, before[name])
     assert denoiser(x.detach(), sigma, label).shape == x.shape
     assert made.training and not denoiser.training
+    torch.testing.assert_close(made(x, sigma, label), made(x, sigma, label))  # no dropout
 
 
 @EACH
@@ -283,14 +306,30 @@ def test_an_encoder_is_saved_and_comes_back_bit_for_bit(kind, tmp_path):
     assert not any("up_blocks" in name for name in made.state_dict())
 
 
+def test_an_encoder_guides_and_is_penalised_with_and_without_finite_differences():
+    denoiser = trained("latents", 3)
+    made = EncoderDiscriminator.from_denoiser(denoiser)
+    x, sigma, label = batch("latents")
+    for options in ({"r1": 0.1, "r2": 0.1}, {"r1": 0.1, "finite_difference": 0.01}):
+        losses = AdversarialLoss(made, **options)(real=x, fake=-x, sigma=sigma, label=label)
+        losses["total"].backward()
+        assert all(p.grad.isfinite().all() for p in made.parameters())
+        assert losses["r1"] > 0
+    guided = discriminator_guidance(denoiser, made, scale=2.0)(x, sigma, label)
+    x.requires_grad_(True)
+    (slope,) = torch.autograd.grad(made(x, sigma, label).sum(), x)
+    expected = denoiser(x, sigma, label) + 2 * sigma.square().reshape(3, 1, 1, 1) * slope
+    torch.testing.assert_close(guided, expected)
+
+
 def test_encoders_of_other_networks_get_a_sentence():
     with pytest.raises(InputError, match=r"got a Linear, expected ImageDenoiser or PointDenoiser"):
         EncoderDiscriminator.from_denoiser(nn.Linear(2, 2))
     with pytest.raises(InputError, match="no denoiser 'UNet'; there are ImageDenoiser"):
-        EncoderDiscriminator(denoiser="UNet", settings={})
+        EncoderDiscriminator(kind="UNet", settings={})
 
 
 def test_a_new_encoder_is_of_the_settings_given():
-    made = EncoderDiscriminator(denoiser="PointDenoiser", settings={"dimension": 3, "width": 8})
+    made = EncoderDiscriminator(kind="PointDenoiser", settings={"dimension": 3, "width": 8})
     assert made(torch.randn(2, 3), torch.rand(2)).shape == (2,)
     assert made.head.linear.in_features == 8
