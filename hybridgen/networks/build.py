@@ -219,7 +219,17 @@ def _build(
             f"architecture {architecture} is for square images (c, h, h), but the data has shape "
             f"{shape}; " + ("choose mlp" if len(shape) == 1 else "crop or resize the images")
         )
-    return _configured(_NETWORKS[architecture][role], settings, shape, classes)
+    if architecture != "patch":
+        return _configured(_NETWORKS[architecture][role], settings, shape, classes)
+    network: Any = _configured(PatchDiscriminator, settings, shape, classes)
+    if shape[-1] < network.least:
+        raise InputError(
+            f"architecture patch of depth {settings.depth} needs images of at least "
+            f"{network.least} a side, but the data has shape {shape}: lower discriminator.depth or "
+            "choose residual or dcgan"
+        )
+    network.shape = shape  # others would do
+    return network
 
 
 def _configured(kind: type[N], settings: Any, shape: tuple[int, ...], classes: int) -> N:
@@ -227,7 +237,8 @@ def _configured(kind: type[N], settings: Any, shape: tuple[int, ...], classes: i
     names = inspect.signature(kind.__init__).parameters
     options = {k: v for k, v in vars(settings).items() if k in names and v is not None}
     axes = ("channels", "resolution") if len(shape) == 3 else ("dimension",)
-    options |= dict(zip(axes, shape, strict=False), classes=classes)
+    sizes = dict(zip(axes, shape, strict=False), classes=classes)
+    options |= {name: size for name, size in sizes.items() if name in names}
     with torch.device("meta"):  # where weights have shapes and take no memory
         outline: Any = kind(**options)
     parameters = sum(weight.numel() for weight in outline.parameters())
@@ -271,13 +282,14 @@ def add_noise_conditioning(discriminator: ModelMixin) -> ModelMixin:
     returned itself.
 
     Raises:
-        InputError: `discriminator` is not one of this package's.
+        InputError: `discriminator` is not one of this package's with one logit a sample.
     """
     config: Any = discriminator.config
-    if "noise_conditional" not in config:
+    kinds = [kind for _, kind in _NETWORKS.values()]
+    if type(discriminator) not in kinds:
         raise InputError(
-            f"a guide can start from a discriminator of this package, and "
-            f"{type(discriminator).__name__} is none"
+            f"a guide can start from {', '.join(kind.__name__ for kind in kinds)}, which answer "
+            f"one logit a sample, and got a {type(discriminator).__name__}: start from another"
         )
     if config["noise_conditional"]:
         return discriminator

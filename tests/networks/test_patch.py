@@ -77,6 +77,12 @@ def test_a_condition_is_joined_to_the_sample_and_not_scaled_with_the_noise():
     x, condition, sigma = torch.randn(4, 2, 9, 9), torch.randn(4, 3, 9, 9), torch.full((4,), 2.0)
     expected = plain(torch.cat([x / 5**0.5, condition], dim=1))
     torch.testing.assert_close(network(x, sigma, None, condition), expected)
+    network.stacks.append(network.stacks[0])  # a coarser scale sees both halved
+    x, condition = torch.randn(4, 2, 12, 12), torch.randn(4, 3, 12, 12)
+    halved = network.halve(torch.cat([x / 5**0.5, condition], dim=1))
+    expected = [plain(torch.cat([x / 5**0.5, condition], dim=1)), plain(halved)]
+    torch.testing.assert_close(network(x, sigma, None, condition), expected)
+    x, condition = x[..., :9, :9], condition[..., :9, :9]
     for wrong in (None, condition[:, :2], condition[..., 1:], condition[:1]):
         with pytest.raises(ValueError, match=r"condition_channels=3 expects \[4, 3, 9, 9\]"):
             network(x, sigma, None, wrong)
