@@ -38,18 +38,20 @@ def discriminator(network=None, **options):
     )
 
 
-def test_every_layer_has_a_head_of_two_linear_maps_at_every_place():
-    made = discriminator().eval()
+@pytest.mark.parametrize("activation", ["leaky_relu", "silu"])
+def test_every_layer_has_a_head_of_two_linear_maps_at_every_place(activation):
+    made = discriminator(activation=activation).eval()
     x = torch.randn(2, 3, 9, 10)
     network = made.network
     first = network.act(network.norm(network.wide(x)))
     maps = made(x)
     for i, feature in enumerate((first, network.narrow(first))):
         weight, bias = made.hidden[i].weight[..., 0], made.hidden[i].bias
-        h = F.leaky_relu(F.linear(feature.movedim(1, -1), weight, bias), 0.2)
+        h = F.linear(feature.movedim(1, -1), weight, bias)
+        h = 1.2089 * F.silu(h) if activation == "silu" else F.leaky_relu(h, 0.2)
         last = made.heads[i].convolution
         expected = F.linear(h, last.weight[..., 0], last.bias).movedim(-1, 1)
-        torch.testing.assert_close(maps[i], expected)
+        torch.testing.assert_close(maps[i], expected, rtol=1e-3, atol=1e-4)
     assert [logits.shape for logits in maps] == [(2, 1, 9, 10), (2, 1, 4, 4)]
     again = discriminator(network, features=True).eval()
     answer = again(x)

@@ -10,6 +10,10 @@ AXES = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
+def smooth(x):
+    return 1.2089 * F.silu(x)
+
+
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_patches_are_strided_convolutions_of_kernel_4_and_two_of_stride_1(dims):
     network = PatchDiscriminator(dims=dims, channels=5, width=3, depth=2, norm="none")
@@ -20,6 +24,15 @@ def test_patches_are_strided_convolutions_of_kernel_4_and_two_of_stride_1(dims):
     last = network.stacks[0].head.convolution
     torch.testing.assert_close(network(x), AXES[dims](h, last.weight, last.bias, 1, 1))
     assert [layer.out_channels for layer in weights] == [3, 6, 12]
+    silu = PatchDiscriminator(
+        dims=dims, channels=5, width=3, depth=2, norm="none", activation="silu"
+    )
+    silu.load_state_dict(network.state_dict())
+    h = x
+    for layer, stride in zip(weights, (2, 2, 1), strict=True):
+        h = smooth(AXES[dims](h, layer.weight, layer.bias, stride, 1))
+    expected = AXES[dims](h, last.weight, last.bias, 1, 1)
+    torch.testing.assert_close(silu(x), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_channels_double_to_eight_times_the_width():
@@ -90,13 +103,17 @@ def test_a_condition_is_joined_to_the_sample_and_not_scaled_with_the_noise():
         PatchDiscriminator(channels=2)(torch.randn(4, 2, 24, 24), None, None, condition)
 
 
+@pytest.mark.parametrize("activation", ["leaky_relu", "silu"])
 @pytest.mark.parametrize(("dims", "shape"), [(1, (13,)), (2, (8, 15)), (3, (5, 6, 4))])
-def test_pixels_are_a_u_net_whose_skips_are_added(dims, shape):
-    network = PixelDiscriminator(dims=dims, channels=3, width=2, depth=2).eval()
+def test_pixels_are_a_u_net_whose_skips_are_added(dims, shape, activation):
+    network = PixelDiscriminator(
+        dims=dims, channels=3, width=2, depth=2, activation=activation
+    ).eval()
 
     def convolved(layer, x, stride=1, act=True):
         x = AXES[dims](x, layer.weight, layer.bias, stride, 1)
-        return F.leaky_relu(x, 0.2) if act else x
+        hidden = smooth(x) if activation == "silu" else F.leaky_relu(x, 0.2)
+        return hidden if act else x
 
     def grown(x, like):
         return F.interpolate(x, like.shape[2:], mode=MODES[dims], align_corners=False)
@@ -109,7 +126,8 @@ def test_pixels_are_a_u_net_whose_skips_are_added(dims, shape):
     x4 = convolved(network.up[1], grown(x3, x0)) + x0
     out = convolved(network.last[1], convolved(network.last[0], x4))
     logits = network(x)
-    torch.testing.assert_close(logits, convolved(network.head.convolution, out, act=False))
+    expected = convolved(network.head.convolution, out, act=False)
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4)
     assert logits.shape == (2, 1, *shape)
     normalised = [m for m in network.modules() if nn.utils.parametrize.is_parametrized(m)]
     assert normalised == [*network.down, *network.up, *network.last]
