@@ -22,11 +22,19 @@ if TYPE_CHECKING:
     from hybridgen.maths.mixtures import grid, ring
     from hybridgen.maths.noise import karras_sigmas
     from hybridgen.maths.objectives import Objective
+    from hybridgen.networks.audio import (
+        MultiPeriodDiscriminator,
+        MultiScaleDiscriminator,
+        MultiStftDiscriminator,
+    )
     from hybridgen.networks.build import load_network
     from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
+    from hybridgen.networks.features import EncoderDiscriminator, FeatureDiscriminator
     from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
+    from hybridgen.networks.patch import Ensemble, PatchDiscriminator
+    from hybridgen.networks.pixel import PixelDiscriminator
     from hybridgen.networks.residual import ResidualDiscriminator, ResidualGenerator
-    from hybridgen.protocols import Denoiser, Discriminator, Generator, Sampler
+    from hybridgen.protocols import Answer, Denoiser, Discriminator, Generator, Sampler
     from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
     from hybridgen.sampling.load import load_denoiser
     from hybridgen.sampling.pipeline import GuidedDiffusionPipeline
@@ -60,11 +68,19 @@ _LAZY = {
     "maths.mixtures": ("grid", "ring"),
     "maths.noise": ("karras_sigmas",),
     "maths.objectives": ("Objective",),
+    "networks.audio": (
+        "MultiPeriodDiscriminator",
+        "MultiScaleDiscriminator",
+        "MultiStftDiscriminator",
+    ),
     "networks.build": ("load_network",),
     "networks.denoisers": ("ImageDenoiser", "PointDenoiser"),
+    "networks.features": ("EncoderDiscriminator", "FeatureDiscriminator"),
     "networks.mlp": ("MlpDiscriminator", "MlpGenerator"),
+    "networks.patch": ("Ensemble", "PatchDiscriminator"),
+    "networks.pixel": ("PixelDiscriminator",),
     "networks.residual": ("ResidualDiscriminator", "ResidualGenerator"),
-    "protocols": ("Denoiser", "Discriminator", "Generator", "Sampler"),
+    "protocols": ("Answer", "Denoiser", "Discriminator", "Generator", "Sampler"),
     "sampling.guidance": ("classifier_free_guidance", "discriminator_guidance"),
     "sampling.load": ("load_denoiser",),
     "sampling.pipeline": ("GuidedDiffusionPipeline",),

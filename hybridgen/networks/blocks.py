@@ -5,14 +5,15 @@ from bisect import bisect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
-from hybridgen.errors import InputError
+from hybridgen.errors import InputError, quoted
 from hybridgen.networks.conditioning import require_positive
 from hybridgen.networks.settings import Activation
 
@@ -23,6 +24,9 @@ GAIN = math.sqrt(2 / (1 + SLOPE**2))
 """Of weights before a LeakyReLU, so that the pair keeps the second moment."""
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+Normalisation = Literal["spectral", "weight", "none"]
+"""Of a layer's weights: divided by their largest singular value (Miyato et al. 2018,
+arXiv:1802.05957), or split into direction and length (Salimans & Kingma 2016, arXiv:1602.07868)."""
 
 _GROUP = 16
 _SILU = math.sqrt((1 + SLOPE**2) / 2 / 0.35578)
@@ -114,6 +118,33 @@ def initialised(layer: Layer, gain: float = 1.0) -> Layer:
     return layer
 
 
+def convolution(dims: int) -> type[Any]:
+    """The convolution over `dims` axes.
+
+    Raises:
+        InputError: there is none for more than three axes, or for none.
+    """
+    if dims not in (1, 2, 3):
+        raise InputError(f"dims is {quoted(dims)}, expected 1 (sound), 2 (images) or 3 (volumes)")
+    return (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+
+
+def normalised(layer: Layer, kind: Normalisation) -> Layer:
+    """The layer itself, its weights normalised from now on.
+
+    Raises:
+        InputError: no normalisation has this name; the message lists those there are.
+    """
+    if kind not in get_args(Normalisation):
+        kinds = ", ".join(get_args(Normalisation))
+        raise InputError(f"no normalisation {quoted(kind)} of weights; there are {kinds}")
+    if kind == "spectral":
+        parametrizations.spectral_norm(layer)
+    elif kind == "weight":
+        parametrizations.weight_norm(layer)
+    return layer
+
+
 _SIZES = sorted(base << n for base in range(4, 8) for n in range(1, 7) if base << n <= 256)
 
 
@@ -128,11 +159,9 @@ def resolutions(*, resolution: int, channels: int, width: int) -> tuple[int, tup
 
     Raises:
         InputError: the resolution does not halve into a base (the message names those that do),
-            the images are neither grey nor in colour, or the width is not positive.
+            or the width or the number of channels is not positive.
     """
-    require_positive(width=width)
-    if channels not in (1, 3):
-        raise InputError(f"images have {channels} channels, expected 1 or 3; convert them")
+    require_positive(width=width, channels=channels)
     if resolution not in _SIZES:
         place = bisect(_SIZES, resolution)
         nearest = " or ".join(map(str, _SIZES[max(0, place - 1) : place + 1]))

@@ -17,10 +17,18 @@ from torch.func import functional_call
 
 from hybridgen.errors import InputError, reason
 from hybridgen.files import read_object
+from hybridgen.networks.audio import (
+    MultiPeriodDiscriminator,
+    MultiScaleDiscriminator,
+    MultiStftDiscriminator,
+)
 from hybridgen.networks.blocks import eval_mode
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
+from hybridgen.networks.features import EncoderDiscriminator
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
+from hybridgen.networks.patch import PatchDiscriminator
+from hybridgen.networks.pixel import PixelDiscriminator
 from hybridgen.networks.residual import ResidualDiscriminator, ResidualGenerator
 from hybridgen.networks.settings import (
     DenoiserSettings,
@@ -37,9 +45,15 @@ _NETWORKS: dict[str, tuple[type[Any], type[Any]]] = {
 }
 """Generator and discriminator of each architecture."""
 CLASSES: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (*chain(*_NETWORKS.values()), ImageDenoiser, PointDenoiser)
+    kind.__name__: kind
+    for kind in (
+        *chain(*_NETWORKS.values()),
+        *(ImageDenoiser, PointDenoiser, EncoderDiscriminator),
+        *(PatchDiscriminator, PixelDiscriminator),
+        *(MultiPeriodDiscriminator, MultiScaleDiscriminator, MultiStftDiscriminator),
+    )
 }
-"""All networks of this package, by the names that their saved settings give them."""
+"""All networks of this package that are saved whole, by the names in their saved settings."""
 _MOST = 2**20
 """Of any number in saved settings: a table of timesteps, of classes, a width."""
 _UNSAVED = 2**24
@@ -168,7 +182,8 @@ def check_numbers(settings: Any, tensors: int | None = None) -> None:
         tensors: how many are saved; no network has more layers, or levels, than these.
     """
     for name, value in _numbers(settings):
-        layers = tensors is not None and ("depth" in name or "layers" in name)
+        repeated = any(part in name for part in ("depth", "layers", "scales"))
+        layers = tensors is not None and repeated
         most = tensors if layers and tensors is not None else _MOST
         if most < abs(value) < math.inf:  # some schedulers have an infinite bound
             raise ValueError(f"{name[:40]} is {value:.4g}, and at most {most} is possible")
@@ -204,7 +219,17 @@ def _build(
             f"architecture {architecture} is for square images (c, h, h), but the data has shape "
             f"{shape}; " + ("choose mlp" if len(shape) == 1 else "crop or resize the images")
         )
-    return _configured(_NETWORKS[architecture][role], settings, shape, classes)
+    if architecture != "patch":
+        return _configured(_NETWORKS[architecture][role], settings, shape, classes)
+    network: Any = _configured(PatchDiscriminator, settings, shape, classes)
+    if shape[-1] < network.least:
+        raise InputError(
+            f"architecture patch of depth {settings.depth} needs images of at least "
+            f"{network.least} a side, but the data has shape {shape}: lower discriminator.depth or "
+            "choose residual or dcgan"
+        )
+    network.shape = shape  # others would do
+    return network
 
 
 def _configured(kind: type[N], settings: Any, shape: tuple[int, ...], classes: int) -> N:
@@ -212,7 +237,8 @@ def _configured(kind: type[N], settings: Any, shape: tuple[int, ...], classes: i
     names = inspect.signature(kind.__init__).parameters
     options = {k: v for k, v in vars(settings).items() if k in names and v is not None}
     axes = ("channels", "resolution") if len(shape) == 3 else ("dimension",)
-    options |= dict(zip(axes, shape, strict=False), classes=classes)
+    sizes = dict(zip(axes, shape, strict=False), classes=classes)
+    options |= {name: size for name, size in sizes.items() if name in names}
     with torch.device("meta"):  # where weights have shapes and take no memory
         outline: Any = kind(**options)
     parameters = sum(weight.numel() for weight in outline.parameters())
@@ -256,13 +282,14 @@ def add_noise_conditioning(discriminator: ModelMixin) -> ModelMixin:
     returned itself.
 
     Raises:
-        InputError: `discriminator` is not one of this package's.
+        InputError: `discriminator` is not one of this package's with one logit a sample.
     """
     config: Any = discriminator.config
-    if "noise_conditional" not in config:
+    kinds = [kind for _, kind in _NETWORKS.values()]
+    if type(discriminator) not in kinds:
         raise InputError(
-            f"a guide can start from a discriminator of this package, and "
-            f"{type(discriminator).__name__} is none"
+            f"a guide can start from {', '.join(kind.__name__ for kind in kinds)}, which answer "
+            f"one logit a sample, and got a {type(discriminator).__name__}: start from another"
         )
     if config["noise_conditional"]:
         return discriminator

@@ -27,7 +27,7 @@ class DcganGenerator(ModelMixin, ConfigMixin):
     Args:
         latent: entries of a noise vector.
         resolution: rows of the square image.
-        channels: 1 or 3.
+        channels: of the image, or of a latent.
         width: channels at half the resolution, doubled as `hybridgen.networks.blocks` says.
         classes: number of labels; 0 for none.
     """
@@ -71,7 +71,7 @@ class DcganDiscriminator(ModelMixin, ConfigMixin):
 
     Args:
         resolution: rows of the square image.
-        channels: 1 or 3.
+        channels: of the image, or of a latent.
         width: channels at half the resolution, doubled as `hybridgen.networks.blocks` says.
         classes: number of labels; 0 for none.
         noise_conditional: whether it looks at `sigma`.
