@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
     from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
     from hybridgen.networks.residual import ResidualDiscriminator, ResidualGenerator
-    from hybridgen.protocols import Denoiser, Discriminator, Generator, Sampler
+    from hybridgen.protocols import Answer, Denoiser, Discriminator, Generator, Sampler
     from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
     from hybridgen.sampling.load import load_denoiser
     from hybridgen.sampling.pipeline import GuidedDiffusionPipeline
@@ -64,7 +64,7 @@ _LAZY = {
     "networks.denoisers": ("ImageDenoiser", "PointDenoiser"),
     "networks.mlp": ("MlpDiscriminator", "MlpGenerator"),
     "networks.residual": ("ResidualDiscriminator", "ResidualGenerator"),
-    "protocols": ("Denoiser", "Discriminator", "Generator", "Sampler"),
+    "protocols": ("Answer", "Denoiser", "Discriminator", "Generator", "Sampler"),
     "sampling.guidance": ("classifier_free_guidance", "discriminator_guidance"),
     "sampling.load": ("load_denoiser",),
     "sampling.pipeline": ("GuidedDiffusionPipeline",),
