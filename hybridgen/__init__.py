@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hybridgen.evaluation.evaluator import Evaluator, build_evaluator
     from hybridgen.evaluation.measure import measure
     from hybridgen.evaluation.runs import load_guide
-    from hybridgen.losses.adaptive import adaptive_weight
+    from hybridgen.losses.adaptive import AdversarialWeight, LossBalancer, adaptive_weight
     from hybridgen.losses.adversarial import AdversarialLoss
     from hybridgen.losses.discriminators import Unconditional
     from hybridgen.maths import objectives
@@ -33,11 +33,14 @@ if TYPE_CHECKING:
     from hybridgen.sampling.refinement import Refined
     from hybridgen.sampling.samplers import Heun, SinglePass
     from hybridgen.sampling.schedulers import Scheduled
+    from hybridgen.training.autoencoder import train_autoencoder
     from hybridgen.training.diffusion import train_diffusion
     from hybridgen.training.gan import train_gan
     from hybridgen.training.guide import train_guide
     from hybridgen.training.settings import (
         AdversarialTerm,
+        AutoencoderTraining,
+        AuxiliaryTerm,
         DiffusionTraining,
         GanTraining,
         GuideTraining,
@@ -53,7 +56,7 @@ _LAZY = {
     "evaluation.evaluator": ("Evaluator", "build_evaluator"),
     "evaluation.measure": ("measure",),
     "evaluation.runs": ("load_guide",),
-    "losses.adaptive": ("adaptive_weight",),
+    "losses.adaptive": ("AdversarialWeight", "LossBalancer", "adaptive_weight"),
     "losses.adversarial": ("AdversarialLoss",),
     "losses.discriminators": ("Unconditional",),
     "maths": ("objectives",),
@@ -71,11 +74,14 @@ _LAZY = {
     "sampling.refinement": ("Refined",),
     "sampling.samplers": ("Heun", "SinglePass"),
     "sampling.schedulers": ("Scheduled",),
+    "training.autoencoder": ("train_autoencoder",),
     "training.diffusion": ("train_diffusion",),
     "training.gan": ("train_gan",),
     "training.guide": ("train_guide",),
     "training.settings": (
         "AdversarialTerm",
+        "AutoencoderTraining",
+        "AuxiliaryTerm",
         "DiffusionTraining",
         "GanTraining",
         "GuideTraining",

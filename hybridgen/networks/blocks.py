@@ -114,28 +114,32 @@ def initialised(layer: Layer, gain: float = 1.0) -> Layer:
     return layer
 
 
-_SIZES = sorted(base << n for base in range(4, 8) for n in range(1, 7) if base << n <= 256)
+_SIZES = sorted(base << n for base in range(4, 8) for n in range(7) if base << n <= 256)
 
 
-def resolutions(*, resolution: int, channels: int, width: int) -> tuple[int, tuple[int, ...]]:
+def resolutions(
+    *, resolution: int, channels: int, width: int, least: int = 4
+) -> tuple[int, tuple[int, ...]]:
     """The smallest resolution inside a network for `[channels resolution resolution]`, and widths.
 
     The resolution is halved while the result is whole and at least 4 (28, 14, 7). Each halving
     doubles the channels, up to 8 times `width` and to 512 (or `width`, if that is more).
 
+    Args:
+        least: rows of the smallest picture that will do.
+
     Returns:
         Rows of the base, and the channels at each resolution from the base to the full one.
 
     Raises:
-        InputError: the resolution does not halve into a base (the message names those that do),
-            the images are neither grey nor in colour, or the width is not positive.
+        InputError: the resolution does not halve into a base (the message names those that do), or
+            there are no channels or no width.
     """
-    require_positive(width=width)
-    if channels not in (1, 3):
-        raise InputError(f"images have {channels} channels, expected 1 or 3; convert them")
-    if resolution not in _SIZES:
-        place = bisect(_SIZES, resolution)
-        nearest = " or ".join(map(str, _SIZES[max(0, place - 1) : place + 1]))
+    require_positive(width=width, channels=channels)
+    sizes = [size for size in _SIZES if size >= least]
+    if resolution not in sizes:
+        place = bisect(sizes, resolution)
+        nearest = " or ".join(map(str, sizes[max(0, place - 1) : place + 1]))
         raise InputError(
             f"images of {resolution}x{resolution} do not halve into a base of 4 to 7; "
             f"resize them to {nearest}"
