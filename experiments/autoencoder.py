@@ -40,7 +40,13 @@ def main(settings: Autoencoder) -> None:
     from hybridgen.evaluation.monitor import Reconstructions
     from hybridgen.networks.build import build_autoencoder, build_discriminator
     from hybridgen.training.run import Run
-    from hybridgen.training.setup import accelerator_for, build_adversarial, start, validate_memory
+    from hybridgen.training.setup import (
+        accelerator_for,
+        build_adversarial,
+        start,
+        validate_memory,
+        warn_without_term,
+    )
     from hybridgen.training.step import batches_of
 
     source, term, adversarial = load_data(settings.data), None, None
@@ -76,6 +82,8 @@ def main(settings: Autoencoder) -> None:
         if finished(run):
             return
         start(run, "hybridgen-autoencoder", settings)
+        if term is not None:
+            warn_without_term(run, settings.training.steps, term)
         monitor = Reconstructions(folder, source)
         training, show = settings.training, ("l1", "generator", "discriminator")
         conclude, between = monitored(run, settings, training, monitor, "autoencoder", facts=facts)

@@ -141,6 +141,16 @@ def build_adversarial(
         raise InputError(str(error)) from error
 
 
+def warn_without_term(run: Run, steps: int, term: AuxiliaryTerm) -> None:
+    """Say so if a training ends before its discriminator takes part in it."""
+    if steps <= term.warm_up:
+        run.say(
+            f"warning: the discriminator warms up for {term.warm_up} steps and the training ends "
+            f"after {steps}: no discriminator takes part in it; lower adversarial.warm_up or train "
+            "for longer"
+        )
+
+
 def adversarial_weight(term: AuxiliaryTerm) -> AdversarialWeight:
     """The weight of a term; its warm-up is the start."""
     schedule = {"start": term.warm_up, "ramp": term.ramp}

@@ -1,4 +1,5 @@
-"""Two processes are one, only faster: of a GAN, a denoiser with each kind of term, and guides."""
+"""Two processes are one, only faster: of a GAN, a denoiser with each kind of term, guides, an
+autoencoder."""
 
 import json
 import shutil
@@ -107,6 +108,10 @@ def test_two_processes_have_the_gradients_and_weights_of_one_denoiser(folder, ki
 @pytest.mark.parametrize("objective", two_diffusions.OBJECTIVES)
 def test_two_processes_train_the_guide_of_one(folder, objective, double):
     compare(folder, objective, two_diffusions.guide_outcome(Accelerator(cpu=True), objective))
+
+
+def test_two_processes_train_the_autoencoder_of_one(folder, double):
+    compare(folder, "autoencoder", two_diffusions.autoencoder_outcome(Accelerator(cpu=True)))
 
 
 def compare(folder, kind, one):
