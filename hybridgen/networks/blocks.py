@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar, get_args
@@ -112,6 +112,19 @@ def initialised(layer: Layer, gain: float = 1.0) -> Layer:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def norm_groups(widths: Sequence[int]) -> int:
+    """At most 8 groups to normalise over, of at least four channels each.
+
+    Levels and labels reach a U-Net's block as one number a channel, and in a group of one channel
+    the normalisation takes it out again: the U-Net would not know the level, and an autoencoder
+    not the brightness.
+    """
+    groups = math.gcd(8, *widths)
+    while groups > 1 and min(widths) < 4 * groups:
+        groups //= 2
+    return groups
 
 
 _SIZES = sorted(base << n for base in range(4, 8) for n in range(7) if base << n <= 256)

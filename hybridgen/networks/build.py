@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from hybridgen.errors import InputError, reason
 from hybridgen.files import read_object
-from hybridgen.networks.blocks import eval_mode
+from hybridgen.networks.blocks import eval_mode, norm_groups
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
@@ -91,7 +91,7 @@ def build_autoencoder(settings: AutoencoderSettings, shape: tuple[int, ...]) -> 
         "up_block_types": ("UpDecoderBlock2D",) * len(widths),
         "latent_channels": settings.latent_channels,
         "mid_block_add_attention": settings.attention,
-        "norm_num_groups": math.gcd(8, *widths),
+        "norm_num_groups": norm_groups(widths),
     }
     return _within_memory(AutoencoderKL, options)
 

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from torch.distributions import Normal, kl_divergence
 from training.workers import two_diffusions
 
-from hybridgen import AuxiliaryTerm
+from hybridgen import AuxiliaryTerm, digits
 from hybridgen.errors import InputError
 from hybridgen.networks.build import build_autoencoder
 from hybridgen.networks.dcgan import DcganDiscriminator
@@ -17,7 +17,7 @@ from hybridgen.training.settings import AutoencoderTraining, Cosine
 from hybridgen.training.setup import build_adversarial
 
 SHAPE = (1, 8, 8)
-X = torch.rand(16, *SHAPE, generator=torch.Generator().manual_seed(1)) * 2 - 1
+X, _ = digits().reference("train", 16)
 
 
 def network(widths=(8, 8)):
