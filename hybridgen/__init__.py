@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hybridgen.evaluation.evaluator import Evaluator, build_evaluator
     from hybridgen.evaluation.measure import measure
     from hybridgen.evaluation.runs import load_guide
-    from hybridgen.losses.adaptive import adaptive_weight
+    from hybridgen.losses.adaptive import AdversarialWeight, LossBalancer, adaptive_weight
     from hybridgen.losses.adversarial import AdversarialLoss
     from hybridgen.losses.answers import features_then_logits, logits_then_features
     from hybridgen.losses.discriminators import PerSample, Unconditional
@@ -44,11 +44,14 @@ if TYPE_CHECKING:
     from hybridgen.sampling.refinement import Refined
     from hybridgen.sampling.samplers import Heun, SinglePass
     from hybridgen.sampling.schedulers import Scheduled
+    from hybridgen.training.autoencoder import train_autoencoder
     from hybridgen.training.diffusion import train_diffusion
     from hybridgen.training.gan import train_gan
     from hybridgen.training.guide import train_guide
     from hybridgen.training.settings import (
         AdversarialTerm,
+        AutoencoderTraining,
+        AuxiliaryTerm,
         DiffusionTraining,
         GanTraining,
         GuideTraining,
@@ -64,7 +67,7 @@ _LAZY = {
     "evaluation.evaluator": ("Evaluator", "build_evaluator"),
     "evaluation.measure": ("measure",),
     "evaluation.runs": ("load_guide",),
-    "losses.adaptive": ("adaptive_weight",),
+    "losses.adaptive": ("AdversarialWeight", "LossBalancer", "adaptive_weight"),
     "losses.adversarial": ("AdversarialLoss",),
     "losses.answers": ("features_then_logits", "logits_then_features"),
     "losses.discriminators": ("PerSample", "Unconditional"),
@@ -93,11 +96,14 @@ _LAZY = {
     "sampling.refinement": ("Refined",),
     "sampling.samplers": ("Heun", "SinglePass"),
     "sampling.schedulers": ("Scheduled",),
+    "training.autoencoder": ("train_autoencoder",),
     "training.diffusion": ("train_diffusion",),
     "training.gan": ("train_gan",),
     "training.guide": ("train_guide",),
     "training.settings": (
         "AdversarialTerm",
+        "AutoencoderTraining",
+        "AuxiliaryTerm",
         "DiffusionTraining",
         "GanTraining",
         "GuideTraining",

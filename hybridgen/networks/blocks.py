@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args
@@ -145,26 +145,45 @@ def normalised(layer: Layer, kind: Normalisation) -> Layer:
     return layer
 
 
-_SIZES = sorted(base << n for base in range(4, 8) for n in range(1, 7) if base << n <= 256)
+def norm_groups(widths: Sequence[int]) -> int:
+    """At most 8 groups to normalise over, of at least four channels each.
+
+    Levels and labels reach a U-Net's block as one number a channel, and in a group of one channel
+    the normalisation takes it out again: the U-Net would not know the level, and an autoencoder
+    not the brightness.
+    """
+    groups = math.gcd(8, *widths)
+    while groups > 1 and min(widths) < 4 * groups:
+        groups //= 2
+    return groups
 
 
-def resolutions(*, resolution: int, channels: int, width: int) -> tuple[int, tuple[int, ...]]:
+_SIZES = sorted(base << n for base in range(4, 8) for n in range(7) if base << n <= 256)
+
+
+def resolutions(
+    *, resolution: int, channels: int, width: int, least: int = 4
+) -> tuple[int, tuple[int, ...]]:
     """The smallest resolution inside a network for `[channels resolution resolution]`, and widths.
 
     The resolution is halved while the result is whole and at least 4 (28, 14, 7). Each halving
     doubles the channels, up to 8 times `width` and to 512 (or `width`, if that is more).
 
+    Args:
+        least: rows of the smallest picture that will do.
+
     Returns:
         Rows of the base, and the channels at each resolution from the base to the full one.
 
     Raises:
-        InputError: the resolution does not halve into a base (the message names those that do),
-            or the width or the number of channels is not positive.
+        InputError: the resolution does not halve into a base (the message names those that do), or
+            there are no channels or no width.
     """
     require_positive(width=width, channels=channels)
-    if resolution not in _SIZES:
-        place = bisect(_SIZES, resolution)
-        nearest = " or ".join(map(str, _SIZES[max(0, place - 1) : place + 1]))
+    sizes = [size for size in _SIZES if size >= least]
+    if resolution not in sizes:
+        place = bisect(sizes, resolution)
+        nearest = " or ".join(map(str, sizes[max(0, place - 1) : place + 1]))
         raise InputError(
             f"images of {resolution}x{resolution} do not halve into a base of 4 to 7; "
             f"resize them to {nearest}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import safe_open
 from torch import Tensor
@@ -22,7 +23,7 @@ from hybridgen.networks.audio import (
     MultiScaleDiscriminator,
     MultiStftDiscriminator,
 )
-from hybridgen.networks.blocks import eval_mode
+from hybridgen.networks.blocks import eval_mode, norm_groups
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.networks.features import EncoderDiscriminator
@@ -31,6 +32,7 @@ from hybridgen.networks.patch import PatchDiscriminator
 from hybridgen.networks.pixel import PixelDiscriminator
 from hybridgen.networks.residual import ResidualDiscriminator, ResidualGenerator
 from hybridgen.networks.settings import (
+    AutoencoderSettings,
     DenoiserSettings,
     DiscriminatorSettings,
     GeneratorSettings,
@@ -48,7 +50,7 @@ CLASSES: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
         *chain(*_NETWORKS.values()),
-        *(ImageDenoiser, PointDenoiser, EncoderDiscriminator),
+        *(ImageDenoiser, PointDenoiser, AutoencoderKL, EncoderDiscriminator),
         *(PatchDiscriminator, PixelDiscriminator),
         *(MultiPeriodDiscriminator, MultiScaleDiscriminator, MultiStftDiscriminator),
     )
@@ -76,6 +78,35 @@ def build_denoiser(
             f"{shape}; crop or resize the images"
         )
     return _configured(ImageDenoiser, settings, shape, classes)
+
+
+def build_autoencoder(settings: AutoencoderSettings, shape: tuple[int, ...]) -> AutoencoderKL:
+    """A new autoencoder of images of `shape` `(c, h, h)`.
+
+    Raises:
+        InputError: no autoencoder of these settings fits the shape.
+    """
+    widths = settings.widths
+    if len(shape) != 3 or shape[1] != shape[2]:
+        raise InputError(
+            f"an autoencoder takes square images (c, h, h), but the data has shape {shape}; choose "
+            "other data, or crop or resize the images"
+        )
+    if not widths or shape[1] % 2 ** (len(widths) - 1):
+        raise InputError(
+            f"{len(widths)} widths halve the picture {max(len(widths) - 1, 0)} times, and its "
+            f"{shape[1]} rows do not allow it: give at least one width, and fewer, or resize"
+        )
+    options = {
+        **{"in_channels": shape[0], "out_channels": shape[0], "sample_size": shape[1]},
+        **{"block_out_channels": widths, "layers_per_block": settings.layers},
+        "down_block_types": ("DownEncoderBlock2D",) * len(widths),
+        "up_block_types": ("UpDecoderBlock2D",) * len(widths),
+        "latent_channels": settings.latent_channels,
+        "mid_block_add_attention": settings.attention,
+        "norm_num_groups": norm_groups(widths),
+    }
+    return _within_memory(AutoencoderKL, options)
 
 
 def build_generator(
@@ -239,6 +270,11 @@ def _configured(kind: type[N], settings: Any, shape: tuple[int, ...], classes: i
     axes = ("channels", "resolution") if len(shape) == 3 else ("dimension",)
     sizes = dict(zip(axes, shape, strict=False), classes=classes)
     options |= {name: size for name, size in sizes.items() if name in names}
+    return _within_memory(kind, options)
+
+
+def _within_memory(kind: type[N], options: dict[str, Any]) -> N:
+    """A new network, if there is memory to train it."""
     with torch.device("meta"):  # where weights have shapes and take no memory
         outline: Any = kind(**options)
     parameters = sum(weight.numel() for weight in outline.parameters())
@@ -264,11 +300,14 @@ def activation_bytes(network: ModelMixin) -> int:
     for rows in (1, 2):  # the second keeps one sample more
         kept = [kept[1], 0]
         zeros = partial(torch.zeros, rows, device="meta")
-        generates = "latent" in config
-        inputs: list[Tensor | None] = (
-            [zeros(config["latent"])] if generates else [zeros(*network.shape), zeros()]
-        )
-        inputs.append(zeros(dtype=torch.long) if config["classes"] else None)
+        inputs: list[Tensor | None]
+        if "latent_channels" in config:  # an autoencoder
+            side = config["sample_size"]
+            inputs = [zeros(config["in_channels"], side, side)]
+        else:
+            inputs = [zeros(config["latent"])] if "latent" in config else []
+            inputs = inputs or [zeros(*network.shape), zeros()]
+            inputs.append(zeros(dtype=torch.long) if config["classes"] else None)
         with eval_mode(network), saved_tensors_hooks(pack, lambda x: x):
             functional_call(network, weights, tuple(inputs))
     return kept[1] - kept[0]

@@ -1,7 +1,6 @@
 """Denoisers: EDM's preconditioning around a U-Net for images or a network for points."""
 
 import math
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch.nn.functional as F
@@ -13,24 +12,13 @@ from torch import Tensor, nn
 from hybridgen.errors import InputError
 from hybridgen.maths.noise import Scalings, clamp_level, like, scalings
 from hybridgen.networks import conditioning
+from hybridgen.networks.blocks import norm_groups
 from hybridgen.networks.mlp import FourierFeatures
 
 _HEAD = 8
 """Channels of one attention head."""
 _TURN = 100.0
 """Radians of the U-Net's highest frequency per unit of `log(sigma) / 4`."""
-
-
-def _groups(widths: Sequence[int]) -> int:
-    """At most 8 groups to normalise over, of at least four channels each.
-
-    Levels and labels reach a block as one number a channel, and in a group of one channel the
-    normalisation takes it out again: the U-Net would not know the level.
-    """
-    groups = math.gcd(8, *widths)
-    while groups > 1 and min(widths) < 4 * groups:
-        groups //= 2
-    return groups
 
 
 def _check(classes: int, data_std: float) -> None:
@@ -121,7 +109,7 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
             up_block_types=tuple(up),
             add_attention=attention,
             attention_head_dim=_HEAD,
-            norm_num_groups=_groups(widths),
+            norm_num_groups=norm_groups(widths),
             dropout=dropout,
             num_class_embeds=classes + 1 if classes else None,
         )

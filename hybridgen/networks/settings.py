@@ -59,6 +59,23 @@ class DiscriminatorSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AutoencoderSettings(Settings):
+    """The autoencoder: diffusers' `AutoencoderKL`.
+
+    Attributes:
+        widths: channels at each resolution, the largest first; each but the first halves it.
+        latent_channels: of a latent, which has the last of the resolutions.
+        layers: residual blocks at each resolution.
+        attention: whether the coarsest resolution has self-attention.
+    """
+
+    widths: tuple[Width, ...] = (16, 32)
+    latent_channels: Annotated[int, Range(1, 1_024)] = 2
+    layers: Depth = 1
+    attention: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class DenoiserSettings(Settings):
     """The denoiser: a U-Net for images, an MLP on Fourier features for points.
 

@@ -109,8 +109,8 @@ class TrainingSetup:
 
     Args:
         config: of micro-batches, average and checks.
-        models: by name, what an optimizer of its own updates: a network, or a loss whose
-            `discriminator` is the network. The first one's network is averaged.
+        models: by name, what an optimizer of its own updates: a network, or a loss that holds the
+            network under that name. The first one's network is averaged.
 
     Attributes:
         models: by name, prepared.
@@ -128,7 +128,7 @@ class TrainingSetup:
         for model in models.values():
             if isinstance(model, AdversarialLoss):
                 model.check_finite = False  # `update` does it, and names the step
-        networks = {name: getattr(model, "discriminator", model) for name, model in models.items()}
+        networks = {name: getattr(model, name, model) for name, model in models.items()}
         for network in networks.values() if config.channels_last else ():
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         averaged = next(iter(networks.values())).to(accelerator.device)
@@ -136,7 +136,7 @@ class TrainingSetup:
         self.average = EMA(averaged, config.ema_half_life, config.ema_ramp)
         for name, model in models.items() if config.compile else ():
             # Not a discriminator, which may be differentiated twice, and not the average, above.
-            if networks[name] is model:
+            if name != "discriminator":
                 model.compile()
         self.models: dict[str, nn.Module] = {
             name: accelerator.prepare(model) for name, model in models.items()

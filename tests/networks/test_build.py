@@ -209,7 +209,8 @@ def test_depth_and_width_of_the_settings_reach_the_networks():
         ("residual", (1, 8, 16), "square"),
         ("residual", (0, 8, 8), "channels is 0, but must be at least 1"),
         ("dcgan", (1, 36, 36), "resize them to 32 or 40"),
-        ("residual", (1, 7, 7), "resize them to 8"),
+        ("dcgan", (1, 7, 7), "resize them to 8"),
+        ("residual", (1, 3, 3), "resize them to 4"),
         ("residual", (1, 512, 512), "resize them to 256"),
         (
             "transformer",

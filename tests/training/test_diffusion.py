@@ -21,6 +21,7 @@ from training.workers.two_diffusions import (
 from hybridgen.data.points import MixturePoints
 from hybridgen.data.source import Shard
 from hybridgen.errors import InputError, RunError
+from hybridgen.losses.adaptive import AdversarialWeight
 from hybridgen.losses.denoising import denoising_loss, noised
 from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.networks.denoisers import PointDenoiser
@@ -265,10 +266,11 @@ def share_of(kind, made, term, weight=0.5):
     denoising = Denoising(denoiser, LogNormal(), 1.0)
     if kind == "plain":
         return denoising(denoiser, *batch)
-    hybrid = Hybrid(denoising, term, adversarial, Accelerator(cpu=True))
+    strength = AdversarialWeight(weight, adaptive=term.adaptive)
+    hybrid = Hybrid(denoising, term, adversarial, Accelerator(cpu=True), strength)
     uniform = torch.rand(3, generator=rng, dtype=x0.dtype)
     term_noise = (normal(3, 2), normal(3, 2), normal(3), uniform)
-    return hybrid(denoiser, adversarial, weight, 3, torch.Generator(), *batch, *term_noise)
+    return hybrid(denoiser, adversarial, 3, torch.Generator(), *batch, *term_noise)
 
 
 @pytest.mark.parametrize("adaptive", [False, True])

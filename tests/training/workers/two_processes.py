@@ -20,7 +20,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import save_file
 from training.workers import two_diffusions
 
-from hybridgen import AdversarialLoss, SinglePass
+from hybridgen import AdversarialLoss, LossBalancer, SinglePass, adaptive_weight
 from hybridgen.cli import command
 from hybridgen.data.points import MixturePoints
 from hybridgen.data.source import Shard
@@ -123,6 +123,30 @@ def figures(accelerator):
     return monitor.figures(players()[0], 1_200)
 
 
+def weights_of_losses(accelerator):
+    """Adaptive weights, and the balanced gradient of a layer, of this process's share of a batch;
+    the last one's are still to be averaged over the processes, as DDP does."""
+    generator = torch.Generator().manual_seed(0)
+    h, target, push = torch.randn(3, 8, 4, generator=generator, dtype=torch.float64)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    h, target, push = (x.chunk(world)[rank] for x in (h, target, push))
+    layer, balancer = (
+        torch.eye(4, dtype=torch.float64, requires_grad=True),
+        LossBalancer({"error": 1.0, "adversarial": 3.0}),
+    )
+    for _ in range(2):  # the second with a running mean
+        output = h @ layer
+        error, game = (output - target).square().mean(), 1e-3 * (output * push).mean()
+        balanced = balancer({"error": error, "adversarial": game}, output)
+    (gradient,) = torch.autograd.grad(balanced, layer, retain_graph=True)
+    return {
+        "layer": float(adaptive_weight(error, game, layer)),
+        "output": float(adaptive_weight(error, game, output=output)),
+        "sums": balancer.sums.tolist(),
+        "balanced": gradient.flatten().tolist(),
+    }
+
+
 def lost(accelerator, record):
     """What the first process says when the second dies in a training."""
 
@@ -150,6 +174,7 @@ def main(folder):
         "wrong": complaint(accelerator, wrapped=False),
         "stopped": stopped(accelerator, folder / "run"),
         "figures": figures(accelerator),
+        "weights": weights_of_losses(accelerator),
     }
     torch.set_default_dtype(torch.float64)
     for accumulation in (1, 2):
