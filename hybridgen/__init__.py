@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from hybridgen.evaluation.runs import load_guide
     from hybridgen.losses.adaptive import adaptive_weight
     from hybridgen.losses.adversarial import AdversarialLoss
-    from hybridgen.losses.discriminators import Unconditional
+    from hybridgen.losses.answers import features_then_logits, logits_then_features
+    from hybridgen.losses.discriminators import PerSample, Unconditional
+    from hybridgen.losses.lecam import LeCam
+    from hybridgen.losses.reduction import feature_matching
     from hybridgen.maths import objectives
     from hybridgen.maths.mixtures import grid, ring
     from hybridgen.maths.noise import karras_sigmas
-    from hybridgen.maths.objectives import Objective
+    from hybridgen.maths.objectives import Objective, smoothed
     from hybridgen.networks.audio import (
         MultiPeriodDiscriminator,
         MultiScaleDiscriminator,
@@ -63,11 +66,14 @@ _LAZY = {
     "evaluation.runs": ("load_guide",),
     "losses.adaptive": ("adaptive_weight",),
     "losses.adversarial": ("AdversarialLoss",),
-    "losses.discriminators": ("Unconditional",),
+    "losses.answers": ("features_then_logits", "logits_then_features"),
+    "losses.discriminators": ("PerSample", "Unconditional"),
+    "losses.lecam": ("LeCam",),
+    "losses.reduction": ("feature_matching",),
     "maths": ("objectives",),
     "maths.mixtures": ("grid", "ring"),
     "maths.noise": ("karras_sigmas",),
-    "maths.objectives": ("Objective",),
+    "maths.objectives": ("Objective", "smoothed"),
     "networks.audio": (
         "MultiPeriodDiscriminator",
         "MultiScaleDiscriminator",

@@ -131,11 +131,12 @@ class Hybrid:
             estimate, few_estimates = estimates[: len(x0)], estimates[len(x0) :]
         error = denoising_loss(estimate, x0, sigma, self.denoising.data_std).mean()
         fake, real, level = discriminator_pair(self.term, few_estimates, real, level, draws)
-        discriminator = discriminator_loss(real, fake, level, real_label, rng=rng)
+        pair = {"real": real, "fake": fake, "sigma": level, "label": real_label}
+        discriminator = discriminator_loss(**pair, rng=rng)
         losses = {"total": error, "denoising": error.detach()}
         if weight > 0:
             with self.accelerator.autocast():
-                adversarial = self.adversarial.generator_loss(fake, real, level, real_label)
+                adversarial = self.adversarial.generator_loss(**pair)
             factor = torch.full_like(error.detach(), weight)
             if self.term.adaptive:
                 mean: Any = partial(self.accelerator.reduce, reduction="mean")

@@ -16,6 +16,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from hybridgen.errors import RunError
+from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.training.settings import OptimSettings
 from hybridgen.training.step import Losses, Step
 
@@ -124,6 +125,9 @@ class TrainingSetup:
     ) -> None:
         self.accelerator, self.config = accelerator, config
         self.device, self.rank = accelerator.device, accelerator.process_index
+        for model in models.values():
+            if isinstance(model, AdversarialLoss):
+                model.check_finite = False  # `update` does it, and names the step
         networks = {name: getattr(model, "discriminator", model) for name, model in models.items()}
         for network in networks.values() if config.channels_last else ():
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

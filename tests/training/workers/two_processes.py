@@ -94,7 +94,7 @@ def complaint(accelerator, *, wrapped):
     prepared = accelerator.prepare(players()[1])
     loss = prepared if wrapped else accelerator.unwrap_model(prepared)
     real, label = next(batches_for(accelerator)(0))
-    accelerator.backward(loss(real, torch.zeros_like(real), label=label)["total"])
+    accelerator.backward(loss(real=real, fake=torch.zeros_like(real), label=label)["total"])
     try:
         check_ranks_agree(accelerator, prepared, "discriminator", 1)
     except RunError as error:
