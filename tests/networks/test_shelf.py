@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from hybridgen.errors import InputError
+from hybridgen.losses.adversarial import AdversarialLoss
+from hybridgen.maths import objectives
 from hybridgen.networks.audio import (
     MultiPeriodDiscriminator,
     MultiScaleDiscriminator,
@@ -164,6 +166,33 @@ def test_features_are_the_hidden_layers_of_each_discriminator(kind):
     plain = make(kind).eval()
     plain.load_state_dict(network.state_dict())
     torch.testing.assert_close(flat(plain(x, sigma)), flat(answer.logits), rtol=0, atol=0)
+
+
+@EACH
+def test_the_loss_plays_with_each_patch_of_each_discriminator_and_penalises_them_alike(kind):
+    network = make(kind, classes=3, noise_conditional=True, features=True).double().eval()
+    adversarial = AdversarialLoss(network, objectives.hinge, r1=0.1)
+    real, sigma, label = inputs(kind, dtype=torch.float64)
+    fake = torch.randn_like(real).requires_grad_(True)
+    losses = adversarial(real=real, fake=fake, sigma=sigma, label=label)
+    real.requires_grad_(True)
+    on_real, on_fake = (network(x, sigma, label) for x in (real, fake))
+    several = [on_real.logits, on_fake.logits]
+    if isinstance(on_real.logits, torch.Tensor):
+        several = [[logits] for logits in several]
+    games, penalties = [], []
+    for r, f in zip(*several, strict=True):
+        games.append((1 - r).relu().mean() + (1 + f).relu().mean())
+        (slope,) = torch.autograd.grad(r.sum(), real, retain_graph=True)
+        penalties.append(slope.square().sum() / len(real) / r[0].numel())
+    torch.testing.assert_close(losses["adversarial"], torch.stack(games).mean())
+    torch.testing.assert_close(losses["r1"], torch.stack(penalties).mean())
+    torch.testing.assert_close(losses["total"], losses["adversarial"] + 0.05 * losses["r1"])
+    lent = adversarial.generator_losses(fake=fake, real=real.detach(), sigma=sigma, label=label)
+    expected = torch.stack([-f.mean() for f in several[1]]).mean()
+    torch.testing.assert_close(lent["adversarial"], expected)
+    (gradient,) = torch.autograd.grad(lent["feature_matching"], fake)
+    assert lent["feature_matching"] > 0 and gradient.abs().sum() > 0
 
 
 # One of each class: the vectors of a spectral norm are slow to make without memory.
