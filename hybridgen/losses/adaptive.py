@@ -185,12 +185,16 @@ class LossBalancer(nn.Module):
             losses: scalars by name, of those in `weights`; one that is missing has no share.
             output: `[b ...]`, the tensor from which they were computed.
         """
-        if unknown := sorted(set(losses) - set(self.weights)):
-            raise ValueError(f"no weight for {unknown}: there are {sorted(self.weights)}")
+        if not losses or not set(losses) <= set(self.weights):
+            unknown = sorted(set(losses) - set(self.weights))
+            raise ValueError(
+                f"expected one or more losses of {sorted(self.weights)}, got no weight for "
+                f"{unknown}"
+            )
         rows = [row for row, name in enumerate(self.weights) if name in losses]
         parts = {name: losses[name] for name in self.weights if name in losses}
         shares = torch.tensor([self.weights[name] for name in parts], device=output.device)
-        shares = shares / shares.sum()
+        shares = shares / shares.sum().clamp(min=1e-12)
         self.to(output.device)
         if not torch.is_grad_enabled():
             return (self._scales(shares, rows) * _stacked(parts)).sum()

@@ -269,5 +269,14 @@ def test_a_balancer_that_cannot_be_is_refused(options, sentence):
 
 def test_a_loss_without_a_weight_is_refused():
     output = torch.ones(1, 1, requires_grad=True)
-    with pytest.raises(ValueError, match=r"no weight for \['b'\]: there are \['a'\]"):
+    with pytest.raises(ValueError, match=r"losses of \['a'\], got no weight for \['b'\]"):
         LossBalancer({"a": 1.0})({"b": output.sum()}, output)
+    with pytest.raises(ValueError, match="one or more losses"):
+        LossBalancer({"a": 1.0})({}, output)
+
+
+def test_a_loss_without_a_share_pulls_nowhere_and_is_no_number_that_is_not_one():
+    output = torch.ones(2, 3, requires_grad=True)
+    balanced = LossBalancer({"a": 1.0, "b": 0.0})({"b": output.sum()}, output)
+    (gradient,) = torch.autograd.grad(balanced, output)
+    assert float(balanced.detach()) == 0 and not gradient.any()
