@@ -77,7 +77,10 @@ def run(settings: Seeds, seed: int, children: list[subprocess.Popen], stopping: 
     folder, log = settings.out / f"seed{seed}", settings.out / f"seed{seed}.log"
     call = [sys.executable, Path(__file__).with_name(f"{settings.script}.py"), *PASSED_ON]
     call += ["--seed", str(seed), "--out", folder, "--threads", "1"]
+    earlier = log.read_bytes() if log.is_file() and not log.is_symlink() else b""
     with new_file(log) as file:
+        file.write(earlier)
+        file.flush()
         child = start_command(call, stdout=file, stderr=file, env={"OMP_NUM_THREADS": "1"})
         children.append(child)
         if stopping.is_set():  # it came too late for those who stop all
@@ -86,7 +89,7 @@ def run(settings: Seeds, seed: int, children: list[subprocess.Popen], stopping: 
     if status:
         last = " ".join(log.read_text(errors="replace").strip().splitlines()[-1:])
         if status == 2 and not folder.exists():  # refused, so nothing is left of it
-            log.unlink()
+            write_atomically(log, earlier) if earlier else log.unlink()
             raise InputError(f"seed {seed}: {last.removeprefix('error: ')}")
         raise RunError(f"seed {seed} ended with status {status}: {last}")
     advice = "remove it and give the same command again"

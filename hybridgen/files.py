@@ -25,6 +25,15 @@ DEEPEST, MOST = 64, 1_000_000
 Number = int | float
 
 
+class PlainLoader(yaml.SafeLoader):
+    """YAML without anchors that are used again, by which a few lines become billions of values."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("it has aliases")
+        return super().compose_node(parent, index)
+
+
 def new_file(path: Path, mode: str = "wb") -> IO[Any]:
     """Open a new file as `path`; an earlier one, or a link, is unlinked and not written to."""
     path.unlink(missing_ok=True)
@@ -53,8 +62,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder with all that is in it, or a link and not where it leads, if that can be."""
-    if path.is_symlink():
+    """Remove a folder with all that is in it, a file, or a link and not where it leads; what cannot
+    be removed stays."""
+    if path.is_symlink() or path.is_file():
         path.unlink()
     else:
         shutil.rmtree(path, ignore_errors=True)
@@ -78,7 +88,7 @@ def read_object(
         InputError: it cannot be read, is no such object or is too large.
     """
     try:
-        content = parse(read_text(path), json.loads if path.suffix == ".json" else yaml.safe_load)
+        content = parse(read_text(path), json.loads if path.suffix == ".json" else _load_yaml)
         if not isinstance(content, dict):
             raise ValueError(f"expected an object, got {content!r}")
         for name, kind in (dict.fromkeys(content, values) | dict(fields or {})).items():
@@ -88,6 +98,10 @@ def read_object(
         why = reason(error)[:100]
         raise InputError(f"{path} is damaged or of another version ({why}): {advice}") from error
     return content
+
+
+def _load_yaml(text: str) -> Any:
+    return yaml.load(text, PlainLoader)
 
 
 def read_text(path: Path) -> str:

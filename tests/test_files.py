@@ -126,3 +126,13 @@ def test_every_value_can_be_asked_to_be_of_a_type(tmp_path):
     path.write_text('{"kid": 0.5, "x": "much"}')
     with pytest.raises(InputError, match=r"its x is 'much'"):
         read_object(path, values=Number | None)
+
+
+def test_a_few_lines_that_become_billions_of_values_are_refused_at_once(tmp_path):
+    lines = ["a0: &a0 {x: 1}"]
+    for n in range(1, 13):
+        aliases = ", ".join([f"*a{n - 1}"] * 9)
+        lines.append(f"a{n}: &a{n} {{<<: [{aliases}]}}")
+    (tmp_path / "config.yaml").write_text("\n".join(lines))
+    with pytest.raises(InputError, match="it has aliases"):
+        read_object(tmp_path / "config.yaml")

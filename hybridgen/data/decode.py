@@ -24,7 +24,7 @@ MOST_BYTES = 2**28
 
 # What Pillow raises on files that are damaged, cut short or no images at all.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
-_DAMAGE += (IndexError, KeyError, TypeError, Image.DecompressionBombError)
+_DAMAGE += (IndexError, KeyError, TypeError, RuntimeError, Image.DecompressionBombError)
 _DEEP_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _GREY = ("1", "L", "LA", "La", *_DEEP_GREY)
 # A palette counts as colours.

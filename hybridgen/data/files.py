@@ -144,6 +144,9 @@ def _listed(root: Path) -> tuple[list[File], list[File], Counter[str]]:
         folders.clear()
         for path in visible:
             target = path.resolve()
+            if not _is_text(path.name):
+                left_out[_NO_TEXT] += 1
+                continue
             if path.is_symlink() and target.is_relative_to(home):
                 continue
             if target in visited or home.is_relative_to(target):
@@ -154,13 +157,22 @@ def _listed(root: Path) -> tuple[list[File], list[File], Counter[str]]:
         parts = Path(folder).relative_to(root).parts
         for name in sorted(name for name in names if name[:1] != "."):
             ending = os.path.splitext(name)[1].lower()
-            if ending not in ENDINGS | {".parquet"}:
+            if not _is_text(name):
+                left_out[_NO_TEXT] += 1
+            elif ending not in ENDINGS | {".parquet"}:
                 left_out[f"files ending in {ending[:12]!r}"] += ending not in _NO_DATA
             elif not os.path.isfile(os.path.join(folder, name)):
                 left_out["entries that are no files"] += 1
             else:
                 (parquet if ending == ".parquet" else images).append((*parts, name))
     return sorted(images), sorted(parquet), left_out
+
+
+_NO_TEXT = "files and folders whose names are not in UTF-8"
+
+
+def _is_text(name: str) -> bool:
+    return name.encode(errors="replace") == name.encode(errors="surrogateescape")
 
 
 def _parquet_tables(root: Path, files: list[File], left_out: Counter[str]) -> datasets.DatasetDict:

@@ -188,6 +188,8 @@ def _inside(cell: Any, roots: tuple[str, ...], where: str) -> Any:
             f"{where} lies outside of the data, and nothing there is opened; put the image beside "
             "the others or remove it."
         )
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe has no end
+        raise InputError(f"{where} is no regular file; remove it from the data.")
     return {"bytes": None, "path": path}
 
 
@@ -222,8 +224,9 @@ def _image_column(table: datasets.Dataset, path: str) -> str:
     columns = table.features.items()
     images = [name for name, kind in columns if isinstance(kind, datasets.Image)]
     for name, kind in columns:
-        binary = isinstance(kind, datasets.Value) and "binary" in kind.dtype
-        if binary or (isinstance(kind, dict) and "bytes" in kind):
+        inside = kind.get("bytes") if isinstance(kind, dict) else kind
+        kinds = ("binary", "large_binary", *["null"] * isinstance(kind, dict))  # null: paths alone
+        if isinstance(inside, datasets.Value) and inside.dtype in kinds:
             images.append(name)
     if not images:
         raise InputError(
@@ -255,14 +258,17 @@ def _labels(
     if column is not None and all(column in table.features for table in tables):
         values = [table.select_columns(column)[:][column] for table in tables]
         feature = features[column]
-        classes = set().union(*values)
-        if {type(value) for value in classes} not in ({int}, {str}):
+        kinds = {type(value) for side in values for value in side}
+        classes = set().union(*values) if kinds in ({int}, {str}) else set()
+        if not classes:
             problem = f"not every entry of {column!r} is a whole number, or a word"
         elif not isinstance(feature, datasets.ClassLabel):
             number = {value: index for index, value in enumerate(sorted(classes))}
             return [torch.tensor([number[v] for v in side]) for side in values], len(classes)
         elif min(classes) < 0:
             problem = f"some entries of {column!r} are hidden (negative)"
+        elif max(classes) >= len(feature.names):
+            problem = f"{column!r} has {len(feature.names)} classes and entries to {max(classes)}"
         else:
             return [torch.tensor(side) for side in values], len(feature.names)
     if settings.labels:

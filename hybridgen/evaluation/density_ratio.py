@@ -1,6 +1,8 @@
 """A calibrated log density ratio of clean samples from a trained discriminator's logit."""
 
+import math
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from hybridgen.losses.answers import one_logit
 from hybridgen.metrics.calibration import cross_entropy
 from hybridgen.networks.blocks import in_chunks
 from hybridgen.protocols import Discriminator
+from hybridgen.settings import Level, Range, Settings
 from hybridgen.training.validation import HeldOutValidation
 
 BOUND = 0.95
@@ -23,7 +26,7 @@ model's proportions. Source: Azadi et al. 2019, arXiv:1810.06758, section 3.2, g
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
+class Calibration(Settings):
     """How a logit becomes a log ratio, as `guide.json` keeps it.
 
     Attributes:
@@ -34,11 +37,11 @@ class Calibration:
         acceptance: the share of generated samples that rejection then accepts.
     """
 
-    sigma: float
-    slope: float
-    offset: float
-    log_bound: float
-    acceptance: float
+    sigma: Level
+    slope: Annotated[float, Range(0, math.inf, "[)")]
+    offset: Annotated[float, Range(-math.inf, math.inf, "()")]
+    log_bound: Annotated[float, Range(-math.inf, math.inf, "()")]
+    acceptance: Annotated[float, Range(0, 1, "(]")]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,6 +114,8 @@ def platt(real: Tensor, fake: Tensor) -> tuple[float, float]:
     Source: Platt 1999, Probabilistic outputs for support vector machines, section 2.2.
     """
     both = torch.cat([real, fake]).cpu().double()
+    if not bool(both.isfinite().all()):
+        raise ValueError("the logits of a calibration must be finite: the discriminator diverged")
     # In units of their spread, where one step of the search fits all.
     middle, unit = float(both.mean()), float(both.std())
     if not unit > 1e-12 * float(both.abs().max()):  # what rounding leaves of equal logits

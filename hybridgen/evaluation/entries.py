@@ -13,7 +13,7 @@ from hybridgen.data.source import Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.guide import SampledModel
 from hybridgen.evaluation.runs import SavedGuide, SavedRun, load_guide
-from hybridgen.evaluation.settings import Budget, Method
+from hybridgen.evaluation.settings import Budget, Method, file_words
 from hybridgen.protocols import Sampler
 from hybridgen.sampling.refinement import Refined
 
@@ -88,10 +88,13 @@ def build_entries(
         for budget in method.budgets(max(scales, default=0.0)):
             trainings = zip(models, map(network, models), guides, discriminators, strict=True)
             rows.append(tuple(_entry(method, budget, source, *each) for each in trainings))
-    names = [row[0].name for row in rows]
-    for name in names:
+    names = [file_words(row[0].name) for row in rows]
+    for row, name in zip(rows, names, strict=True):
         if names.count(name) > 1:
-            raise InputError(f"two rows are called {name!r}: give the methods different names")
+            raise InputError(
+                f"two rows, or their pictures, are called {row[0].name!r}: give the methods "
+                "different names"
+            )
     return rows
 
 

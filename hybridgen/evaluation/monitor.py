@@ -66,7 +66,10 @@ class Previews:
         frames = []
         for path in paths[:: max(1, -(-len(paths) // _FRAMES))]:
             # One may be cut short, or something else.
-            with suppress(OSError, Image.DecompressionBombError), Image.open(path) as image:
+            if not path.is_file():
+                continue
+            bombs = Image.DecompressionBombError
+            with suppress(OSError, bombs), Image.open(path, formats=["PNG"]) as image:
                 if image.size == last.size:
                     frames.append(image.convert("RGB"))
         if frames:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
@@ -19,6 +19,7 @@ from hybridgen.evaluation.results import TrainingSummary
 from hybridgen.files import Number, read_object, read_text
 from hybridgen.metrics.registry import METRICS
 from hybridgen.networks.build import load_network
+from hybridgen.settings import Range, Weight, check
 from hybridgen.training.run import JsonLines
 
 MODELS = ("generator", "denoiser")
@@ -176,6 +177,7 @@ class SavedGuide(SavedRun):
 
 _GUIDE = {"model": str, "window": list, "log_ratio": dict, "sampler": str, "steps": int}
 _GUIDE |= {"scale": Number, "significant": bool}
+_RANGES: dict[str, Any] = {"steps": Annotated[int, Range(1, 1e8)], "scale": Weight}
 """Fields of `guide.json`."""
 
 
@@ -201,9 +203,10 @@ def load_guide(folder: str | Path) -> SavedGuide:
         )
     try:
         low, high = record["window"]
-        numbers = [low, *record["log_ratio"].values(), *([] if high is None else [high])]
-        if not all(isinstance(number, Number) for number in numbers):
-            raise ValueError(f"expected numbers, got {numbers}")
+        for name, kind in _RANGES.items():
+            check(kind, record[name], name)
+        if not 0 <= low < (math.inf if high is None else high):
+            raise ValueError(f"expected a window of noise levels, got {record['window']}")
         guide = load_network(folder / "discriminator")
         calibration = Calibration(**record["log_ratio"])
         return SavedGuide(

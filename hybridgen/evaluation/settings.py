@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Annotated
 
-from hybridgen.errors import InputError
+from hybridgen.errors import InputError, quoted
 from hybridgen.metrics.registry import NEIGHBOURS
 from hybridgen.sampling.settings import How, SamplerName, SamplerSettings, with_calls
 from hybridgen.settings import Interval, Level, Range, Settings
@@ -14,6 +14,8 @@ from hybridgen.training.settings import RunSettings
 Measured = Annotated[int, Range(NEIGHBOURS + 1, 1e6)]
 """Samples that metrics are worked out on."""
 Scale = Annotated[float, Range(-1e3, 1e3)]
+LONGEST = 120
+"""Bytes of a method's name; the words of its budgets follow in the name of a file."""
 Calls = Annotated[int, Range(1, 2_000)]
 
 
@@ -110,9 +112,27 @@ class Method(Settings):
         return with_calls(settings, calls)
 
 
+def file_words(name: str) -> str:
+    """What a row's picture is called: its name's letters, digits and dots, joined by hyphens."""
+    return "-".join("".join(c if c.isalnum() or c == "." else " " for c in name).split())
+
+
 def check_methods(methods: Sequence[Method]) -> None:
     """Refuse, by `InputError`, methods of one name, and a baseline that is none of them."""
     names = [method.name for method in methods]
+    files: dict[str, str] = {"real": "real samples"}
+    for name in names:
+        words = file_words(name)
+        if not words or len(words.encode()) > LONGEST:
+            raise InputError(
+                f"a method's name is that of its picture, of 1 to {LONGEST} letters, digits and "
+                f"spaces, got {quoted(name)}"
+            )
+        if files.setdefault(words, name) != name:
+            raise InputError(
+                f"the pictures of {name!r} and {files[words]!r} would have one name: give the "
+                "methods different ones"
+            )
     for method in methods:
         if names.count(method.name) > 1:
             raise InputError(f"two methods are called {method.name!r}: give them different names")

@@ -153,7 +153,9 @@ def load_network(folder: str | Path) -> ModelMixin:
         raise InputError(f"{path} describes a {name!r}, expected one of {sorted(CLASSES)}")
     check_saved(CLASSES[name], Path(folder))
     try:
-        return CLASSES[name].from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        network = CLASSES[name].from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        check_complete(network)
+        return network
     except Exception as error:
         raise InputError(
             f"the weights in {folder} cannot be read ({reason(error)}); save again"
@@ -204,6 +206,13 @@ def check_saved(kind: type[Any], folder: Path) -> None:
             f"the settings in {folder} describe a network of {expected} numbers (and {computed} "
             f"that it computes), and {saved} are saved there; save both again"
         )
+
+
+def check_complete(network: Any) -> None:
+    """Raise `ValueError` if a weight of a loaded network was not among those saved, by its name."""
+    for name, weight in network.state_dict().items():
+        if weight.is_meta:
+            raise ValueError(f"they have no {name[:60]}")
 
 
 def check_numbers(settings: Any, tensors: int | None = None) -> None:

@@ -102,4 +102,4 @@ class DenoiserSettings(Settings):
     depth: Depth = 3
     frequencies: Annotated[int, Range(0, 32)] = 8
     min_wavelength: Positive = 0.1
-    data_std: Positive | None = None
+    data_std: Annotated[float, Range(1e-6, 1e6)] | None = None

@@ -11,8 +11,8 @@ from hybridgen.metrics.registry import metric_of
 from hybridgen.report import text
 from hybridgen.report.ranking import (
     TIE,
-    baseline_of,
     calls_of,
+    changes,
     compared,
     finite_rows,
     ranked,
@@ -41,8 +41,8 @@ def headline(comparison: Comparison) -> list[str]:
     outcome = compared(rows, comparison.quality)
     findings = [_best(comparison, rows, outcome)]
     if single and guided:
-        base = baseline_of(guided[0], rows)
-        findings.insert(0, _question(comparison, single[0], guided[0], base, outcome))
+        change = next((c for c in changes(rows, comparison.quality) if c[0] is guided[0]), None)
+        findings.insert(0, _question(comparison, single[0], guided[0], change, outcome))
     least = min(rows, key=lambda row: row.cost.seconds.value)
     if len(rows) > 1 and (len(findings) == 1 or least is not single[0]):
         findings.append(_cheapest(rows[0], least, comparison.quality, outcome))
@@ -87,7 +87,11 @@ def times_as_long(row: Row, base: Row) -> str:
 
 
 def _question(
-    comparison: Comparison, single: Row, guided: Row, base: Row | None, outcome: Outcome
+    comparison: Comparison,
+    single: Row,
+    guided: Row,
+    change: tuple[Row, Row, str] | None,
+    outcome: Outcome,
 ) -> str:
     """The best single pass beside the best guided diffusion, and that beside the same unguided."""
     metric = comparison.quality
@@ -96,10 +100,11 @@ def _question(
     if result == TIE:
         opening = f"Guided diffusion and a single pass {_level(comparison)}"
     share = "no unguided row of equal calls says what the guide's part in it is"
-    if base is not None:
-        figure, change = text.with_interval(base.figures[metric], "[]"), outcome(guided, base)
+    if change is not None:
+        _, base, effect = change
+        figure = text.with_interval(base.figures[metric], "[]")
         share = f"unguided at equal calls it is {figure}, "
-        share += f"than which guided is {change}" if change != TIE else f"and the two {TIE}"
+        share += f"than which guided is {effect}" if effect != TIE else f"and the two {TIE}"
     return (
         f"{opening}: {metric_of(metric).label} {_named(guided, metric)} against "
         f"{_named(single, metric, floor=True)}; {share}. A sample takes "
@@ -115,10 +120,14 @@ def _best(comparison: Comparison, rows: Sequence[Row], outcome: Outcome) -> str:
     level = [row for row in rows[1:] if outcome(row, best) == TIE]
     if len(rows) == 1:
         return f"{first} There is no other row with such a figure to compare it with."
+    it = f"It{_note(best)}"
     if not level:
-        return f"{first} It is better than every other row beyond the uncertainty."
+        return f"{first} {it} is better than every other row beyond the uncertainty."
     others = f"{len(level)} other rows" if len(level) > 1 else _called(level[0])
-    return f"{first} It and {others} {_level(comparison)}."
+    failed = [row for row in level if row.validation_note]
+    if len(level) > 1 and failed:
+        others += f" ({len(failed)} of which rest on what failed its validation)"
+    return f"{first} {it} and {others} {_level(comparison)}."
 
 
 def _cheapest(best: Row, least: Row, metric: str, outcome: Outcome) -> str:
@@ -127,8 +136,8 @@ def _cheapest(best: Row, least: Row, metric: str, outcome: Outcome) -> str:
     worse = outcome(least, best) == "worse"
     beside = "worse than" if worse else "not to be told apart from"
     return (
-        f"The cheapest takes {_time(least)} a sample: {_named(least, metric)}, {beside} the best, "
-        f"which takes {times_as_long(best, least)}."
+        f"The cheapest takes {_time(least)} a sample: {_named(least, metric)}, {beside} the "
+        f"best{_note(best)}, which takes {times_as_long(best, least)}."
     )
 
 
@@ -158,8 +167,9 @@ def _intervals(comparison: Comparison) -> str:
         f"In square brackets are 95 % intervals over the {text.grouped(comparison.samples)} "
         f"samples of a row. They do not say how much another training would differ.{several} "
         "Rows are called better or worse by the differences of all pairs of them, with Holm's "
-        "correction; rows that began with the same noise rise and fall together, so their "
-        "intervals may overlap. The floor is what as many real examples get."
+        "correction, or by those of rows and what they are a change of; rows that began with the "
+        "same noise rise and fall together, so their intervals may overlap. The floor is what as "
+        "many real examples get."
     )
 
 
@@ -185,7 +195,11 @@ def _named(row: Row, metric: str, *, floor: bool = False) -> str:
 
 
 def _called(row: Row) -> str:
-    return f"\u201c{row.name}\u201d" + f" ({row.validation_note})" * bool(row.validation_note)
+    return f"\u201c{row.name}\u201d{_note(row)}"
+
+
+def _note(row: Row) -> str:
+    return f" ({row.validation_note})" * bool(row.validation_note)
 
 
 def _time(row: Row) -> str:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from hybridgen.errors import InputError
 from hybridgen.evaluation.results import Comparison
+from hybridgen.evaluation.settings import file_words
 from hybridgen.files import read_object, replacing, write_atomically
 from hybridgen.report import markdown, write_page
 from hybridgen.report.charts import chart_title, draw, marks_of
@@ -46,7 +47,7 @@ def publish(comparison: Comparison, folder: Path) -> None:
 
 
 def _file_name(row: str) -> str:
-    return "-".join("".join(c if c.isalnum() or c == "." else " " for c in row).split()) + ".png"
+    return f"{file_words(row)}.png"
 
 
 def save_front(comparison: Comparison, path: Path) -> None:

@@ -106,6 +106,17 @@ def compared(rows: Sequence[Row], metric: str) -> Callable[[Row, Row], str]:
     return lambda row, other: table[id(row), id(other)]
 
 
+def changes(rows: Sequence[Row], metric: str) -> list[tuple[Row, Row, str]]:
+    """Each row, the one that it is a change of (see `baseline_of`), and the outcome.
+
+    These pairs are one family: settings name them before there are figures.
+    """
+    bases = [(row, baseline_of(row, rows)) for row in rows]
+    pairs = [(row, base) for row, base in bases if base is not None]
+    results = row_outcomes(pairs, metric)
+    return [(row, base, result) for (row, base), result in zip(pairs, results, strict=True)]
+
+
 def _paired(row: Row, other: Row) -> bool:
     same = row.noise_shape is not None and row.noise_shape == other.noise_shape
     trainings = row.trainings == other.trainings

@@ -53,9 +53,7 @@ def changes_table(comparison: Comparison) -> Table:
     """What a discriminator did: rows beside the one that they are a change of."""
     metric, signs, lines = comparison.quality, keys(comparison.rows), []
     rows = ranking.finite_rows(comparison.rows, metric)
-    bases = [(row, ranking.baseline_of(row, rows)) for row in rows]
-    pairs = [(row, base) for row, base in bases if base is not None]
-    for (row, base), result in zip(pairs, ranking.row_outcomes(pairs, metric), strict=True):
+    for row, base, result in ranking.changes(rows, metric):
         change = ranking.change_of(row, base)
         without, ratio = _figure(base, metric), row.cost.seconds.value / base.cost.seconds.value
         without = without._replace(small="; ".join(filter(None, (without.small, base.name))))
@@ -107,7 +105,8 @@ def markdown(comparison: Comparison) -> str:
         lines.append([*map(_marked, cells), *[""] * (len(titles) - len(cells))])
     for row, figures, costs in zip(comparison.rows, quality.rows, cost.rows, strict=True):
         costs = [escaped(cell.text) for cell in costs[1:]]
-        lines.append([escaped(row.name), *map(_marked, figures[1:]), *costs])
+        note = f" ({row.validation_note})" * bool(row.validation_note)
+        lines.append([escaped(row.name + note), *map(_marked, figures[1:]), *costs])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
@@ -124,7 +123,8 @@ def _metrics_table(comparison: Comparison, names: Sequence[str]) -> Table:
 
 
 def _name(row: Row, signs: Mapping[str, Key]) -> Cell:
-    return Cell(row.method, row.name, row.setting, key=signs[row.method])
+    small = "; ".join(filter(None, (row.setting, row.validation_note)))
+    return Cell(row.method, row.name, small, key=signs[row.method])
 
 
 def _figure(row: Row, name: str, best: Row | None = None) -> Cell:

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from hybridgen.errors import InputError, reason
 from hybridgen.files import read_object
-from hybridgen.networks.build import check_numbers, check_saved
+from hybridgen.networks.build import check_complete, check_numbers, check_saved
 from hybridgen.sampling.conversions import SCHEDULERS
 from hybridgen.sampling.pretrained import DiffusersDenoiser
 
@@ -148,7 +148,10 @@ def _component(folder: Path, index: dict[str, Any], part: str) -> Any:
     how = {} if part == "scheduler" else {"use_safetensors": True}
     try:
         check_component(kind, folder / part)
-        return kind.from_pretrained(folder / part, local_files_only=True, **how)
+        component = kind.from_pretrained(folder / part, local_files_only=True, **how)
+        if issubclass(kind, ModelMixin):
+            check_complete(component)
+        return component
     except Exception as error:  # a damaged file fails in as many ways as there are formats
         raise InputError(
             f"the {part} of {folder} cannot be read ({reason(error)}); save it again, its weights "

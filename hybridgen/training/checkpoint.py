@@ -6,6 +6,7 @@ lists the SHA-256 of every file, so a damaged one is recognised, and the one bef
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,7 +25,7 @@ from hybridgen.files import Number, parse, read_text, remove
 
 SCHEMA = 1
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
-_FIELDS = {"parts": list, "seconds": Number, "world": int, "last": bool, "due": dict | None}
+_FIELDS = {"parts": list, "seconds": Number, "world": int}
 """Of a manifest; others must equal what they are now."""
 
 
@@ -132,7 +133,10 @@ class Checkpoint:
             )
         for name, part in state.items():
             try:
-                part.load_state_dict(_read(self.path, name))
+                saved = _read(self.path, name)
+                if hasattr(part, "param_groups"):
+                    _check_optimizer(part, saved)
+                part.load_state_dict(saved)
             except Exception as error:  # its hashes are right, so it was written that way
                 why = reason(error)[:100]
                 raise RunError(
@@ -204,8 +208,6 @@ def newest(root: Path, facts: Iterable[str] = ()) -> tuple[Checkpoint | None, li
             for name, kind in _FIELDS.items():
                 if name in manifest and not isinstance(manifest[name], kind):
                     raise ValueError(f"its {name} is {manifest[name]!r}")
-            if not all(isinstance(x, Number) for x in (manifest.get("due") or {}).values()):
-                raise ValueError("the losses of its step are no numbers")
         except RunError:
             raise
         except PermissionError as error:  # it may be whole, and saving would remove it
@@ -258,6 +260,28 @@ def _read(folder: Path, name: str) -> Any:
         return load_file(folder / name / _WEIGHTS)
     tensors = load_file(folder / f"{name}.safetensors")
     return _filled(parse(read_text(folder / f"{name}.json")), tensors)
+
+
+def _check_optimizer(optimizer: Any, saved: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a state that is not of this optimiser: its own loading compares no
+    shapes, and its kernels write where the state says."""
+    groups = optimizer.state_dict()["param_groups"]
+    if len(groups) != len(saved["param_groups"]):
+        raise ValueError(f"{len(saved['param_groups'])} groups of weights, expected {len(groups)}")
+    for group, other in zip(groups, saved["param_groups"], strict=True):
+        kinds, others = ({k: type(v) for k, v in g.items()} for g in (group, other))
+        fixed = [k for k, v in group.items() if k == "params" or isinstance(v, bool)]
+        if kinds != others or any(group[name] != other[name] for name in fixed):
+            raise ValueError("a group of weights is another")
+        if any(isinstance(v, float) and not math.isfinite(v) for v in other.values()):
+            raise ValueError("a setting of a group is not finite")
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for number, entry in saved["state"].items():
+        shape = weights[number].shape
+        for name, x in entry.items():
+            right = x.shape == (() if name == "step" else shape)
+            if not right or x.dtype not in (torch.float32, weights[number].dtype):
+                raise ValueError(f"{name} of weight {number} is {x.dtype} {list(x.shape)}")
 
 
 def _outline(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -13,6 +13,7 @@ import yaml
 from hybridgen.errors import InputError
 from hybridgen.files import read_object, read_text, write_atomically
 
+_FILES = (("log.jsonl", Path.is_file), ("result.json", Path.is_file))
 # What a process that is killed while it locks an empty folder leaves behind.
 _LEFTOVERS = {".lock", ".tmp-config.yaml"}
 
@@ -109,6 +110,13 @@ class FolderLock:
                 raise InputError(
                     f"{path} is a link, and nothing is written through links: put a folder of its "
                     "own there, or choose another --out"
+                )
+        for name, is_right in (("checkpoints", Path.is_dir), ("samples", Path.is_dir), *_FILES):
+            path = folder / name
+            if path.exists() and not is_right(path):
+                raise InputError(
+                    f"{path} is not what a run has under this name: remove it, or choose another "
+                    "--out"
                 )
         if self._changing:
             return False

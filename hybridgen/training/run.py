@@ -186,10 +186,8 @@ class Run:
             self.say(f"going on from step {newest.step} of {self.folder}")
         self._started = time.monotonic()
         self._saved = newest.step if newest else 0
-        if self.leads:
-            complaint = self.log_file.forget_after(self._saved)
-            if complaint:
-                self.say(f"warning: {complaint}")
+        if complaint := self.lead(lambda: self.log_file.forget_after(self._saved)):
+            self.say(f"warning: {complaint}")
         if newest is not None:
             self.resumed(newest.step, state)
         return self._saved

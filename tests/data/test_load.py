@@ -369,6 +369,57 @@ def test_entries_that_are_no_classes_are_no_labels(
         load(tmp_path / "set.parquet", labels=True)
 
 
+@pytest.mark.parametrize("name", ["label", "target"])
+def test_lists_and_structs_are_no_labels(tmp_path: Path, picture: Picture, name: str) -> None:
+    for kind, value in (("lists", [1, 2]), ("structs", {"a": 1})):
+        cells = {"image": [picture(i) for i in range(3)], name: [value] * 3}
+        table = datasets.Dataset.from_dict(cells).cast_column("image", datasets.Image())
+        table.to_parquet(tmp_path / f"{kind}.parquet")
+        assert load(tmp_path / f"{kind}.parquet").train_labels is None
+        with pytest.raises(InputError, match=f"not every entry of '{name}'"):
+            load(tmp_path / f"{kind}.parquet", labels=True)
+
+
+def test_labels_beyond_the_classes_are_no_labels(tmp_path: Path, picture: Picture) -> None:
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])}
+    )
+    cells = {"image": [picture(i) for i in range(3)], "label": [0, 1, 1]}
+    table = datasets.Dataset.from_dict(cells, features=features).data.table
+    table = table.set_column(1, table.schema.field("label"), pyarrow.array([0, 1, 2]))
+    pyarrow.parquet.write_table(table, tmp_path / "set.parquet")
+    with pytest.raises(InputError, match="'label' has 2 classes and entries to 2"):
+        load(tmp_path / "set.parquet", labels=True)
+
+
+def test_a_struct_without_bytes_is_no_column_of_images(tmp_path: Path) -> None:
+    path = tmp_path / "set.parquet"
+    datasets.Dataset.from_dict({"image": [{"bytes": 1, "path": "a"}] * 3}).to_parquet(path)
+    with pytest.raises(InputError, match="none of them holds images"):
+        load(path)
+
+
+def test_names_that_are_no_text_are_left_out(folder: Folder, picture: Picture) -> None:
+    root = folder()
+    for name in (b"\xff.png", b"\xfe/0.png"):
+        path = Path(os.fsdecode(os.fsencode(root) + b"/" + name))
+        path.parent.mkdir(exist_ok=True)
+        with path.open("wb") as file:
+            picture(77).save(file, "png")
+    with pytest.warns(UserWarning, match="2 files and folders whose names are not in UTF-8"):
+        assert load(root).size == 5
+
+
+def test_a_cell_that_names_a_pipe_is_refused(tmp_path: Path, picture: Picture) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    cells = {"image": [{"bytes": None, "path": "pipe.png"}] * 3}
+    features = datasets.Features({"image": datasets.Image(decode=False)})
+    table = datasets.Dataset.from_dict(cells, features=features)
+    pyarrow.parquet.write_table(table.data.table, tmp_path / "set.parquet")
+    with pytest.warns(UserWarning), pytest.raises(InputError, match=r"pipe.png is no regular file"):
+        load(tmp_path)
+
+
 def test_hidden_class_labels_are_no_labels(hub: Hub, picture: Picture) -> None:
     features = datasets.Features(
         {"image": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])}

@@ -194,6 +194,28 @@ def test_a_guide_without_its_log_ratio_is_damaged(guide):
         guide()
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *({"scale": scale} for scale in (math.nan, math.inf, -1.0, 1e300)),
+        *({"window": window} for window in ([-1, 5], [5, 1], [math.nan, 5], [1], [None, 2])),
+        *({"steps": steps} for steps in (-3, 0)),
+        *({"log_ratio": {**CALIBRATION, "acceptance": share}} for share in (0, 2, math.nan)),
+        *({"log_ratio": {**CALIBRATION, "log_bound": bound}} for bound in (math.nan, math.inf)),
+        *({"log_ratio": {**CALIBRATION, "slope": slope}} for slope in (math.nan, -5)),
+        *({"log_ratio": {**CALIBRATION, "sigma": sigma}} for sigma in (math.nan, -1)),
+    ],
+)
+def test_a_guide_of_numbers_that_cannot_be_is_damaged(guide, damage):
+    with pytest.raises(InputError, match=r"guide.json is damaged"):
+        guide(**{"log_ratio": CALIBRATION, **damage})
+
+
+def test_logits_that_are_not_finite_have_no_calibration():
+    with pytest.raises(ValueError, match="must be finite"):
+        platt(torch.tensor([1.0, math.nan]), torch.zeros(2))
+
+
 def test_a_guide_of_another_generator_is_refused(guide):
     with pytest.raises(InputError, match="a guide for another model"):
         guide(model="another", log_ratio=CALIBRATION)

@@ -1,10 +1,11 @@
 """What a person is shown of a run, also of one that went badly."""
 
 import math
+import os
 
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from hybridgen.data.images import digits
 from hybridgen.data.points import MixturePoints
@@ -53,6 +54,16 @@ def test_a_preview_cut_short_is_left_out_of_the_animation(monitor, generator):
     path.write_bytes(path.read_bytes()[:100])
     monitor.finish(generator, ROWS)
     assert Image.open(monitor.folder / "samples.webp").n_frames == 2
+
+
+def test_what_is_no_picture_of_ours_is_not_opened(monitor, generator, monkeypatch):
+    monitor.preview(generator, 1)
+    os.mkfifo(monitor.folder / "samples" / "step-00000002.png")
+    side = Image.open(monitor.folder / "samples" / "step-00000001.png").size
+    Image.new("RGB", side).save(monitor.folder / "samples" / "step-00000003.png", "eps")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("it was started"))
+    monitor.finish(generator, ROWS)
+    assert Image.open(monitor.folder / "samples.webp").n_frames == 1
 
 
 def test_many_previews_are_thinned_to_a_hundred_frames(monitor, generator, monkeypatch):

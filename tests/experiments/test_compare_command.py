@@ -335,6 +335,22 @@ def test_only_what_methods_use_is_trained_and_what_their_discriminators_judge(sc
             lambda r: (*run_flags(r, "gan"), "--methods", f"[{METHOD[1:-1]}, {METHOD[1:-1]}]"),
             "two methods are called 'a'",
         ),
+        *(
+            (
+                lambda r, names=names: (
+                    *run_flags(r, "gan"),
+                    "--methods",
+                    json.dumps([{"name": name, "model": "gan"} for name in names]),
+                ),
+                sentence,
+            )
+            for names, sentence in (
+                (["--"], "of 1 to 120 letters, digits and spaces, got '--'"),
+                (["a" * 300], "of 1 to 120 letters, digits and spaces"),
+                (["a/b", "a b"], "the pictures of 'a b' and 'a/b' would have one name"),
+                (["real"], "the pictures of 'real' and 'real samples' would have one name"),
+            )
+        ),
         (
             lambda r: (*run_flags(r, "gan"), "--methods", METHOD[:-2] + ', "baseline": "GANN"}]'),
             "its baseline 'GANN' is no method",

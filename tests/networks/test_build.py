@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hybridgen.errors import InputError
 from hybridgen.networks.build import (
@@ -254,6 +255,17 @@ def test_missing_or_damaged_weights_are_an_input_error(tmp_path):
         load_network(tmp_path)
     weights.unlink()
     with pytest.raises(InputError, match="cannot be read"):
+        load_network(tmp_path)
+
+
+def test_weights_of_other_names_are_an_input_error(tmp_path):
+    generator("mlp", (2,), 8).save_pretrained(tmp_path)
+    (path,) = tmp_path.glob("*.safetensors")
+    tensors = load_file(path)
+    name = next(iter(tensors))
+    tensors["renamed"] = tensors.pop(name)
+    save_file(tensors, path)
+    with pytest.raises(InputError, match=f"cannot be read .they have no {name}"):
         load_network(tmp_path)
 
 

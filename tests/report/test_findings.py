@@ -49,6 +49,14 @@ def test_guided_diffusion_is_never_spoken_of_without_the_same_unguided(unguided,
     assert clause in sentences_of(*rows)[0]
 
 
+def test_other_rows_that_rest_on_failed_guides_are_counted():
+    failed = [
+        guided(n, quality=12.0, validation_note="its guide failed validation") for n in (4, 8)
+    ]
+    words = " ".join(sentences_of(row("a", quality=11.5), *failed))
+    assert "It and 2 other rows (2 of which rest on what failed its validation) cannot" in words
+
+
 def test_a_guide_that_failed_its_validation_is_said_to_wherever_its_row_is_named():
     words = "its guide failed validation"
     failed = guided(8, quality=12.0, validation_note=words)
@@ -58,7 +66,8 @@ def test_a_guide_that_failed_its_validation_is_said_to_wherever_its_row_is_named
         [row("a", quality=10.0), replace(failed, cost=row("", seconds=1e-9).cost)],
     ):
         for sentence in sentences_of(*rows):
-            assert sentence.count("\u201cguided, 8 calls, scale 1\u201d") == sentence.count(words)
+            names = ("\u201cguided, 8 calls, scale 1\u201d", "It (", "the best (")
+            assert sum(map(sentence.count, names)) == sentence.count(words)
         assert words in " ".join(sentences_of(*rows))
     near = sentences_of(row("a", quality=11.5), failed)[0]
     assert f"It and \u201cguided, 8 calls, scale 1\u201d ({words}) cannot be told apart" in near

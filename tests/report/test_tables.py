@@ -5,6 +5,7 @@ import pytest
 from comparisons import comparison, diffusion, estimate, full, gan, guided, hybrid, refined, row
 
 from hybridgen.report import markdown
+from hybridgen.report.findings import headline
 from hybridgen.report.tables import changes_table, cost_table, quality_table, two_sample_table
 
 
@@ -117,6 +118,22 @@ def test_the_verdict_on_a_guide_that_failed_its_validation_says_so():
     failed = guided(8, quality=10.0, validation_note="its guide failed validation")
     (line,) = changes_table(comparison(diffusion(8, quality=20.0), failed)).rows
     assert (line[4].text, line[4].small) == ("better", "its guide failed validation")
+
+
+def test_a_pair_has_one_verdict_on_a_page():
+    """Of all pairs of ten rows the change would be no evidence, of the changes alone it is."""
+    others = [diffusion(n, quality=60.0) for n in range(1, 7)]
+    rows = [diffusion(8, quality=20.0), guided(8, quality=18.3), gan(), row("b", quality=19.0)]
+    one = comparison(*rows, *others)
+    assert changes_table(one).rows[0][4].text == "better"
+    assert "than which guided is better" in headline(one)[0]
+
+
+def test_a_failed_validation_stands_beside_every_name():
+    failed = guided(8, quality=10.0, validation_note="its guide failed validation")
+    one = comparison(diffusion(8, quality=20.0), failed)
+    assert quality_table(one).rows[1][0].small.endswith("; its guide failed validation")
+    assert "guided, 8 calls, scale 1 (its guide failed validation) |" in markdown(one)
 
 
 def test_changes_are_judged_together():

@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 import os
@@ -202,9 +203,6 @@ def test_writing_removes_what_claims_to_be_newer_and_is_not_intact(tmp_path):
         {"seconds": "many"},
         {"world": None},
         {"parts": "held"},
-        {"due": [1]},
-        {"due": {"loss": "low"}},
-        {"last": 1},
     ],
 )
 def test_a_manifest_whose_fields_are_something_else_is_damaged(tmp_path, fields):
@@ -339,3 +337,33 @@ def test_saved_weights_take_the_place_of_older_ones(tmp_path):
     for width in (4, 8):
         save_network(MlpGenerator(width=width, depth=1), tmp_path / "generator")
     assert MlpGenerator.from_pretrained(tmp_path / "generator").config["width"] == 8
+
+
+DAMAGED_OPTIMISERS = {
+    "a shape": lambda s: s["state"][0].update(exp_avg=torch.zeros(3, 3)),
+    "a type": lambda s: s["state"][0].update(exp_avg_sq=torch.zeros(4, 3, dtype=torch.int64)),
+    "a step of several": lambda s: s["state"][0].update(step=torch.zeros(2)),
+    "a weight that is not there": lambda s: s["state"].update({9: s["state"][0]}),
+    "another kind": lambda s: s["param_groups"][0].update(amsgrad=True),
+    "words": lambda s: s["param_groups"][0].update(weight_decay="x"),
+    "not finite": lambda s: s["param_groups"][0].update(lr=math.nan),
+    "fewer settings": lambda s: s["param_groups"][0].pop("eps"),
+    "other weights": lambda s: s["param_groups"][0].update(params=[0]),
+    "another group": lambda s: s["param_groups"].append(s["param_groups"][0]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_OPTIMISERS)
+def test_an_optimiser_of_other_shapes_or_kinds_is_not_loaded(tmp_path, damage):
+    model = torch.nn.Linear(3, 4)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    model(torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    checkpoint.write(tmp_path / "good", 1, {"optimizer": Held(copy.deepcopy(state))})
+    DAMAGED_OPTIMISERS[damage](state)
+    checkpoint.write(tmp_path / "bad", 1, {"optimizer": Held(state)})
+    good, bad = (checkpoint.newest(tmp_path / name)[0] for name in ("good", "bad"))
+    with pytest.raises(RunError, match="holds another optimizer than this run needs"):
+        bad.restore({"optimizer": optimizer})
+    good.restore({"optimizer": optimizer})

@@ -192,6 +192,16 @@ def test_damaged_lines_of_a_log_do_not_stop_a_run_and_are_dropped(tmp_path, open
         assert ") and 1 more dropped" in said
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "samples", "log.jsonl", "result.json"])
+def test_what_has_the_name_of_another_kind_is_refused_before_anything_is_done(
+    tmp_path, open_run, name
+):
+    open_run(tmp_path).lock.close()
+    (tmp_path / name).touch() if name in ("checkpoints", "samples") else (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=f"{name} is not what a run has under this name"):
+        open_run(tmp_path)
+
+
 @pytest.mark.parametrize("link", [os.symlink, os.link])
 def test_a_log_that_is_a_link_is_replaced_and_not_appended_to(tmp_path, open_run, link):
     (tmp_path / "outside").write_text("somebody's")
