@@ -99,6 +99,10 @@ def test_two_processes_train_the_guide_of_one(folder, objective, double):
     compare(folder, objective, two_diffusions.guide_outcome(Accelerator(cpu=True), objective))
 
 
+def test_two_processes_are_one_with_lists_features_and_weights(folder, double):
+    compare(folder, "answers", two_processes.answers(Accelerator(cpu=True)))
+
+
 def compare(folder, kind, one):
     ranks = [load_file(folder / f"rank{rank}-{kind}.safetensors") for rank in (0, 1)]
     for two in ranks:
