@@ -333,6 +333,8 @@ def test_weights_of_samples_and_places_make_weighted_means():
     lent = loss.generator_loss(fake=fake.requires_grad_(), sample_weight=weight)
     of_fake = logits[2:].flatten(1).mean(1)
     torch.testing.assert_close(lent.detach(), -(of_fake[0] + 3 * of_fake[1]) / 4)
+    masked = loss.generator_loss(fake=fake, mask=mask)
+    torch.testing.assert_close(masked.detach(), -logits[2:, 0, 0].mean())
     with pytest.raises(ValueError, match="sample_weight must not be negative"):
         loss(real=real, fake=fake, sample_weight=-weight)
 
