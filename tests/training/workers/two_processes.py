@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
+from oracles import Codec
 from safetensors.torch import save_file
 from training.workers import two_diffusions
 
-from hybridgen import AdversarialLoss, LossBalancer, SinglePass, adaptive_weight
+from hybridgen import AdversarialLoss, LeCam, LossBalancer, SinglePass, adaptive_weight
 from hybridgen.cli import command
 from hybridgen.data.points import MixturePoints
 from hybridgen.data.source import Shard
@@ -87,6 +88,29 @@ def outcome(accelerator, accumulation):
         for key, loss in step.losses.items():
             tensors[f"{step.number}.{key}"] = torch.tensor(loss)
     return tensors
+
+
+def answers(accelerator):
+    """Gradients and averages where maps, features, weights and LeCam meet; without labels, so that
+    one layer of the discriminator has no part in its loss."""
+    torch.manual_seed(0)
+    loss = AdversarialLoss(Codec(), "hinge", r1=0.3, lecam=LeCam(0.1, discriminators=2))
+    model = torch.nn.Conv1d(1, 1, 3, padding=1)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    real, noise, weight = (
+        x.chunk(world)[rank] for x in (torch.randn(8, 1, 30), torch.randn(8, 1, 30), torch.rand(8))
+    )
+    prepared_model, prepared = accelerator.prepare(model, loss)
+    for _ in range(2):
+        fake = prepared_model(noise)
+        lent = loss.generator_losses(fake=fake, real=real, sample_weight=weight)
+        accelerator.backward(sum(lent.values()))
+        parts = prepared(real=real, fake=fake, sample_weight=weight)
+        accelerator.backward(parts["total"])
+    zero = torch.zeros(3, 1)  # what a single process does not compute
+    trained = {**dict(model.named_parameters()), **dict(loss.named_parameters())}
+    grads = {n: zero if p.grad is None else p.grad.clone() for n, p in trained.items()}
+    return {**grads, "real_mean": loss.lecam.real_mean, "fake_mean": loss.lecam.fake_mean}
 
 
 def complaint(accelerator, *, wrapped):
@@ -182,6 +206,7 @@ def main(folder):
             outcome(accelerator, accumulation),
             folder / f"rank{rank}-accumulation{accumulation}.safetensors",
         )
+    save_file(answers(accelerator), folder / f"rank{rank}-answers.safetensors")
     two_diffusions.leave_outcomes(accelerator, folder)
     # The second process leaves its record before it dies.
     (folder / f"rank{rank}.json").write_text(json.dumps(record))
