@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from hybridgen.losses.reduction import process_mean, processes
 
 
 def adaptive_weight(
@@ -200,7 +201,7 @@ class LossBalancer(nn.Module):
             return (self._scales(shares, rows) * _stacked(parts)).sum()
         gradients = [_gradient(name, part, output) for name, part in parts.items()]
         norms = torch.stack([gradient.flatten(1).norm(dim=1).mean() for gradient in gradients])
-        norms = (_process_mean(norms) / _processes()).to(self.sums.dtype)
+        norms = (process_mean(norms) / processes()).to(self.sums.dtype)
         finite = norms.isfinite()
         for buffer, values in ((self.sums, norms), (self.counts, torch.ones_like(norms))):
             buffer[rows] = torch.where(finite, self.decay * buffer[rows] + values, buffer[rows])
@@ -244,17 +245,5 @@ def _norm(gradient: Tensor, *, shared: bool) -> Tensor:
     """The norm of the whole batch's gradient: of a weight that all processes share, or of the
     output, of which each holds a part."""
     if shared:
-        return _process_mean(gradient).norm()
-    return (_process_mean(gradient.square().sum()) / _processes()).sqrt()
-
-
-def _processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _process_mean(x: Tensor) -> Tensor:
-    """The mean over all processes."""
-    if _processes() > 1:
-        x = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(x)
-    return x / _processes()
+        return process_mean(gradient).norm()
+    return (process_mean(gradient.square().sum()) / processes()).sqrt()

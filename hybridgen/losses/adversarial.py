@@ -1,6 +1,5 @@
 """The adversarial loss, for a GAN or as an extra term on any other model."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -26,7 +25,13 @@ from hybridgen.losses.discriminators import (
     takes,
 )
 from hybridgen.losses.lecam import LeCam
-from hybridgen.losses.reduction import Several, check_several, feature_matching, reduced
+from hybridgen.losses.reduction import (
+    Several,
+    check_several,
+    feature_matching,
+    processes,
+    reduced,
+)
 from hybridgen.maths import objectives
 from hybridgen.maths.penalties import (
     interpolates,
@@ -54,14 +59,23 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 def _checked(name: str, check: Callable[..., None]) -> Any:
-    """An attribute that `check` looks at whenever it is set, positive numbers aside."""
+    """An attribute that `check` looks at whenever it is set."""
 
     def set_value(module: nn.Module, value: Any) -> None:
-        if value is None or not 0 < value < math.inf:
-            check(**{name: value})
+        check(**{name: value})
         vars(module)[f"_{name}"] = value
 
     return property(lambda module: vars(module)[f"_{name}"], set_value)
+
+
+class Lent(dict[str, Tensor]):
+    """What a discriminator lends, by name."""
+
+    def __missing__(self, name: str) -> Tensor:
+        raise ValueError(
+            f"there is no {name!r} among {sorted(self)}: feature matching needs `real`, and a "
+            "discriminator that answers with features (of those here, features=True)"
+        )
 
 
 class AdversarialLoss(nn.Module):
@@ -260,7 +274,7 @@ class AdversarialLoss(nn.Module):
             check_finite_samples(total, real=real, fake=fake)
         if not training:
             total = total.detach()
-        elif torch.distributed.is_available() and torch.distributed.is_initialized():
+        elif processes() > 1:
             # Distributed training waits for parameters that an absent label leaves out, too.
             entries = [p.flatten()[0] for p in self.parameters() if p.requires_grad]
             total = total + 0 * sum(entries)
@@ -309,11 +323,11 @@ class AdversarialLoss(nn.Module):
             fake: `[b ...]`, with gradients attached.
             real: `[b ...]`, needed by relativistic objectives and by features; goes through the
                 discriminator stacked with `fake`, and gets no gradient.
-            sigma, label, condition, sample_weight, mask: as in `forward`.
+            sigma, label, condition, sample_weight, mask: as in `forward`; features have no mask.
 
         Returns:
             Unweighted scalars: `adversarial`, and `feature_matching` if the discriminator answers
-            with features and there is `real`.
+            with features and there is `real`; asked for without, it is a `ValueError`.
 
         Raises:
             ValueError: batches or answers that cannot be used; a `fake` without gradient, where
@@ -339,7 +353,7 @@ class AdversarialLoss(nn.Module):
             self.objective.generator(logits[first:], logits[:first] if first else None)
             for logits in maps
         ]
-        losses = {"adversarial": reduced(games, **weighting, mask=mask)}
+        losses = Lent(adversarial=reduced(games, **weighting, mask=mask))
         if features and first:
             losses["feature_matching"] = feature_matching(
                 [[layer[first:] for layer in layers] for layers in features],
@@ -384,6 +398,7 @@ class AdversarialLoss(nn.Module):
             start = first if penalised == ["r2"] else 0
             stop = first if penalised == ["r1"] else len(both[0])
             logits, slopes = self._finite_differences(both, slice(start, stop), rng)
+        # Of the slopes, which are those of one half alone if the other has no penalty.
         ends = {"r1": slice(first), "r2": slice(-len(fake[0]), None)}
         return (
             [each[:first] for each in logits],

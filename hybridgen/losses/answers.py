@@ -9,6 +9,11 @@ from torch import Tensor
 
 from hybridgen.protocols import Answer
 
+_ADVICE = (
+    "return hybridgen.Answer(logits, features), or give hybridgen.Unconditional its answer= "
+    "(logits_then_features, features_then_logits)"
+)
+
 
 def read_answer(answer: Any, samples: int) -> tuple[list[Tensor], list[list[Tensor]]]:
     """The logits and features of a discriminator's answer, as lists.
@@ -32,9 +37,13 @@ def read_answer(answer: Any, samples: int) -> tuple[list[Tensor], list[list[Tens
         )
     if not all(isinstance(each, Tensor) for each in maps):
         raise ValueError(
-            f"a discriminator returned {_outline(maps)} where logits belong: give "
-            "hybridgen.Unconditional its answer= (logits_then_features, features_then_logits), or "
-            "return hybridgen.Answer(logits, features)"
+            f"a discriminator returned {_outline(maps)} where logits belong: {_ADVICE}"
+        )
+    channels = {(each.ndim, each.shape[1]) for each in maps if each.ndim > 2}
+    if len(channels) > len({axes for axes, _ in channels}):
+        raise ValueError(
+            f"a discriminator returned {_outline(maps)}, maps of different channels, of which some "
+            f"must be features: {_ADVICE}"
         )
     nested: Any = [features] if features and isinstance(features[0], Tensor) else features
     if features and len(nested) != len(maps):

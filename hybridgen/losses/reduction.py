@@ -20,13 +20,19 @@ def check_several(several: str) -> None:
         raise ValueError(f"several is one of {', '.join(get_args(Several))}, got {several!r}")
 
 
+def processes() -> int:
+    """How many take part in this training."""
+    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if ready else 1
+
+
 def process_mean(x: Tensor) -> Tensor:
-    """The mean over all processes of a number that carries no gradient."""
+    """The mean over all processes of numbers that carry no gradient."""
     x = x.detach()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        x = x.clone()
+    if processes() > 1:
+        x = x.clone(memory_format=torch.contiguous_format)
         torch.distributed.all_reduce(x)
-        x = x / torch.distributed.get_world_size()
+        x = x / processes()
     return x
 
 
@@ -103,7 +109,7 @@ def feature_matching(
 
     Args:
         fake, real: layers `[b ...]` of each discriminator, in pairs; real ones get no gradient.
-        normalised: divide each sample's and layer's distance by its `mean |r|`.
+        normalised: divide each layer's distance by its `mean |r|` over the batch of all processes.
         sample_weight: `[b]`.
 
     Raises:
@@ -121,6 +127,6 @@ def feature_matching(
         target = real_layer.detach().to(torch.promote_types(real_layer.dtype, torch.float32))
         distance = reduce((fake_layer.to(target) - target).abs(), "b ... -> b", "mean")
         if normalised:
-            distance = distance / reduce(target.abs(), "b ... -> b", "mean").clamp(min=1e-8)
+            distance = distance / process_mean(target.abs().mean()).clamp(min=1e-8)
         distances.append(distance)
     return reduced(distances, several=several, sample_weight=sample_weight)

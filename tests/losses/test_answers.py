@@ -218,13 +218,35 @@ def test_features_are_normalised_by_the_real_layers_and_train_the_model_only():
     weight = torch.tensor([1.0, 0.0, 3.0], dtype=torch.float64)
     plain = feature_matching([[fake, 2 * fake]], [[real, real]], several="sum")
     torch.testing.assert_close(plain, (fake - real).abs().mean() + (2 * fake - real).abs().mean())
-    shares = [(f - r).abs().mean() / r.abs().mean() for f, r in zip(fake, real, strict=True)]
+    shares = [(f - r).abs().mean() / real.abs().mean() for f, r in zip(fake, real, strict=True)]
     measured = feature_matching([[fake]], [[real]], normalised=True, sample_weight=weight)
     torch.testing.assert_close(measured, (shares[0] + 3 * shares[2]) / 4)
+    # A silent clip has no features, and must not outweigh all others.
+    silent = torch.cat([real.detach()[:1] * 0, real.detach()[1:]])
+    quiet = feature_matching([[fake]], [[silent]], normalised=True)
+    torch.testing.assert_close(quiet, (fake - silent).abs().mean() / silent.abs().mean())
     plain.backward()
     assert real.grad is None and fake.grad is not None
     with pytest.raises(ValueError, match="layer by layer"):
         feature_matching([[fake]], [[real, real]])
+
+
+def test_features_among_logits_are_not_taken_for_logits():
+    x = torch.randn(2, 3, 8, 8)
+    for answer in (
+        [torch.randn(2, 64, 4, 4), torch.randn(2, 1, 4, 4)],
+        (torch.randn(2, 1, 4, 4), torch.randn(2, 16, 4, 4)),
+    ):
+        with pytest.raises(ValueError, match="some must be features: return hybridgen.Answer"):
+            AdversarialLoss(Fixed(answer), "hinge").generator_loss(fake=x.requires_grad_())
+
+
+def test_features_that_are_not_lent_are_missed_in_a_sentence():
+    loss = AdversarialLoss(Unconditional(nn.Conv2d(1, 1, 3)), "hinge", normalised_features=True)
+    fake = torch.randn(2, 1, 8, 8, requires_grad=True)
+    losses = loss.generator_losses(fake=fake, real=fake.detach())
+    with pytest.raises(ValueError, match="feature matching needs `real`, and"):
+        losses["feature_matching"]
 
 
 @pytest.mark.parametrize("finite_difference", [None, 1e-3])
