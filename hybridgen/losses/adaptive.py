@@ -107,6 +107,8 @@ class AdversarialWeight(nn.Module):
 
     @property
     def scheduled(self) -> float:
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"weight must be finite and >= 0, got {self.weight}")
         risen = (self.steps + 1 - self.start) / max(self.ramp, 1)
         return self.weight * min(max(risen, 0.0), 1.0)
 
@@ -150,7 +152,7 @@ class LossBalancer(nn.Module):
     `g_i` of loss i there and the running mean `<|g_i|>` of its norm a sample, over the samples of
     all processes of `torch.distributed`. The losses reach the model through the output alone; what
     does not depend on it (a commitment loss, a KL divergence) is added to the result.
-    `state_dict` holds the running means.
+    `state_dict` holds the running means, in the order of `weights`.
     Source: Defossez et al. 2022, arXiv:2210.13438, section 3.4.
 
     Args:
@@ -177,10 +179,12 @@ class LossBalancer(nn.Module):
         self.counts: Tensor
 
     def forward(self, losses: Mapping[str, Tensor], output: Tensor) -> Tensor:
-        """A scalar whose value is the losses' weighted sum, and whose gradient is balanced.
+        """A scalar whose gradient is balanced; its value is the losses' sum, each times what its
+        gradient is multiplied by, and is no loss to follow: log the losses themselves.
 
         Where gradients are off the running means stay as they are, and a loss that has none yet
-        counts by its share alone. A gradient that is not finite is left out of them.
+        counts by its share alone. A gradient that is not finite is left out of them, and shows in
+        the result, unless its share is 0. The means move at each call.
 
         Args:
             losses: scalars by name, of those in `weights`; one that is missing has no share.
@@ -200,15 +204,19 @@ class LossBalancer(nn.Module):
         if not torch.is_grad_enabled():
             return (self._scales(shares, rows) * _stacked(parts)).sum()
         gradients = [_gradient(name, part, output) for name, part in parts.items()]
-        norms = torch.stack([gradient.flatten(1).norm(dim=1).mean() for gradient in gradients])
+        norms = torch.stack(
+            [gradient.reshape(len(gradient), -1).norm(dim=1).mean() for gradient in gradients]
+        )
         norms = (process_mean(norms) / processes()).to(self.sums.dtype)
         finite = norms.isfinite()
         for buffer, values in ((self.sums, norms), (self.counts, torch.ones_like(norms))):
             buffer[rows] = torch.where(finite, self.decay * buffer[rows] + values, buffer[rows])
         scales = self._scales(shares, rows)
-        pull = sum(scale * gradient for scale, gradient in zip(scales, gradients, strict=True))
-        surrogate = (pull * output.to(scales.dtype)).sum()
-        value = (scales * _stacked(parts)).sum()
+        # A share of 0 contributes nothing, and not 0 times infinity.
+        counted = zip(scales, gradients, shares > 0, strict=True)
+        pull = sum(torch.where(counts, scale * g, 0.0) for scale, g, counts in counted)
+        surrogate = (torch.as_tensor(pull) * output.to(scales.dtype)).sum()
+        value = torch.where(shares > 0, scales * _stacked(parts), 0.0).sum()
         return value + (surrogate - surrogate.detach())
 
     def _scales(self, shares: Tensor, rows: list[int]) -> Tensor:

@@ -88,7 +88,8 @@ class AdversarialLoss(nn.Module):
     A discriminator answers one logit a sample, a map of patches, a list of these (several
     discriminators or scales) or `hybridgen.Answer(logits, features)`. The game is played at every
     entry, then averaged over map and batch, then over the list. Penalties are of each discriminator
-    by itself and do not depend on the number of patches, see `hybridgen.maths.penalties`.
+    by itself, see `hybridgen.maths.penalties`; patches that do not overlap count as pictures of
+    their own, so that the size of a picture does not matter.
 
     The discriminator here learns to tell apart the `real` and `fake` batches given to it. A
     discriminator that guides a sampler has to be trained on that sampler's finished outputs at
@@ -153,6 +154,8 @@ class AdversarialLoss(nn.Module):
         check_discriminator(original)
         check_finite_difference(finite_difference, augmented=augment is not None)
         check_several(several)
+        if lecam is not None and not isinstance(lecam, LeCam):
+            raise ValueError(f"lecam keeps averages: give LeCam({lecam!r}) and not {lecam!r}")
         self.discriminator = original
         # In a tuple, where `state_dict` does not look: its names would begin with `_orig_mod`.
         self._compiled = () if discriminator is original else (discriminator,)
@@ -202,7 +205,9 @@ class AdversarialLoss(nn.Module):
             condition: `[b ...]`, or a tuple, list or dict of such, shared by both halves: the
                 discriminator's fourth argument. No penalty is taken with respect to it.
             fake_label: `[b]`, of the fake half where it differs; not with GP.
-            sample_weight: `[b]`, of each pair, in the game and in R1 and R2 and GP.
+            sample_weight: `[b]`, of each pair, in the game and in R1 and R2 and GP. The mean is of
+                this call: micro-batches of different weights count alike. Where gradients are off
+                it is of this process, so that one may evaluate alone.
             mask: `[b *spatial]`, the weight of each place in the game.
             rng: draws the directions of finite differences and GP's interpolates.
 
@@ -230,8 +235,8 @@ class AdversarialLoss(nn.Module):
         if own_label:
             check_rows("label", label, len(real))
             check_rows("fake_label", fake_label, len(fake))
-        weighting = {"several": self.several, "sample_weight": sample_weight}
         training, device = torch.is_grad_enabled(), real.device.type
+        weighting = {"several": self.several, "sample_weight": sample_weight, "shared": training}
         exact = self.finite_difference is None and max(self.r1, self.r2) > 0
         in_float32 = max(self.r1, self.r2, self.gp) > 0 or self.float32
         dtype = torch.promote_types(real.dtype, fake.dtype)
@@ -348,7 +353,8 @@ class AdversarialLoss(nn.Module):
         with frozen(self):
             maps, features = self._answer(batch)
         first = 0 if real is None else len(real)
-        weighting = {"several": self.several, "sample_weight": sample_weight}
+        training = torch.is_grad_enabled()
+        weighting = {"several": self.several, "sample_weight": sample_weight, "shared": training}
         games = [
             self.objective.generator(logits[first:], logits[:first] if first else None)
             for logits in maps
@@ -361,6 +367,11 @@ class AdversarialLoss(nn.Module):
                 normalised=self.normalised_features,
                 **weighting,
             )
+        if training and not losses["adversarial"].requires_grad:
+            raise ValueError(
+                "the discriminator cuts the gradient (torch.no_grad or detach in its forward), so "
+                "this loss would train nothing: freeze its weights by requires_grad_(False) instead"
+            )
         if self.check_finite:
             check_finite_samples(losses["adversarial"], real=real, fake=fake)
         return losses
@@ -372,6 +383,14 @@ class AdversarialLoss(nn.Module):
                 f"got a condition, and {type(self.discriminator).__name__}.forward does not take "
                 "(x, sigma, label, condition): give it a fourth argument"
             )
+        mask = shared.get("mask")
+        if mask is not None and fake.ndim > 2 and mask.ndim != fake.ndim - 1:
+            raise ValueError(
+                f"a mask is of the samples' places, {[len(fake), *fake.shape[2:]]} for samples "
+                f"{list(fake.shape)}, got {list(mask.shape)}"
+            )
+        if self.lecam is not None:
+            check_weights(lecam=self.lecam.weight)
         paired = ["a relativistic objective"] if self.objective.relativistic else []
         check_batches(real, fake, shared, paired + ["gp"] * (self.gp > 0))
 

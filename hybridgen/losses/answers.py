@@ -113,6 +113,8 @@ def mean_logit(logits: Sequence[Tensor]) -> Tensor:
 
 def features_then_logits(outputs: Sequence[Any]) -> Answer:
     """Lists whose last entry is the logits, as of MONAI's `PatchDiscriminator`; or several such."""
+    if isinstance(outputs, Tensor):
+        raise ValueError(f"expected a list of features and logits, got {list(outputs.shape)}")
     several = outputs if isinstance(outputs[0], list | tuple) else [outputs]
     return Answer([each[-1] for each in several], [list(each[:-1]) for each in several])
 
@@ -123,6 +125,8 @@ def logits_then_features(outputs: tuple[Any, Any]) -> Answer:
 
     Logits `[b p]`, which HiFi-GAN flattens, are maps of p patches.
     """
+    if not isinstance(outputs, list | tuple) or len(outputs) != 2:
+        raise ValueError(f"expected (logits, features), got {_outline(outputs)}")
     logits, features = outputs
     if isinstance(logits, Tensor):
         logits, features = [logits], [features]

@@ -64,6 +64,8 @@ def check_batches(
             )
     for name, value in rows.items():
         check_rows(name, value, len(fake))
+        if name in ("sigma", "label", "sample_weight") and value.ndim != 1:
+            raise ValueError(f"{name} must be [{len(fake)}], got {list(value.shape)}")
 
 
 def check_rows(name: str, value: Any, samples: int) -> None:

@@ -21,7 +21,7 @@ def check_weights(**weights: float) -> None:
 
 def check_discriminator(discriminator: nn.Module) -> None:
     """Refuse a discriminator that normalises across the batch or is called in another way."""
-    if isinstance(discriminator, DistributedDataParallel):
+    if any(isinstance(module, DistributedDataParallel) for module in discriminator.modules()):
         raise ValueError(
             "the discriminator is wrapped in DistributedDataParallel, which sees neither penalties "
             "nor the generator's turn: wrap the whole AdversarialLoss instead"

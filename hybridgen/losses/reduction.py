@@ -42,6 +42,7 @@ def reduced(
     several: Several = "mean",
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
+    shared: bool = True,
 ) -> Tensor:
     """The mean over a map and the batch, then mean or sum over the list of discriminators.
 
@@ -52,6 +53,7 @@ def reduced(
         several: over the list.
         sample_weight: `[b]`, not negative.
         mask: `[b *spatial]`, not negative; brought to each map's size by area.
+        shared: whether all processes call this, and weigh together.
     """
     means = []
     for loss in losses:
@@ -59,7 +61,8 @@ def reduced(
             means.append(loss.mean())
             continue
         weight = _weight(loss, sample_weight, mask)
-        total = process_mean(weight.sum()).clamp(min=torch.finfo(loss.dtype).tiny)
+        total = process_mean(weight.sum()) if shared else weight.detach().sum()
+        total = total.clamp(min=torch.finfo(loss.dtype).tiny)
         means.append((weight * loss).sum() / total)
     if len(means) == 1:
         return means[0]
@@ -70,9 +73,12 @@ def _weight(loss: Tensor, sample_weight: Tensor | None, mask: Tensor | None) -> 
     """The weight of each entry of a loss, in its shape."""
     weight = torch.ones_like(loss)
     for name, values in (("sample_weight", sample_weight), ("mask", mask)):
-        if values is not None and values.device.type == "cpu" and not bool((values >= 0).all()):
+        if values is None or values.device.type != "cpu":
+            continue
+        if not bool((values >= 0).all() and values.isfinite().all()):
             raise ValueError(
-                f"{name} must not be negative or NaN, got {float(values.min())} at least"
+                f"{name} must be finite and not negative, got {float(values.min())} to "
+                f"{float(values.max())}"
             )
     if sample_weight is not None:
         weight = weight * like(sample_weight, loss)
@@ -80,18 +86,20 @@ def _weight(loss: Tensor, sample_weight: Tensor | None, mask: Tensor | None) -> 
 
 
 def _resized(mask: Tensor, shape: torch.Size) -> Tensor:
-    """A mask `[b *spatial]` at the size of logits `[b]`, `[b *spatial]` or `[b c *spatial]`."""
+    """A mask `[b *spatial]` at the size of logits `[b]`, `[b *spatial]`, `[b c *spatial]`, or with
+    further axes, over which it is the same: those of a period or a frequency."""
+    axes = mask.ndim - 1
     if len(shape) == 1:
         return reduce(mask.float(), "b ... -> b", "mean")
-    if len(shape) not in (mask.ndim, mask.ndim + 1) or not 2 <= mask.ndim <= 4:
+    if not 1 <= axes <= 3 or len(shape) <= axes:
         raise ValueError(
             f"a mask is [b *spatial], of one to three axes as the maps of logits have, got "
             f"{list(mask.shape)} for logits {list(shape)}"
         )
-    channels = len(shape) == mask.ndim + 1
-    size = shape[2:] if channels else shape[1:]
+    first = 1 if len(shape) == axes + 1 else 2
+    size, others = shape[first : first + axes], [1] * (len(shape) - first - axes)
     resized = F.interpolate(rearrange(mask.float(), "b ... -> b 1 ..."), size=size, mode="area")
-    return resized if channels else rearrange(resized, "b 1 ... -> b ...")
+    return resized.reshape(len(mask), *[1] * (first - 1), *size, *others).expand(shape)
 
 
 def feature_matching(
@@ -101,6 +109,7 @@ def feature_matching(
     normalised: bool = False,
     several: Several = "mean",
     sample_weight: Tensor | None = None,
+    shared: bool = True,
 ) -> Tensor:
     """`mean |f - r|` of each layer, then mean or sum over all layers of all discriminators.
 
@@ -111,6 +120,7 @@ def feature_matching(
         fake, real: layers `[b ...]` of each discriminator, in pairs; real ones get no gradient.
         normalised: divide each layer's distance by its `mean |r|` over the batch of all processes.
         sample_weight: `[b]`.
+        shared: see `reduced`.
 
     Raises:
         ValueError: features of other numbers or shapes.
@@ -120,13 +130,14 @@ def feature_matching(
         numbers = [sum(map(len, side)) for side in shapes]
         raise ValueError(
             "features are matched layer by layer, and fake and real must have at least one and "
-            f"equal shapes, got {numbers[0]} and {numbers[1]} layers"
+            f"equal shapes, as many samples among them, got {numbers[0]} and {numbers[1]} layers"
         )
     distances, sides = [], (chain.from_iterable(fake), chain.from_iterable(real))
     for fake_layer, real_layer in zip(*sides, strict=True):
         target = real_layer.detach().to(torch.promote_types(real_layer.dtype, torch.float32))
         distance = reduce((fake_layer.to(target) - target).abs(), "b ... -> b", "mean")
         if normalised:
-            distance = distance / process_mean(target.abs().mean()).clamp(min=1e-8)
+            size = target.abs().mean()
+            distance = distance / (process_mean(size) if shared else size).clamp(min=1e-8)
         distances.append(distance)
-    return reduced(distances, several=several, sample_weight=sample_weight)
+    return reduced(distances, several=several, sample_weight=sample_weight, shared=shared)

@@ -280,3 +280,19 @@ def test_a_loss_without_a_share_pulls_nowhere_and_is_no_number_that_is_not_one()
     balanced = LossBalancer({"a": 1.0, "b": 0.0})({"b": output.sum()}, output)
     (gradient,) = torch.autograd.grad(balanced, output)
     assert float(balanced.detach()) == 0 and not gradient.any()
+
+
+def test_a_share_of_zero_contributes_nothing_whatever_its_loss_is():
+    balancer = LossBalancer({"a": 1.0, "b": 0.0})
+    output = torch.ones(2, requires_grad=True)
+    loss = balancer({"a": output.sum(), "b": math.inf * output.sum()}, output)
+    (gradient,) = torch.autograd.grad(loss, output)
+    assert loss.isfinite() and gradient.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("weight", [-3.0, math.nan])
+def test_a_weight_that_is_set_later_is_checked(weight):
+    strength = AdversarialWeight(1.0)
+    strength.weight = weight
+    with pytest.raises(ValueError, match="weight must be finite"):
+        print(strength.scheduled)

@@ -1,6 +1,7 @@
 """What discriminators may answer: maps, lists, features; and what others' losses make of them."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from hybridgen import (
     smoothed,
 )
 from hybridgen.evaluation.density_ratio import clean_logits
+from hybridgen.losses import reduction
 
 
 class Fixed(nn.Module):
@@ -237,7 +239,7 @@ def test_features_among_logits_are_not_taken_for_logits():
         [torch.randn(2, 64, 4, 4), torch.randn(2, 1, 4, 4)],
         (torch.randn(2, 1, 4, 4), torch.randn(2, 16, 4, 4)),
     ):
-        with pytest.raises(ValueError, match="some must be features: return hybridgen.Answer"):
+        with pytest.raises(ValueError, match="some must be features: return"):
             AdversarialLoss(Fixed(answer), "hinge").generator_loss(fake=x.requires_grad_())
 
 
@@ -357,7 +359,7 @@ def test_weights_of_samples_and_places_make_weighted_means():
     torch.testing.assert_close(lent.detach(), -(of_fake[0] + 3 * of_fake[1]) / 4)
     masked = loss.generator_loss(fake=fake, mask=mask)
     torch.testing.assert_close(masked.detach(), -logits[2:, 0, 0].mean())
-    with pytest.raises(ValueError, match="sample_weight must not be negative"):
+    with pytest.raises(ValueError, match="sample_weight must be finite and not negative"):
         loss(real=real, fake=fake, sample_weight=-weight)
 
 
@@ -569,3 +571,75 @@ def test_misuse_gets_a_sentence(misuse, sentence):
 def test_a_batch_of_one_may_lose_its_axis():
     fake = torch.full((1, 1), 2.0, requires_grad=True)
     assert lend(fake, lambda x: x.squeeze()).item() == -2
+
+
+def test_a_mask_of_time_is_the_same_over_periods_and_frequencies():
+    x, mask = torch.randn(2, 1, 100), torch.ones(2, 100)
+    mask[:, 50:] = 0
+    logits = torch.randn(2, 1, 25, 2)
+
+    class Period(nn.Module):
+        def forward(self, x, sigma, label=None):
+            return logits + 0 * x.mean()
+
+    loss = AdversarialLoss(Period(), "hinge")
+    lent = loss.generator_loss(fake=x.requires_grad_(), mask=mask)
+    weight = torch.tensor([1.0] * 12 + [0.5] + [0.0] * 12)[:, None]
+    expected = -(weight * logits).sum() / (4 * weight.sum())
+    torch.testing.assert_close(lent.detach(), expected)
+    with pytest.raises(ValueError, match=r"places, .2, 100. for samples"):
+        loss.generator_loss(fake=x, mask=mask[:, None])
+
+
+def test_a_discriminator_that_cuts_the_gradient_is_said():
+    class Cut(nn.Module):
+        def forward(self, x, sigma, label=None):
+            return x.detach().mean((1, 2, 3))
+
+    fake = torch.randn(2, 1, 4, 4, requires_grad=True)
+    with pytest.raises(ValueError, match="cuts the gradient"):
+        AdversarialLoss(Cut(), "hinge").generator_loss(fake=fake)
+    with torch.no_grad():
+        AdversarialLoss(Cut(), "hinge").generator_loss(fake=fake)
+
+
+def test_one_process_may_evaluate_alone_with_weights(monkeypatch):
+    monkeypatch.setattr(reduction, "processes", lambda: 2)
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce", lambda *_: pytest.fail("the others would be waited for")
+    )
+    loss = AdversarialLoss(Unconditional(nn.Conv2d(1, 1, 3)), "hinge", r1=1.0)
+    x, weight = torch.randn(2, 1, 4, 4), torch.tensor([1.0, 2.0])
+    with torch.no_grad():
+        loss(real=x, fake=x, sample_weight=weight)
+        loss.generator_loss(fake=x, sample_weight=weight)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"sample_weight": torch.ones(2, 1)}, "sample_weight must be .2., got .2, 1."),
+        ({"sample_weight": torch.tensor([1.0, math.inf])}, "must be finite and not negative"),
+    ],
+)
+def test_weights_that_cannot_be_are_said(arguments, sentence):
+    loss = AdversarialLoss(Unconditional(nn.Conv2d(1, 1, 3)), "hinge")
+    x = torch.randn(2, 1, 4, 4)
+    with pytest.raises(ValueError, match=sentence):
+        loss(real=x, fake=x, **arguments)
+
+
+def test_what_is_no_lecam_is_said_when_it_is_given():
+    with pytest.raises(ValueError, match=r"give LeCam\(0.3\)"):
+        AdversarialLoss(Unconditional(nn.Conv2d(1, 1, 3)), lecam=0.3)
+    lecam = LeCam(0.3)
+    loss = AdversarialLoss(Unconditional(nn.Conv2d(1, 1, 3)), "hinge", lecam=lecam)
+    lecam.weight = -1
+    with pytest.raises(ValueError, match="penalty weight lecam"):
+        loss(real=torch.ones(2, 1, 4, 4), fake=torch.ones(2, 1, 4, 4))
+
+
+@pytest.mark.parametrize("answer", [features_then_logits, logits_then_features])
+def test_what_has_no_features_is_said_by_the_adapters(answer):
+    with pytest.raises(ValueError, match="expected "):
+        answer(torch.randn(2, 1, 4, 4))

@@ -230,7 +230,7 @@ def test_the_game_reaches_the_discriminators_loss():
     ("settings", "sentence"),
     [
         ({"objective": "wgan"}, "objective must be one of relativistic, .* got 'wgan'"),
-        ({"finite_difference": 0.0}, r"finite_difference must be a number in \(0, .* got 0.0"),
+        ({"finite_difference": 0.0}, r"finite_difference must be a number in \[1e-12, .* got 0.0"),
     ],
 )
 def test_a_game_that_cannot_be_played_is_an_input_error(settings, sentence):
