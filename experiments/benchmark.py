@@ -1,10 +1,10 @@
 """Measure what training and measuring cost: `python experiments/benchmark.py --what gan`.
 
-`gan`: a training step of ours over one written by hand, and what the penalties add. `hybrid`: a
-step of diffusion with the adversarial term over one without, for each source of the fake, and a
-discriminator's forward and backward pass over a denoiser's forward pass. `metrics`: precision,
-recall, density and coverage over the package `prdc` of their authors, and the memory of a whole
-measurement of many images, in a process of its own.
+`gan`: a training step of ours over one written by hand, and what penalties and features add.
+`hybrid`: a step of diffusion with the adversarial term over one without, for each source of the
+fake, and a discriminator's forward and backward pass over a denoiser's forward pass. `metrics`:
+precision, recall, density and coverage over the package `prdc` of their authors, and the memory of
+a whole measurement of many images, in a process of its own.
 
 Whatever is compared takes short turns in rotating order, and a ratio is one of medians over many
 rounds, so that whatever else the machine does meets all alike. With one thread on the CPU, the
@@ -31,6 +31,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 SHAPE = (3, 32, 32)
 LIMITS = {
     **{"loop_overhead": 1.05, "r1_r2_cost": 3.0, "finite_difference_cost": 1.6},
+    "feature_matching_cost": 1.1,
     **{"prdc_time_ratio": 0.65, "prdc_difference": 1e-5, "peak_gigabytes": 6.0},
 }
 """What figures whose names begin like this may be at most."""

@@ -30,7 +30,14 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hybridgen import AdversarialLoss, SinglePass, load_data, train_gan
+from hybridgen import (
+    AdversarialLoss,
+    SinglePass,
+    Unconditional,
+    features_then_logits,
+    load_data,
+    train_gan,
+)
 from hybridgen.cli import read_settings
 from hybridgen.data.images import ImageSource
 from hybridgen.data.source import Batch, Source
@@ -52,6 +59,7 @@ RATIOS = {
         "loop_overhead": ("ours", "plain"),
         "r1_r2_cost": ("ours", "unpenalised"),
         "finite_difference_cost": ("finite_difference", "unpenalised"),
+        "feature_matching_cost": ("matched", "unmatched"),
     },
     "hybrid": {
         **{f"step_{source}": (source, "plain") for source in SOURCES},
@@ -91,7 +99,37 @@ def gan_tasks(
         "finite_difference": ours(training, 0.01),  # its cost does not depend on the step
     }
     sampler = SinglePass(next(loops["plain"]), (latent,))
-    return loops, {"sampling": lambda: sampler(torch.randn(size.samples, latent, device=device))}
+    calls: Tasks = {"sampling": lambda: sampler(torch.randn(size.samples, latent, device=device))}
+    return loops, calls | matching_tasks(source.shape, batch, device)
+
+
+class Layers(nn.Sequential):
+    """Answers with the outputs of all layers, the logits last."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
+        outputs = [x]
+        for layer in self:
+            outputs.append(layer(outputs[-1]))
+        return outputs[1:]
+
+
+def matching_tasks(shape: tuple[int, ...], batch: int, device: torch.device) -> Tasks:
+    """Both players' losses and gradients, once with features matched and once without, of a
+    discriminator that has them at hand in both."""
+    points = len(shape) == 1
+    layer = nn.Linear if points else partial(nn.Conv2d, kernel_size=3, padding=1)
+    hidden = [nn.Sequential(layer(a, 64), nn.LeakyReLU(0.2)) for a in (shape[0], 64)]
+    network = Layers(*hidden, layer(64, 1)).to(device)
+    real, fake = torch.randn(2, batch, *shape, device=device)
+    fake.requires_grad_(True)
+
+    def losses(answer: Callable) -> None:
+        adversarial = AdversarialLoss(Unconditional(network, answer))
+        adversarial(real=real, fake=fake)["total"].backward()
+        sum(adversarial.generator_losses(fake=fake, real=real).values(), torch.tensor(0)).backward()
+
+    matched, unmatched = features_then_logits, lambda outputs: outputs[-1]
+    return {"matched": partial(losses, matched), "unmatched": partial(losses, unmatched)}
 
 
 def steady(training: GanTraining) -> GanTraining:

@@ -59,7 +59,13 @@ def main(settings: Diffusion) -> None:
     from hybridgen.networks.build import build_denoiser, build_discriminator
     from hybridgen.sampling.build import build_sampler
     from hybridgen.training.run import Run
-    from hybridgen.training.setup import accelerator_for, build_adversarial, start, validate_memory
+    from hybridgen.training.setup import (
+        accelerator_for,
+        build_adversarial,
+        start,
+        validate_memory,
+        warn_without_term,
+    )
     from hybridgen.training.step import batches_of
 
     source, term, adversarial = load_data(settings.data), None, None
@@ -95,12 +101,8 @@ def main(settings: Diffusion) -> None:
         if finished(run):
             return
         start(run, f"hybridgen-{kind}", settings)
-        if term is not None and settings.training.steps <= term.warm_up:
-            run.say(
-                f"warning: the discriminator warms up for {term.warm_up} steps and the training "
-                f"ends after {settings.training.steps}: no discriminator takes part in it; lower "
-                "adversarial.warm_up or train for longer"
-            )
+        if term is not None:
+            warn_without_term(run, settings.training.steps, term)
         monitor = Monitor(
             folder, source, sampler=sampler, seed=settings.seed, accelerator=accelerator
         )

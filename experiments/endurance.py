@@ -35,7 +35,7 @@ from hybridgen.settings import Count, Range, Seed, Settings
 from hybridgen.training.lock import FolderLock
 
 What = Literal["kills", "disk", "damage", "fuzz", "all"]
-Script = Literal["gan", "diffusion", "hybrid", "guide", "compare"]
+Script = Literal["gan", "diffusion", "hybrid", "autoencoder", "guide", "compare"]
 Figures = dict[str, float]
 Draws = random.Random
 
@@ -43,6 +43,7 @@ SAVE_EVERY = 3
 MAINS = {
     **{"gan": ("main", "Gan"), "diffusion": ("main", "Diffusion")},
     **{"hybrid": ("hybrid", "Diffusion"), "guide": ("main", "GuideExperiment")},
+    "autoencoder": ("main", "Autoencoder"),
     "compare": ("main", "Compare"),
 }
 """The function and the settings of each script."""
@@ -62,6 +63,10 @@ ARGUMENTS: dict[Script, tuple[str, ...]] = {
     ),
     "diffusion": (*TRAINING, *PREVIEWS, *DENOISER),
     "hybrid": (*TRAINING, *PREVIEWS, *DENOISER, *DISCRIMINATOR, "--adversarial.source", "chain"),
+    "autoencoder": (
+        *(*TRAINING, *PREVIEWS, *DISCRIMINATOR, "--autoencoder.widths", "[8, 8]"),
+        *("--adversarial.warm_up", "5", "--adversarial.ramp", "5"),
+    ),
     "guide": (
         *(*TRAINING, *DISCRIMINATOR, "--sampler.steps", "3", "--training.check_every", "20"),
         *("--training.levels", "2", "--num_samples", "200", "--scales", "[0.0, 1.0]"),
@@ -96,7 +101,7 @@ class Endurance(Settings):
     """
 
     what: What = "kills"
-    scripts: tuple[Script, ...] = ("gan", "diffusion", "hybrid", "guide", "compare")
+    scripts: tuple[Script, ...] = ("gan", "diffusion", "hybrid", "autoencoder", "guide", "compare")
     kills: Annotated[int, Range(1, 10_000)] = 20
     disks: Annotated[int, Range(1, 10_000)] = 10
     damages: Annotated[int, Range(1, 10_000)] = 60

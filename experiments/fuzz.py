@@ -33,6 +33,11 @@ SCRIPTS: dict[str, tuple[str, str, dict[str, str]]] = {
         "diffusion.Diffusion",
         _CHAIN | _NETWORKS,
     ),
+    "autoencoder": (
+        "autoencoder.main",
+        "autoencoder.Autoencoder",
+        {"autoencoder.widths": "[8, 8]", **_NETWORKS},
+    ),
     "guide": ("guide.main", "guide.GuideExperiment", {"run": "model", **_NETWORKS}),
     "features": ("features.main", "features.FeatureExperiment", {"training.batch": "8"}),
     "compare": ("compare.main", "compare.Compare", {"config": "compare.yaml"}),

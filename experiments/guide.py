@@ -74,6 +74,11 @@ class GuideExperiment(RunSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.discriminator.architecture == "patch":
+            raise InputError(
+                "architecture patch answers one logit a patch, and a guide one a sample: choose "
+                "residual or dcgan for images, mlp for points"
+            )
         choosing = self.scale_samples * self.scale_draws * len(self.scales)
         if choosing > MOST_SAMPLES:
             raise InputError(

@@ -38,7 +38,7 @@ class Seeds(Settings):
         out: one run folder a seed, `table.md` and `result.json`.
     """
 
-    script: Literal["gan", "diffusion", "hybrid"] = "gan"
+    script: Literal["gan", "diffusion", "hybrid", "autoencoder"] = "gan"
     seeds: Annotated[int, Range(1, 10_000)] = 10
     jobs: Annotated[int, Range(1, 256)] = 1
     out: Path = Path("runs/seeds")

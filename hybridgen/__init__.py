@@ -15,29 +15,43 @@ if TYPE_CHECKING:
     from hybridgen.evaluation.evaluator import Evaluator, build_evaluator
     from hybridgen.evaluation.measure import measure
     from hybridgen.evaluation.runs import load_guide
-    from hybridgen.losses.adaptive import adaptive_weight
+    from hybridgen.losses.adaptive import AdversarialWeight, LossBalancer, adaptive_weight
     from hybridgen.losses.adversarial import AdversarialLoss
-    from hybridgen.losses.discriminators import Unconditional
+    from hybridgen.losses.answers import features_then_logits, logits_then_features
+    from hybridgen.losses.discriminators import PerSample, Unconditional
+    from hybridgen.losses.lecam import LeCam
+    from hybridgen.losses.reduction import feature_matching
     from hybridgen.maths import objectives
     from hybridgen.maths.mixtures import grid, ring
     from hybridgen.maths.noise import karras_sigmas
-    from hybridgen.maths.objectives import Objective
+    from hybridgen.maths.objectives import Objective, smoothed
+    from hybridgen.networks.audio import (
+        MultiPeriodDiscriminator,
+        MultiScaleDiscriminator,
+        MultiStftDiscriminator,
+    )
     from hybridgen.networks.build import load_network
     from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
+    from hybridgen.networks.features import EncoderDiscriminator, FeatureDiscriminator
     from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
+    from hybridgen.networks.patch import Ensemble, PatchDiscriminator
+    from hybridgen.networks.pixel import PixelDiscriminator
     from hybridgen.networks.residual import ResidualDiscriminator, ResidualGenerator
-    from hybridgen.protocols import Denoiser, Discriminator, Generator, Sampler
+    from hybridgen.protocols import Answer, Denoiser, Discriminator, Generator, Sampler
     from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
     from hybridgen.sampling.load import load_denoiser
     from hybridgen.sampling.pipeline import GuidedDiffusionPipeline
     from hybridgen.sampling.refinement import Refined
     from hybridgen.sampling.samplers import Heun, SinglePass
     from hybridgen.sampling.schedulers import Scheduled
+    from hybridgen.training.autoencoder import train_autoencoder
     from hybridgen.training.diffusion import train_diffusion
     from hybridgen.training.gan import train_gan
     from hybridgen.training.guide import train_guide
     from hybridgen.training.settings import (
         AdversarialTerm,
+        AutoencoderTraining,
+        AuxiliaryTerm,
         DiffusionTraining,
         GanTraining,
         GuideTraining,
@@ -53,29 +67,43 @@ _LAZY = {
     "evaluation.evaluator": ("Evaluator", "build_evaluator"),
     "evaluation.measure": ("measure",),
     "evaluation.runs": ("load_guide",),
-    "losses.adaptive": ("adaptive_weight",),
+    "losses.adaptive": ("AdversarialWeight", "LossBalancer", "adaptive_weight"),
     "losses.adversarial": ("AdversarialLoss",),
-    "losses.discriminators": ("Unconditional",),
+    "losses.answers": ("features_then_logits", "logits_then_features"),
+    "losses.discriminators": ("PerSample", "Unconditional"),
+    "losses.lecam": ("LeCam",),
+    "losses.reduction": ("feature_matching",),
     "maths": ("objectives",),
     "maths.mixtures": ("grid", "ring"),
     "maths.noise": ("karras_sigmas",),
-    "maths.objectives": ("Objective",),
+    "maths.objectives": ("Objective", "smoothed"),
+    "networks.audio": (
+        "MultiPeriodDiscriminator",
+        "MultiScaleDiscriminator",
+        "MultiStftDiscriminator",
+    ),
     "networks.build": ("load_network",),
     "networks.denoisers": ("ImageDenoiser", "PointDenoiser"),
+    "networks.features": ("EncoderDiscriminator", "FeatureDiscriminator"),
     "networks.mlp": ("MlpDiscriminator", "MlpGenerator"),
+    "networks.patch": ("Ensemble", "PatchDiscriminator"),
+    "networks.pixel": ("PixelDiscriminator",),
     "networks.residual": ("ResidualDiscriminator", "ResidualGenerator"),
-    "protocols": ("Denoiser", "Discriminator", "Generator", "Sampler"),
+    "protocols": ("Answer", "Denoiser", "Discriminator", "Generator", "Sampler"),
     "sampling.guidance": ("classifier_free_guidance", "discriminator_guidance"),
     "sampling.load": ("load_denoiser",),
     "sampling.pipeline": ("GuidedDiffusionPipeline",),
     "sampling.refinement": ("Refined",),
     "sampling.samplers": ("Heun", "SinglePass"),
     "sampling.schedulers": ("Scheduled",),
+    "training.autoencoder": ("train_autoencoder",),
     "training.diffusion": ("train_diffusion",),
     "training.gan": ("train_gan",),
     "training.guide": ("train_guide",),
     "training.settings": (
         "AdversarialTerm",
+        "AutoencoderTraining",
+        "AuxiliaryTerm",
         "DiffusionTraining",
         "GanTraining",
         "GuideTraining",

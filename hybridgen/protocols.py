@@ -3,10 +3,17 @@
 Shapes are in einops notation: `[b]` one number a sample, `[b ...]` a batch of points or images.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
+
+Logits = Tensor | Sequence[Tensor]
+"""`[b]`, one number a sample; `[b ...]`, a map of patches; or several of these, of several
+discriminators or scales."""
+Features = Sequence[Tensor] | Sequence[Sequence[Tensor]]
+"""Hidden layers, `[b ...]` each, outermost last; or one list of them for each discriminator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +44,23 @@ class Cost:
         return Cost(**{name: times * calls for name, calls in vars(self).items()})
 
 
+class Answer(NamedTuple):
+    """What a discriminator hands back that has features to be matched beside its logits."""
+
+    logits: Logits
+    features: Features = ()
+
+
 class Discriminator(Protocol):
     """How real a sample looks: the logit is positive where the discriminator believes "real".
 
     One signature serves a GAN (sigma 0), an auxiliary loss (the level at which it compares)
     and guidance (the sampler's level), so the same code calls them all; a guide must also know
     sigma and be trained as one.
+
+    An adversarial loss takes more: a map of patches `[b ...]`, several discriminators' logits in a
+    list, an `Answer`, and a `condition` (a tensor, or a tuple or dict of them, `[b ...]` each) that
+    is the fourth argument where the caller has one. A guide answers one logit a sample.
     """
 
     def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, /) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
 from einops import rearrange
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.maths.noise import karras_sigmas
 from hybridgen.maths.rng import rng_for
+from hybridgen.protocols import Answer
 
 
 def one_dimensional(weights: list[float], means: list[float], stds: list[float]) -> GaussianMixture:
@@ -176,3 +178,20 @@ class Attentive(nn.Module):
         h = self.entry(x.flatten(1)[..., None])[:, None]
         h = nn.functional.scaled_dot_product_attention(h, h, h)
         return self.out(h).mean((1, 2, 3))
+
+
+class Codec(nn.Module):
+    """Two discriminators of sounds `[b 1 t]`, which hand back features."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.ModuleList([nn.Conv1d(1, 3, 5, 2), nn.Conv1d(1, 3, 3, 3)])
+        self.last = nn.ModuleList([nn.Conv1d(3, 1, 3), nn.Conv1d(3, 1, 3)])
+        self.labels = nn.Embedding(3, 1)
+
+    def forward(self, x, sigma, label=None):
+        hidden = [F.leaky_relu(layer(x), 0.1) for layer in self.first]
+        logits = [layer(each) for layer, each in zip(self.last, hidden, strict=True)]
+        if label is not None:
+            logits = [each + self.labels(label)[:, :, None] for each in logits]
+        return Answer(logits, [list(pair) for pair in zip(hidden, logits, strict=True)])

@@ -25,17 +25,22 @@ from hybridgen.evaluation.monitor import Monitor
 from hybridgen.maths.mixtures import ring
 from hybridgen.metrics.distances import sliced_wasserstein
 from hybridgen.metrics.modes import mode_coverage
+from hybridgen.networks.build import build_autoencoder
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
+from hybridgen.networks.settings import AutoencoderSettings
 from hybridgen.sampling.build import build_sampler
 from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.sampling.settings import SamplerName, SamplerSettings
+from hybridgen.training.autoencoder import train_autoencoder
 from hybridgen.training.diffusion import train_diffusion
 from hybridgen.training.gan import train_gan
 from hybridgen.training.guide import train_guide
 from hybridgen.training.settings import (
     AdversarialTerm,
+    AutoencoderTraining,
+    AuxiliaryTerm,
     DiffusionTraining,
     GanTraining,
     GuideTraining,
@@ -86,6 +91,18 @@ def diffusion(accelerator, data=RING, source=None, **options):
     return train_diffusion(denoiser, batches, config, accelerator, data_std=1.0, **more)
 
 
+def autoencoder(accelerator):
+    torch.manual_seed(0)
+    network = build_autoencoder(AutoencoderSettings(widths=(8, 8)), DIGITS.shape)
+    discriminator = DcganDiscriminator(resolution=8, channels=1, width=8)
+    # Not relativistic: Adam makes whole steps of what rounding leaves of the head's bias.
+    short = {"adaptive": True, "warm_up": 1, "ramp": 2}
+    term = AuxiliaryTerm(objective="non_saturating", **short)
+    more = {"term": term, "adversarial": build_adversarial(discriminator, term)}
+    batches = batches_of(DIGITS, accelerator, batch=16, seed=5)
+    return train_autoencoder(network, batches, AutoencoderTraining(**SHORT), accelerator, **more)
+
+
 def guide(accelerator, objective):
     torch.manual_seed(0)
     denoiser = PointDenoiser(frequencies=2, **SMALL).to(accelerator.device)
@@ -114,6 +131,7 @@ LOOPS = {
     "clean term": partial(diffusion, source="clean"),
     "renoised term": partial(diffusion, source="renoised"),
     "chain term": partial(diffusion, source="chain"),
+    "autoencoder": autoencoder,
     "guide by cross-entropy": partial(guide, objective="cross_entropy"),
     "guide by score matching": partial(guide, objective="score_matching"),
 }
@@ -266,6 +284,10 @@ def test_every_command_runs_on_it(monkeypatch, tmp_path):
     calls = {
         "gan": ("gan", "Gan", *gan, *ring),
         "hybrid": ("diffusion", "Diffusion", *denoiser, *ring, "--adversarial.source", "chain"),
+        "autoencoder": (
+            *("autoencoder", "Autoencoder", *watched, "--autoencoder.widths", "[8, 8]"),
+            *("--discriminator.width", "8", "--adversarial.warm_up", "1"),
+        ),
         "guide": ("guide", "GuideExperiment", "--run", tmp_path / "hybrid", *small, *tried, *step),
         "refines": ("guide", "GuideExperiment", "--run", folder, *small, *tried),
         "compared": (

@@ -1,6 +1,6 @@
-"""Images that fit into memory: one uint8 tensor on the device, one gather per batch."""
+"""Images that fit into memory, or their latents: one tensor on the device, one gather a batch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +36,12 @@ def quantised(x: Tensor) -> Tensor:
     return to_float(to_bytes(x))
 
 
+def as_images(x: Tensor, source: Source) -> Tensor:
+    """Samples like those of `source`; latents as the images that they stand for."""
+    decode = getattr(source, "decode", None)
+    return x if decode is None else decode(x)
+
+
 def split(size: int, held_out: int) -> tuple[Tensor, Tensor]:
     """Disjoint rows `[size - held_out]` and `[held_out]`, the same at every call.
 
@@ -53,14 +59,16 @@ def split(size: int, held_out: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSource:
-    """A set of images held as bytes.
+    """A set of images held as bytes, or of their latents held as numbers.
 
     Args:
         name: what to call it in reports.
-        train, held_out: uint8 `[n c h w]`, of one shape.
+        train, held_out: `[n c h w]`, of one shape: uint8, or floating-point latents.
         train_labels, held_out_labels: int64 `[n]`, or `None` if the data has none.
         classes: labels in the batches; 0 for unconditional data.
         identity: see `Source`; a hash of images and labels if not given.
+        decode: of latents, from `[b c h w]` to images in [-1, 1] on the CPU.
+        images: of latents, the source of the images that they stand for, in the same order.
     """
 
     name: str
@@ -70,11 +78,16 @@ class ImageSource:
     held_out_labels: Tensor | None = None
     classes: int = 0
     identity: str = ""
+    decode: Callable[[Tensor], Tensor] | None = None
+    images: Source | None = None
     mixture = None
 
     def __post_init__(self) -> None:
         for images, labels in self._parts.values():
-            if images.dtype != torch.uint8 or images.ndim != 4:
+            is_right = (
+                images.dtype == torch.uint8 if self.decode is None else images.is_floating_point()
+            )
+            if not is_right or images.ndim != 4:
                 raise ValueError(
                     f"expected uint8 images [n c h w], got {images.dtype} {tuple(images.shape)}"
                 )
@@ -116,7 +129,8 @@ class ImageSource:
         check_part(part, count)
         images, labels = self._parts[part]
         rows = shuffled_positions(seed, 0, min(count, len(images)), len(images))
-        return to_float(images[rows]), None if labels is None else labels[rows]
+        x = images[rows] if self.decode is not None else to_float(images[rows])
+        return x, None if labels is None else labels[rows]
 
 
 def digits(*, labelled: bool = False) -> ImageSource:
@@ -162,4 +176,5 @@ def split_validation(source: Source, fraction: float) -> Source:
         )
     held_out = round(fraction * source.size)
     parts = _two_parts(source.train, source.train_labels, held_out)
-    return replace(source, identity="", **parts)
+    images = source.images and split_validation(source.images, fraction)
+    return replace(source, identity="", images=images, **parts)

@@ -8,9 +8,10 @@ from typing import Any
 
 from hybridgen.data.images import ImageSource, digits
 from hybridgen.data.points import MixturePoints
-from hybridgen.data.settings import DataSettings
+from hybridgen.data.settings import LATENTS, DataSettings
 from hybridgen.data.source import Source, identity_of
 from hybridgen.errors import InputError, quoted, reason
+from hybridgen.files import read_object
 from hybridgen.maths.mixtures import grid, ring
 from hybridgen.settings import check_memory
 
@@ -75,6 +76,13 @@ def _images(settings: DataSettings) -> Source:
         ) from error
     if not name:
         raise InputError("data.path is the whole file system: name a folder of images")
+    if exists and (path / LATENTS).is_file():
+        return _latents(path, settings)
+    if exists and (path / "config.yaml").is_file() and (path / "checkpoints").is_dir():
+        raise InputError(
+            f"{quoted(settings.path)} is a run without latents: name one of experiments/"
+            "autoencoder.py that is finished, or a folder of images"
+        )
     if exists:
         tables, roots = open_folder(path), [path if path.is_dir() else path.parent]
     elif _HUB_NAME.fullmatch(settings.path):
@@ -97,3 +105,26 @@ def _images(settings: DataSettings) -> Source:
         classes=classes,
         identity=identity_of(train.identity, held_out.identity),
     )
+
+
+def _latents(path: Path, settings: DataSettings) -> Source:
+    """The latents in the folder of an autoencoder's run, and the images it was trained on."""
+    from hybridgen.data.latents import read_latents
+
+    if settings.resolution is not None or settings.channels is not None:
+        raise InputError(
+            f"the latents in {quoted(settings.path)} are as the autoencoder made them: leave "
+            "data.resolution and data.channels out"
+        )
+    config = read_object(path / "config.yaml", {"data": dict}, advice="train it again")["data"]
+    try:
+        images = DataSettings(**config)
+        if images.path not in (*_MIXTURES, "digits") and (Path(images.path) / LATENTS).exists():
+            raise InputError("latents of latents are no data")
+        source = load_data(images)
+    except (TypeError, ValueError, OSError) as error:
+        raise InputError(
+            f"the images of the autoencoder in {quoted(settings.path)} are needed and cannot be "
+            f"read: {reason(error)}"
+        ) from error
+    return read_latents(path, source, labelled=settings.labels)

@@ -6,14 +6,18 @@ from typing import Annotated, Literal
 from hybridgen.errors import InputError
 from hybridgen.settings import Range, Settings, Share
 
+LATENTS = "latents.safetensors"
+"""What makes the folder of an autoencoder's run a data set."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings(Settings):
     """Which data, and in which form.
 
     Attributes:
-        path: `digits`, `ring` or `grid`; else an image folder, a parquet file or directory, or a
-            name on the Hugging Face hub. A folder called `digits` is meant by `./digits`.
+        path: `digits`, `ring` or `grid`; else an image folder, a parquet file or directory, the
+            folder of a finished run of `autoencoder.py`, whose latents it means, or a name on the
+            Hugging Face hub. A folder called `digits` is meant by `./digits`.
         resolution: crop images to the central square and resize them to this many pixels; if not
             given, all images must already be square and of one size.
         channels: 1 for grey or 3 for colour; if not given, all images must be of one kind.

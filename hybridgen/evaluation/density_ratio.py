@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from hybridgen.data.images import quantised
+from hybridgen.losses.answers import one_logit
 from hybridgen.metrics.calibration import cross_entropy
 from hybridgen.networks.blocks import in_chunks
 from hybridgen.protocols import Discriminator
@@ -97,7 +98,11 @@ def clean_logits(
     because not every accelerator has it."""
     x = quantised(x).to(x) if x.ndim > 2 else x
     sigmas = x.new_full((len(x),), sigma)
-    return in_chunks(discriminator, x, sigmas, label, size=1_000).cpu().double()
+
+    def logits(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        return one_logit(discriminator(x, sigma, label), len(x))
+
+    return in_chunks(logits, x, sigmas, label, size=1_000).cpu().double()
 
 
 def platt(real: Tensor, fake: Tensor) -> tuple[float, float]:

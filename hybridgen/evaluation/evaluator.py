@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hybridgen.data.images import ImageSource
 from hybridgen.data.source import Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.baselines import (
@@ -281,7 +282,7 @@ def build_evaluator(
 
     Args:
         data: a source, or training and held-out examples: images `[n c h w]` in [-1, 1], or points
-            `[n d]`.
+            `[n d]`. Samples of a source of latents are decoded, and compared with its images.
         samples: to evaluate; 10 000 unless given, but no more than there are training examples,
             because the floor needs as many real ones.
         features: of a batch of examples on the CPU, `[b ...] -> [b d]`; the shipped network for the
@@ -306,6 +307,9 @@ def build_evaluator(
             f"expected a number of samples of at least 1, got {samples}: leave it out to evaluate "
             "as many as the data allows"
         )
+    latent_shape, decode = None, getattr(data, "decode", None)
+    if isinstance(data, ImageSource) and data.images is not None:
+        latent_shape, data = data.shape, data.images
     mixture = None if isinstance(data, tuple) else data.mixture
     count = samples or (IMAGES if mixture is None or intervals else POINTS)
     held_out, label, train, draws = _examples(data, count, seed, intervals)
@@ -337,6 +341,8 @@ def build_evaluator(
         training = extracted(extractor, train, accelerator)
         chosen = torch.randperm(len(train), generator=rng_for("floor", seed))[:count]
         perfect = [training.take(chosen)]
+    if latent_shape is not None:
+        extractor = replace(extractor, shape=latent_shape, decode=decode)
     evaluator = Evaluator(
         samples=count,
         extractor=extractor,

@@ -5,7 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from hybridgen.evaluation.monitor import Monitor, table
+from hybridgen.evaluation.monitor import Previews, table
 from hybridgen.evaluation.settings import MonitoredRunSettings
 from hybridgen.training.checkpoint import save_network
 from hybridgen.training.run import Run
@@ -74,13 +74,13 @@ def monitored(
     run: Run,
     settings: MonitoredRunSettings,
     training: OptimSettings,
-    monitor: Monitor,
+    monitor: Previews,
     network: str,
     *,
     final_samples: int | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> tuple[Callable[[Step], None], Callable[[Step], None]]:
-    """`conclude` and `between` of `fit`, for a model that is sampled, evaluated and saved.
+    """`conclude` and `between` of `fit`, for a model that is looked at, evaluated and saved.
 
     Args:
         network: the folder of the averaged model; a discriminator is saved beside it.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hybridgen.data.images import quantised
+from hybridgen.data.images import as_images, quantised
 from hybridgen.data.source import Source, labels_in_turn
 from hybridgen.errors import RunError
 from hybridgen.evaluation.density_ratio import LogRatio
@@ -105,8 +105,10 @@ class SampledModel:
 
     def draw(self, path: Path) -> None:
         """A hundred images in a grid, or a scatter of 2 500 points."""
-        samples = partial(self.samples, purpose="preview")
-        picture = sample_picture(samples, self.source.mixture)
+        picture = sample_picture(
+            lambda count: as_images(self.samples(count, "preview"), self.source),
+            self.source.mixture,
+        )
         with replacing(path) as file:
             picture.save(file, "png")
 
@@ -119,12 +121,13 @@ def distance_to(
 
     Points: `mode_distance`. Images: the Frechet distance to at most 10 000 of its `held_out` part
     of the features of a network that knows such images, else of the pixels of thumbnails, at most
-    eight a side.
+    eight a side. Latents: that of the images they stand for.
     """
     mixture = source.mixture
     if mixture is not None:
         return "mode_distance", lambda x: (mode_distance(x, mixture), ())
-    network = feature_network(source.shape)
+    compared = getattr(source, "images", None) or source
+    network = feature_network(compared.shape)
 
     def features(images: Tensor) -> Tensor:
         images = quantised(images)
@@ -133,11 +136,11 @@ def distance_to(
         side = min(8, images.shape[-1])
         return torch.nn.functional.adaptive_avg_pool2d(images, side).flatten(1)
 
-    reference = features(source.reference("held_out", 10_000)[0][rows])
+    reference = features(compared.reference("held_out", 10_000)[0][rows])
     parts = jackknife_subsets(len(reference)) if deviations else []
 
     def distance(x: Tensor) -> Distance:
-        fake = features(x)
+        fake = features(as_images(x, source))
         of_parts = [frechet_distance(reference[part], fake) for part in parts]
         return frechet_distance(reference, fake), jackknife_deviations(of_parts, len(reference))
 

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hybridgen.data.images import as_images
 from hybridgen.data.source import Source, labels_in_turn
 from hybridgen.evaluation.cost import sampling_costs
 from hybridgen.evaluation.entries import Entry
@@ -218,7 +219,7 @@ def picture_of(x: Tensor, source: Source) -> bytes:
     """A PNG of the first 64 images in a grid, or of 2 500 points over the mixture's circles."""
     if source.mixture is not None:
         return _png(scatter(x[:2_500], source.mixture, side=360))
-    return _png(sample_grid(x[:IMAGES], 8, side=32))
+    return _png(sample_grid(as_images(x[:IMAGES], source), 8, side=32))
 
 
 def _nearest(x: Tensor, evaluator: Evaluator, source: Source) -> bytes:
@@ -231,7 +232,8 @@ def _nearest(x: Tensor, evaluator: Evaluator, source: Source) -> bytes:
         return b""
     example, distance, held_out_distance = evaluator.nearest(x)
     closest = (distance / held_out_distance).argsort()[:PAIRS]
-    pairs = torch.cat([x[closest], evaluator.training_examples[example[closest]].to(x)])
+    images = as_images(x[closest], source)
+    pairs = torch.cat([images, evaluator.training_examples[example[closest]].to(images)])
     return _png(sample_grid(pairs, len(closest), side=32))
 
 

@@ -2,30 +2,93 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
+from hybridgen.data.images import as_images
+from hybridgen.data.latents import decode, encode, write_latents
 from hybridgen.data.source import Source, labels_in_turn
-from hybridgen.evaluation.evaluator import Evaluator, Unmeasurable, build_evaluator
-from hybridgen.evaluation.plots import curve_panels, curves, sample_picture, save_animation
+from hybridgen.evaluation.evaluator import IMAGES, Evaluator, Unmeasurable, build_evaluator
+from hybridgen.evaluation.plots import (
+    curve_panels,
+    curves,
+    sample_grid,
+    sample_picture,
+    save_animation,
+)
 from hybridgen.evaluation.sharing import gathered_features, rows_of
 from hybridgen.files import replacing
+from hybridgen.metrics.distances import frechet_distance
+from hybridgen.metrics.features import FeatureExtractor, feature_network
+from hybridgen.networks.blocks import in_chunks
 from hybridgen.protocols import Sampler
-from hybridgen.sampling.samplers import draw_samples
+from hybridgen.sampling.samplers import AT_ONCE, draw_samples
 
 _FRAMES = 100
 
 
-class Monitor:
-    """Pictures and figures of a model in training, from the same noise every time.
+class Previews:
+    """Pictures of a model in training, of the same examples every time; what is in them, and the
+    figures beside them, is for a class below to say.
 
     Args:
         folder: of the run; pictures go to `samples/` in it.
-        source: what the samples should be like.
+        source: what the model was trained on.
+    """
+
+    def __init__(self, folder: Path, source: Source) -> None:
+        self.folder, self.source = folder, source
+
+    def picture(self, model: nn.Module) -> Image.Image:
+        """What a person looks at."""
+        raise NotImplementedError
+
+    def figures(self, model: nn.Module, samples: int | None = None) -> dict[str, float]:
+        """Metrics of `samples` examples, and what perfect ones get, called `floor_...`."""
+        raise NotImplementedError
+
+    def preview(self, model: nn.Module, step: int) -> Path:
+        """Draw the picture into `samples/step-N.png`."""
+        path = self.folder / "samples" / f"step-{step:08d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._draw(model, path)
+        return path
+
+    def finish(self, model: nn.Module, rows: list[dict[str, Any]]) -> None:
+        """Write `samples.png`, `samples.webp` (at most 100 previews in turn) and `curves.png`."""
+        last = self._draw(model, self.folder / "samples.png")
+        paths = sorted((self.folder / "samples").glob("step-*.png"))
+        frames = []
+        for path in paths[:: max(1, -(-len(paths) // _FRAMES))]:
+            # One may be cut short, or something else.
+            if not path.is_file():
+                continue
+            bombs = Image.DecompressionBombError
+            with suppress(OSError, bombs), Image.open(path, formats=["PNG"]) as image:
+                if image.size == last.size:
+                    frames.append(image.convert("RGB"))
+        if frames:
+            save_animation(frames, self.folder / "samples.webp")
+        if curve_panels(rows):
+            curves(rows, self.folder / "curves.png")
+
+    def _draw(self, model: nn.Module, path: Path) -> Image.Image:
+        picture = self.picture(model)
+        with replacing(path) as file:
+            picture.save(file, "png")
+        return picture
+
+
+class Monitor(Previews):
+    """Pictures and figures of a model in training, from the same noise every time.
+
+    Args:
+        folder, source: see `Previews`.
         sampler: how a model is sampled, such as a `SinglePass` of a generator.
         seed: names the noise.
         accelerator: Accelerate's, of the processes that share the samples of an evaluation.
@@ -40,16 +103,17 @@ class Monitor:
         seed: int,
         accelerator: Any = None,
     ) -> None:
-        self.folder, self.source, self.sampler, self.seed = folder, source, sampler, seed
-        self.accelerator = accelerator
+        super().__init__(folder, source)
+        self.sampler, self.seed, self.accelerator = sampler, seed, accelerator
         self._evaluators: dict[int | None, Evaluator | None] = {}
 
-    def preview(self, model: nn.Module, step: int) -> Path:
-        """Draw samples of the fixed noise into `samples/step-N.png`."""
-        path = self.folder / "samples" / f"step-{step:08d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._draw(model, path)
-        return path
+    def picture(self, model: nn.Module) -> Image.Image:
+        """Samples of the fixed noise; of latents, the images that they stand for."""
+
+        def samples(count: int) -> Tensor:
+            return as_images(self.samples(model, count, "preview"), self.source)
+
+        return sample_picture(samples, self.source.mixture)
 
     def figures(self, model: nn.Module, samples: int | None = None) -> dict[str, float]:
         """Metrics of `samples` fresh samples (as many as the data allows if `None`) and floors.
@@ -76,31 +140,6 @@ class Monitor:
         features = evaluator.extractor.extract(x)
         return evaluator.values(gathered_features(features, count, accelerator))
 
-    def finish(self, model: nn.Module, rows: list[dict[str, Any]]) -> None:
-        """Write `samples.png`, `samples.webp` (at most 100 previews in turn) and `curves.png`."""
-        last = self._draw(model, self.folder / "samples.png")
-        paths = sorted((self.folder / "samples").glob("step-*.png"))
-        frames = []
-        for path in paths[:: max(1, -(-len(paths) // _FRAMES))]:
-            # One may be cut short, or something else.
-            if not path.is_file():
-                continue
-            bombs = Image.DecompressionBombError
-            with suppress(OSError, bombs), Image.open(path, formats=["PNG"]) as image:
-                if image.size == last.size:
-                    frames.append(image.convert("RGB"))
-        if frames:
-            save_animation(frames, self.folder / "samples.webp")
-        if curve_panels(rows):
-            curves(rows, self.folder / "curves.png")
-
-    def _draw(self, model: nn.Module, path: Path) -> Image.Image:
-        samples = partial(self.samples, model, purpose="preview")
-        picture = sample_picture(samples, self.source.mixture)
-        with replacing(path) as file:
-            picture.save(file, "png")
-        return picture
-
     def samples(
         self, model: nn.Module, count: int, purpose: str, rows: slice = slice(None)
     ) -> Tensor:
@@ -109,6 +148,51 @@ class Monitor:
         like, label = next(model.parameters()), labels_in_turn(self.source.classes, count)
         key = self.seed, purpose
         return draw_samples(self.sampler(model), count, key, like=like, label=label, rows=rows)
+
+
+class Reconstructions(Previews):
+    """Held-out images beside what an autoencoder makes of them.
+
+    Its figures are the mean absolute error of a value (`l1`) and, where a shipped network knows
+    such images, the Frechet distance between features of held-out images and of their
+    reconstructions. Perfect ones get 0 for both. It ends with the latents of all examples.
+    """
+
+    def picture(self, model: nn.Module) -> Image.Image:
+        """Ten rows of ten: images, and below each row what was made of them."""
+        x, _ = self.source.reference("held_out", 50)
+        both = torch.stack([x, reconstructed(model, x)])
+        columns = min(10, len(x))
+        both = both[:, : len(x) // columns * columns]
+        rows = rearrange(both, "two (r k) c h w -> (r two k) c h w", k=columns)
+        return sample_grid(rows, columns)
+
+    def figures(self, model: nn.Module, samples: int | None = None) -> dict[str, float]:
+        """Of `samples` held-out images, or of all, at most 10 000."""
+        x, _ = self.source.reference("held_out", samples or IMAGES)
+        fake = reconstructed(model, x)
+        figures = {"l1": float((fake - x).abs().mean())}
+        network = feature_network(self.source.shape)
+        if network is not None and len(x) > 1:
+            extractor = FeatureExtractor(shape=self.source.shape, function=None, network=network)
+            features = (extractor.extract(images).features for images in (x, fake))
+            figures["frechet_distance"] = frechet_distance(*features)
+        return figures | {f"floor_{name}": 0.0 for name in figures}
+
+    def finish(self, model: nn.Module, rows: list[dict[str, Any]]) -> None:
+        """Write the pictures and `latents.safetensors`."""
+        super().finish(model, rows)
+        write_latents(self.folder, model, self.source)
+
+
+@torch.no_grad()
+def reconstructed(autoencoder: nn.Module, x: Tensor) -> Tensor:
+    """Images `[b c h w]` encoded to the posterior's mean and decoded, on the CPU."""
+
+    def both(images: Tensor) -> Tensor:
+        return decode(autoencoder, encode(autoencoder, images)).cpu()
+
+    return in_chunks(both, x, size=AT_ONCE)
 
 
 def table(result: Mapping[str, float | None]) -> str:

@@ -23,7 +23,7 @@ from hybridgen.settings import Range, Weight, check
 from hybridgen.training.run import JsonLines
 
 MODELS = ("generator", "denoiser")
-NETWORKS = (*MODELS, "discriminator")
+NETWORKS = (*MODELS, "autoencoder", "discriminator")
 """Folders of networks; the first that a run has is what it was trained for."""
 
 Kind = Literal["gan", "diffusion", "hybrid"]
@@ -31,7 +31,8 @@ Kind = Literal["gan", "diffusion", "hybrid"]
 
 @dataclass(frozen=True)
 class SavedRun:
-    """The folder of a run of `gan.py`, `diffusion.py`, `hybrid.py` or `guide.py`, read when asked.
+    """The folder of a run of `gan.py`, `diffusion.py`, `hybrid.py`, `autoencoder.py` or `guide.py`,
+    read when asked.
 
     Every property raises `InputError`, and names the file, if what it needs is missing or damaged.
     """

@@ -13,7 +13,7 @@ from einops import reduce
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hybridgen.losses.adversarial import check_logits
+from hybridgen.losses.answers import one_logit
 from hybridgen.losses.denoising import noised
 from hybridgen.losses.discriminators import check_discriminator
 from hybridgen.maths.noise import like
@@ -53,8 +53,7 @@ def score_matching(
     autocast, attention = torch.autocast(x.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH)
     with torch.enable_grad(), autocast, attention:
         x = x.to(torch.promote_types(x.dtype, torch.float32)).requires_grad_(True)
-        logits = discriminator(x, sigma, label)
-        check_logits(logits, len(x))
+        logits = one_logit(discriminator(x, sigma, label), len(x))
         slope = input_gradient(logits, x)
     error = (estimate - real) / like(sigma, x) + like(sigma, x) * slope
     return reduce(error.square(), "b ... -> b", "mean")

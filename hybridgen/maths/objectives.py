@@ -1,107 +1,145 @@
 """What discriminator and generator of a GAN minimise, as pure functions of logits.
 
-A logit is positive where the discriminator believes "real". Every loss is per sample, so the caller
-decides how to reduce it. To add one, write one more `Objective` here: a module-level
+A logit is positive where the discriminator believes "real". Every loss is per logit, of any shape,
+so the caller decides how to reduce it. To add one, write one more `Objective` here: a module-level
 instance is found by its variable name, so there is nothing to register.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Loss = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Two per-sample losses that face each other.
+    """Losses that face each other, each a function of logits, entry by entry.
 
     Attributes:
-        discriminator: `(real, fake) -> loss`, minimised by the discriminator; all `[b]`.
-        generator: `(fake, real) -> loss`, minimised by the generator; all `[b]`. `real` is `None`
-            unless `relativistic`.
-        relativistic: whether the generator's loss compares fake logits with real ones.
+        real_loss, fake_loss: minimised by the discriminator on real and on fake logits.
+        generator_loss: minimised by the generator on fake logits.
+        relativistic: each gets the difference to the other side's logit at its place instead:
+            `real - fake` in `real_loss`, `fake - real` in the other two.
     """
 
-    discriminator: Callable[[Tensor, Tensor], Tensor]
-    generator: Callable[[Tensor, Tensor | None], Tensor]
+    real_loss: Loss
+    fake_loss: Loss
+    generator_loss: Loss
     relativistic: bool = False
 
+    def discriminator(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """The losses of real and of fake logits, of different sizes unless `relativistic`."""
+        if self.relativistic:
+            real, fake = real - fake, fake - real
+        return self.real_loss(real), self.fake_loss(fake)
 
-def _logistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """`softplus(-real) + softplus(fake)`; its least mean is `2 log 2 - 2 JS(p, q)`.
+    def generator(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
+        """The generator's loss of fake logits; `real` is needed if `relativistic`.
 
-    Source: Goodfellow et al. 2014, arXiv:1406.2661, equation 1, negated and on logits.
+        Raises:
+            ValueError: a relativistic game without real logits.
+        """
+        if not self.relativistic:
+            return self.generator_loss(fake)
+        if real is None:
+            raise ValueError(
+                "a relativistic game compares fake logits with real ones and got real=None: "
+                "pass a batch of real samples, or take another game (objectives.non_saturating)"
+            )
+        return self.generator_loss(fake - real)
+
+
+def smoothed(objective: Objective, share: float) -> Objective:
+    """One-sided label smoothing: real samples count as fake ones to a share.
+
+    `(1 - share) real_loss + share fake_loss` on real logits. Of cross-entropy this is the target
+    `1 - share`, and of least squares too, up to a constant.
+    Source: Salimans et al. 2016, arXiv:1606.03498, section 3.4.
+
+    Raises:
+        ValueError: a share outside [0, 1), or a relativistic objective, which has no labels.
     """
-    return F.softplus(-real) + F.softplus(fake)
+    if not 0 <= share < 1 or objective.relativistic:
+        game = "a relativistic game" if objective.relativistic else "a game with labels"
+        raise ValueError(
+            f"smoothing takes a share in [0, 1) of a game with labels, got {share} of {game}"
+        )
+
+    def real_loss(real: Tensor) -> Tensor:
+        return (1 - share) * objective.real_loss(real) + share * objective.fake_loss(real)
+
+    return replace(objective, real_loss=real_loss)
 
 
-def _minimax_generator(fake: Tensor, real: Tensor | None) -> Tensor:
+def _logistic_real(real: Tensor) -> Tensor:
+    """`softplus(-real)`; with `_logistic_fake` the least mean is `2 log 2 - 2 JS(p, q)`.
+
+    Source: Goodfellow et al. 2014, arXiv:1406.2661, equation 1, negated and on logits. As the
+    generator's loss it is the non-saturating one (section 3): strong gradients while the
+    discriminator still wins. Of `real - fake` it is the relativistic one (Jolicoeur-Martineau 2018,
+    arXiv:1807.00734; Huang et al. 2024, arXiv:2501.05441).
+    """
+    return F.softplus(-real)
+
+
+def _logistic_fake(fake: Tensor) -> Tensor:
+    """`softplus(fake)`."""
+    return F.softplus(fake)
+
+
+def _minimax_generator(fake: Tensor) -> Tensor:
     """`-softplus(fake)`: the discriminator's value with the opposite sign; weak once it wins."""
     return -F.softplus(fake)
 
 
-def _non_saturating_generator(fake: Tensor, real: Tensor | None) -> Tensor:
-    """`softplus(-fake)`: strong gradients while the discriminator still wins.
+def _hinge_real(real: Tensor) -> Tensor:
+    """`relu(1 - real)`. Source: Lim & Ye 2017, arXiv:1705.02894."""
+    return F.relu(1 - real)
 
-    Source: Goodfellow et al. 2014, arXiv:1406.2661, section 3.
+
+def _hinge_fake(fake: Tensor) -> Tensor:
+    """`relu(1 + fake)`."""
+    return F.relu(1 + fake)
+
+
+def _to_one(logits: Tensor) -> Tensor:
+    """`(logit - 1)^2`: least squares, on real logits, and on fake ones for the generator.
+
+    Twice the source's, which halves all terms, so a penalty of equal weight counts half as much.
+    Source: Mao et al. 2016, arXiv:1611.04076, equation 2.
     """
-    return F.softplus(-fake)
+    return (logits - 1).square()
 
 
-def _hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """`relu(1 - real) + relu(1 + fake)`. Source: Lim & Ye 2017, arXiv:1705.02894."""
-    return F.relu(1 - real) + F.relu(1 + fake)
+def _to_zero(fake: Tensor) -> Tensor:
+    """`fake^2`: least squares, see `_to_one`."""
+    return fake.square()
 
 
-def _linear_generator(fake: Tensor, real: Tensor | None) -> Tensor:
-    """`-fake`: the generator climbs the discriminator; for hinge and Wasserstein."""
-    return -fake
+def _down(logits: Tensor) -> Tensor:
+    """`-logit`: of real ones, Wasserstein's; of fake ones, the generator climbs the discriminator.
 
-
-def _least_squares_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """`(real - 1)^2 + fake^2`: twice the source's, which halves both terms, so a penalty of equal
-    weight counts half as much. Source: Mao et al. 2016, arXiv:1611.04076, equation 2."""
-    return (real - 1).square() + fake.square()
-
-
-def _least_squares_generator(fake: Tensor, real: Tensor | None) -> Tensor:
-    """`(fake - 1)^2`, twice the source's. Source: Mao et al. 2016, arXiv:1611.04076, equation 2."""
-    return (fake - 1).square()
-
-
-def _wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """`fake - real`; bounded only if the discriminator is kept Lipschitz (a gradient penalty).
-
+    Bounded only if the discriminator is kept Lipschitz (a gradient penalty).
     Source: Arjovsky et al. 2017, arXiv:1701.07875.
     """
-    return fake - real
+    return -logits
 
 
-def _relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """`softplus(-(real - fake))`, real and fake paired by position.
-
-    Source: Jolicoeur-Martineau 2018, arXiv:1807.00734; Huang et al. 2024, arXiv:2501.05441.
-    """
-    return F.softplus(fake - real)
+def _up(fake: Tensor) -> Tensor:
+    """The fake logit itself: Wasserstein's."""
+    return +fake
 
 
-def _relativistic_generator(fake: Tensor, real: Tensor | None) -> Tensor:
-    """The discriminator's loss with the roles exchanged."""
-    if real is None:
-        raise ValueError(
-            "a relativistic game compares fake logits with real ones and got real=None: "
-            "pass a batch of real samples, or take another game (objectives.non_saturating)"
-        )
-    return F.softplus(real - fake)
-
-
-minimax = Objective(_logistic_discriminator, _minimax_generator)
-non_saturating = Objective(_logistic_discriminator, _non_saturating_generator)
-hinge = Objective(_hinge_discriminator, _linear_generator)
-least_squares = Objective(_least_squares_discriminator, _least_squares_generator)
-wasserstein = Objective(_wasserstein_discriminator, _linear_generator)
-relativistic = Objective(_relativistic_discriminator, _relativistic_generator, relativistic=True)
+minimax = Objective(_logistic_real, _logistic_fake, _minimax_generator)
+non_saturating = Objective(_logistic_real, _logistic_fake, _logistic_real)
+hinge = Objective(_hinge_real, _hinge_fake, _down)
+least_squares = Objective(_to_one, _to_zero, _to_one)
+wasserstein = Objective(_down, _up, _down)
+relativistic = Objective(_logistic_real, torch.zeros_like, _logistic_real, relativistic=True)
 
 
 def by_name() -> dict[str, Objective]:

@@ -3,6 +3,9 @@
 All return one number a sample, so a caller weighs and averages them; none depends on the size of
 the batch. The squared gradient is summed over all coordinates, so a weight that suits data of unit
 scale suits data of scale s when divided by 1/s^2.
+
+Of a map of p patches a sample it is the gradient of their sum, squared and divided by p: patches of
+equal slope in different places give what one of them gives, however large the picture.
 """
 
 import torch
@@ -13,7 +16,7 @@ from hybridgen.maths.noise import like
 
 
 def input_gradient(logits: Tensor, x: Tensor) -> Tensor:
-    """`d logit_i / d x_i` of each sample, `[b ...]`, differentiable once more.
+    """`d sum_j logit_ij / d x_i` of each sample, `[b ...]`, differentiable once more.
 
     Summing the logits is exact only if sample i's logit depends on sample i alone, so the
     discriminator must not normalise across the batch.
@@ -23,12 +26,12 @@ def input_gradient(logits: Tensor, x: Tensor) -> Tensor:
 
 
 def squared_gradient_norm(logits: Tensor, x: Tensor) -> Tensor:
-    """`|d logit_i / d x_i|^2` of each sample, differentiable once more.
+    """`|d sum_j logit_ij / d x_i|^2 / p` of each sample, differentiable once more.
 
     On real samples this is R1, on generated ones R2 (Mescheder et al. 2018, arXiv:1801.04406).
 
     Args:
-        logits: `[b]`, computed from `x`.
+        logits: `[b]`, or `[b ...]` with p patches a sample; computed from `x`.
         x: `[b ...]`, requiring gradients.
 
     Returns:
@@ -36,26 +39,29 @@ def squared_gradient_norm(logits: Tensor, x: Tensor) -> Tensor:
     """
     gradient = input_gradient(logits, x)
     gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-    return reduce(gradient.square(), "b ... -> b", "sum")
+    return reduce(gradient.square(), "b ... -> b", "sum") / logits[0].numel()
 
 
 def squared_slope(logits: Tensor, moved: Tensor, step: float) -> Tensor:
-    """`(logit(x + e n) - logit(x))^2 / e^2`, n standard normal: R1 and R2 without double backward.
+    """`(sum_j logit_j(x + e n) - logit_j(x))^2 / (e^2 p)`, n standard normal, of each sample.
 
-    Its mean over n is the squared gradient norm, up to terms of order e^2 in the curvature: for a
-    linear discriminator `E_n (w n)^2 = |w|^2` exactly.
+    R1 and R2 without double backward: its mean over n is the squared gradient norm, up to terms of
+    order e^2 in the curvature; for a linear discriminator `E_n (w n)^2 = |w|^2` exactly.
     Source: the approximated R1 of Lin et al. 2025, arXiv:2501.08316, divided by e^2.
 
     Args:
-        logits: `[b]`, at x.
-        moved: `[b]`, at `x + step * n`.
+        logits: `[b]` or `[b ...]`, at x.
+        moved: the same, at `x + step * n`.
         step: e, in the units of x.
     """
-    return ((moved - logits) / step).square()
+    slope = (moved - logits) / step
+    return (
+        slope.square() if slope.ndim == 1 else slope.flatten(1).sum(1).square() / slope[0].numel()
+    )
 
 
 def one_centred(logits: Tensor, x: Tensor) -> Tensor:
-    """`(|d logit / d x| - 1)^2` of each sample: GP, evaluated at interpolates.
+    """`(|d sum_j logit_j / d x| / sqrt(p) - 1)^2` of each sample: GP, evaluated at interpolates.
 
     Source: Gulrajani et al. 2017, arXiv:1704.00028, equation 3.
     """

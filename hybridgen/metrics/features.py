@@ -127,12 +127,14 @@ class FeatureExtractor:
         function: `[b ...] -> [b d]`; `None` where the network or the coordinates give them.
         network: whose classes may be the data's, if there is one.
         finite: refuse a number that is not; without, such points pass, for mode coverage to count.
+        decode: from samples that are latents to the images whose features are taken.
     """
 
     shape: tuple[int, ...]
     function: FeatureFunction | None
     network: LeNet | None
     finite: bool = True
+    decode: Callable[[Tensor], Tensor] | None = None
 
     @property
     def name(self) -> str:
@@ -158,6 +160,7 @@ class FeatureExtractor:
                     "cannot measure samples that are not finite: the sampler or its training has "
                     "diverged."
                 )
+            part = part if self.decode is None else self.decode(part)
             part = features = quantised(part) if part.ndim == 4 else part.cpu()
             if self.network is not None:
                 features, label = extract(self.network, part)

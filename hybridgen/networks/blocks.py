@@ -2,17 +2,18 @@
 
 import math
 from bisect import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
-from hybridgen.errors import InputError
+from hybridgen.errors import InputError, quoted
 from hybridgen.networks.conditioning import require_positive
 from hybridgen.networks.settings import Activation
 
@@ -23,6 +24,9 @@ GAIN = math.sqrt(2 / (1 + SLOPE**2))
 """Of weights before a LeakyReLU, so that the pair keeps the second moment."""
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+Normalisation = Literal["spectral", "weight", "none"]
+"""Of a layer's weights: divided by their largest singular value (Miyato et al. 2018,
+arXiv:1802.05957), or split into direction and length (Salimans & Kingma 2016, arXiv:1602.07868)."""
 
 _GROUP = 16
 _SILU = math.sqrt((1 + SLOPE**2) / 2 / 0.35578)
@@ -114,28 +118,72 @@ def initialised(layer: Layer, gain: float = 1.0) -> Layer:
     return layer
 
 
-_SIZES = sorted(base << n for base in range(4, 8) for n in range(1, 7) if base << n <= 256)
+def convolution(dims: int) -> type[Any]:
+    """The convolution over `dims` axes.
+
+    Raises:
+        InputError: there is none for more than three axes, or for none.
+    """
+    if dims not in (1, 2, 3):
+        raise InputError(f"dims is {quoted(dims)}, expected 1 (sound), 2 (images) or 3 (volumes)")
+    return (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
 
 
-def resolutions(*, resolution: int, channels: int, width: int) -> tuple[int, tuple[int, ...]]:
+def normalised(layer: Layer, kind: Normalisation) -> Layer:
+    """The layer itself, its weights normalised from now on.
+
+    Raises:
+        InputError: no normalisation has this name; the message lists those there are.
+    """
+    if kind not in get_args(Normalisation):
+        kinds = ", ".join(get_args(Normalisation))
+        raise InputError(f"no normalisation {quoted(kind)} of weights; there are {kinds}")
+    if kind == "spectral":
+        parametrizations.spectral_norm(layer)
+    elif kind == "weight":
+        parametrizations.weight_norm(layer)
+    return layer
+
+
+def norm_groups(widths: Sequence[int]) -> int:
+    """At most 8 groups to normalise over, of at least four channels each.
+
+    Levels and labels reach a U-Net's block as one number a channel, and in a group of one channel
+    the normalisation takes it out again: the U-Net would not know the level, and an autoencoder
+    not the brightness.
+    """
+    groups = math.gcd(8, *widths)
+    while groups > 1 and min(widths) < 4 * groups:
+        groups //= 2
+    return groups
+
+
+_SIZES = sorted(base << n for base in range(4, 8) for n in range(7) if base << n <= 256)
+
+
+def resolutions(
+    *, resolution: int, channels: int, width: int, least: int = 4
+) -> tuple[int, tuple[int, ...]]:
     """The smallest resolution inside a network for `[channels resolution resolution]`, and widths.
 
     The resolution is halved while the result is whole and at least 4 (28, 14, 7). Each halving
     doubles the channels, up to 8 times `width` and to 512 (or `width`, if that is more).
 
+    Args:
+        least: rows of the smallest picture that will do.
+
     Returns:
         Rows of the base, and the channels at each resolution from the base to the full one.
 
     Raises:
-        InputError: the resolution does not halve into a base (the message names those that do),
-            the images are neither grey nor in colour, or the width is not positive.
+        InputError: the resolution does not halve into a base (the message names those that do), or
+            there are no channels or no width.
     """
-    require_positive(width=width)
-    if channels not in (1, 3):
-        raise InputError(f"images have {channels} channels, expected 1 or 3; convert them")
-    if resolution not in _SIZES:
-        place = bisect(_SIZES, resolution)
-        nearest = " or ".join(map(str, _SIZES[max(0, place - 1) : place + 1]))
+    require_positive(width=width, channels=channels)
+    sizes = [size for size in _SIZES if size >= least]
+    if resolution not in sizes:
+        place = bisect(sizes, resolution)
+        nearest = " or ".join(map(str, sizes[max(0, place - 1) : place + 1]))
         raise InputError(
             f"images of {resolution}x{resolution} do not halve into a base of 4 to 7; "
             f"resize them to {nearest}"

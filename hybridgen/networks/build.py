@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import safe_open
 from torch import Tensor
@@ -17,12 +18,21 @@ from torch.func import functional_call
 
 from hybridgen.errors import InputError, reason
 from hybridgen.files import read_object
-from hybridgen.networks.blocks import eval_mode
+from hybridgen.networks.audio import (
+    MultiPeriodDiscriminator,
+    MultiScaleDiscriminator,
+    MultiStftDiscriminator,
+)
+from hybridgen.networks.blocks import eval_mode, norm_groups
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
+from hybridgen.networks.features import EncoderDiscriminator
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
+from hybridgen.networks.patch import PatchDiscriminator
+from hybridgen.networks.pixel import PixelDiscriminator
 from hybridgen.networks.residual import ResidualDiscriminator, ResidualGenerator
 from hybridgen.networks.settings import (
+    AutoencoderSettings,
     DenoiserSettings,
     DiscriminatorSettings,
     GeneratorSettings,
@@ -37,9 +47,15 @@ _NETWORKS: dict[str, tuple[type[Any], type[Any]]] = {
 }
 """Generator and discriminator of each architecture."""
 CLASSES: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (*chain(*_NETWORKS.values()), ImageDenoiser, PointDenoiser)
+    kind.__name__: kind
+    for kind in (
+        *chain(*_NETWORKS.values()),
+        *(ImageDenoiser, PointDenoiser, AutoencoderKL, EncoderDiscriminator),
+        *(PatchDiscriminator, PixelDiscriminator),
+        *(MultiPeriodDiscriminator, MultiScaleDiscriminator, MultiStftDiscriminator),
+    )
 }
-"""All networks of this package, by the names that their saved settings give them."""
+"""All networks of this package that are saved whole, by the names in their saved settings."""
 _MOST = 2**20
 """Of any number in saved settings: a table of timesteps, of classes, a width."""
 _UNSAVED = 2**24
@@ -62,6 +78,35 @@ def build_denoiser(
             f"{shape}; crop or resize the images"
         )
     return _configured(ImageDenoiser, settings, shape, classes)
+
+
+def build_autoencoder(settings: AutoencoderSettings, shape: tuple[int, ...]) -> AutoencoderKL:
+    """A new autoencoder of images of `shape` `(c, h, h)`.
+
+    Raises:
+        InputError: no autoencoder of these settings fits the shape.
+    """
+    widths = settings.widths
+    if len(shape) != 3 or shape[1] != shape[2]:
+        raise InputError(
+            f"an autoencoder takes square images (c, h, h), but the data has shape {shape}; choose "
+            "other data, or crop or resize the images"
+        )
+    if not widths or shape[1] % 2 ** (len(widths) - 1):
+        raise InputError(
+            f"{len(widths)} widths halve the picture {max(len(widths) - 1, 0)} times, and its "
+            f"{shape[1]} rows do not allow it: give at least one width, and fewer, or resize"
+        )
+    options = {
+        **{"in_channels": shape[0], "out_channels": shape[0], "sample_size": shape[1]},
+        **{"block_out_channels": widths, "layers_per_block": settings.layers},
+        "down_block_types": ("DownEncoderBlock2D",) * len(widths),
+        "up_block_types": ("UpDecoderBlock2D",) * len(widths),
+        "latent_channels": settings.latent_channels,
+        "mid_block_add_attention": settings.attention,
+        "norm_num_groups": norm_groups(widths),
+    }
+    return _within_memory(AutoencoderKL, options)
 
 
 def build_generator(
@@ -177,7 +222,8 @@ def check_numbers(settings: Any, tensors: int | None = None) -> None:
         tensors: how many are saved; no network has more layers, or levels, than these.
     """
     for name, value in _numbers(settings):
-        layers = tensors is not None and ("depth" in name or "layers" in name)
+        repeated = any(part in name for part in ("depth", "layers", "scales"))
+        layers = tensors is not None and repeated
         most = tensors if layers and tensors is not None else _MOST
         if most < abs(value) < math.inf:  # some schedulers have an infinite bound
             raise ValueError(f"{name[:40]} is {value:.4g}, and at most {most} is possible")
@@ -213,7 +259,17 @@ def _build(
             f"architecture {architecture} is for square images (c, h, h), but the data has shape "
             f"{shape}; " + ("choose mlp" if len(shape) == 1 else "crop or resize the images")
         )
-    return _configured(_NETWORKS[architecture][role], settings, shape, classes)
+    if architecture != "patch":
+        return _configured(_NETWORKS[architecture][role], settings, shape, classes)
+    network: Any = _configured(PatchDiscriminator, settings, shape, classes)
+    if shape[-1] < network.least:
+        raise InputError(
+            f"architecture patch of depth {settings.depth} needs images of at least "
+            f"{network.least} a side, but the data has shape {shape}: lower discriminator.depth or "
+            "choose residual or dcgan"
+        )
+    network.shape = shape  # others would do
+    return network
 
 
 def _configured(kind: type[N], settings: Any, shape: tuple[int, ...], classes: int) -> N:
@@ -221,7 +277,13 @@ def _configured(kind: type[N], settings: Any, shape: tuple[int, ...], classes: i
     names = inspect.signature(kind.__init__).parameters
     options = {k: v for k, v in vars(settings).items() if k in names and v is not None}
     axes = ("channels", "resolution") if len(shape) == 3 else ("dimension",)
-    options |= dict(zip(axes, shape, strict=False), classes=classes)
+    sizes = dict(zip(axes, shape, strict=False), classes=classes)
+    options |= {name: size for name, size in sizes.items() if name in names}
+    return _within_memory(kind, options)
+
+
+def _within_memory(kind: type[N], options: dict[str, Any]) -> N:
+    """A new network, if there is memory to train it."""
     with torch.device("meta"):  # where weights have shapes and take no memory
         outline: Any = kind(**options)
     parameters = sum(weight.numel() for weight in outline.parameters())
@@ -247,11 +309,14 @@ def activation_bytes(network: ModelMixin) -> int:
     for rows in (1, 2):  # the second keeps one sample more
         kept = [kept[1], 0]
         zeros = partial(torch.zeros, rows, device="meta")
-        generates = "latent" in config
-        inputs: list[Tensor | None] = (
-            [zeros(config["latent"])] if generates else [zeros(*network.shape), zeros()]
-        )
-        inputs.append(zeros(dtype=torch.long) if config["classes"] else None)
+        inputs: list[Tensor | None]
+        if "latent_channels" in config:  # an autoencoder
+            side = config["sample_size"]
+            inputs = [zeros(config["in_channels"], side, side)]
+        else:
+            inputs = [zeros(config["latent"])] if "latent" in config else []
+            inputs = inputs or [zeros(*network.shape), zeros()]
+            inputs.append(zeros(dtype=torch.long) if config["classes"] else None)
         with eval_mode(network), saved_tensors_hooks(pack, lambda x: x):
             functional_call(network, weights, tuple(inputs))
     return kept[1] - kept[0]
@@ -265,13 +330,14 @@ def add_noise_conditioning(discriminator: ModelMixin) -> ModelMixin:
     returned itself.
 
     Raises:
-        InputError: `discriminator` is not one of this package's.
+        InputError: `discriminator` is not one of this package's with one logit a sample.
     """
     config: Any = discriminator.config
-    if "noise_conditional" not in config:
+    kinds = [kind for _, kind in _NETWORKS.values()]
+    if type(discriminator) not in kinds:
         raise InputError(
-            f"a guide can start from a discriminator of this package, and "
-            f"{type(discriminator).__name__} is none"
+            f"a guide can start from {', '.join(kind.__name__ for kind in kinds)}, which answer "
+            f"one logit a sample, and got a {type(discriminator).__name__}: start from another"
         )
     if config["noise_conditional"]:
         return discriminator

@@ -33,6 +33,30 @@ def check_input(x: Tensor, shape: tuple[int, ...], name: str) -> None:
         raise ValueError(f"{name} has shape {list(x.shape)}, but this network expects [{expected}]")
 
 
+def check_map(x: Tensor, dims: int, channels: int, *, least: int = 1) -> None:
+    """Refuse, with a `ValueError`, a batch that is not `[b channels ...]` with `dims` axes more of
+    at least `least` entries each.
+    """
+    if x.ndim != dims + 2 or x.shape[1] != channels or min(x.shape[2:]) < least:
+        axes = ("t", "h w", "d h w")[dims - 1]
+        raise ValueError(
+            f"x has shape {list(x.shape)}, but this discriminator expects [b {channels} {axes}] "
+            f"with {axes} of at least {least}: enlarge x, or build one of other settings"
+        )
+
+
+def check_condition(condition: Tensor | None, channels: int, x: Tensor) -> None:
+    """Refuse, with a `ValueError`, a condition of `x [b c ...]` that is not `[b channels ...]`, or
+    one where the network takes none (`channels` is 0).
+    """
+    expected = [len(x), channels, *x.shape[2:]] if channels else None
+    if expected != (shape := None if condition is None else list(condition.shape)):
+        raise ValueError(
+            f"the condition has shape {shape}, but this discriminator with "
+            f"condition_channels={channels} expects {expected}: resize it, or build another one"
+        )
+
+
 def check_label(label: Tensor | None, classes: int, batch: int) -> None:
     """Refuse a label where the network knows none, and its absence where it needs one.
 
@@ -52,6 +76,16 @@ def check_label(label: Tensor | None, classes: int, batch: int) -> None:
             f"labels have shape {list(label.shape)} and type {label.dtype}, "
             f"expected integers of shape [{batch}]"
         )
+
+
+def require_sigma(sigma: Tensor | None, x: Tensor) -> Tensor:
+    """The noise levels `[b]` of `x [b ...]`; a `ValueError` if they are not."""
+    if sigma is None or sigma.shape != (len(x),):
+        got = None if sigma is None else list(sigma.shape)
+        raise ValueError(
+            f"sigma has shape {got}, but a noise-conditional discriminator needs [{len(x)}]"
+        )
+    return sigma
 
 
 def label_or_null(label: Tensor | None, x: Tensor, classes: int, null: int | None) -> Tensor | None:
@@ -109,6 +143,29 @@ class ProjectionHead(nn.Module):
         return logits + (self.embedding(label) * h).sum(1)
 
 
+class MapHead(nn.Module):
+    """`w * h + w_label * h`, convolved (and a bias): features `[b c ...]` to logits `[b 1 ...]`.
+
+    The second term is there only with classes: `ProjectionHead` at every place of a map.
+
+    Args:
+        convolution: to `1 + classes` channels: w, then the w of each label.
+        classes: number of labels; 0 for none.
+    """
+
+    def __init__(self, convolution: nn.Module, *, classes: int) -> None:
+        super().__init__()
+        self.classes, self.convolution = classes, convolution
+
+    def forward(self, h: Tensor, label: Tensor | None) -> Tensor:
+        check_label(label, self.classes, len(h))
+        shared, *others = self.convolution(h).split([1, self.classes], dim=1)
+        if label is None:
+            return shared
+        index = like(label.long(), shared).expand_as(shared)
+        return shared + others[0].gather(1, index)
+
+
 def noise_features(sigma: Tensor) -> Tensor:
     """Fourier features of the log-noise level `asinh(sigma / 0.002)`, finite at 0: `[b] -> [b 24]`.
 
@@ -143,11 +200,7 @@ class NoiseConditioning(nn.Module):
         Raises:
             ValueError: `sigma` is not `[b]`.
         """
-        if sigma is None or sigma.shape != (len(x),):
-            got = None if sigma is None else list(sigma.shape)
-            raise ValueError(
-                f"sigma has shape {got}, but a noise-conditional discriminator needs [{len(x)}]"
-            )
+        sigma = require_sigma(sigma, x)
         rescaled = x * like(torch.rsqrt(1 + sigma.float().square()).to(x.dtype), x)
         features = noise_features(sigma).to(self.linear.weight.dtype)
         return rescaled, self.linear(features).split(self.sizes, dim=1)

@@ -27,7 +27,7 @@ class DcganGenerator(ModelMixin, ConfigMixin):
     Args:
         latent: entries of a noise vector.
         resolution: rows of the square image.
-        channels: 1 or 3.
+        channels: of the image, or of a latent.
         width: channels at half the resolution, doubled as `hybridgen.networks.blocks` says.
         classes: number of labels; 0 for none.
     """
@@ -43,7 +43,9 @@ class DcganGenerator(ModelMixin, ConfigMixin):
         classes: int = 0,
     ) -> None:
         super().__init__()
-        base, widths = blocks.resolutions(resolution=resolution, channels=channels, width=width)
+        base, widths = blocks.resolutions(
+            resolution=resolution, channels=channels, width=width, least=8
+        )
         widths = widths[1:]
         self.entry = conditioning.LabelledNoise(latent=latent, classes=classes)
         first = nn.ConvTranspose2d(self.entry.size, widths[0], base, bias=False)
@@ -71,7 +73,7 @@ class DcganDiscriminator(ModelMixin, ConfigMixin):
 
     Args:
         resolution: rows of the square image.
-        channels: 1 or 3.
+        channels: of the image, or of a latent.
         width: channels at half the resolution, doubled as `hybridgen.networks.blocks` says.
         classes: number of labels; 0 for none.
         noise_conditional: whether it looks at `sigma`.
@@ -90,7 +92,9 @@ class DcganDiscriminator(ModelMixin, ConfigMixin):
         activation: Activation = "leaky_relu",
     ) -> None:
         super().__init__()
-        base, widths = blocks.resolutions(resolution=resolution, channels=channels, width=width)
+        base, widths = blocks.resolutions(
+            resolution=resolution, channels=channels, width=width, least=8
+        )
         widths = widths[:0:-1]
         self.shape = (channels, resolution, resolution)
         self.activate = blocks.activation_named(activation)

@@ -1,7 +1,6 @@
 """Denoisers: EDM's preconditioning around a U-Net for images or a network for points."""
 
 import math
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch.nn.functional as F
@@ -11,8 +10,9 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import Tensor, nn
 
 from hybridgen.errors import InputError
-from hybridgen.maths.noise import clamp_level, like, scalings
+from hybridgen.maths.noise import Scalings, clamp_level, like, scalings
 from hybridgen.networks import conditioning
+from hybridgen.networks.blocks import norm_groups
 from hybridgen.networks.mlp import FourierFeatures
 
 _HEAD = 8
@@ -21,32 +21,27 @@ _TURN = 100.0
 """Radians of the U-Net's highest frequency per unit of `log(sigma) / 4`."""
 
 
-def _groups(widths: Sequence[int]) -> int:
-    """At most 8 groups to normalise over, of at least four channels each.
-
-    Levels and labels reach a block as one number a channel, and in a group of one channel the
-    normalisation takes it out again: the U-Net would not know the level.
-    """
-    groups = math.gcd(8, *widths)
-    while groups > 1 and min(widths) < 4 * groups:
-        groups //= 2
-    return groups
-
-
 def _check(classes: int, data_std: float) -> None:
     conditioning.require_classes(classes)
     if not 0 < data_std < math.inf:
         raise InputError(f"data_std must be positive and finite, got {data_std}")
 
 
-def _preconditioned(
+def raw_answer(
     denoiser: "ImageDenoiser | PointDenoiser", x: Tensor, sigma: Tensor, label: Tensor | None
-) -> Tensor:
-    """`skip x + out F(inner x)` with the denoiser's `raw` as F; no label given means "none"."""
+) -> tuple[Scalings, Tensor]:
+    """The denoiser's `raw` of `inner x`, and all the scalings; no label given means "none"."""
     conditioning.check_input(x, denoiser.shape, "x")
     label = conditioning.label_or_null(label, x, denoiser.classes, denoiser.classes)
     c = scalings(clamp_level(sigma), denoiser.config["data_std"])
-    raw = denoiser.raw(like(c.inner, x) * x, sigma, label)
+    return c, denoiser.raw(like(c.inner, x) * x, sigma, label)
+
+
+def _preconditioned(
+    denoiser: "ImageDenoiser | PointDenoiser", x: Tensor, sigma: Tensor, label: Tensor | None
+) -> Tensor:
+    """`skip x + out F(inner x)` with the denoiser's `raw` as F."""
+    c, raw = raw_answer(denoiser, x, sigma, label)
     return like(c.skip, x) * x + like(c.out, x) * raw
 
 
@@ -114,10 +109,11 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
             up_block_types=tuple(up),
             add_attention=attention,
             attention_head_dim=_HEAD,
-            norm_num_groups=_groups(widths),
+            norm_num_groups=norm_groups(widths),
             dropout=dropout,
             num_class_embeds=classes + 1 if classes else None,
         )
+        self.unpatch = nn.PixelShuffle(patch)
 
     @property
     def last_layer(self) -> Tensor:
@@ -127,12 +123,26 @@ class ImageDenoiser(ModelMixin, ConfigMixin):
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         return _preconditioned(self, x, sigma, label)
 
+    def keep_encoder(self) -> int:
+        """Drop the way up: `raw` answers features `[b c h w]` of the middle block, normalised and
+        activated, from now on.
+
+        Returns:
+            c.
+        """
+        unet = cast(Any, self.unet)
+        channels = unet.config.block_out_channels[-1]
+        unet.up_blocks = nn.ModuleList()
+        unet.conv_norm_out = nn.GroupNorm(unet.config.norm_num_groups, channels)
+        unet.conv_out = self.unpatch = nn.Identity()
+        return channels
+
     def raw(self, scaled: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
         """The U-Net's answer F to input of unit variance."""
         patches = F.pixel_unshuffle(scaled, self.config["patch"])
         level = _TURN * (clamp_level(sigma).log() / 4)
         answer = self.unet(patches, level, class_labels=label).sample
-        return F.pixel_shuffle(answer, self.config["patch"])
+        return self.unpatch(answer)
 
 
 class PointDenoiser(ModelMixin, ConfigMixin):
@@ -184,6 +194,15 @@ class PointDenoiser(ModelMixin, ConfigMixin):
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         return _preconditioned(self, x, sigma, label)
+
+    def keep_encoder(self) -> int:
+        """Drop the last layer: `raw` answers the hidden units `[b c]` before it from now on.
+
+        Returns:
+            c.
+        """
+        channels, self.out = self.out.in_features, cast(Any, nn.Identity())
+        return channels
 
     def raw(self, scaled: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
         """The network's answer F to input of unit variance."""

@@ -23,7 +23,7 @@ class ResidualGenerator(ModelMixin, ConfigMixin):
     Args:
         latent: entries of a noise vector.
         resolution: rows of the square image.
-        channels: 1 or 3.
+        channels: of the image, or of a latent.
         width: channels at full resolution; see `hybridgen.networks.blocks.resolutions`.
         depth: residual blocks at each resolution.
         classes: number of labels; 0 for none.
@@ -70,7 +70,7 @@ class ResidualDiscriminator(ModelMixin, ConfigMixin):
 
     Args:
         resolution: rows of the square image.
-        channels: 1 or 3.
+        channels: of the image, or of a latent.
         width: channels at full resolution; see `hybridgen.networks.blocks.resolutions`.
         depth: residual blocks at each resolution.
         classes: number of labels; 0 for none.

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from hybridgen.settings import Positive, Range, Settings
 
 Architecture = Literal["mlp", "dcgan", "residual"]
+DiscriminatorArchitecture = Literal["mlp", "dcgan", "residual", "patch"]
 Activation = Literal["leaky_relu", "silu"]
 """Between a discriminator's layers. SiLU is smooth: a loss on the discriminator's gradient, as
 score matching is, needs a second derivative, and that of a LeakyReLU is zero wherever it exists."""
@@ -36,10 +37,12 @@ class DiscriminatorSettings(Settings):
     """The discriminator.
 
     Attributes:
-        architecture: `mlp` for points; `residual` (R3GAN) or `dcgan` (2015) for images.
+        architecture: `mlp` for points; `residual` (R3GAN) or `dcgan` (2015) for images, or `patch`,
+            which answers a logit a patch (PatchGAN with spectral norm) and is no guide.
         width: units of a hidden layer, or channels at the finest resolution inside (for `dcgan`
-            half the image's).
-        depth: hidden layers, or residual blocks per resolution; ignored by `dcgan`.
+            and `patch` half the image's).
+        depth: hidden layers, or residual blocks per resolution, or for `patch` how often the image
+            is halved; ignored by `dcgan`.
         frequencies: Fourier features a coordinate, for points: 8 let a guide see finer structure,
             0 suits a GAN's discriminator.
         noise_conditional: whether it looks at the noise level of its input.
@@ -47,12 +50,29 @@ class DiscriminatorSettings(Settings):
             matching).
     """
 
-    architecture: Architecture = "dcgan"
+    architecture: DiscriminatorArchitecture = "dcgan"
     width: Width = 64
     depth: Depth = 2
     frequencies: Annotated[int, Range(0, 32)] = 0
     noise_conditional: bool = False
     activation: Activation = "leaky_relu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderSettings(Settings):
+    """The autoencoder: diffusers' `AutoencoderKL`.
+
+    Attributes:
+        widths: channels at each resolution, the largest first; each but the first halves it.
+        latent_channels: of a latent, which has the last of the resolutions.
+        layers: residual blocks at each resolution.
+        attention: whether the coarsest resolution has self-attention.
+    """
+
+    widths: tuple[Width, ...] = (16, 32)
+    latent_channels: Annotated[int, Range(1, 1_024)] = 2
+    layers: Depth = 1
+    attention: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hybridgen.losses.adversarial import check_logits
-from hybridgen.losses.discriminators import Unconditional
+from hybridgen.losses.answers import one_logit
+from hybridgen.losses.discriminators import PerSample, Unconditional
 from hybridgen.maths.noise import like
 from hybridgen.protocols import Cost, Denoiser, Discriminator
 
@@ -35,6 +35,8 @@ def check_guide(denoiser: Any, discriminator: Any) -> None:
     Raises:
         ValueError: see above.
     """
+    while isinstance(discriminator, PerSample):
+        discriminator = discriminator.discriminator
     blind = configured(discriminator, "noise_conditional") is False
     if blind or isinstance(discriminator, Unconditional):
         raise ValueError(
@@ -217,8 +219,7 @@ class Guided:
             x_in = x.detach().clone().to(precise).requires_grad_(True)
             level = sigma.detach().clone().to(precise)
             classes = None if label is None else label.clone()
-            logits = self.discriminator(x_in, level, classes)
-            check_logits(logits, len(x))
+            logits = one_logit(self.discriminator(x_in, level, classes), len(x))
             (gradient,) = torch.autograd.grad(logits.sum(), x_in)
         return gradient
 

@@ -13,7 +13,7 @@ from hybridgen.maths.rng import rng_for
 from hybridgen.training.hybrid_loss import Denoising, Hybrid
 from hybridgen.training.optim import TrainingSetup, schedule
 from hybridgen.training.settings import AdversarialTerm, DiffusionTraining
-from hybridgen.training.setup import validate_setup
+from hybridgen.training.setup import adversarial_weight, validate_setup
 from hybridgen.training.step import Batches, Resume, Step
 
 
@@ -76,9 +76,10 @@ def train_diffusion(
             f"over {parts} parts: choose a share that takes a multiple of {parts}"
         )
     models, loss = {"denoiser": denoiser}, Denoising(denoiser, config.noise, data_std)
+    strength = adversarial_weight(term or AdversarialTerm())
     if adversarial is not None and term is not None:
         models["discriminator"] = adversarial
-        loss = Hybrid(loss, term, adversarial, accelerator)
+        loss = Hybrid(loss, term, adversarial, accelerator, strength)
 
     def steps() -> Iterator[Step]:
         setup = TrainingSetup(accelerator, config, **models)
@@ -99,7 +100,7 @@ def train_diffusion(
                 rng = rng_for(seed, "calls", number)
                 choice = torch.randint(len(term.calls), (), generator=rng)
                 rng = rng_for(seed, "penalty", number, setup.rank, device=setup.device)
-                loss_of = partial(loss_of, term.weight_at(number), term.calls[int(choice)], rng)
+                loss_of, strength.steps = partial(loss_of, term.calls[int(choice)], rng), number - 1
             x0, label = next(stream)
             noise_rng = rng_for(seed, "noise", number, device=setup.device)
             drawn = [setup.share(t) for t in _draw(x0, config.batch, extra, noise_rng)]

@@ -76,7 +76,7 @@ def train_gan(
             for real, label, noise in setup.micro_batches(["discriminator"], *batch):
                 with torch.no_grad():
                     fake = prepared_generator(noise, label)
-                losses = discriminator_loss(real, fake, label=label, rng=penalty_rng)
+                losses = discriminator_loss(real=real, fake=fake, label=label, rng=penalty_rng)
                 parts.append(setup.backward(losses))
             means = setup.update(["discriminator"], parts, number)
             means = {"discriminator": means.pop("total"), **means}
@@ -87,7 +87,7 @@ def train_gan(
             for real, label, noise in setup.micro_batches(["generator"], *batch):
                 with accelerator.autocast():
                     fake = prepared_generator(noise, label)
-                    loss = adversarial.generator_loss(fake, real, label=label)
+                    loss = adversarial.generator_loss(fake=fake, real=real, label=label)
                 parts.append(setup.backward({"total": loss}))
             means["generator"] = setup.update(["generator"], parts, number)["total"]
 

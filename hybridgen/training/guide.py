@@ -103,8 +103,13 @@ def train_guide(
                 if fake is None:
                     losses = prepared(real, sigma, noise, label)
                 else:  # the objective of a GAN, between samples with the same noise
-                    pair = noised(real, sigma, noise), noised(fake, sigma, noise)
-                    losses = prepared(*pair, sigma, label, fake_label=fake_label)
+                    losses = prepared(
+                        real=noised(real, sigma, noise),
+                        fake=noised(fake, sigma, noise),
+                        sigma=sigma,
+                        label=label,
+                        fake_label=fake_label,
+                    )
                 parts.append(setup.backward(losses))
             losses = setup.update(["discriminator"], parts, number)
             if number % config.check_every == 0 or number == total:

@@ -1,7 +1,7 @@
 """The loss of one micro-batch of a denoiser, alone or with a discriminator beside it."""
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from hybridgen.losses.adaptive import adaptive_weight
+from hybridgen.losses.adaptive import AdversarialWeight
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.losses.denoising import denoising_loss, noised
 from hybridgen.networks.blocks import eval_mode
@@ -70,12 +70,15 @@ class Hybrid:
         denoising: the loss that the term is added to.
         term: where the discriminator's fakes come from, and what the term weighs.
         adversarial: the discriminator's loss, not prepared; lends its discriminator.
+        strength: the term's weight at each step; where it is 0 the term does not reach the
+            denoiser.
     """
 
     denoising: Denoising
     term: AdversarialTerm
     adversarial: AdversarialLoss
     accelerator: Accelerator
+    strength: AdversarialWeight
 
     @cached_property
     def _drops_out(self) -> bool:
@@ -86,7 +89,6 @@ class Hybrid:
         self,
         denoiser: nn.Module,
         discriminator_loss: nn.Module,
-        weight: float,
         calls: int,
         rng: torch.Generator,
         x0: Tensor,
@@ -102,7 +104,6 @@ class Hybrid:
 
         Args:
             denoiser, discriminator_loss: as prepared for training.
-            weight: of the term at this step; with 0 it does not reach the denoiser.
             calls: the length of the chain at this step.
             rng: draws what the penalties need.
             term_noise: see `TermNoise`.
@@ -131,16 +132,15 @@ class Hybrid:
             estimate, few_estimates = estimates[: len(x0)], estimates[len(x0) :]
         error = denoising_loss(estimate, x0, sigma, self.denoising.data_std).mean()
         fake, real, level = discriminator_pair(self.term, few_estimates, real, level, draws)
-        discriminator = discriminator_loss(real, fake, level, real_label, rng=rng)
+        pair = {"real": real, "fake": fake, "sigma": level, "label": real_label}
+        discriminator = discriminator_loss(**pair, rng=rng)
         losses = {"total": error, "denoising": error.detach()}
-        if weight > 0:
+        if self.strength.scheduled > 0:
             with self.accelerator.autocast():
-                adversarial = self.adversarial.generator_loss(fake, real, level, real_label)
-            factor = torch.full_like(error.detach(), weight)
-            if self.term.adaptive:
-                mean: Any = partial(self.accelerator.reduce, reduction="mean")
-                factor *= adaptive_weight(error, adversarial, plain.last_layer, mean=mean)
-            losses["total"] = error + factor * adversarial
-            losses |= {"generator": adversarial.detach(), "weight": factor}
+                adversarial = self.adversarial.generator_loss(**pair)
+            last_layer = plain.last_layer if self.term.adaptive else None
+            weight = self.strength(error, adversarial, last_layer)
+            losses["total"] = error + weight * adversarial
+            losses |= {"generator": adversarial.detach(), "weight": weight}
         total = discriminator.pop("total")  # after its parts, which name better what went wrong
         return losses | discriminator | {"discriminator": total}

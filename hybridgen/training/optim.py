@@ -16,6 +16,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from hybridgen.errors import RunError
+from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.training.settings import OptimSettings
 from hybridgen.training.step import Losses, Step
 
@@ -108,8 +109,8 @@ class TrainingSetup:
 
     Args:
         config: of micro-batches, average and checks.
-        models: by name, what an optimizer of its own updates: a network, or a loss whose
-            `discriminator` is the network. The first one's network is averaged.
+        models: by name, what an optimizer of its own updates: a network, or a loss that holds the
+            network under that name. The first one's network is averaged.
 
     Attributes:
         models: by name, prepared.
@@ -124,7 +125,10 @@ class TrainingSetup:
     ) -> None:
         self.accelerator, self.config = accelerator, config
         self.device, self.rank = accelerator.device, accelerator.process_index
-        networks = {name: getattr(model, "discriminator", model) for name, model in models.items()}
+        for model in models.values():
+            if isinstance(model, AdversarialLoss):
+                model.check_finite = False  # `update` does it, and names the step
+        networks = {name: getattr(model, name, model) for name, model in models.items()}
         for network in networks.values() if config.channels_last else ():
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         averaged = next(iter(networks.values())).to(accelerator.device)
@@ -132,7 +136,7 @@ class TrainingSetup:
         self.average = EMA(averaged, config.ema_half_life, config.ema_ramp)
         for name, model in models.items() if config.compile else ():
             # Not a discriminator, which may be differentiated twice, and not the average, above.
-            if networks[name] is model:
+            if name != "discriminator":
                 model.compile()
         self.models: dict[str, nn.Module] = {
             name: accelerator.prepare(model) for name, model in models.items()

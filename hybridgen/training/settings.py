@@ -232,6 +232,20 @@ class DiffusionTraining(OptimSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AutoencoderTraining(OptimSettings):
+    """How an autoencoder is trained, whatever its network and data.
+
+    Attributes:
+        learning_rate: Adam's; a schedule, set `.start` and `.end`.
+        kl: weight of the posterior's KL divergence from a standard normal distribution, in nats a
+            value of the data, beside the mean absolute error a value.
+    """
+
+    learning_rate: Cosine = field(default_factory=lambda: Cosine(start=2e-3, end=5e-5))
+    kl: Weight = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
 class GuideTraining(OptimSettings):
     """How a guide is trained, whatever its network and data.
 
@@ -275,7 +289,34 @@ class GuideTraining(OptimSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdversarialTerm(Settings):
+class AuxiliaryTerm(Settings):
+    """A discriminator's part in the training of another model.
+
+    Attributes:
+        weight: of the term beside the model's own loss, once warm-up and ramp are over.
+        adaptive: multiply the weight so that both losses pull equally on the last layer.
+        warm_up: steps in which the discriminator trains and the term does not reach the model.
+        ramp: steps in which the weight then rises to its full value.
+        objective: a name in `hybridgen/maths/objectives.py`.
+        learning_rate: of the discriminator.
+        r1: weight of the squared gradient on real samples.
+        r2: weight of the squared gradient on generated samples.
+        finite_difference: estimate r1 and r2 with steps of this size, without double backward.
+    """
+
+    weight: Weight = 0.1
+    adaptive: bool = False
+    warm_up: Annotated[int, Range(0, 1e8)] = 200
+    ramp: Annotated[int, Range(0, 1e8)] = 500
+    objective: ObjectiveName = "relativistic"
+    learning_rate: Cosine = field(default_factory=lambda: Cosine(start=1e-3, end=5e-5))
+    r1: Cosine = field(default_factory=lambda: Cosine(start=0.1))
+    r2: Cosine = field(default_factory=lambda: Cosine(start=0.1))
+    finite_difference: Positive | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialTerm(AuxiliaryTerm):
     """A discriminator's part in the training of a diffusion model; off without a `source`.
 
     Attributes:
@@ -283,38 +324,20 @@ class AdversarialTerm(Settings):
             compared as it is. `renoised`: the estimate at any level, noised again to three
             quarters of it or more, and the data with the same noise. `chain`: the end of a short
             sampling chain, with a gradient through its last step.
-        weight: of the term beside the denoising loss, once warm-up and ramp are over.
-        adaptive: multiply the weight so that both losses pull equally on the last layer.
-        warm_up: steps in which the discriminator trains and the term does not reach the denoiser.
-        ramp: steps in which the weight then rises to its full value.
         share: samples of the term as a fraction of the batch.
         highest: the largest level of `clean`; the smallest is `lowest`.
         lowest: the last level of a `chain`, from which its last step leads to 0.
         calls: lengths of a `chain`, in denoiser calls, one drawn in each step.
         high: the first level of a `chain`.
-        objective: a name in `hybridgen/maths/objectives.py`.
-        learning_rate: of the discriminator.
-        r1: weight of the squared gradient on real samples.
-        r2: weight of the squared gradient on generated samples.
-        finite_difference: estimate r1 and r2 with steps of this size, without double backward.
         force: allow `clean` at high noise.
     """
 
     source: FakeSource | None = None
-    weight: Weight = 0.1
-    adaptive: bool = False
-    warm_up: Annotated[int, Range(0, 1e8)] = 200
-    ramp: Annotated[int, Range(0, 1e8)] = 500
     share: Annotated[float, Range(0, 1, "(]")] = 0.25
     highest: Level = 0.1
     lowest: Level = 0.02
     calls: tuple[Annotated[int, Range(2, 1_000)], ...] = (4, 6)
     high: Level = 80.0
-    objective: ObjectiveName = "relativistic"
-    learning_rate: Cosine = field(default_factory=lambda: Cosine(start=1e-3, end=5e-5))
-    r1: Cosine = field(default_factory=lambda: Cosine(start=0.1))
-    r2: Cosine = field(default_factory=lambda: Cosine(start=0.1))
-    finite_difference: Positive | None = None
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -347,8 +370,3 @@ class AdversarialTerm(Settings):
                 "adversarial.highest, choose adversarial.source chain, or set adversarial.force "
                 "true"
             )
-
-    def weight_at(self, number: int) -> float:
-        """The weight in step `number`, counted from 1; 0 during the warm-up."""
-        risen = (number - self.warm_up) / max(self.ramp, 1)
-        return self.weight * min(max(risen, 0.0), 1.0)

@@ -28,6 +28,7 @@ from torch import nn
 from hybridgen.data.augment import Augment, twice_differentiable
 from hybridgen.data.settings import AugmentSettings
 from hybridgen.errors import InputError
+from hybridgen.losses.adaptive import AdversarialWeight
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.maths.objectives import objective
 from hybridgen.networks.build import activation_bytes
@@ -36,7 +37,7 @@ from hybridgen.training.lock import flat
 from hybridgen.training.run import JsonLines, Run
 from hybridgen.training.settings import (
     AdversarialSettings,
-    AdversarialTerm,
+    AuxiliaryTerm,
     Cosine,
     OptimSettings,
     RunSettings,
@@ -118,7 +119,7 @@ def start_trackers(accelerator: Accelerator, project: str, config: Mapping[str, 
 
 def build_adversarial(
     discriminator: nn.Module,
-    settings: AdversarialSettings | AdversarialTerm,
+    settings: AdversarialSettings | AuxiliaryTerm,
     augment: AugmentSettings | None = None,
 ) -> AdversarialLoss:
     """The discriminator with its objective; the loops set r1 and r2 by their schedules.
@@ -138,6 +139,22 @@ def build_adversarial(
         )
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def warn_without_term(run: Run, steps: int, term: AuxiliaryTerm) -> None:
+    """Say so if a training ends before its discriminator takes part in it."""
+    if steps <= term.warm_up:
+        run.say(
+            f"warning: the discriminator warms up for {term.warm_up} steps and the training ends "
+            f"after {steps}: no discriminator takes part in it; lower adversarial.warm_up or train "
+            "for longer"
+        )
+
+
+def adversarial_weight(term: AuxiliaryTerm) -> AdversarialWeight:
+    """The weight of a term; its warm-up is the start."""
+    schedule = {"start": term.warm_up, "ramp": term.ramp}
+    return AdversarialWeight(term.weight, adaptive=term.adaptive, **schedule)
 
 
 def validate_memory(accelerator: Accelerator, config: OptimSettings, *networks: Any) -> None:

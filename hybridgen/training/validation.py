@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from scipy.special import ndtr, stdtrit
 from torch import Tensor, nn
 
+from hybridgen.losses.answers import one_logit
 from hybridgen.losses.denoising import noised
 from hybridgen.losses.score_matching import score_matching
 from hybridgen.maths.rng import rng_for
@@ -102,7 +103,11 @@ class HeldOutValidation:
     @torch.no_grad()
     def logits(self, discriminator: Discriminator) -> tuple[Tensor, Tensor]:
         """Logits of the real `[l n]` and generated `[l m]` samples, float64 on the CPU."""
-        logits = _on_noised(discriminator)
+        answer = _on_noised(discriminator)
+
+        def logits(x: Tensor, *others: Any) -> Tensor:
+            return one_logit(answer(x, *others), len(x))
+
         real, fake = (self._at_levels(logits, side).cpu().double() for side in ("real", "fake"))
         if self._denoiser is None:
             return real, fake

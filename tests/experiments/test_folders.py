@@ -25,7 +25,12 @@ from hybridgen.networks.build import DenoiserSettings, build_denoiser
 
 CLASSES = {
     **{"gan": "Gan", "diffusion": "Diffusion", "hybrid": "Diffusion", "guide": "GuideExperiment"},
-    **{"compare": "Compare", "seeds": "Seeds", "features": "FeatureExperiment"},
+    **{
+        "autoencoder": "Autoencoder",
+        "compare": "Compare",
+        "seeds": "Seeds",
+        "features": "FeatureExperiment",
+    },
     **{"benchmark": "Benchmark", "endurance": "Endurance"},
 }
 RUNS = ["--threads", "1", "--training.steps", "2", "--training.batch", "8", "--log_every", "1"]
@@ -33,6 +38,7 @@ ARGUMENTS = {
     "gan": [*TINY, "--training.steps", "2"],
     "diffusion": [*RUNS, "--denoiser.widths", "[8, 8]", "--sampler.steps", "2"],
     "hybrid": [*RUNS, "--adversarial.source", "chain"],
+    "autoencoder": [*RUNS, "--autoencoder.widths", "[8, 8]", "--discriminator.width", "8"],
     "guide": [
         *(*RUNS, "--discriminator.width", "8", "--discriminator.depth", "1"),
         *("--sampler.steps", "2", "--training.levels", "2", "--num_samples", "40"),
@@ -48,7 +54,7 @@ ARGUMENTS = {
     "benchmark": [],
     "endurance": [],
 }
-MADE = ("gan", "guide", "compare", "features", "seeds")
+MADE = ("gan", "autoencoder", "guide", "compare", "features", "seeds")
 """Scripts whose whole folders are made here; the others share their parts."""
 
 

@@ -17,7 +17,7 @@ def script(monkeypatch):
 
 
 def test_hostile_settings_get_one_sentence_and_leave_nothing(script, tmp_path):
-    faults = [fault for fault in script.fuzz(72, 0, tmp_path) if fault]
+    faults = [fault for fault in script.fuzz(80, 0, tmp_path) if fault]
     assert not faults, "\n".join(map(str, faults))
 
 

@@ -359,6 +359,21 @@ def test_a_signal_while_training_saves_and_leaves_within_a_second_and_the_run_go
     assert previews[0] == previews[1]
 
 
+def test_a_discriminator_of_patches_trains_and_goes_on_bit_for_bit(
+    call, blind, tmp_path, monkeypatch
+):
+    patches = ("--discriminator.architecture", "patch", "--discriminator.depth", "1")
+    assert call(*patches, "--out", tmp_path / "whole").status == 0
+    preview = Monitor.preview
+    monkeypatch.setattr(Monitor, "preview", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert call(*patches, "--out", tmp_path / "run").status == 128 + signal.SIGTERM
+    monkeypatch.setattr(Monitor, "preview", preview)
+    assert call(*patches, "--out", tmp_path / "run").status == 0
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    discriminator = load_network(tmp_path / "run" / "discriminator")
+    assert discriminator(torch.randn(2, 1, 8, 8)).shape == (2, 1, 2, 2)
+
+
 def test_an_evaluation_cut_off_after_its_step_was_saved_is_made_up_for(
     call, blind, tmp_path, monkeypatch
 ):

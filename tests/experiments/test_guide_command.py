@@ -293,6 +293,7 @@ def test_a_discriminator_of_other_samples_is_no_start(call, models, tmp_path):
         (["--scale_draws", "1"], "scale_draws must be a whole number in [2, 1000], got 1"),
         (["--augment.adaptive", "true"], "nobody plays against a guide"),
         (["--discriminator.architecture", "mlp"], "architecture mlp is for points"),
+        (["--discriminator.architecture", "patch"], "patch answers one logit a patch"),
         (["--training.batch", "33"], "batch of 33 is larger than the training data of 32"),
         (["--start", "nowhere"], "no network in nowhere"),
         (["--sampler.steps", "1"], "at least 2 steps, got 1"),

@@ -38,6 +38,10 @@ class Mlp(nn.Module):
         return self.net(x)[:, 0]
 
 
+def leaf(*shape):
+    return torch.zeros(*shape, requires_grad=True)
+
+
 def grads(module):
     return [None if p.grad is None else p.grad.clone() for p in module.parameters()]
 
@@ -45,8 +49,8 @@ def grads(module):
 def test_the_parts_are_the_closed_forms_of_a_linear_discriminator():
     real, fake = torch.randn(64, 2), torch.randn(64, 2) + 1
     adversarial = AdversarialLoss(Linear(), objectives.non_saturating, r1=0.2, r2=0.6, gp=10.0)
-    parts = adversarial(real, fake)
-    game = objectives.non_saturating.discriminator(real @ W, fake @ W).mean()
+    parts = adversarial(real=real, fake=fake)
+    game = sum(objectives.non_saturating.discriminator(real @ W, fake @ W)).mean()
     torch.testing.assert_close(parts["adversarial"], game.detach())
     torch.testing.assert_close(parts["r1"], torch.tensor(25.0))
     torch.testing.assert_close(parts["r2"], torch.tensor(25.0))
@@ -62,9 +66,11 @@ def test_the_parts_are_the_closed_forms_of_a_linear_discriminator():
 def test_the_separation_does_not_change_when_all_logits_move_together(shift):
     discriminator = Linear()
     real, fake = torch.randn(64, 2), torch.randn(64, 2)
-    before = AdversarialLoss(discriminator)(real, fake)["sign_accuracy"]
+    before = AdversarialLoss(discriminator)(real=real, fake=fake)["sign_accuracy"]
     discriminator.layer.bias.data.add_(shift)
-    torch.testing.assert_close(AdversarialLoss(discriminator)(real, fake)["sign_accuracy"], before)
+    torch.testing.assert_close(
+        AdversarialLoss(discriminator)(real=real, fake=fake)["sign_accuracy"], before
+    )
 
 
 def test_r1_is_measured_on_real_and_r2_on_fake_samples():
@@ -73,7 +79,7 @@ def test_r1_is_measured_on_real_and_r2_on_fake_samples():
             return x.square().sum(1)
 
     real, fake = torch.full((4, 2), 1.0), torch.full((4, 2), 3.0)
-    parts = AdversarialLoss(Quadratic(), r1=1.0)(real, fake)
+    parts = AdversarialLoss(Quadratic(), r1=1.0, r2=1.0)(real=real, fake=fake)
     assert float(parts["r1"]) == pytest.approx(8)
     assert float(parts["r2"]) == pytest.approx(72)
 
@@ -81,7 +87,7 @@ def test_r1_is_measured_on_real_and_r2_on_fake_samples():
 @pytest.mark.parametrize("batch", [1, 16, 256])
 def test_penalties_do_not_depend_on_the_batch_size(batch):
     x = torch.randn(batch, 2)
-    parts = AdversarialLoss(Linear(), r1=1.0, r2=1.0)(x, x + 1)
+    parts = AdversarialLoss(Linear(), r1=1.0, r2=1.0)(real=x, fake=x + 1)
     assert float(parts["r1"]) == pytest.approx(25)
     assert float(parts["r2"]) == pytest.approx(25)
 
@@ -91,9 +97,9 @@ def test_finite_differences_estimate_the_same_penalties():
     real = torch.randn(50_000, 2, generator=generator)
     torch.manual_seed(0)
     discriminator = Mlp()
-    exact = AdversarialLoss(discriminator, r1=1.0, r2=1.0)(real, real + 1)
+    exact = AdversarialLoss(discriminator, r1=1.0, r2=1.0)(real=real, fake=real + 1)
     estimate = AdversarialLoss(discriminator, r1=1.0, r2=1.0, finite_difference=0.01)(
-        real, real + 1, rng=generator
+        real=real, fake=real + 1, rng=generator
     )
     for name in ("r1", "r2"):
         assert float(estimate[name]) == pytest.approx(float(exact[name]), rel=0.05)
@@ -104,7 +110,9 @@ def test_equal_generators_draw_equal_finite_differences():
     real = torch.randn(8, 2)
     adversarial = AdversarialLoss(Mlp(), r1=1.0, gp=1.0, finite_difference=0.1)
     once, again = (
-        adversarial(real, real + 1, rng=torch.Generator().manual_seed(3))["total"].detach()
+        adversarial(real=real, fake=real + 1, rng=torch.Generator().manual_seed(3))[
+            "total"
+        ].detach()
         for _ in "ab"
     )
     assert float(once) == float(again)
@@ -115,11 +123,11 @@ def test_each_player_trains_itself_only(name):
     generator, discriminator = nn.Linear(2, 2), Mlp()
     adversarial = AdversarialLoss(discriminator, objectives.objective(name), r1=0.1, r2=0.1, gp=0.1)
     real = torch.randn(8, 2)
-    adversarial.generator_loss(generator(real), real).backward()
+    adversarial.generator_loss(fake=generator(real), real=real).backward()
     assert all(g is None for g in grads(discriminator))
     assert all(g is not None and g.abs().sum() > 0 for g in grads(generator))
     generator.zero_grad()
-    adversarial(real, generator(real))["total"].backward()
+    adversarial(real=real, fake=generator(real))["total"].backward()
     assert all(g is None for g in grads(generator))
     assert sum(float(g.abs().sum()) for g in grads(discriminator) if g is not None) > 0
 
@@ -130,7 +138,7 @@ def test_the_discriminator_is_trainable_again_after_lending_its_loss_even_if_tha
     before = [p.requires_grad for p in discriminator.parameters()]
     adversarial = AdversarialLoss(discriminator)
     with pytest.raises(ValueError, match="one shape"):
-        adversarial.generator_loss(torch.zeros(3, 2), torch.zeros(4, 2))
+        adversarial.generator_loss(fake=torch.zeros(3, 2), real=torch.zeros(4, 2))
     with pytest.raises(RuntimeError, match="x"), frozen(discriminator):
         raise RuntimeError("x")
     assert [p.requires_grad for p in discriminator.parameters()] == before
@@ -138,7 +146,7 @@ def test_the_discriminator_is_trainable_again_after_lending_its_loss_even_if_tha
 
 def test_the_real_batch_gets_no_gradient_from_the_generators_loss():
     real, fake = torch.randn(4, 2, requires_grad=True), torch.randn(4, 2, requires_grad=True)
-    AdversarialLoss(Linear()).generator_loss(fake, real).backward()
+    AdversarialLoss(Linear()).generator_loss(fake=fake, real=real).backward()
     assert real.grad is None
     assert fake.grad is not None
 
@@ -148,23 +156,26 @@ def test_noise_level_and_label_reach_the_discriminator_in_both_losses():
     discriminator.labels.weight.data.copy_(torch.tensor([[0.0], [5.0], [-5.0]]))
     adversarial = AdversarialLoss(discriminator, objectives.wasserstein)
     x, sigma, label = torch.zeros(2, 2), torch.tensor([0.0, 3.0]), torch.tensor([1, 2])
-    assert float(adversarial(x, x, sigma, label)["logit_real"]) == pytest.approx((5 + 6 - 5) / 2)
-    assert adversarial.generator_loss(x, None, sigma, label).item() == pytest.approx(-3)
-    assert float(adversarial.generator_loss(x)) == 0
+    x.requires_grad_(True)
+    assert float(
+        adversarial(real=x, fake=x, sigma=sigma, label=label)["logit_real"]
+    ) == pytest.approx((5 + 6 - 5) / 2)
+    assert adversarial.generator_loss(fake=x, sigma=sigma, label=label).item() == pytest.approx(-3)
+    assert adversarial.generator_loss(fake=x).item() == 0
 
 
 @pytest.mark.parametrize("extra", [{}, {"finite_difference": 0.01}])
 def test_under_bf16_autocast_a_penalised_discriminator_computes_in_float32(extra):
-    real, fake = torch.randn(16, 2), torch.randn(16, 2)
+    real, fake = torch.randn(16, 2), torch.randn(16, 2, requires_grad=True)
     adversarial = AdversarialLoss(Mlp(), r1=0.1, r2=0.1, **extra)
 
     def parts():
-        return adversarial(real, fake, rng=torch.Generator().manual_seed(0))
+        return adversarial(real=real, fake=fake, rng=torch.Generator().manual_seed(0))
 
     plain = parts()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = parts()
-        lent = adversarial.generator_loss(fake, real)
+        lent = adversarial.generator_loss(fake=fake, real=real)
     for name, value in plain.items():
         torch.testing.assert_close(mixed[name], value, rtol=0, atol=0)
     assert lent.dtype == torch.float32
@@ -180,7 +191,7 @@ def test_without_penalties_autocast_stays_on_and_the_loss_is_float32():
             return out
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        total = AdversarialLoss(Spy())(torch.randn(4, 2), torch.randn(4, 2))["total"]
+        total = AdversarialLoss(Spy())(real=torch.randn(4, 2), fake=torch.randn(4, 2))["total"]
     assert seen == [torch.bfloat16]
     assert total.dtype == torch.float32
 
@@ -191,10 +202,10 @@ def test_the_gradient_of_the_log_ratio_is_one_at_any_confidence(logit, dtype):
     """Raw logits: no sigmoid stands between a sample and the discriminator's opinion of it."""
     discriminator = Linear(torch.tensor([1.0]), dtype=dtype)
     x = torch.full((1, 1), logit, dtype=dtype, requires_grad=True)
-    AdversarialLoss(discriminator, objectives.wasserstein).generator_loss(x).backward()
+    AdversarialLoss(discriminator, objectives.wasserstein).generator_loss(fake=x).backward()
     assert float(x.grad) == -1
     x.grad = None
-    AdversarialLoss(discriminator, objectives.non_saturating).generator_loss(x).backward()
+    AdversarialLoss(discriminator, objectives.non_saturating).generator_loss(fake=x).backward()
     assert float(x.grad) == pytest.approx(-1 / (1 + math.exp(logit)), rel=1e-2)
 
 
@@ -203,21 +214,21 @@ def test_accumulating_four_quarters_gives_the_gradient_of_the_whole():
     whole = AdversarialLoss(Mlp().double(), r1=0.1, r2=0.3)
     parts = copy.deepcopy(whole)
     real, fake = torch.randn(16, 2).double(), torch.randn(16, 2).double()
-    whole(real, fake)["total"].backward()
+    whole(real=real, fake=fake)["total"].backward()
     for r, f in zip(real.chunk(4), fake.chunk(4), strict=True):
-        (parts(r, f)["total"] / 4).backward()
+        (parts(real=r, fake=f)["total"] / 4).backward()
     for a, b in zip(grads(whole), grads(parts), strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_augmentation_is_seen_by_the_discriminator_and_passed_through_by_the_penalty():
     adversarial = AdversarialLoss(Linear(), r1=1.0, augment=lambda x: 2 * x)
-    x = torch.ones(4, 2)
-    parts = adversarial(x, x)
+    x = torch.ones(4, 2, requires_grad=True)
+    parts = adversarial(real=x, fake=x)
     assert float(parts["r1"]) == pytest.approx(4 * 25)
     assert float(parts["logit_real"]) == pytest.approx(2 * -1)
     lent = AdversarialLoss(Linear(), objectives.wasserstein, augment=lambda x: 2 * x)
-    assert float(lent.generator_loss(x)) == pytest.approx(2)
+    assert lent.generator_loss(fake=x).item() == pytest.approx(2)
 
 
 class Patches(nn.Module):
@@ -234,22 +245,22 @@ def test_a_discriminator_that_knows_neither_sigma_nor_label_is_told_how_to_join(
         AdversarialLoss(Patches())
 
 
-def test_the_adapter_averages_patch_logits():
+def test_the_adapter_hands_the_map_of_patches_on():
     discriminator, x = Patches(), torch.randn(5, 1, 8, 8)
-    logits = Unconditional(discriminator)(x, torch.zeros(5), None)
-    torch.testing.assert_close(logits, discriminator(x).mean(dim=(1, 2, 3)))
-    AdversarialLoss(Unconditional(discriminator), r1=0.1)(x, x)["total"].backward()
+    assert torch.equal(Unconditional(discriminator)(x, torch.zeros(5), None), discriminator(x))
+    AdversarialLoss(Unconditional(discriminator), r1=0.1)(real=x, fake=x)["total"].backward()
     assert discriminator.net.weight.grad is not None
 
 
-def test_the_adapter_refuses_a_discriminator_that_reduces_over_the_batch():
+def test_a_discriminator_that_reduces_over_the_batch_is_refused():
+    loss, x = AdversarialLoss(Unconditional(nn.Flatten(0))), torch.zeros(3, 2)
     with pytest.raises(ValueError, match="do not reduce over the batch"):
-        Unconditional(nn.Sequential(nn.Flatten(0)))(torch.zeros(3, 2), torch.zeros(3))
+        loss(real=x, fake=x)
 
 
-class Column(Mlp):
+class Pair(Mlp):
     def forward(self, x, sigma, label=None):
-        return self.net(x)
+        return x
 
 
 def labelled(label, fake_label, **penalties):
@@ -257,24 +268,27 @@ def labelled(label, fake_label, **penalties):
     label = None if label is None else torch.tensor(label)
     x = torch.zeros(3, 2)
     loss = AdversarialLoss(Mlp(), **penalties)
-    return loss(x, x, label=label, fake_label=torch.tensor(fake_label))
+    return loss(real=x, fake=x, label=label, fake_label=torch.tensor(fake_label))
 
 
 @pytest.mark.parametrize(
     ("misuse", "sentence"),
     [
         (
-            lambda: AdversarialLoss(Column())(torch.zeros(3, 2), torch.zeros(3, 2)),
-            r"\[6\].*\[6, 1\]",
+            lambda: AdversarialLoss(Pair())(real=torch.zeros(3, 2), fake=torch.zeros(3, 2)),
+            r"\[6, 2\] may be classes or patches",
         ),
         (
-            lambda: AdversarialLoss(Mlp())(torch.zeros(3, 2), torch.zeros(4, 2)),
+            lambda: AdversarialLoss(Mlp())(real=torch.zeros(3, 2), fake=torch.zeros(4, 2)),
             r"\[3, 2\].*\[4, 2\]",
         ),
-        (lambda: labelled(None, [0, 1, 2]), r"one shape, got None and \[3\]: give both"),
-        (lambda: labelled([0, 1, 2], [0, 1]), r"one shape, got \[3\] and \[2\]: give both"),
-        (lambda: labelled([0, 1, 2], [2, 1, 0], gp=1.0), "got gp=1.0 and fake_label: leave one"),
-        (lambda: AdversarialLoss(Mlp()).generator_loss(torch.zeros(3, 2)), "real=None"),
+        (lambda: labelled(None, [0, 1, 2]), "got fake_label and label None: give both"),
+        (
+            lambda: labelled([0, 1, 2], [0, 1]),
+            r"fake_label must have one row for each of 3 samples, \[3 \.\.\.\], got \[2\]",
+        ),
+        (lambda: labelled([0, 1, 2], [2, 1, 0], gp=1.0), "got fake_label and gp=1.0: give both"),
+        (lambda: AdversarialLoss(Mlp()).generator_loss(fake=leaf(3, 2)), "real=None"),
         (lambda: AdversarialLoss(Mlp(), r1=-1.0), "r1 must be finite and >= 0, got -1.0"),
         (lambda: AdversarialLoss(Mlp(), r2=math.nan), "r2 must be finite"),
         (lambda: AdversarialLoss(Mlp(), gp=math.inf), "gp must be finite"),
@@ -298,7 +312,7 @@ def test_misuse_gets_a_sentence(misuse, sentence):
 def test_a_discriminator_with_fused_attention_can_be_penalised(penalty):
     torch.manual_seed(0)
     discriminator, real, fake = Attentive(), torch.randn(4, 1, 4, 4), torch.randn(4, 1, 4, 4)
-    AdversarialLoss(discriminator, **penalty)(real, fake)["total"].backward()
+    AdversarialLoss(discriminator, **penalty)(real=real, fake=fake)["total"].backward()
     assert all(bool(torch.isfinite(grad).all()) for grad in grads(discriminator))
     assert float(discriminator.entry.weight.grad.norm()) > 0
 
@@ -323,14 +337,14 @@ def test_every_penalty_is_of_the_slope_at_the_level_and_with_the_label(penalty, 
     wide = [t.repeat_interleave(20_000, 0) for t in (x, sigma, label)]
     slopes = 2 * (1 + sigma + label)
     expected = ((slopes - 1) if penalty == "gp" else slopes).square().mean()
-    measured = loss(wide[0], wide[0], *wide[1:], rng=rng)[penalty]
+    measured = loss(real=wide[0], fake=wide[0], sigma=wide[1], label=wide[2], rng=rng)[penalty]
     assert float(measured) == pytest.approx(float(expected), rel=0.03)
 
 
 @pytest.mark.parametrize("step", [0.01, 1.0, 30.0])
 def test_the_game_is_played_where_the_samples_are_and_not_where_differences_are_taken(step):
     real, fake = torch.randn(16, 2), torch.randn(16, 2) + 1
-    exact = AdversarialLoss(Linear(), r1=1.0)(real, fake)
-    moved = AdversarialLoss(Linear(), r1=1.0, finite_difference=step)(real, fake)
+    exact = AdversarialLoss(Linear(), r1=1.0)(real=real, fake=fake)
+    moved = AdversarialLoss(Linear(), r1=1.0, finite_difference=step)(real=real, fake=fake)
     for name in ("adversarial", "logit_real", "logit_fake", "sign_accuracy"):
         torch.testing.assert_close(moved[name], exact[name])

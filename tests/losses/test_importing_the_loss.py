@@ -35,7 +35,7 @@ def test_a_plain_autoencoder_takes_the_loss_in_three_lines():
     for _ in range(100):
         output = model(target)
         error = (output - target).square().mean()
-        loss = error + 0.01 * adversarial.generator_loss(output)
+        loss = error + 0.01 * adversarial.generator_loss(fake=output)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -71,7 +71,7 @@ def test_autoencoder_kl_trains_under_accelerate_with_an_adaptive_weight():
     for step in range(30):
         output = vae(target).sample
         error = (output - target).square().mean()
-        game = adversarial_loss.generator_loss(output, real=target)
+        game = adversarial_loss.generator_loss(fake=output, real=target)
         weight = adaptive_weight(error, game, last_layer) * min(1.0, step / 10) * 0.1
         optimizer.zero_grad()
         accelerator.backward(error + weight * game)

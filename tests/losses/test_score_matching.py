@@ -33,7 +33,7 @@ def game(discriminator, real, fake, sigma, noise, label=None, fake_label=None):
     """The loss by which `train_guide` trains: a GAN's game between samples with the same noise."""
     loss = AdversarialLoss(discriminator, non_saturating, float32=True)
     real, fake = noised(real, sigma, noise), noised(fake, sigma, noise)
-    return loss(real, fake, sigma, label, fake_label=fake_label)
+    return loss(real=real, fake=fake, sigma=sigma, label=label, fake_label=fake_label)
 
 
 def at(sigma, count=N, seed=0):
@@ -242,13 +242,18 @@ def test_under_autocast_the_discriminator_computes_in_float32():
     assert seen == {torch.float32}
 
 
+def both(x, *_):
+    """The logits of two discriminators."""
+    return [x[:, 0], x[:, 0]]
+
+
 @pytest.mark.parametrize(
     ("misuse", "sentence"),
     [
         (lambda: ScoreMatching(nn.Linear(1, 1), exact_denoiser()), "hybridgen.Unconditional"),
         (
-            lambda: score_matching(lambda x, *_: x, exact_denoiser(), draws(P, 3), *at(1.0, 3)),
-            r"one logit a sample, \[3\], and this one returned \[3, 1\]",
+            lambda: score_matching(both, exact_denoiser(), draws(P, 3), *at(1.0, 3)),
+            r"one logit a sample, \[3\], and this discriminator returned a list of 2: \[3\]",
         ),
     ],
 )

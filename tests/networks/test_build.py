@@ -10,6 +10,7 @@ from hybridgen.errors import InputError
 from hybridgen.networks.build import (
     DiscriminatorSettings,
     GeneratorSettings,
+    activation_bytes,
     add_noise_conditioning,
     build_discriminator,
     build_generator,
@@ -207,14 +208,15 @@ def test_depth_and_width_of_the_settings_reach_the_networks():
         ("residual", (2,), "choose mlp"),
         ("dcgan", (2,), "choose mlp"),
         ("residual", (1, 8, 16), "square"),
-        ("residual", (2, 8, 8), "2 channels, expected 1 or 3"),
+        ("residual", (0, 8, 8), "channels is 0, but must be at least 1"),
         ("dcgan", (1, 36, 36), "resize them to 32 or 40"),
-        ("residual", (1, 7, 7), "resize them to 8"),
+        ("dcgan", (1, 7, 7), "resize them to 8"),
+        ("residual", (1, 3, 3), "resize them to 4"),
         ("residual", (1, 512, 512), "resize them to 256"),
         (
             "transformer",
             (1, 8, 8),
-            "architecture must be one of mlp, dcgan, residual, got 'transformer'",
+            "architecture must be one of mlp, dcgan, residual(, patch)?, got 'transformer'",
         ),
     ],
 )
@@ -318,7 +320,30 @@ def test_without_noise_it_says_what_the_discriminator_said_and_with_noise_it_can
     assert add_noise_conditioning(conditional) is conditional
 
 
+def test_patches_are_built_for_images_that_have_any_and_no_guide_starts_from_them():
+    settings = DiscriminatorSettings(
+        architecture="patch", width=4, depth=1, noise_conditional=True, activation="silu"
+    )
+    network = build_discriminator(settings, (4, 8, 8), classes=3)
+    logits = network(torch.randn(2, 4, 8, 8), torch.rand(2), torch.tensor([2, 0]))
+    assert logits.shape == (2, 1, 2, 2)
+    config = network.config
+    assert (config.channels, config.width, config.depth, config.classes) == (4, 4, 1, 3)
+    assert config.noise_conditional and config.activation == "silu"
+    hidden = 4 * 16 + 8 * 9  # after the first and the second layer
+    assert hidden <= activation_bytes(network) / 4 <= 12 * hidden
+    for shape, depth in (((1, 8, 8), 2), ((1, 28, 28), 4)):
+        with pytest.raises(InputError, match=f"patch of depth {depth} needs images of at least"):
+            build_discriminator(DiscriminatorSettings(architecture="patch", depth=depth), shape)
+    with pytest.raises(InputError, match="patch is for square images"):
+        build_discriminator(DiscriminatorSettings(architecture="patch"), (2,))
+    with pytest.raises(InputError, match="frequencies are for points"):
+        build_discriminator(DiscriminatorSettings(architecture="patch", frequencies=2), (1, 28, 28))
+    with pytest.raises(InputError, match="one logit a sample, and got a PatchDiscriminator"):
+        add_noise_conditioning(network)
+
+
 def test_a_generator_is_refused():
     generator = build_generator(GeneratorSettings(architecture="mlp"), (2,))
-    with pytest.raises(InputError, match="MlpGenerator is none"):
+    with pytest.raises(InputError, match="one logit a sample, and got a MlpGenerator"):
         add_noise_conditioning(generator)

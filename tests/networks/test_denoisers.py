@@ -254,7 +254,7 @@ def test_the_deviation_of_the_data_is_edms_for_images_and_one_for_points():
         (
             (1, 8, 8),
             {"data_std": 0.0},
-            r"data_std must be a number in \(0, 1e\+09\] or null, got 0.0",
+            r"data_std must be a number in \[1e-06, 1e\+06\] or null, got 0.0",
         ),
         ((2,), {"data_std": math.nan}, "data_std must be a number in .*, got nan"),
         ((2,), {"data_std": math.inf}, "data_std must be a number in .*, got inf"),

@@ -19,7 +19,7 @@ from hybridgen.training.adversarial_term import (
     fake_inputs,
 )
 from hybridgen.training.settings import LogNormal
-from hybridgen.training.setup import build_adversarial
+from hybridgen.training.setup import adversarial_weight, build_adversarial
 
 STD = 0.5
 GAUSSIAN = one_dimensional([1.0], [0.0], [STD])
@@ -163,13 +163,19 @@ def test_other_estimates_are_compared_as_they_are_without_noise(draws, x0, sourc
 
 
 def test_the_weight_rises_evenly_after_the_warm_up():
-    term = AdversarialTerm(weight=0.8, warm_up=3, ramp=4)
+    def weights(numbers, **schedule):
+        strength = adversarial_weight(AdversarialTerm(weight=0.8, **schedule))
+        for number in numbers:
+            strength.steps = number - 1
+            yield strength.scheduled
+
     steps = [1, 3, 4, 5, 6, 7, 8, 1000]
-    assert [term.weight_at(n) for n in steps] == pytest.approx([0, 0, 0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
-    interruptible = AdversarialTerm(weight=0.8, warm_up=0, ramp=0)
-    assert [interruptible.weight_at(n) for n in (1, 2)] == [0.8, 0.8]
-    after = AdversarialTerm(weight=0.8, warm_up=2, ramp=0)
-    assert [after.weight_at(n) for n in (1, 2, 3)] == [0, 0, 0.8]
+    rising = [0, 0, 0.2, 0.4, 0.6, 0.8, 0.8, 0.8]
+    assert [*weights(steps, warm_up=3, ramp=4)] == pytest.approx(rising)
+    assert [*weights((1, 2), warm_up=0, ramp=0)] == [0.8, 0.8]
+    assert [*weights((1, 2, 3), warm_up=2, ramp=0)] == [0, 0, 0.8]
+    assert adversarial_weight(AdversarialTerm(adaptive=True)).adaptive
+    assert not adversarial_weight(AdversarialTerm()).adaptive
 
 
 def test_clean_estimates_at_high_noise_are_refused_unless_forced():
@@ -224,7 +230,7 @@ def test_the_game_reaches_the_discriminators_loss():
     ("settings", "sentence"),
     [
         ({"objective": "wgan"}, "objective must be one of relativistic, .* got 'wgan'"),
-        ({"finite_difference": 0.0}, r"finite_difference must be a number in \(0, .* got 0.0"),
+        ({"finite_difference": 0.0}, r"finite_difference must be a number in \[1e-12, .* got 0.0"),
     ],
 )
 def test_a_game_that_cannot_be_played_is_an_input_error(settings, sentence):

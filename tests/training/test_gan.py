@@ -104,8 +104,8 @@ def test_one_step_passes_through_few_functions_in_few_files(train, training):
     next(steps)
     sys.setprofile(None)
     listing = "\n".join(f"{file} {name}" for file, name in sorted(functions))
-    assert len(functions) <= 30, listing
-    assert len({file for file, _ in functions}) <= 10, listing
+    assert len(functions) <= 42, listing
+    assert len({file for file, _ in functions}) <= 13, listing
 
 
 def test_a_resumed_training_goes_on_with_the_batch_after_the_last(train, training):
@@ -284,7 +284,9 @@ def test_schedules_reach_both_optimisers_and_the_penalties(train, training, play
             assert group["betas"] == (0.0, now["beta2"])
         assert (adversarial.r1, adversarial.r2) == (now["r1"], now["r2"])
         losses = step.losses
-        whole = losses["adversarial"] + now["r1"] / 2 * losses["r1"] + now["r2"] / 2 * losses["r2"]
+        whole = losses["adversarial"] + sum(
+            now[name] / 2 * losses[name] for name in ("r1", "r2") if now[name] > 0
+        )
         assert losses["discriminator"] == pytest.approx(whole, rel=1e-5)
 
 

@@ -1,4 +1,5 @@
-"""Two processes are one, only faster: of a GAN, a denoiser with each kind of term, and guides."""
+"""Two processes are one, only faster: of a GAN, a denoiser with each kind of term, guides, an
+autoencoder."""
 
 import json
 import shutil
@@ -81,6 +82,16 @@ def test_processes_share_the_samples_of_an_evaluation_and_all_get_the_figures_of
         assert record["figures"] == pytest.approx(one, rel=1e-5)
 
 
+def test_adaptive_weights_and_balanced_gradients_of_two_processes_are_those_of_one(records):
+    one = two_processes.weights_of_losses(Accelerator(cpu=True))
+    for record in records:
+        for name in ("layer", "output", "sums"):
+            assert record["weights"][name] == pytest.approx(one[name], rel=1e-6)
+    shares = torch.tensor([record["weights"]["balanced"] for record in records])
+    torch.testing.assert_close(shares.mean(0), torch.tensor(one["balanced"]), rtol=1e-5, atol=0)
+    assert not torch.allclose(*shares)
+
+
 def test_a_process_that_dies_ends_the_other_within_seconds_with_one_sentence(records):
     status, said = records[0]["lost"]
     assert status == 1 and records[0]["seconds"] < 20
@@ -97,6 +108,14 @@ def test_two_processes_have_the_gradients_and_weights_of_one_denoiser(folder, ki
 @pytest.mark.parametrize("objective", two_diffusions.OBJECTIVES)
 def test_two_processes_train_the_guide_of_one(folder, objective, double):
     compare(folder, objective, two_diffusions.guide_outcome(Accelerator(cpu=True), objective))
+
+
+def test_two_processes_train_the_autoencoder_of_one(folder, double):
+    compare(folder, "autoencoder", two_diffusions.autoencoder_outcome(Accelerator(cpu=True)))
+
+
+def test_two_processes_are_one_with_lists_features_and_weights(folder, double):
+    compare(folder, "answers", two_processes.answers(Accelerator(cpu=True)))
 
 
 def compare(folder, kind, one):

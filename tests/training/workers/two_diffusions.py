@@ -1,21 +1,28 @@
-"""A small labelled denoiser with each kind of term, and guides, for one of two processes."""
+"""A small labelled denoiser with each kind of term, guides and an autoencoder, for one of two
+processes."""
 
 import torch
 from safetensors.torch import save_file
 
+from hybridgen.data.images import digits
 from hybridgen.data.points import MixturePoints
 from hybridgen.data.source import Shard
 from hybridgen.maths.mixtures import ring
+from hybridgen.networks.build import build_autoencoder
+from hybridgen.networks.dcgan import DcganDiscriminator
 from hybridgen.networks.denoisers import PointDenoiser
 from hybridgen.networks.mlp import MlpDiscriminator
+from hybridgen.networks.settings import AutoencoderSettings
 from hybridgen.training.adversarial_term import AdversarialTerm
+from hybridgen.training.autoencoder import train_autoencoder
 from hybridgen.training.diffusion import DiffusionTraining, train_diffusion
 from hybridgen.training.guide import GuideTraining, train_guide
-from hybridgen.training.settings import Cosine
+from hybridgen.training.settings import AutoencoderTraining, AuxiliaryTerm, Cosine
 from hybridgen.training.setup import build_adversarial
 from hybridgen.training.validation import HeldOutValidation
 
 SOURCE = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)
+DIGITS = digits()
 OBJECTIVES = ("cross_entropy", "score_matching")
 KINDS = ("plain", "clean", "renoised", "chain")
 
@@ -81,6 +88,33 @@ def outcome(accelerator, kind, *, accumulation=1, adaptive=False):
     return tensors
 
 
+def autoencoder_outcome(accelerator, accumulation=1):
+    """The same of the training of an autoencoder on digits; an adaptive weight of one part."""
+    torch.manual_seed(0)
+    network = build_autoencoder(AutoencoderSettings(widths=(8, 8)), DIGITS.shape)
+    term = AuxiliaryTerm(adaptive=accumulation == 1, weight=0.5, warm_up=1, ramp=2)
+    adversarial = build_adversarial(DcganDiscriminator(resolution=8, width=8), term)
+    options = {"steps": 3, "batch": 16, "accumulation": accumulation, "check_ranks": True}
+    share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+
+    def batches(start):
+        for x, _ in DIGITS.batches(Shard(batch=16, seed=5, start=start, **share)):
+            yield x.to(torch.get_default_dtype()), None
+
+    more = {"adversarial": adversarial, "term": term, "seed": 5}
+    config, tensors = AutoencoderTraining(**options), {}
+    for step in train_autoencoder(network, batches, config, accelerator, **more):
+        for name, part in (("autoencoder", network), ("discriminator", adversarial)):
+            for key, p in part.named_parameters():
+                tensors[f"{step.number}.{name}.{key}"] = p.detach().clone()
+                tensors[f"{step.number}.{name}.{key}.grad"] = p.grad.clone()
+        for key, p in step.average.named_parameters():
+            tensors[f"{step.number}.average.{key}"] = p.detach().clone()
+        for key, loss in step.losses.items():
+            tensors[f"{step.number}.{key}"] = torch.tensor(loss)
+    return tensors
+
+
 def guide_outcome(accelerator, objective):
     """The same of the training of a guide, on data against itself."""
     torch.manual_seed(0)
@@ -126,5 +160,6 @@ def leave_outcomes(accelerator, folder):
     """A file of this rank's outcome for each kind and objective."""
     figures = {kind: outcome(accelerator, kind, adaptive=kind == "chain") for kind in KINDS}
     figures |= {objective: guide_outcome(accelerator, objective) for objective in OBJECTIVES}
+    figures |= {"autoencoder": autoencoder_outcome(accelerator)}
     for name, tensors in figures.items():
         save_file(tensors, folder / f"rank{accelerator.process_index}-{name}.safetensors")

@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
+from oracles import Codec
 from safetensors.torch import save_file
 from training.workers import two_diffusions
 
-from hybridgen import AdversarialLoss, SinglePass
+from hybridgen import AdversarialLoss, LeCam, LossBalancer, SinglePass, adaptive_weight
 from hybridgen.cli import command
 from hybridgen.data.points import MixturePoints
 from hybridgen.data.source import Shard
@@ -89,12 +90,35 @@ def outcome(accelerator, accumulation):
     return tensors
 
 
+def answers(accelerator):
+    """Gradients and averages where maps, features, weights and LeCam meet; without labels, so that
+    one layer of the discriminator has no part in its loss."""
+    torch.manual_seed(0)
+    loss = AdversarialLoss(Codec(), "hinge", r1=0.3, lecam=LeCam(0.1, discriminators=2))
+    model = torch.nn.Conv1d(1, 1, 3, padding=1)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    real, noise, weight = (
+        x.chunk(world)[rank] for x in (torch.randn(8, 1, 30), torch.randn(8, 1, 30), torch.rand(8))
+    )
+    prepared_model, prepared = accelerator.prepare(model, loss)
+    for _ in range(2):
+        fake = prepared_model(noise)
+        lent = loss.generator_losses(fake=fake, real=real, sample_weight=weight)
+        accelerator.backward(sum(lent.values()))
+        parts = prepared(real=real, fake=fake, sample_weight=weight)
+        accelerator.backward(parts["total"])
+    zero = torch.zeros(3, 1)  # what a single process does not compute
+    trained = {**dict(model.named_parameters()), **dict(loss.named_parameters())}
+    grads = {n: zero if p.grad is None else p.grad.clone() for n, p in trained.items()}
+    return {**grads, "real_mean": loss.lecam.real_mean, "fake_mean": loss.lecam.fake_mean}
+
+
 def complaint(accelerator, *, wrapped):
     """What the check of the ranks says of a discriminator loss through the (un)prepared module."""
     prepared = accelerator.prepare(players()[1])
     loss = prepared if wrapped else accelerator.unwrap_model(prepared)
     real, label = next(batches_for(accelerator)(0))
-    accelerator.backward(loss(real, torch.zeros_like(real), label=label)["total"])
+    accelerator.backward(loss(real=real, fake=torch.zeros_like(real), label=label)["total"])
     try:
         check_ranks_agree(accelerator, prepared, "discriminator", 1)
     except RunError as error:
@@ -121,6 +145,30 @@ def figures(accelerator):
     sampler = partial(SinglePass, noise_shape=(LATENT,))
     monitor = Monitor(Path(), SOURCE, sampler=sampler, seed=0, accelerator=accelerator)
     return monitor.figures(players()[0], 1_200)
+
+
+def weights_of_losses(accelerator):
+    """Adaptive weights, and the balanced gradient of a layer, of this process's share of a batch;
+    the last one's are still to be averaged over the processes, as DDP does."""
+    generator = torch.Generator().manual_seed(0)
+    h, target, push = torch.randn(3, 8, 4, generator=generator, dtype=torch.float64)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    h, target, push = (x.chunk(world)[rank] for x in (h, target, push))
+    layer, balancer = (
+        torch.eye(4, dtype=torch.float64, requires_grad=True),
+        LossBalancer({"error": 1.0, "adversarial": 3.0}),
+    )
+    for _ in range(2):  # the second with a running mean
+        output = h @ layer
+        error, game = (output - target).square().mean(), 1e-3 * (output * push).mean()
+        balanced = balancer({"error": error, "adversarial": game}, output)
+    (gradient,) = torch.autograd.grad(balanced, layer, retain_graph=True)
+    return {
+        "layer": float(adaptive_weight(error, game, layer)),
+        "output": float(adaptive_weight(error, game, output=output)),
+        "sums": balancer.sums.tolist(),
+        "balanced": gradient.flatten().tolist(),
+    }
 
 
 def lost(accelerator, record):
@@ -150,6 +198,7 @@ def main(folder):
         "wrong": complaint(accelerator, wrapped=False),
         "stopped": stopped(accelerator, folder / "run"),
         "figures": figures(accelerator),
+        "weights": weights_of_losses(accelerator),
     }
     torch.set_default_dtype(torch.float64)
     for accumulation in (1, 2):
@@ -157,6 +206,7 @@ def main(folder):
             outcome(accelerator, accumulation),
             folder / f"rank{rank}-accumulation{accumulation}.safetensors",
         )
+    save_file(answers(accelerator), folder / f"rank{rank}-answers.safetensors")
     two_diffusions.leave_outcomes(accelerator, folder)
     # The second process leaves its record before it dies.
     (folder / f"rank{rank}.json").write_text(json.dumps(record))
