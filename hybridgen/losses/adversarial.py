@@ -1,5 +1,6 @@
 """The adversarial loss, for a GAN or as an extra term on any other model."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -62,7 +63,8 @@ def _checked(name: str, check: Callable[..., None]) -> Any:
     """An attribute that `check` looks at whenever it is set."""
 
     def set_value(module: nn.Module, value: Any) -> None:
-        check(**{name: value})
+        if value is None or not 0 < value < math.inf:  # loops set good numbers in every step
+            check(**{name: value})
         vars(module)[f"_{name}"] = value
 
     return property(lambda module: vars(module)[f"_{name}"], set_value)
