@@ -1,5 +1,6 @@
 """What a person sees of a model while it trains and at its end: pictures, figures, a table."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -32,7 +33,7 @@ from hybridgen.sampling.samplers import AT_ONCE, draw_samples
 _FRAMES = 100
 
 
-class Previews:
+class Previews(ABC):
     """Pictures of a model in training, of the same examples every time; what is in them, and the
     figures beside them, is for a class below to say.
 
@@ -44,13 +45,13 @@ class Previews:
     def __init__(self, folder: Path, source: Source) -> None:
         self.folder, self.source = folder, source
 
+    @abstractmethod
     def picture(self, model: nn.Module) -> Image.Image:
         """What a person looks at."""
-        raise NotImplementedError
 
+    @abstractmethod
     def figures(self, model: nn.Module, samples: int | None = None) -> dict[str, float]:
         """Metrics of `samples` examples, and what perfect ones get, called `floor_...`."""
-        raise NotImplementedError
 
     def preview(self, model: nn.Module, step: int) -> Path:
         """Draw the picture into `samples/step-N.png`."""
