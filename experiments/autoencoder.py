@@ -12,7 +12,8 @@ from hybridgen.data.settings import DataSettings
 from hybridgen.errors import InputError
 from hybridgen.evaluation.settings import MonitoredRunSettings
 from hybridgen.networks.settings import AutoencoderSettings, DiscriminatorSettings
-from hybridgen.training.settings import AutoencoderTraining, AuxiliaryTerm
+from hybridgen.training.settings import AutoencoderTraining
+from hybridgen.training.terms import AuxiliaryTerm
 
 
 @dataclass(frozen=True, kw_only=True)

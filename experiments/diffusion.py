@@ -15,7 +15,8 @@ from hybridgen.evaluation.settings import Measured, MonitoredRunSettings
 from hybridgen.networks.settings import DenoiserSettings, DiscriminatorSettings
 from hybridgen.sampling.settings import SamplerSettings
 from hybridgen.settings import Interval
-from hybridgen.training.settings import AdversarialTerm, DiffusionTraining
+from hybridgen.training.settings import DiffusionTraining
+from hybridgen.training.terms import AdversarialTerm
 
 
 @dataclass(frozen=True, kw_only=True)

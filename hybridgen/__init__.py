@@ -49,13 +49,12 @@ if TYPE_CHECKING:
     from hybridgen.training.gan import train_gan
     from hybridgen.training.guide import train_guide
     from hybridgen.training.settings import (
-        AdversarialTerm,
         AutoencoderTraining,
-        AuxiliaryTerm,
         DiffusionTraining,
         GanTraining,
         GuideTraining,
     )
+from hybridgen.training.terms import AdversarialTerm, AuxiliaryTerm
 
 _LAZY = {
     "data.augment": ("Augment",),

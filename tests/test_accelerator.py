@@ -38,15 +38,14 @@ from hybridgen.training.diffusion import train_diffusion
 from hybridgen.training.gan import train_gan
 from hybridgen.training.guide import train_guide
 from hybridgen.training.settings import (
-    AdversarialTerm,
     AutoencoderTraining,
-    AuxiliaryTerm,
     DiffusionTraining,
     GanTraining,
     GuideTraining,
 )
 from hybridgen.training.setup import build_adversarial
 from hybridgen.training.step import batches_of
+from hybridgen.training.terms import AdversarialTerm, AuxiliaryTerm
 from hybridgen.training.validation import HeldOutValidation
 
 RING = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)

@@ -53,7 +53,7 @@ class Scalings(NamedTuple):
     noise: Tensor
 
 
-def scalings(sigma: Tensor, data_std: float) -> Scalings:
+def scalings(sigma: Tensor, data_std: float, least: float = 0.0) -> Scalings:
     """EDM's choice for data of root mean square `data_std`.
 
     `skip = d^2 / (sigma^2 + d^2)`, `out = sigma d / sqrt(sigma^2 + d^2)`,
@@ -61,11 +61,15 @@ def scalings(sigma: Tensor, data_std: float) -> Scalings:
     infinite. What the network sees, and what it should answer, then have mean square 1 for data
     whose mean square is `d^2`: that is its deviation only if the data is centred.
     Source: Karras et al. 2022, arXiv:2206.00364, table 1, column "EDM".
+
+    Consistency models count from their `least` level, where the estimate is x itself: `skip =
+    d^2 / ((sigma - least)^2 + d^2)`, `out = (sigma - least) d / sqrt(sigma^2 + d^2)` (Song et al.
+    2023, arXiv:2303.01469, appendix C).
     """
-    total = sigma.square() + data_std**2
+    total, above = sigma.square() + data_std**2, sigma - least
     return Scalings(
-        skip=data_std**2 / total,
-        out=torch.where(total.isinf(), data_std, sigma * data_std * total.rsqrt()),
+        skip=data_std**2 / (above.square() + data_std**2),
+        out=torch.where(total.isinf(), data_std, above * data_std * total.rsqrt()),
         inner=total.rsqrt(),
         noise=sigma.log() / 4,
     )

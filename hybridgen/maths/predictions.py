@@ -76,7 +76,12 @@ def to_clean(kind: Prediction, prediction: Tensor, x: Tensor, alpha: Tensor, s: 
 
 
 def edm_from_clean(
-    x0: Tensor, x: Tensor, sigma: Tensor, data_std: float, sign: EdmSign = "epsilon"
+    x0: Tensor,
+    x: Tensor,
+    sigma: Tensor,
+    data_std: float,
+    sign: EdmSign = "epsilon",
+    least: float = 0.0,
 ) -> Tensor:
     """`F = (x0 - skip x) / (+-out)`: the raw network output behind EDM's preconditioning.
 
@@ -88,16 +93,22 @@ def edm_from_clean(
         sigma: `[b]`, positive.
         data_std: `sigma_data`.
         sign: which of the two conventions.
+        least: of a consistency model, see `hybridgen.maths.noise.scalings`.
     """
-    c = scalings(sigma, data_std)
+    c = scalings(sigma, data_std, least)
     return (x0 - like(c.skip, x) * x) / like(_signed(c.out, sign), x)
 
 
 def edm_to_clean(
-    raw: Tensor, x: Tensor, sigma: Tensor, data_std: float, sign: EdmSign = "epsilon"
+    raw: Tensor,
+    x: Tensor,
+    sigma: Tensor,
+    data_std: float,
+    sign: EdmSign = "epsilon",
+    least: float = 0.0,
 ) -> Tensor:
     """`x0 = skip x +- out F`, the inverse of `edm_from_clean`."""
-    c = scalings(sigma, data_std)
+    c = scalings(sigma, data_std, least)
     return like(c.skip, x) * x + like(_signed(c.out, sign), x) * raw
 
 

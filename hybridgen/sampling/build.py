@@ -38,8 +38,11 @@ def build_sampler(
 
 def _scheduler(settings: SamplerSettings) -> Any:
     kind, _, options = SCHEDULERS[settings.name]
-    if settings.name.startswith("edm_"):
+    if settings.name == "consistency" or settings.name.startswith("edm_"):
         ends = {"sigma_min": settings.low, "sigma_max": settings.high}
         options = {**options, **ends, "rho": settings.rho}
+    if settings.name == "consistency":
+        # A grid of one level more, the lowest, on which no estimate is made.
+        options["num_train_timesteps"] = settings.steps + 1
     # Imported late: diffusers is heavy, and `heun` does without.
     return getattr(import_module("diffusers"), kind)(**options)

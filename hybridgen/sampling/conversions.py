@@ -34,11 +34,11 @@ class PredictionType:
 
     Attributes:
         kind: of prediction; ignored by EDM's.
-        edm: `(sigma_data, sign)` where the answer is EDM's raw F.
+        edm: `(sigma_data, sign, least)` where the answer is EDM's raw F, or a consistency model's.
     """
 
     kind: predictions.Prediction = "sample"
-    edm: tuple[float, predictions.EdmSign] | None = None
+    edm: tuple[float, predictions.EdmSign, float] | None = None
 
     def from_clean(self, x0: Tensor, x: Tensor, level: NoiseLevel) -> Tensor:
         """The clean estimate `x0 [b ...]` of `x [b ...]` at `level`, in this way."""
@@ -79,9 +79,11 @@ def prediction_type(scheduler: Any) -> PredictionType:
     if name == "FlowMatchEulerDiscreteScheduler":
         return PredictionType("flow")
     prediction = config.get("prediction_type")
+    if name == CONSISTENCY:
+        return PredictionType(edm=(config["sigma_data"], "epsilon", config["sigma_min"]))
     if name.startswith("EDM"):
         _among(name, prediction, "epsilon", "v_prediction")
-        return PredictionType(edm=(float(config["sigma_data"]), prediction))
+        return PredictionType(edm=(float(config["sigma_data"]), prediction, 0.0))
     if in_flow_scale(scheduler):
         _among(name + " with use_flow_sigmas", prediction, "flow_prediction", "epsilon", "sample")
         return PredictionType("flow" if prediction == "flow_prediction" else prediction)
@@ -172,6 +174,8 @@ class KnownScheduler(NamedTuple):
     settings: Mapping[str, Any] = {}
 
 
+CONSISTENCY = "CMStochasticIterativeScheduler"
+"""Multistep consistency sampling: estimate, add the noise of the next level, estimate."""
 _BETAS = {"beta_start": 1e-4, "beta_end": 0.02}
 _KARRAS = {**_BETAS, "use_karras_sigmas": True}
 
@@ -185,6 +189,7 @@ SCHEDULERS: dict[str, KnownScheduler] = {
     "edm_euler": KnownScheduler("EDMEulerScheduler", _exploding),
     "edm_dpmpp": KnownScheduler("EDMDPMSolverMultistepScheduler", _exploding),
     "flow_euler": KnownScheduler("FlowMatchEulerDiscreteScheduler", _flow),
+    "consistency": KnownScheduler(CONSISTENCY, _exploding, {"clip_denoised": False}),
 }
 """By the names that settings give them."""
 _LEVELS = {scheduler.kind: scheduler.levels for scheduler in SCHEDULERS.values()}

@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from hybridgen.errors import InputError
 from hybridgen.maths.noise import clamp_level, like, scalings
 from hybridgen.networks.conditioning import check_input, label_or_null
-from hybridgen.sampling.conversions import in_flow_scale, prediction_type, scheduler_name
+from hybridgen.sampling.conversions import (
+    CONSISTENCY,
+    in_flow_scale,
+    prediction_type,
+    scheduler_name,
+)
 from hybridgen.sampling.guidance import configured
 
 _LEAST = 2.0**-24
@@ -57,6 +62,8 @@ class DiffusersDenoiser(nn.Module):
         self.classes, self.null = _labels(network, null)
         self._prediction_type = prediction_type(scheduler)
         self._flow = in_flow_scale(scheduler)
+        # Consistency models are shown a thousand times what EDM's networks are shown.
+        self._turns = 1e3 if scheduler_name(scheduler) == CONSISTENCY else 1.0
         self._timesteps = int(scheduler.config["num_train_timesteps"])
         if scheduler.config.get("timestep_type") == "continuous":
             raise InputError(
@@ -80,7 +87,7 @@ class DiffusersDenoiser(nn.Module):
         label = label_or_null(label, x, self.classes, self.null)
         if self._prediction_type.edm is not None:
             c = scalings(clamp_level(sigma), self._prediction_type.edm[0])
-            prediction = self._predict(like(c.inner, x) * x, c.noise, label)
+            prediction = self._predict(like(c.inner, x) * x, self._turns * c.noise, label)
             one = torch.ones_like(sigma)
             return self._prediction_type.to_clean(prediction, x, one, clamp_level(sigma))
         if self._flow:

@@ -20,6 +20,7 @@ SamplerName = Literal[
     "edm_euler",
     "edm_dpmpp",
     "flow_euler",
+    "consistency",
 ]
 
 
@@ -30,11 +31,15 @@ class SamplerSettings(Settings):
     Attributes:
         name: `heun` (EDM's, two calls a step but one for the last) or a scheduler of diffusers:
             `ddpm`, `ddim`, `dpmpp`, `unipc`, `euler`, `heun_discrete` on the usual linear betas
-            (noise levels .01 to 157), `edm_euler`, `edm_dpmpp`, or `flow_euler`.
+            (noise levels .01 to 157), `edm_euler`, `edm_dpmpp`, or `flow_euler`; or `consistency`,
+            which estimates, adds the noise of the next level and estimates again, for denoisers of
+            `experiments/distill.py` and other consistency models.
         steps: noise levels visited, 0 not counted.
-        low: the lowest of `heun` and `edm_*`; the others have their own.
-        high: the highest of `heun` and `edm_*`; the others show the denoiser no higher one.
-        rho: how densely `heun` and `edm_*` visit low levels.
+        low: the lowest of `heun` and `edm_*`; what `consistency`'s levels would end in; the others
+            have their own.
+        high: the highest of `heun`, `edm_*` and `consistency`; the others show the denoiser no
+            higher one.
+        rho: how densely these visit low levels.
     """
 
     name: SamplerName = "heun"
@@ -50,6 +55,35 @@ class SamplerSettings(Settings):
         # Of every sampler, so that a setting does not turn wrong when the name changes.
         if not self.low < self.high:
             raise InputError(f"sampler: low must be below high, got {self.low} and {self.high}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentSettings(Settings):
+    """How many calls a student samples in, and at which noise levels: see `consistency` in
+    `SamplerSettings`.
+
+    Attributes:
+        calls: of the student for a sample. Divisors are budgets too: of 4 calls, 2 and 1 visit
+            some of the same levels.
+        low: what the levels would end in, a level on which nothing is estimated.
+        high: the first level.
+        rho: how densely they lie near `low`.
+    """
+
+    calls: Annotated[int, Range(1, 64)] = 1
+    low: Level = 0.002
+    high: Level = 80.0
+    rho: Annotated[float, Range(0.1, 100)] = 7.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.sampler  # refuses levels that do not fall
+
+    @property
+    def sampler(self) -> SamplerSettings:
+        """The sampler of all its calls."""
+        ends = {"low": self.low, "high": self.high, "rho": self.rho}
+        return SamplerSettings(name="consistency", steps=self.calls, **ends)
 
 
 def with_calls(settings: SamplerSettings, calls: int) -> SamplerSettings:

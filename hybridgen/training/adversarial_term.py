@@ -11,7 +11,7 @@ from hybridgen.losses.denoising import noised
 from hybridgen.maths.noise import karras_sigmas, like
 from hybridgen.networks.blocks import eval_mode
 from hybridgen.protocols import Denoiser
-from hybridgen.training.settings import AdversarialTerm
+from hybridgen.training.terms import AdversarialTerm
 
 LEAST_LEVEL = 0.75
 """Of `renoised`, as a share of the estimate's level; below, a posterior mean gives itself away."""

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.maths.rng import rng_for
 from hybridgen.training.optim import TrainingSetup, schedule
-from hybridgen.training.settings import AutoencoderTraining, AuxiliaryTerm
+from hybridgen.training.settings import AutoencoderTraining
 from hybridgen.training.setup import adversarial_weight, validate_setup
 from hybridgen.training.step import Batches, Resume, Step
+from hybridgen.training.terms import AuxiliaryTerm
 
 
 class Reconstruction(nn.Module):

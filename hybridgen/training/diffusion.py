@@ -12,9 +12,10 @@ from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.maths.rng import rng_for
 from hybridgen.training.hybrid_loss import Denoising, Hybrid
 from hybridgen.training.optim import TrainingSetup, schedule
-from hybridgen.training.settings import AdversarialTerm, DiffusionTraining
+from hybridgen.training.settings import DiffusionTraining
 from hybridgen.training.setup import adversarial_weight, validate_setup
 from hybridgen.training.step import Batches, Resume, Step
+from hybridgen.training.terms import AdversarialTerm
 
 
 def train_diffusion(

@@ -14,7 +14,8 @@ from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.losses.denoising import denoising_loss, noised
 from hybridgen.networks.blocks import eval_mode
 from hybridgen.training.adversarial_term import TermNoise, discriminator_pair, fake_inputs
-from hybridgen.training.settings import AdversarialTerm, LogNormal
+from hybridgen.training.settings import LogNormal
+from hybridgen.training.terms import AdversarialTerm
 
 Losses = dict[str, Tensor]
 

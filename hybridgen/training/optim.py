@@ -203,7 +203,8 @@ class TrainingSetup:
         On the CPU these are numbers and were checked, on an accelerator scalars that were not read.
 
         Args:
-            parts: the losses of all micro-batches, by name; `total` is the first model's.
+            parts: the losses of all micro-batches, by name; `total` is the first model's, and
+                those of others have their names.
             number: of the step.
             clip: the largest norm of the first model's whole gradient.
 
@@ -218,7 +219,7 @@ class TrainingSetup:
         means, keys = torch.as_tensor(means), list(parts[0])
         if self._failed is None:
             losses = dict(zip(keys, means.tolist(), strict=True))
-            check_finite(losses, names[-1] if math.isfinite(losses["total"]) else names[0], number)
+            check_finite(losses, at_fault(losses, names), number)
         else:
             losses = dict(zip(keys, means.unbind(), strict=True))
             self._failed.logical_or_(~means.isfinite().all())
@@ -242,13 +243,20 @@ class TrainingSetup:
         numbers = iter(torch.cat([means for *_, means in pending]).tolist() if pending else ())
         for names, keys, number, _ in pending:
             losses = {key: next(numbers) for key in keys}
-            check_finite(losses, names[-1] if math.isfinite(losses["total"]) else names[0], number)
+            check_finite(losses, at_fault(losses, names), number)
 
     def step(self, number: int, losses: Mapping[str, Any], *, last: bool) -> Step:
         """What step `number` leaves behind."""
         if self._failed is not None:
             losses = Losses(losses, self.check)
         return Step(number, losses, self.average.module, self.state, last)
+
+
+def at_fault(losses: Mapping[str, float], names: Sequence[str]) -> str:
+    """Which of the models has a loss that is not finite: the first one's is `total`."""
+    own = {"total": names[0], **{name: name for name in names}}
+    wrong = [own[key] for key in own if not math.isfinite(losses.get(key, 0.0))]
+    return wrong[0] if wrong else names[-1]
 
 
 def check_finite(parts: Mapping[str, float], model: str, number: int) -> None:

@@ -29,11 +29,6 @@ ObjectiveName = Literal[
 """Spelled out for type checkers and `--help`: the variables of `hybridgen/maths/objectives.py`."""
 Threads = Annotated[int, Range(1, os.cpu_count() or 1)]
 """Beyond the cores, threads wait for each other, and thousands end the process."""
-FakeSource = Literal["clean", "renoised", "chain"]
-HARMLESS = 0.25
-"""Noise in units of the data's deviation up to which a posterior mean passes for data: on the
-two-component mixture of `tests/oracles.py` the Kolmogorov distance between the two is .044 at
-.15 deviations, .08 at .25, .135 at .5 and .46 at 2.5."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +227,41 @@ class DiffusionTraining(OptimSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillTraining(OptimSettings):
+    """How a finished denoiser becomes one that samples in few calls, whatever pulls it there.
+
+    Attributes:
+        steps: moves of the student.
+        rounds: moves of discriminator and follower for each of the student's, every one on fresh
+            samples.
+        learning_rate: Adam's, of the student; a schedule, set `.start` and `.end`.
+        noise: the levels at which the follower learns the student's samples.
+    """
+
+    rounds: Annotated[int, Range(1, 1_000)] = 1
+    learning_rate: Cosine = field(default_factory=lambda: Cosine(start=5e-4, end=5e-5))
+    noise: LogNormal = field(default_factory=lambda: LogNormal(mean=-0.8))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneTraining(OptimSettings):
+    """How a finished denoiser is moved from its own samples towards data.
+
+    Attributes:
+        batch: real samples a step, and as many of the model that it started from.
+        learning_rate: Adam's; a schedule, set `.start` and `.end`.
+        noise: the levels at which likelihoods are compared.
+        sharpness: what an estimate of the log likelihood ratio is multiplied by to be a logit.
+        fake_weight: of the loss of generated samples beside that of real ones.
+    """
+
+    learning_rate: Cosine = field(default_factory=lambda: Cosine(start=1e-4, end=1e-5))
+    noise: LogNormal = field(default_factory=lambda: LogNormal(mean=-0.8))
+    sharpness: Positive = 1.0
+    fake_weight: Weight = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class AutoencoderTraining(OptimSettings):
     """How an autoencoder is trained, whatever its network and data.
 
@@ -285,88 +315,4 @@ class GuideTraining(OptimSettings):
             raise InputError(
                 "score matching asks for a certain gradient, which a penalty would change: leave "
                 "training.r1 and training.r2 at 0, or choose cross_entropy"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class AuxiliaryTerm(Settings):
-    """A discriminator's part in the training of another model.
-
-    Attributes:
-        weight: of the term beside the model's own loss, once warm-up and ramp are over.
-        adaptive: multiply the weight so that both losses pull equally on the last layer.
-        warm_up: steps in which the discriminator trains and the term does not reach the model.
-        ramp: steps in which the weight then rises to its full value.
-        objective: a name in `hybridgen/maths/objectives.py`.
-        learning_rate: of the discriminator.
-        r1: weight of the squared gradient on real samples.
-        r2: weight of the squared gradient on generated samples.
-        finite_difference: estimate r1 and r2 with steps of this size, without double backward.
-    """
-
-    weight: Weight = 0.1
-    adaptive: bool = False
-    warm_up: Annotated[int, Range(0, 1e8)] = 200
-    ramp: Annotated[int, Range(0, 1e8)] = 500
-    objective: ObjectiveName = "relativistic"
-    learning_rate: Cosine = field(default_factory=lambda: Cosine(start=1e-3, end=5e-5))
-    r1: Cosine = field(default_factory=lambda: Cosine(start=0.1))
-    r2: Cosine = field(default_factory=lambda: Cosine(start=0.1))
-    finite_difference: Positive | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdversarialTerm(AuxiliaryTerm):
-    """A discriminator's part in the training of a diffusion model; off without a `source`.
-
-    Attributes:
-        source: where the fake comes from. `clean`: the clean estimate at levels up to `highest`,
-            compared as it is. `renoised`: the estimate at any level, noised again to three
-            quarters of it or more, and the data with the same noise. `chain`: the end of a short
-            sampling chain, with a gradient through its last step.
-        share: samples of the term as a fraction of the batch.
-        highest: the largest level of `clean`; the smallest is `lowest`.
-        lowest: the last level of a `chain`, from which its last step leads to 0.
-        calls: lengths of a `chain`, in denoiser calls, one drawn in each step.
-        high: the first level of a `chain`.
-        force: allow `clean` at high noise.
-    """
-
-    source: FakeSource | None = None
-    share: Annotated[float, Range(0, 1, "(]")] = 0.25
-    highest: Level = 0.1
-    lowest: Level = 0.02
-    calls: tuple[Annotated[int, Range(2, 1_000)], ...] = (4, 6)
-    high: Level = 80.0
-    force: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        name = "highest" if self.source == "clean" else "high"
-        if not self.lowest < getattr(self, name):
-            raise InputError(
-                f"adversarial.lowest must be below {name}, got {self.lowest} and "
-                f"{getattr(self, name)}"
-            )
-        if not self.calls:
-            raise InputError("adversarial.calls names no length of a chain: give one, such as 4")
-
-    def validate_noise_range(self, finest: float) -> None:
-        """Refuse clean estimates at levels where even a perfect denoiser's give themselves away.
-
-        Args:
-            finest: the smallest deviation that the data has, such as a mode's; where it is not
-                known, the deviation of all the data, which is the least that can be asked.
-
-        Raises:
-            InputError: see above; not if `force`.
-        """
-        limit = HARMLESS * finest
-        if self.source == "clean" and self.highest > limit and not self.force:
-            raise InputError(
-                f"clean estimates at noise up to {self.highest} would be compared with data, but "
-                f"above {limit:g} even a perfect denoiser's are posterior means that a "
-                "discriminator can tell from data, so the term would fight the score: lower "
-                "adversarial.highest, choose adversarial.source chain, or set adversarial.force "
-                "true"
             )

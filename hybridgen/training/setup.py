@@ -35,13 +35,8 @@ from hybridgen.networks.build import activation_bytes
 from hybridgen.settings import check_memory
 from hybridgen.training.lock import flat
 from hybridgen.training.run import JsonLines, Run
-from hybridgen.training.settings import (
-    AdversarialSettings,
-    AuxiliaryTerm,
-    Cosine,
-    OptimSettings,
-    RunSettings,
-)
+from hybridgen.training.settings import AdversarialSettings, Cosine, OptimSettings, RunSettings
+from hybridgen.training.terms import AuxiliaryTerm
 
 PATIENCE = timedelta(hours=12)
 """How long processes wait for one that works alone; the backend's minutes would end the run. One

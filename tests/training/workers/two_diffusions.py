@@ -17,8 +17,9 @@ from hybridgen.training.adversarial_term import AdversarialTerm
 from hybridgen.training.autoencoder import train_autoencoder
 from hybridgen.training.diffusion import DiffusionTraining, train_diffusion
 from hybridgen.training.guide import GuideTraining, train_guide
-from hybridgen.training.settings import AutoencoderTraining, AuxiliaryTerm, Cosine
+from hybridgen.training.settings import AutoencoderTraining, Cosine
 from hybridgen.training.setup import build_adversarial
+from hybridgen.training.terms import AuxiliaryTerm
 from hybridgen.training.validation import HeldOutValidation
 
 SOURCE = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)

@@ -1,0 +1,326 @@
+"""Distillation: a finished denoiser becomes a sampler of few calls."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from hybridgen.losses.adaptive import AdversarialWeight
+from hybridgen.losses.adversarial import AdversarialLoss
+from hybridgen.losses.denoising import denoising_loss, noised
+from hybridgen.losses.distillation import (
+    distribution_matching,
+    divergence_weight,
+    matching_direction,
+)
+from hybridgen.maths.rng import rng_for
+from hybridgen.training.optim import TrainingSetup, schedule
+from hybridgen.training.settings import DistillTraining
+from hybridgen.training.setup import adversarial_weight, validate_setup
+from hybridgen.training.step import Batches, Resume, Step
+from hybridgen.training.terms import Matching, Regression, StudentTerm
+
+Losses = dict[str, Tensor]
+
+
+class Draws(NamedTuple):
+    """The random numbers of one round: normal, `[b k ...]` for a path of k levels and `[b ...]`
+    for noise; normal and uniform, `[b]`, for levels.
+
+    `real` and `fake` are noised to the game's levels, of which a share is `clean`; the follower
+    learns and is asked with noise of its own.
+    """
+
+    path: Tensor
+    real: Tensor
+    fake: Tensor
+    learnt: Tensor
+    asked: Tensor
+    learnt_level: Tensor
+    asked_level: Tensor
+    game_level: Tensor
+    clean: Tensor
+
+    @classmethod
+    def of(cls, batch: int, levels: int, x: Tensor, rng: torch.Generator) -> "Draws":
+        """For the whole batch, of samples like `x [? ...]`."""
+        options: dict[str, Any] = {"generator": rng, "device": x.device, "dtype": x.dtype}
+        normal, uniform = partial(torch.randn, **options), partial(torch.rand, **options)
+        shape = x.shape[1:]
+        noise = [normal(batch, *shape) for _ in range(4)]
+        return cls(
+            normal(batch, levels, *shape), *noise, normal(batch), *(uniform(batch) for _ in "abc")
+        )
+
+
+class Pairs(NamedTuple):
+    """Standard normal noise `[n ...]`, what the teacher's sampler makes of it, `[n ...]`, and the
+    labels `[n]` that it was given, if any."""
+
+    noise: Tensor
+    sample: Tensor
+    label: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Distillation:
+    """The losses of one round on a micro-batch: of student, follower and discriminator.
+
+    All learn from the ends of the student's own path down the levels, where only the last estimate
+    has a gradient (Yin et al. 2024, DMD2, arXiv:2405.14867, section 4.5). Networks are in eval
+    mode, because a sampler has no dropout.
+
+    Attributes:
+        student, follower, adversarial: not prepared.
+        teacher: answers beside the follower.
+        levels: falling, those that the student's sampler visits.
+        data_std: of the data.
+        strength: the weight of the adversarial term.
+    """
+
+    student: Any
+    teacher: Any
+    follower: Any
+    adversarial: AdversarialLoss | None
+    levels: Sequence[float]
+    data_std: float
+    config: DistillTraining
+    term: StudentTerm
+    matching: Matching
+    strength: AdversarialWeight
+    accelerator: Accelerator
+
+    def path(self, noise: Tensor, place: int, label: Tensor | None) -> Tensor:
+        """The student's input `[b ...]` at `levels[place]`, from its own estimates above it.
+
+        Args:
+            noise: `[b k ...]`, standard normal, for each level.
+        """
+        x = self.levels[0] * noise[:, 0]
+        with torch.no_grad(), self.accelerator.autocast():
+            for i in range(place):
+                estimate = self.student(x, x.new_full((len(x),), self.levels[i]), label)
+                x = estimate + self.levels[i + 1] * noise[:, i + 1]
+        return x
+
+    def student_answers(
+        self, prepared: nn.Module, x: Tensor, place: int, label: Tensor | None, pair: Pairs | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The estimates of `x [b ...]` at a level, and those of a pair's noise, in one call, as
+        distributed training has it."""
+        sigma = x.new_full((len(x),), self.levels[place])
+        if pair is None:
+            return prepared(x, sigma, label), None
+        x = torch.cat([x, self.levels[0] * pair.noise])
+        sigma = torch.cat([sigma, sigma.new_full((len(pair.noise),), self.levels[0])])
+        label = None if label is None or pair.label is None else torch.cat([label, pair.label])
+        answers = prepared(x, sigma, label)
+        return answers[: -len(pair.noise)], answers[-len(pair.noise) :]
+
+    def __call__(
+        self,
+        prepared: dict[str, nn.Module],
+        place: int,
+        rng: torch.Generator,
+        moves: bool,
+        regression: float,
+        real: Tensor,
+        label: Tensor | None,
+        pair: Pairs | None,
+        draws: Draws,
+    ) -> Losses:
+        """`total` of the student if it `moves`, `follower`, `discriminator`, and their parts.
+
+        Args:
+            prepared: the models by name, as prepared for training.
+            place: of the level in which the path ends.
+            rng: draws what the penalties need.
+            regression: its weight.
+        """
+        x, losses, parts = self.path(draws.path, place, label), {}, {}
+        with torch.set_grad_enabled(moves):
+            answers = self.student_answers(prepared["student"], x, place, label, pair)
+        sample, total = answers[0], answers[0].new_zeros(())
+        if self.follower is not None:
+            level = self.config.noise(draws.learnt_level)
+            noisy = noised(sample.detach(), level, draws.learnt), level, label
+            error = denoising_loss(
+                prepared["follower"](*noisy), sample.detach(), level, self.data_std
+            )
+            losses["follower"] = error.mean()
+            if moves:
+                pull = distribution_matching(sample, self.direction(sample, label, draws)).mean()
+                parts["matching"], total = pull.detach(), total + self.matching.weight * pull
+        if answers[1] is not None and pair is not None:
+            error = (answers[1] - pair.sample).square().mean()
+            parts["regression"], total = error.detach(), total + regression * error
+        if self.adversarial is not None:
+            level = self.term.noise(draws.game_level)
+            level = torch.where(draws.clean < self.term.clean, 0.0, level)
+            compared = {
+                "real": noised(real, level, draws.real),
+                "fake": noised(sample, level, draws.fake),
+                "sigma": level,
+                "label": label,
+            }
+            detached = {**compared, "fake": compared["fake"].detach()}
+            own = prepared["discriminator"](**detached, rng=rng)
+            losses["discriminator"] = own.pop("total")
+            parts |= own
+            if moves and self.strength.scheduled > 0:
+                with self.accelerator.autocast():
+                    game = self.adversarial.generator_loss(**compared)
+                at = self.student.last_layer if self.term.adaptive else None
+                weight = self.strength(total, game, at)
+                total = total + weight * game
+                parts |= {"generator": game.detach(), "weight": weight}
+        if moves:
+            losses["total"] = total
+        return parts | losses  # after their parts, which name better what went wrong
+
+    def direction(self, sample: Tensor, label: Tensor | None, draws: Draws) -> Tensor:
+        """Where follower and teacher disagree about the samples `[b ...]`, see
+        `matching_direction`."""
+        with torch.no_grad(), self.accelerator.autocast():
+            level = self.matching.noise(draws.asked_level)
+            noisy = noised(sample.detach(), level, draws.asked), level, label
+            follower, teacher, weight = self.follower(*noisy), self.teacher(*noisy), None
+            if self.adversarial is not None and self.matching.divergence != "reverse_kl":
+                logit = self.adversarial.discriminator(*noisy)
+                weight = divergence_weight(logit.float(), self.matching.divergence)
+            return matching_direction(sample, follower, teacher, weight)
+
+
+def train_student(
+    student: Any,
+    teacher: Any,
+    batches: Batches,
+    config: DistillTraining,
+    accelerator: Accelerator,
+    *,
+    levels: Sequence[float],
+    data_std: float,
+    adversarial: AdversarialLoss | None = None,
+    term: StudentTerm | None = None,
+    matching: Matching | None = None,
+    regression: Regression | None = None,
+    pairs: Pairs | None = None,
+    seed: int = 0,
+    resume: Resume | None = None,
+) -> Iterator[Step]:
+    """Train a copy of a finished denoiser to sample in few calls, one `Step` at a time.
+
+    Up to three signals pull at it, each by its weight: a discriminator that compares its samples
+    with data, a follower that compares them with the teacher's distribution, and pairs of noise and
+    the teacher's sample. A step is `config.rounds` moves of discriminator and follower, with the
+    student in the last of them. Random numbers are drawn for the whole batch and each process keeps
+    its share.
+
+    Args:
+        student: begins as the teacher; `(x, sigma, label) -> x0`.
+        teacher: the finished denoiser; does not change.
+        batches: gives this process's share of the batches from batch number n on; `config.rounds`
+            of them a step.
+        levels: falling, that the student's sampler visits; in each round one of them is learnt.
+        data_std: of the data, for the weight of the follower's levels.
+        adversarial, term: the discriminator and its objective, and what it weighs; r1 and r2 are
+            overwritten by the term's.
+        matching: of the follower, which begins as the teacher.
+        regression, pairs: the weight of the pairs, and the pairs.
+        seed: names every random draw of the loop.
+        resume: called before the first step; fills the state from a checkpoint and returns the
+            number of its step.
+
+    Raises:
+        InputError: the set-up cannot work; said at once, before the first step is asked for.
+        RunError: a loss is not finite; nothing was updated by it.
+    """
+    if (adversarial is None) != (term is None) or (regression is None) != (pairs is None):
+        raise ValueError("a signal needs both its settings and what it is made of, got one")
+    if adversarial is None and matching is None and pairs is None:
+        raise ValueError("nothing pulls at the student: give adversarial, matching or regression")
+    validate_setup(accelerator, config, adversarial, *((term.r1, term.r2) if term else ()))
+    models: dict[str, nn.Module] = {"student": student}
+    if matching is not None:
+        models["follower"] = copy.deepcopy(teacher).requires_grad_(True)
+    if adversarial is not None:
+        models["discriminator"] = adversarial
+    term = term or StudentTerm()
+    losses_of = Distillation(
+        student,
+        teacher,
+        models.get("follower"),
+        adversarial,
+        levels,
+        data_std,
+        config,
+        term,
+        matching or Matching(),
+        adversarial_weight(term),
+        accelerator,
+    )
+
+    def steps() -> Iterator[Step]:
+        setup = TrainingSetup(accelerator, config, **models)
+        teacher.to(setup.device).requires_grad_(False)
+        done = resume(setup.state) if resume is not None else 0
+        rounds = config.rounds if len(models) > 1 else 1
+        stream, total = batches(done * rounds), config.steps
+        if done == total:
+            yield setup.step(done, {}, last=True)
+
+        for number in range(done + 1, total + 1):
+            progress = (number - 1) / total
+            losses_of.strength.steps = number - 1
+            rates = {"student": config.learning_rate, "discriminator": term.learning_rate}
+            rates["follower"] = losses_of.matching.learning_rate
+            for name, optimizer in setup.optimizers.items():
+                schedule(optimizer, rates[name](progress), (0.0, 0.99))
+            if adversarial is not None:
+                adversarial.r1, adversarial.r2 = term.r1(progress), term.r2(progress)
+            pull = regression.weight(progress) if regression is not None else 0.0
+            losses = {}
+            for turn in range(rounds):
+                moves = turn == rounds - 1
+                names = [name for name in setup.models if moves or name != "student"]
+                key = number, turn
+                place = torch.randint(len(levels), (), generator=rng_for(seed, "place", *key))
+                rng = rng_for(seed, "penalty", *key, setup.rank, device=setup.device)
+                x, label = next(stream)
+                noise_rng = rng_for(seed, "noise", *key, device=setup.device)
+                draws = Draws.of(config.batch, len(levels), x, noise_rng)
+                chosen: list[Tensor | None] = [None] * 3
+                if pairs is not None and moves and pull > 0:
+                    rows = torch.randint(
+                        len(pairs.noise), (config.batch,), generator=rng_for(seed, "pairs", *key)
+                    )
+                    chosen = [
+                        None if each is None else setup.share(each[rows]).to(x.device)
+                        for each in pairs
+                    ]
+                parts = []
+                for real, kind, *rest in setup.micro_batches(
+                    names, x, label, *chosen, *map(setup.share, draws)
+                ):
+                    pair = None if rest[0] is None else Pairs(*rest[:3])
+                    micro = losses_of(
+                        setup.models,
+                        int(place),
+                        rng,
+                        moves,
+                        pull,
+                        real,
+                        kind,
+                        pair,
+                        Draws(*rest[3:]),
+                    )
+                    parts.append(setup.backward(micro))
+                losses |= setup.update(names, parts, number)
+            yield setup.step(number, losses, last=number == total)
+
+    return steps()
