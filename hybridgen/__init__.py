@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from hybridgen.losses.adversarial import AdversarialLoss
     from hybridgen.losses.answers import features_then_logits, logits_then_features
     from hybridgen.losses.discriminators import PerSample, Unconditional
+    from hybridgen.losses.distillation import (
+        distribution_matching,
+        divergence_weight,
+        log_likelihood_ratio,
+        matching_direction,
+    )
     from hybridgen.losses.lecam import LeCam
     from hybridgen.losses.reduction import feature_matching
     from hybridgen.maths import objectives
@@ -46,15 +52,23 @@ if TYPE_CHECKING:
     from hybridgen.sampling.schedulers import Scheduled
     from hybridgen.training.autoencoder import train_autoencoder
     from hybridgen.training.diffusion import train_diffusion
+    from hybridgen.training.distill import train_student
     from hybridgen.training.gan import train_gan
     from hybridgen.training.guide import train_guide
     from hybridgen.training.settings import (
         AutoencoderTraining,
         DiffusionTraining,
+        DistillTraining,
         GanTraining,
         GuideTraining,
     )
-from hybridgen.training.terms import AdversarialTerm, AuxiliaryTerm
+    from hybridgen.training.terms import (
+        AdversarialTerm,
+        AuxiliaryTerm,
+        Matching,
+        Regression,
+        StudentTerm,
+    )
 
 _LAZY = {
     "data.augment": ("Augment",),
@@ -69,6 +83,12 @@ _LAZY = {
     "losses.adaptive": ("AdversarialWeight", "LossBalancer", "adaptive_weight"),
     "losses.adversarial": ("AdversarialLoss",),
     "losses.answers": ("features_then_logits", "logits_then_features"),
+    "losses.distillation": (
+        "distribution_matching",
+        "divergence_weight",
+        "log_likelihood_ratio",
+        "matching_direction",
+    ),
     "losses.discriminators": ("PerSample", "Unconditional"),
     "losses.lecam": ("LeCam",),
     "losses.reduction": ("feature_matching",),
@@ -97,15 +117,22 @@ _LAZY = {
     "sampling.schedulers": ("Scheduled",),
     "training.autoencoder": ("train_autoencoder",),
     "training.diffusion": ("train_diffusion",),
+    "training.distill": ("train_student",),
     "training.gan": ("train_gan",),
     "training.guide": ("train_guide",),
     "training.settings": (
-        "AdversarialTerm",
         "AutoencoderTraining",
-        "AuxiliaryTerm",
         "DiffusionTraining",
+        "DistillTraining",
         "GanTraining",
         "GuideTraining",
+    ),
+    "training.terms": (
+        "AdversarialTerm",
+        "AuxiliaryTerm",
+        "Matching",
+        "Regression",
+        "StudentTerm",
     ),
 }
 """Public names by module, loaded when first asked for: torch, diffusers and datasets are heavy."""

@@ -1,6 +1,6 @@
-"""What a guide learns from and is validated on: real examples and samples of one model."""
+"""Samples of one finished model, drawn once: what a guide or a student learns from."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +10,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hybridgen.data.images import to_bytes, to_float
-from hybridgen.data.source import Batch, Shard, Source, row_batches
+from hybridgen.data.source import Batch, Shard, Source, labels_in_turn, row_batches
 from hybridgen.errors import InputError
 from hybridgen.evaluation.guide import SampledModel
 from hybridgen.files import write_atomically
+from hybridgen.maths.rng import rng_for
 from hybridgen.protocols import Denoiser
+from hybridgen.training.distill import Pairs
 from hybridgen.training.run import Run
 from hybridgen.training.validation import HeldOutValidation
 
@@ -59,27 +61,9 @@ class GuideData:
         if label is not None:
             label = label[torch.arange(self.count) % len(label)] if model.source.classes else None
         points = len(model.source.shape) == 1
-
-        def draw() -> None:
-            if path.exists():
-                return
-            run.say(f"drawing {self.count} samples of the model")
-            # By another name it would be other noise, and recorded figures not met again.
-            x = model.samples(self.count, "fakes", label=label)
-            content = {"x": x if points else to_bytes(x)}
-            write_atomically(path, save(content, {"model": model.fingerprint}))
-
-        run.lead(draw)
-        try:
-            with safe_open(path, "pt") as file:
-                x, fingerprint = file.get_tensor("x"), (file.metadata() or {}).get("model")
-            if x.shape != (self.count, *model.source.shape):
-                raise ValueError(f"expected {self.count} samples, got a tensor {list(x.shape)}")
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise InputError(f"{path} is damaged: remove it, it will be drawn again") from error
-        if fingerprint != model.fingerprint:
-            raise InputError(f"{path} holds samples of another model: choose another --out")
-        self._fake = x if points else to_float(x), label
+        # By another purpose it would be other noise, and recorded figures not met again.
+        form = None if points else (to_bytes, to_float)
+        self._fake = drawn_once(model, self.count, "fakes", label, path, run, form), label
 
     def real_batches(self, start: int) -> Iterator[Batch]:
         """Batches of training examples from number `start` on."""
@@ -106,3 +90,51 @@ class GuideData:
         labels = {"label": label, "fake_label": fake_label}
         sets = x.to(device), fake[:first].to(device)
         return HeldOutValidation(*sets, levels, **labels, denoiser=denoiser, seed=seed)
+
+
+def drawn_once(
+    model: SampledModel,
+    count: int,
+    purpose: str,
+    label: Tensor | None,
+    path: Path,
+    run: Run,
+    form: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None,
+) -> Tensor:
+    """Samples of a model `[count ...]`, drawn into a file or read back from it.
+
+    Args:
+        purpose: names their noise.
+        form: what makes of samples what the file holds, and back.
+
+    Raises:
+        RunError: samples are not finite.
+        InputError: the file is damaged, or of another model.
+    """
+
+    def draw() -> None:
+        if path.exists():
+            return
+        run.say(f"drawing {count} samples of the model")
+        x = model.samples(count, purpose, label=label)
+        content = {"x": x if form is None else form[0](x)}
+        write_atomically(path, save(content, {"model": model.fingerprint}))
+
+    run.lead(draw)
+    try:
+        with safe_open(path, "pt") as file:
+            x, fingerprint = file.get_tensor("x"), (file.metadata() or {}).get("model")
+        if x.shape != (count, *model.source.shape):
+            raise ValueError(f"expected {count} samples, got a tensor {list(x.shape)}")
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is damaged: remove it, it will be drawn again") from error
+    if fingerprint != model.fingerprint:
+        raise InputError(f"{path} holds samples of another model: choose another --out")
+    return x if form is None else form[1](x)
+
+
+def draw_pairs(model: SampledModel, count: int, path: Path, run: Run) -> Pairs:
+    """Pairs of noise and what the model's sampler makes of it, see `drawn_once`."""
+    label, key = labels_in_turn(model.source.classes, count), (model.seed, "pairs", 0)
+    noise = torch.randn(count, *model.source.shape, generator=rng_for(*key))
+    return Pairs(noise, drawn_once(model, count, "pairs", label, path, run))

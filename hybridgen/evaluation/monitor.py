@@ -31,6 +31,8 @@ from hybridgen.protocols import Sampler
 from hybridgen.sampling.samplers import AT_ONCE, draw_samples
 
 _FRAMES = 100
+DISTANCES = ("frechet_distance", "sliced_wasserstein")
+"""Of images and of points, what samplers are compared by."""
 
 
 class Previews(ABC):
@@ -93,6 +95,8 @@ class Monitor(Previews):
         sampler: how a model is sampled, such as a `SinglePass` of a generator.
         seed: names the noise.
         accelerator: Accelerate's, of the processes that share the samples of an evaluation.
+        others: further samplers, of which the distance is measured and called by its name and
+            theirs, such as `frechet_distance_at_1`.
     """
 
     def __init__(
@@ -103,9 +107,11 @@ class Monitor(Previews):
         sampler: Callable[[Any], Sampler],
         seed: int,
         accelerator: Any = None,
+        others: Mapping[str, Callable[[Any], Sampler]] | None = None,
     ) -> None:
         super().__init__(folder, source)
         self.sampler, self.seed, self.accelerator = sampler, seed, accelerator
+        self.others = others or {}
         self._evaluators: dict[int | None, Evaluator | None] = {}
 
     def picture(self, model: nn.Module) -> Image.Image:
@@ -137,18 +143,31 @@ class Monitor(Previews):
         if evaluator is None:
             return {}
         count, accelerator = evaluator.samples, self.accelerator
-        x = self.samples(model, count, "judge", rows_of(count, accelerator))
-        features = evaluator.extractor.extract(x)
-        return evaluator.values(gathered_features(features, count, accelerator))
+
+        def values(sampler: Callable[[Any], Sampler]) -> dict[str, float]:
+            x = self.samples(model, count, "judge", rows_of(count, accelerator), sampler)
+            features = evaluator.extractor.extract(x)
+            return evaluator.values(gathered_features(features, count, accelerator))
+
+        figures = values(self.sampler)
+        distance = next((name for name in DISTANCES if name in figures), "")
+        for name, sampler in self.others.items() if distance else ():
+            figures[f"{distance}_{name}"] = values(sampler)[distance]
+        return figures
 
     def samples(
-        self, model: nn.Module, count: int, purpose: str, rows: slice = slice(None)
+        self,
+        model: nn.Module,
+        count: int,
+        purpose: str,
+        rows: slice = slice(None),
+        sampler: Callable[[Any], Sampler] | None = None,
     ) -> Tensor:
         """`rows` of `count` samples `[count ...]` from the noise that `purpose` names, labels in
         turn."""
         like, label = next(model.parameters()), labels_in_turn(self.source.classes, count)
-        key = self.seed, purpose
-        return draw_samples(self.sampler(model), count, key, like=like, label=label, rows=rows)
+        key, made = (self.seed, purpose), (sampler or self.sampler)(model)
+        return draw_samples(made, count, key, like=like, label=label, rows=rows)
 
 
 class Reconstructions(Previews):

@@ -3,10 +3,10 @@
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
@@ -19,20 +19,27 @@ from hybridgen.evaluation.results import TrainingSummary
 from hybridgen.files import Number, read_object, read_text
 from hybridgen.metrics.registry import METRICS
 from hybridgen.networks.build import load_network
-from hybridgen.settings import Range, Weight, check
+from hybridgen.sampling.load import INDEX, load_denoiser
+from hybridgen.sampling.settings import SamplerSettings, StudentSettings
+from hybridgen.settings import Range, Settings, Weight, check
 from hybridgen.training.run import JsonLines
 
+S = TypeVar("S", bound=Settings)
 MODELS = ("generator", "denoiser")
 NETWORKS = (*MODELS, "autoencoder", "discriminator")
 """Folders of networks; the first that a run has is what it was trained for."""
 
-Kind = Literal["gan", "diffusion", "hybrid"]
+Kind = Literal["gan", "diffusion", "hybrid", "student"]
+
+
+def saved_network(folder: Path) -> Any:
+    """The network of this package, or the denoiser of a pipeline, in a folder; in eval mode."""
+    return load_denoiser(folder) if (folder / INDEX).is_file() else load_network(folder)
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """The folder of a run of `gan.py`, `diffusion.py`, `hybrid.py`, `autoencoder.py` or `guide.py`,
-    read when asked.
+    """The folder of a run of an experiment that trains a network, read when asked.
 
     Every property raises `InputError`, and names the file, if what it needs is missing or damaged.
     """
@@ -47,13 +54,13 @@ class SavedRun:
     @property
     def network(self) -> Any:
         """That network, in eval mode."""
-        return load_network(self.folder / self.network_name)
+        return saved_network(self.folder / self.network_name)
 
     @property
     def fingerprint(self) -> str:
         """The SHA-256 of that network's weights: a guide belongs to one model."""
         digest = hashlib.sha256()
-        for path in sorted((self.folder / self.network_name).glob("*.safetensors")):
+        for path in sorted((self.folder / self.network_name).rglob("*.safetensors")):
             digest.update(path.read_bytes())
         return digest.hexdigest()
 
@@ -73,6 +80,8 @@ class SavedRun:
             )
         if model == "generator":
             return "gan"
+        if "student" in self.config:
+            return "student"
         term = self.config.get("adversarial")
         plain = not isinstance(term, dict) or term.get("source") is None
         return "diffusion" if plain else "hybrid"
@@ -90,14 +99,23 @@ class SavedRun:
     @property
     def data(self) -> DataSettings:
         """What the model was trained on."""
-        data = self._read("config.yaml", {"data": dict})["data"]
+        return self._settings("data", DataSettings)
+
+    def _settings(self, name: str, kind: type[S]) -> S:
+        """A group of its settings."""
+        values = self._read("config.yaml", {name: dict})[name]
         parser = ArgumentParser(exit_on_error=False)  # knows the type of each setting
-        parser.add_class_arguments(DataSettings, fail_untyped=False)
+        parser.add_class_arguments(kind, fail_untyped=False)
         try:
-            return DataSettings(**parser.instantiate(parser.parse_object(data)))
+            return kind(**parser.instantiate(parser.parse_object(values)))
         except (ArgumentError, TypeError, ValueError) as error:
             path = self.folder / "config.yaml"
             raise InputError(f"{path} is damaged or of another version: train again") from error
+
+    @property
+    def student(self) -> StudentSettings:
+        """How a student is sampled."""
+        return self._settings("student", StudentSettings)
 
     @property
     def result(self) -> dict[str, float | None]:
@@ -126,9 +144,93 @@ class SavedRun:
         times = {name: result.get(name) for name in ("seconds", "seconds_in_all")}
         facts |= {name: time for name, time in times.items() if time is not None}
         for network in (name for name in NETWORKS if (self.folder / name).is_dir()):
-            weights = load_network(self.folder / network).parameters()
+            weights = saved_network(self.folder / network).parameters()
             facts[f"{network}_parameters"] = sum(p.numel() for p in weights)
         return facts
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Teacher:
+    """A finished denoiser that further training starts from.
+
+    Attributes:
+        name: of its run's folder, or of the pipeline.
+        network: `(x, sigma, label) -> x0`, in eval mode.
+        data: what it was trained on, or is to be trained on further.
+        low, high: the noise levels between which it can be sampled.
+        fingerprint: of its weights.
+    """
+
+    name: str
+    network: Any
+    data: DataSettings
+    low: float
+    high: float
+    fingerprint: str
+
+    @property
+    def data_std(self) -> float:
+        """Of the data, as the network takes it; 0.5 where it does not say."""
+        return getattr(self.network, "config", {}).get("data_std", 0.5)
+
+    def check(self, shape: tuple[int, ...], classes: int, levels: Sequence[float]) -> None:
+        """Refuse, by `InputError`, data of another shape or with other labels, and levels at which
+        it cannot be sampled.
+        """
+        expected = self.network.shape, self.network.classes
+        if (shape, classes) != expected:
+            raise InputError(
+                f"{self.name} denoises samples of shape {expected[0]} with {expected[1]} classes, "
+                f"and the data has shape {shape} with {classes}: set data.resolution, "
+                "data.channels and data.labels to match, or name another --run"
+            )
+        outside = [level for level in levels if not self.low <= level <= self.high]
+        if outside:
+            raise InputError(
+                f"the student would be asked at noise level {outside[0]:.4g}, and {self.name} "
+                f"knows levels from {self.low:.4g} to {self.high:.4g}: set student.high, "
+                "student.low and student.rho so that all levels lie there"
+            )
+
+
+def load_teacher(name: str, data: DataSettings) -> Teacher:
+    """A finished run of `diffusion.py` or `hybrid.py` by its folder, or a diffusers pipeline by its
+    folder or hub name.
+
+    Args:
+        data: what a pipeline is trained further on. A run knows its own, of which only the path is
+            replaced, if one is given.
+
+    Raises:
+        InputError: no such denoiser, or one that has no data.
+    """
+    if (Path(name) / INDEX).is_file() or not Path(name).is_dir():
+        network = load_denoiser(name)
+        if not data.path:
+            raise InputError(f"{name} is a pipeline, which keeps no data: give --data.path")
+        digest = hashlib.sha256()
+        for weight in network.state_dict().values():
+            digest.update(weight.detach().cpu().float().numpy().tobytes())
+        low, high = network.levels
+        ends = {"low": low, "high": high}
+        return Teacher(
+            name=name, network=network, data=data, fingerprint=digest.hexdigest(), **ends
+        )
+    run = SavedRun(Path(name))
+    if run.kind not in ("diffusion", "hybrid"):
+        raise InputError(
+            f"{name} holds a {run.kind}, which samples in few calls already: name a finished run "
+            "of experiments/diffusion.py or hybrid.py"
+        )
+    own, sampler = run.data, run._settings("sampler", SamplerSettings)
+    return Teacher(
+        name=name,
+        network=run.network,
+        data=replace(own, path=data.path) if data.path else own,
+        low=sampler.low,
+        high=sampler.high,
+        fingerprint=run.fingerprint,
+    )
 
 
 def training_summary(name: str, runs: Sequence[SavedRun], command: str) -> TrainingSummary:

@@ -43,6 +43,6 @@ def _scheduler(settings: SamplerSettings) -> Any:
         options = {**options, **ends, "rho": settings.rho}
     if settings.name == "consistency":
         # A grid of one level more, the lowest, on which no estimate is made.
-        options["num_train_timesteps"] = settings.steps + 1
+        options = {**options, "num_train_timesteps": settings.steps + 1}
     # Imported late: diffusers is heavy, and `heun` does without.
     return getattr(import_module("diffusers"), kind)(**options)

@@ -15,7 +15,8 @@ from hybridgen.networks.build import check_complete, check_numbers, check_saved
 from hybridgen.sampling.conversions import SCHEDULERS
 from hybridgen.sampling.pretrained import DiffusersDenoiser
 
-_INDEX = "model_index.json"
+INDEX = "model_index.json"
+"""What makes a folder a saved pipeline."""
 _PARTS = ("unet", "transformer", "scheduler")
 _DIFFUSERS = {"UNet2DModel", "DiTTransformer2DModel", "Transformer2DModel"}
 _DIFFUSERS |= {scheduler.kind for scheduler in SCHEDULERS.values()}
@@ -77,10 +78,10 @@ def read_index(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: it is missing or damaged.
     """
-    path = folder / _INDEX
+    path = folder / INDEX
     if not path.is_file():
         raise InputError(
-            f"no diffusers pipeline in {folder}: expected {_INDEX} there; name a folder that a "
+            f"no diffusers pipeline in {folder}: expected {INDEX} there; name a folder that a "
             "pipeline's save_pretrained wrote"
         )
     return read_object(path, advice="save it again")
@@ -94,7 +95,7 @@ def _from_hub(name: str) -> Path:
             # One question with a time limit: a download alone retries for half a minute.
             huggingface_hub.HfApi().model_info(name, timeout=_PATIENCE_SECONDS)
         files = [
-            _INDEX,
+            INDEX,
             *(f"{part}/*.{kind}" for part in _PARTS for kind in ("json", "safetensors")),
         ]
         copy = huggingface_hub.snapshot_download

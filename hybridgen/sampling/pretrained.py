@@ -2,7 +2,8 @@
 
 import inspect
 import math
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class DiffusersDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         _refuse_conditions(network)
-        self.network = network
+        self.network, self.scheduler = network, scheduler
         self.shape = shape if shape is not None else _shape(network)
         self.classes, self.null = _labels(network, null)
         self._prediction_type = prediction_type(scheduler)
@@ -75,6 +76,21 @@ class DiffusersDenoiser(nn.Module):
         # No buffer: `.to(bfloat16)` would round it.
         self._log_sigmas = (((1 - kept) / kept).log() / 2).cpu()
         self._table = self._log_sigmas  # where samples are
+
+    @property
+    def levels(self) -> tuple[float, float]:
+        """The lowest and the highest noise level that the network was trained at."""
+        if not len(self._log_sigmas):
+            names = ("sigma_min", "sigma_max")
+            low, high = (self.scheduler.config.get(name) for name in names)
+            return (1e-3, 1e3) if low is None or high is None else (low, high)
+        return math.exp(float(self._log_sigmas[0])), math.exp(float(self._log_sigmas[-1]))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write network and scheduler as a pipeline that `load_denoiser` and diffusers read."""
+        from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
+
+        DDPMPipeline(cast(Any, self.network), self.scheduler).save_pretrained(folder)
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         if self.shape is not None:

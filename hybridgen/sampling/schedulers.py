@@ -65,9 +65,14 @@ class Scheduled:
         object.__setattr__(self, "_prediction_type", prediction)
 
     @property
+    def sigmas(self) -> list[float]:
+        """The noise levels at which the denoiser is called, highest first."""
+        return [self._sigma(level) for level in self._levels]
+
+    @property
     def cost(self) -> Cost:
         """Network calls of one sample, those of every discriminator that guides included."""
-        return sum((cost_of(self.denoiser, self._sigma(x)) for x in self._levels), Cost())
+        return sum((cost_of(self.denoiser, sigma) for sigma in self.sigmas), Cost())
 
     @torch.no_grad()
     def __call__(

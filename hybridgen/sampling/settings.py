@@ -80,10 +80,24 @@ class StudentSettings(Settings):
         _ = self.sampler  # refuses levels that do not fall
 
     @property
+    def budgets(self) -> list[int]:
+        """Numbers of calls in which it can sample, its own last."""
+        return [calls for calls in range(1, self.calls + 1) if self.calls % calls == 0]
+
+    @property
     def sampler(self) -> SamplerSettings:
         """The sampler of all its calls."""
+        return self.with_calls(self.calls)
+
+    def with_calls(self, calls: int) -> SamplerSettings:
+        """The sampler of one of its budgets; `InputError` if it is none."""
+        if calls not in self.budgets:
+            raise InputError(
+                f"a student of {self.calls} calls samples in {', '.join(map(str, self.budgets))}, "
+                f"and not in {calls}: choose one of these, or train another student"
+            )
         ends = {"low": self.low, "high": self.high, "rho": self.rho}
-        return SamplerSettings(name="consistency", steps=self.calls, **ends)
+        return SamplerSettings(name="consistency", steps=calls, **ends)
 
 
 def with_calls(settings: SamplerSettings, calls: int) -> SamplerSettings:

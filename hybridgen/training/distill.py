@@ -1,13 +1,14 @@
 """Distillation: a finished denoiser becomes a sampler of few calls."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from einops import reduce
 from torch import Tensor, nn
 
 from hybridgen.losses.adaptive import AdversarialWeight
@@ -18,6 +19,7 @@ from hybridgen.losses.distillation import (
     divergence_weight,
     matching_direction,
 )
+from hybridgen.maths.noise import like
 from hybridgen.maths.rng import rng_for
 from hybridgen.training.optim import TrainingSetup, schedule
 from hybridgen.training.settings import DistillTraining
@@ -52,19 +54,31 @@ class Draws(NamedTuple):
         options: dict[str, Any] = {"generator": rng, "device": x.device, "dtype": x.dtype}
         normal, uniform = partial(torch.randn, **options), partial(torch.rand, **options)
         shape = x.shape[1:]
-        noise = [normal(batch, *shape) for _ in range(4)]
         return cls(
-            normal(batch, levels, *shape), *noise, normal(batch), *(uniform(batch) for _ in "abc")
+            path=normal(batch, levels, *shape),
+            real=normal(batch, *shape),
+            fake=normal(batch, *shape),
+            learnt=normal(batch, *shape),
+            asked=normal(batch, *shape),
+            learnt_level=normal(batch),
+            asked_level=uniform(batch),
+            game_level=uniform(batch),
+            clean=uniform(batch),
         )
 
 
 class Pairs(NamedTuple):
-    """Standard normal noise `[n ...]`, what the teacher's sampler makes of it, `[n ...]`, and the
-    labels `[n]` that it was given, if any."""
+    """Standard normal noise `[n ...]` and what the teacher's sampler makes of it, `[n ...]`, with
+    labels in turn if there are classes."""
 
     noise: Tensor
     sample: Tensor
-    label: Tensor | None
+
+    def rows(self, uniform: Tensor, label: Tensor | None, classes: int) -> Tensor:
+        """Places `[b]` of pairs with the labels `[b]`, from numbers `[b]` uniform in [0, 1)."""
+        each = max(classes, 1)
+        turn = (uniform.cpu() * (len(self.noise) // each)).long()
+        return turn * each + (0 if label is None else label.cpu())
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,20 +122,6 @@ class Distillation:
                 x = estimate + self.levels[i + 1] * noise[:, i + 1]
         return x
 
-    def student_answers(
-        self, prepared: nn.Module, x: Tensor, place: int, label: Tensor | None, pair: Pairs | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """The estimates of `x [b ...]` at a level, and those of a pair's noise, in one call, as
-        distributed training has it."""
-        sigma = x.new_full((len(x),), self.levels[place])
-        if pair is None:
-            return prepared(x, sigma, label), None
-        x = torch.cat([x, self.levels[0] * pair.noise])
-        sigma = torch.cat([sigma, sigma.new_full((len(pair.noise),), self.levels[0])])
-        label = None if label is None or pair.label is None else torch.cat([label, pair.label])
-        answers = prepared(x, sigma, label)
-        return answers[: -len(pair.noise)], answers[-len(pair.noise) :]
-
     def __call__(
         self,
         prepared: dict[str, nn.Module],
@@ -131,8 +131,9 @@ class Distillation:
         regression: float,
         real: Tensor,
         label: Tensor | None,
-        pair: Pairs | None,
-        draws: Draws,
+        target: Tensor | None,
+        paired: Tensor | None,
+        *draws: Tensor,
     ) -> Losses:
         """`total` of the student if it `moves`, `follower`, `discriminator`, and their parts.
 
@@ -141,30 +142,35 @@ class Distillation:
             place: of the level in which the path ends.
             rng: draws what the penalties need.
             regression: its weight.
+            target: `[b ...]`, what the teacher makes of the noise that a path begins with, where it
+                is `paired [b]`.
+            draws: see `Draws`.
         """
-        x, losses, parts = self.path(draws.path, place, label), {}, {}
+        drawn, losses, parts = Draws(*draws), {}, {}
+        x = self.path(drawn.path, place, label)
         with torch.set_grad_enabled(moves):
-            answers = self.student_answers(prepared["student"], x, place, label, pair)
-        sample, total = answers[0], answers[0].new_zeros(())
+            sample = prepared["student"](x, x.new_full((len(x),), self.levels[place]), label)
+        total = sample.new_zeros(())
         if self.follower is not None:
-            level = self.config.noise(draws.learnt_level)
-            noisy = noised(sample.detach(), level, draws.learnt), level, label
+            level = self.config.noise(drawn.learnt_level)
+            noisy = noised(sample.detach(), level, drawn.learnt), level, label
             error = denoising_loss(
                 prepared["follower"](*noisy), sample.detach(), level, self.data_std
             )
             losses["follower"] = error.mean()
             if moves:
-                pull = distribution_matching(sample, self.direction(sample, label, draws)).mean()
+                pull = distribution_matching(sample, self.direction(sample, label, drawn)).mean()
                 parts["matching"], total = pull.detach(), total + self.matching.weight * pull
-        if answers[1] is not None and pair is not None:
-            error = (answers[1] - pair.sample).square().mean()
+        if moves and place == 0 and target is not None and paired is not None:
+            error = reduce((sample - target).square(), "b ... -> b", "mean")
+            error = (error * paired).sum() / paired.sum().clamp(min=1)
             parts["regression"], total = error.detach(), total + regression * error
         if self.adversarial is not None:
-            level = self.term.noise(draws.game_level)
-            level = torch.where(draws.clean < self.term.clean, 0.0, level)
+            level = self.term.noise(drawn.game_level)
+            level = torch.where(drawn.clean < self.term.clean, 0.0, level)
             compared = {
-                "real": noised(real, level, draws.real),
-                "fake": noised(sample, level, draws.fake),
+                "real": noised(real, level, drawn.real),
+                "fake": noised(sample, level, drawn.fake),
                 "sigma": level,
                 "label": label,
             }
@@ -196,6 +202,12 @@ class Distillation:
             return matching_direction(sample, follower, teacher, weight)
 
 
+def evenly(count: int, share: float) -> Tensor:
+    """Which of `count` places are taken, evenly spaced, so that a share of them is: bool `[n]`."""
+    taken = (torch.arange(count + 1) * share + 1e-6).floor()
+    return taken.diff() > 0
+
+
 def train_student(
     student: Any,
     teacher: Any,
@@ -209,7 +221,7 @@ def train_student(
     term: StudentTerm | None = None,
     matching: Matching | None = None,
     regression: Regression | None = None,
-    pairs: Pairs | None = None,
+    pairs: Callable[[], Pairs] | None = None,
     seed: int = 0,
     resume: Resume | None = None,
 ) -> Iterator[Step]:
@@ -231,7 +243,7 @@ def train_student(
         adversarial, term: the discriminator and its objective, and what it weighs; r1 and r2 are
             overwritten by the term's.
         matching: of the follower, which begins as the teacher.
-        regression, pairs: the weight of the pairs, and the pairs.
+        regression, pairs: the weight of the pairs, and what gives them before the first step.
         seed: names every random draw of the loop.
         resume: called before the first step; fills the state from a checkpoint and returns the
             number of its step.
@@ -271,6 +283,7 @@ def train_student(
         done = resume(setup.state) if resume is not None else 0
         rounds = config.rounds if len(models) > 1 else 1
         stream, total = batches(done * rounds), config.steps
+        teacher_pairs = pairs() if pairs is not None else None
         if done == total:
             yield setup.step(done, {}, last=True)
 
@@ -293,33 +306,18 @@ def train_student(
                 rng = rng_for(seed, "penalty", *key, setup.rank, device=setup.device)
                 x, label = next(stream)
                 noise_rng = rng_for(seed, "noise", *key, device=setup.device)
-                draws = Draws.of(config.batch, len(levels), x, noise_rng)
-                chosen: list[Tensor | None] = [None] * 3
-                if pairs is not None and moves and pull > 0:
-                    rows = torch.randint(
-                        len(pairs.noise), (config.batch,), generator=rng_for(seed, "pairs", *key)
-                    )
-                    chosen = [
-                        None if each is None else setup.share(each[rows]).to(x.device)
-                        for each in pairs
-                    ]
+                draws = [setup.share(t) for t in Draws.of(config.batch, len(levels), x, noise_rng)]
+                target = paired = None
+                if regression is not None and teacher_pairs is not None:
+                    uniform = torch.rand(config.batch, generator=rng_for(seed, "pairs", *key))
+                    rows = teacher_pairs.rows(setup.share(uniform), label, student.classes)
+                    noise, target = (each[rows].to(x) for each in teacher_pairs)
+                    paired = evenly(len(x), regression.share).to(x)
+                    draws[0][:, 0] = torch.where(like(paired, x) > 0, noise, draws[0][:, 0])
                 parts = []
-                for real, kind, *rest in setup.micro_batches(
-                    names, x, label, *chosen, *map(setup.share, draws)
-                ):
-                    pair = None if rest[0] is None else Pairs(*rest[:3])
-                    micro = losses_of(
-                        setup.models,
-                        int(place),
-                        rng,
-                        moves,
-                        pull,
-                        real,
-                        kind,
-                        pair,
-                        Draws(*rest[3:]),
-                    )
-                    parts.append(setup.backward(micro))
+                fixed = setup.models, int(place), rng, moves, pull
+                for micro_batch in setup.micro_batches(names, x, label, target, paired, *draws):
+                    parts.append(setup.backward(losses_of(*fixed, *micro_batch)))
                 losses |= setup.update(names, parts, number)
             yield setup.step(number, losses, last=number == total)
 

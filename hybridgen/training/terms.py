@@ -149,7 +149,9 @@ class Regression(Settings):
     Attributes:
         weight: of the mean squared error, a schedule; with `.start 0` no pairs are drawn.
         pairs: of noise and sample, drawn once.
+        share: of a batch whose paths begin with the noise of pairs.
     """
 
     weight: Cosine = field(default_factory=lambda: Cosine(start=0.0))
     pairs: Samples = 1_000
+    share: Annotated[float, Range(0, 1, "(]")] = 0.5
