@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from compare_models import CONFIGS, Model, Training, find_runs, same_data
+from compare_models import CONFIGS, KINDS, Model, Training, find_runs, same_data
 from tqdm import tqdm
 
 from hybridgen.cli import command
@@ -44,7 +44,7 @@ class Compare(Settings):
     """Settings of `experiments/compare.py`.
 
     Attributes:
-        models: runs that take part, discriminators after the models they judge.
+        models: runs that take part, discriminators and students after the models they are of.
         runs: name -> folder of a finished run, in the place of a model of that name or beside them;
             or a pattern such as `runs/ring/seed*` of several trainings, over which the figures are
             then means with their intervals.
@@ -136,16 +136,19 @@ def trainings_of(settings: Compare, runs: "Runs") -> list[Training]:
             f"no method samples the run {idle[0]!r}: name it as a method's model, guide or "
             "discriminator"
         )
-    needed = used | {model.of for model in settings.models if model.name in used}
+    needed = set(used)
+    for model in reversed(settings.models):  # discriminators and students come after their models
+        needed |= {model.of} if model.name in needed else set()
     trainings = [
         Training(model=model, runs=runs, seed=settings.seed, data=settings.data.path)
         for model in settings.models
         if model.name in needed - settings.runs.keys()
     ]
     scripts = {training.model.name: training.model.script for training in trainings}
+    kinds = {name: KINDS.get(script, script) for name, script in scripts.items()}
     sampled = [(method, run) for method in settings.methods for run in runs[method.model]]
     for method, run in sampled:
-        method.check_kind(scripts.get(method.model) or run.kind)
+        method.check_kind(kinds.get(method.model) or run.kind)
     if finished := [run for _, run in sampled if run.finished]:
         refuse_inside(settings.out, vars(same_data(finished)))
     for training in trainings:

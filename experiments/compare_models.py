@@ -29,8 +29,13 @@ CONFIGS = HERE.parent / "configs"
 SETTINGS = {
     **{"gan": ("gan", "Gan"), "guide": ("guide", "GuideExperiment")},
     **dict.fromkeys(["diffusion", "hybrid"], ("diffusion", "Diffusion")),
+    **{"distill": ("distill", "Distill")},
 }
 """Module and class of each script's settings."""
+KINDS = {"distill": "student"}
+"""Of models, where that is not the script's name."""
+FURTHER = ("guide", "distill")
+"""Scripts that begin with a finished run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +47,12 @@ class Model(Settings):
         script: of experiments/.
         config: a file in configs/, without its ending, such as `gan/digits`; or a path.
         arguments: further ones, such as `{training.steps: "3000"}`.
-        of: for a discriminator, the name of the model whose samples it judges.
+        of: for a discriminator, the name of the model whose samples it judges; for a student, that
+            of its teacher.
     """
 
     name: str
-    script: Literal["gan", "diffusion", "hybrid", "guide"]
+    script: Literal["gan", "diffusion", "hybrid", "guide", "distill"]
     config: str
     arguments: Mapping[str, str | int | float] | None = None
     of: str | None = None
@@ -58,10 +64,10 @@ class Model(Settings):
                 f"a model's name is that of its folder, of letters, digits, spaces and .+-, got "
                 f"{quoted(self.name)}"
             )
-        if (self.script == "guide") != (self.of is not None):
+        if (self.script in FURTHER) != (self.of is not None):
             raise InputError(
-                f"{self.name}: a discriminator, and nothing else, is `of` a model; got script "
-                f"{self.script} and of {self.of}"
+                f"{self.name}: a discriminator or a student, and nothing else, is `of` a model; "
+                f"got script {self.script} and of {self.of}"
             )
         if not self.file.is_file():
             raise InputError(
@@ -98,7 +104,7 @@ def find_runs(models: Sequence[Model], patterns: Mapping[str, str], home: Path) 
         check_trainings(name, runs[name])
     for model in models:
         if model.of is not None and model.of not in runs:
-            raise InputError(f"{model.name} is a discriminator of {model.of!r}, which nobody named")
+            raise InputError(f"{model.name} is of a model {model.of!r}, which nobody named")
     return runs
 
 
@@ -186,7 +192,7 @@ class Training:
             judged = self.runs[model.of]
             if len(judged) > 1:
                 raise InputError(
-                    f"{model.name} is a discriminator of one training and {model.of!r} has "
+                    f"{model.name} is of one training and {model.of!r} has "
                     f"{len(judged)}: train one for each, and name them with --runs"
                 )
             words += ["--run", str(judged[0].folder)]

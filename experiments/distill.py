@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hybridgen.cli import command
 from hybridgen.data.settings import DataSettings
@@ -20,6 +21,9 @@ from hybridgen.sampling.settings import SamplerSettings, StudentSettings
 from hybridgen.settings import Interval
 from hybridgen.training.settings import DistillTraining
 from hybridgen.training.terms import Matching, Regression, StudentTerm
+
+if TYPE_CHECKING:
+    from hybridgen.training.step import Step
 
 DEFAULT = Path(__file__).parents[1] / "configs" / "distill" / "digits.yaml"
 
@@ -99,6 +103,8 @@ def main(settings: Distill) -> None:
     from hybridgen.networks.build import build_discriminator
     from hybridgen.networks.features import EncoderDiscriminator
     from hybridgen.sampling.build import build_sampler
+    from hybridgen.sampling.pipeline import GuidedDiffusionPipeline
+    from hybridgen.training.checkpoint import save_network
     from hybridgen.training.run import Run
     from hybridgen.training.setup import (
         accelerator_for,
@@ -178,8 +184,16 @@ def main(settings: Distill) -> None:
             "facts": {"denoiser_calls": student.calls},
         }
         conclude, between = monitored(run, settings, training, monitor, "denoiser", **options)
+
+        def finish(step: "Step") -> None:
+            """Save the student as a pipeline too, then as every run."""
+            scheduler = samplers[student.calls](step.average).scheduler
+            pipeline = GuidedDiffusionPipeline.of_denoiser(step.average, scheduler)
+            run.lead(lambda: save_network(pipeline, folder / "pipeline"))
+            conclude(step)
+
         show = ("total", "matching", "generator", "discriminator")
-        fit(run, steps, settings, training, conclude, between=between, show=show)
+        fit(run, steps, settings, training, finish, between=between, show=show)
 
 
 if __name__ == "__main__":

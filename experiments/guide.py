@@ -108,6 +108,11 @@ def main(settings: GuideExperiment) -> None:
     training, seed, part = settings.training, settings.seed, settings.validation_fraction
     model_run = SavedRun(Path(settings.run))
     kind = "gan-" if model_run.kind == "gan" else ""  # refuses what is not finished
+    if model_run.kind == "student":
+        raise InputError(
+            f"{settings.run} holds a student, whose few calls leave a guide nothing to mend: name "
+            "its teacher, or a run of experiments/diffusion.py, hybrid.py or gan.py"
+        )
     source = load_data(model_run.data)
     name = f"{kind}{source.name}-{training.objective}-seed{seed}"
     folder = settings.out or Path("runs", "guide", name)

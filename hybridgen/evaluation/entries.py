@@ -138,6 +138,8 @@ def _entry(
     key: dict[str, Any] = {"model": run.fingerprint}
     details = {"model": run.folder.name}
     settings = None if kind == "gan" else method.sampler_settings(budget.calls)
+    if kind == "student":  # whose levels are its own
+        settings = run.student.with_calls(budget.calls)
     model = SampledModel(source=source, network=network, settings=settings)
     if settings is not None:
         key["sampler"] = asdict(settings)
@@ -173,7 +175,7 @@ def _entry(
         budget=budget,
         kind=kind,
         sampler=sampler,
-        classes=network.config["classes"],
+        classes=network.classes,
         like=next(network.parameters()),
         key=key,
         details=details,

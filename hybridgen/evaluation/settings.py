@@ -42,8 +42,9 @@ class Method(Settings):
     Attributes:
         name: in tables and pictures.
         model: the name of the run that is sampled, or of the runs if it is a pattern of seeds.
-        sampler: of a diffusion model.
-        calls: budgets of a diffusion model, denoiser calls a sample.
+        sampler: of a diffusion model; a student of `experiments/distill.py` has its own.
+        calls: budgets of a diffusion model, denoiser calls a sample; of a student, divisors of the
+            calls it was trained for.
         low: the lowest noise level of `heun` and `edm_*`,
         high: and the highest.
         guide: the name of a run of `guide.py` that guides the sampling.
@@ -87,7 +88,10 @@ class Method(Settings):
         return tuple(n for n in (self.model, self.guide, self.discriminator) if n is not None)
 
     def check_kind(self, kind: str) -> None:
-        """Refuse, by `InputError`, budgets that a model of this kind, `gan` or another, has not."""
+        """Refuse, by `InputError`, what a model of this kind, `gan`, `student` or another, has
+        not."""
+        if kind == "student":
+            self._check(not self.guide, "a student's samples cannot be guided: guide its teacher")
         if kind == "gan":
             one_pass = not (self.calls or self.guide)
             self._check(one_pass, "a GAN takes one pass, so leave out calls and guide")

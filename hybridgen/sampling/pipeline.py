@@ -89,6 +89,15 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         if discriminator is not None:
             guidance.check_guide(self.denoiser, discriminator)
 
+    @classmethod
+    def of_denoiser(cls, denoiser: Any, scheduler: SchedulerMixin) -> "GuidedDiffusionPipeline":
+        """The pipeline of a denoiser of this package, or of what `load_denoiser` gave."""
+        if not isinstance(denoiser, DiffusersDenoiser):
+            return cls(denoiser, scheduler)
+        trained_with = json.loads(denoiser.scheduler.to_json_string())
+        null = denoiser.null
+        return cls(denoiser.network, scheduler, null_label=null, trained_with=trained_with)
+
     @property
     def denoiser(self) -> Any:
         """The unguided model as `(x, sigma, label) -> x0`, whatever it was trained to predict."""

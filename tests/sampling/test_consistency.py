@@ -1,5 +1,7 @@
 """Multistep consistency sampling: estimate, add the noise of the next level, estimate."""
 
+from itertools import pairwise
+
 import diffusers
 import pytest
 import torch
@@ -42,7 +44,7 @@ def test_with_draws_of_the_posterior_it_ends_in_the_data_at_any_number_of_calls(
 def test_with_the_posterior_mean_it_misses_the_more_the_fewer_the_calls():
     missed = [w1(sampler(calls)(unit_noise())) for calls in (1, 2, 8, 64)]
     assert missed[0] > 1.9  # all samples are the mean of the data, and modes are at +-2
-    assert all(fewer > more for fewer, more in zip(missed, missed[1:], strict=False))
+    assert all(fewer > more for fewer, more in pairwise(missed))
 
 
 def test_levels_lie_on_the_grid_that_would_end_in_the_lowest_and_fewer_calls_visit_some_of_them():
