@@ -2,9 +2,10 @@
 
 `gan`: a training step of ours over one written by hand, and what penalties and features add.
 `hybrid`: a step of diffusion with the adversarial term over one without, for each source of the
-fake, and a discriminator's forward and backward pass over a denoiser's forward pass. `metrics`:
-precision, recall, density and coverage over the package `prdc` of their authors, and the memory of
-a whole measurement of many images, in a process of its own.
+fake, and a discriminator's forward and backward pass over a denoiser's forward pass. `distill`: a
+step of a student against a discriminator, and with a follower beside it, over one of diffusion.
+`metrics`: precision, recall, density and coverage over the package `prdc` of their authors, and the
+memory of a whole measurement of many images, in a process of its own.
 
 Whatever is compared takes short turns in rotating order, and a ratio is one of medians over many
 rounds, so that whatever else the machine does meets all alike. With one thread on the CPU, the
@@ -31,16 +32,17 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 SHAPE = (3, 32, 32)
 LIMITS = {
     **{"loop_overhead": 1.05, "r1_r2_cost": 3.0, "finite_difference_cost": 1.6},
-    "feature_matching_cost": 1.1,
+    **{"feature_matching_cost": 1.1, "step_game_and_matching": 5.0, "step_game": 2.5},
     **{"prdc_time_ratio": 0.65, "prdc_difference": 1e-5, "peak_gigabytes": 6.0},
 }
 """What figures whose names begin like this may be at most."""
 
 
-What = Literal["gan", "hybrid", "metrics"]
+What = Literal["gan", "hybrid", "distill", "metrics"]
 USUAL: dict[What, dict[str, Any]] = {
     "gan": dict(settings=("digits", "mnist", "ring"), repeats=150, turn=0.02, samples=256),
     "hybrid": dict(settings=("digits", "ring"), repeats=60, turn=0.05, samples=100),
+    "distill": dict(settings=("digits", "ring"), repeats=60, turn=0.05, samples=100),
     "metrics": dict(settings=(), repeats=5, turn=0.02, samples=10_000),
 }
 
@@ -51,7 +53,7 @@ class Benchmark(Settings):
 
     Attributes:
         out: the run's folder; `runs/benchmark-WHAT/seedN` if not given.
-        settings: files of configs/gan or configs/hybrid, without their ending.
+        settings: files of configs/gan, configs/hybrid or configs/distill, without their ending.
         repeats: rounds, in each of which everything has its turn.
         turn: seconds of a turn of training, rounded up to whole steps.
         samples: in a turn of sampling or a call of the guided denoiser; of metrics, real and

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from benchmark import CONFIGS, SHAPE, Benchmark
 from diffusion import Diffusion
+from distill import Distill
 from einops import rearrange
 from gan import Gan
 from scipy.stats import bootstrap
@@ -44,14 +45,17 @@ from hybridgen.data.source import Batch, Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.cost import clock_for, interleaved_timings
 from hybridgen.evaluation.evaluator import build_evaluator
+from hybridgen.maths.noise import karras_sigmas
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.neighbours import prdc
 from hybridgen.networks.build import build_denoiser, build_discriminator, build_generator
 from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.training.diffusion import train_diffusion
+from hybridgen.training.distill import train_student
 from hybridgen.training.settings import Cosine, GanTraining
 from hybridgen.training.setup import build_adversarial
 from hybridgen.training.step import batches_of
+from hybridgen.training.terms import Matching
 
 SOURCES = ("chain", "renoised", "clean")
 RATIOS = {
@@ -65,6 +69,7 @@ RATIOS = {
         **{f"step_{source}": (source, "plain") for source in SOURCES},
         "discriminator": ("guided", "denoiser"),
     },
+    "distill": {"step_game": ("game", "plain"), "step_game_and_matching": ("both", "plain")},
 }
 """What is divided by what."""
 
@@ -221,19 +226,59 @@ def hybrid_tasks(
     return loops, {name: partial(torch.no_grad()(models[name]), *inputs) for name in models}
 
 
+def distill_tasks(
+    settings: Distill, teacher: Diffusion, source: Source, accelerator: Accelerator
+) -> Loops:
+    """Endless trainings on equal batches: of a denoiser, and of its student with one signal or
+    two."""
+    shape, classes = source.shape, source.classes
+    endless = replace(settings.training, steps=1_000_000)
+    batches = batches_of(source, accelerator, batch=endless.batch, seed=0)
+    denoiser: Any = build_denoiser(teacher.denoiser, shape, classes)
+    student, data_std = settings.student, denoiser.config["data_std"]
+    levels = karras_sigmas(student.calls + 1, student.low, student.high, student.rho)
+
+    def training(matching: Matching | None) -> Iterator:
+        discriminator = build_discriminator(settings.discriminator, shape, classes)
+        term = replace(settings.adversarial, warm_up=0, ramp=0)
+        return train_student(
+            copy.deepcopy(denoiser),
+            denoiser,
+            batches,
+            endless,
+            accelerator,
+            levels=levels[: student.calls].tolist(),
+            data_std=data_std,
+            adversarial=build_adversarial(discriminator, term),
+            term=term,
+            matching=matching,
+        )
+
+    plain = replace(teacher.training, steps=1_000_000, batch=endless.batch)
+    args = copy.deepcopy(denoiser), batches, plain, accelerator
+    loops = {"plain": train_diffusion(*args, data_std=data_std), "game": training(None)}
+    return loops | {"both": training(Matching())}
+
+
 def training_figures(settings: Benchmark, accelerator: Accelerator) -> Figures:
     """What training steps, samples and guidance cost, with each file of settings."""
     size, figures = settings.size, Figures()
     clock = clock_for(accelerator.device, settings.threads)
-    script = Gan if settings.what == "gan" else Diffusion
+    script = {"gan": Gan, "hybrid": Diffusion, "distill": Distill}[settings.what]
     with tqdm(total=len(size.settings) * (size.repeats + 1), unit="round") as bar:
         for name in size.settings:
             bar.set_description(name)
             config = CONFIGS / settings.what / f"{name}.yaml"
             experiment = read_settings(script, ["--config", str(config)])
-            source = mnist_noise(size.seed) if name == "mnist" else load_data(experiment.data)
+            teacher = read_settings(
+                Diffusion, ["--config", str(CONFIGS / f"diffusion/{name}.yaml")]
+            )
+            data = teacher.data if isinstance(experiment, Distill) else experiment.data
+            source = mnist_noise(size.seed) if name == "mnist" else load_data(data)
             if isinstance(experiment, Gan):
                 loops, calls = gan_tasks(experiment, source, accelerator, size)
+            elif isinstance(experiment, Distill):
+                loops, calls = distill_tasks(experiment, teacher, source, accelerator), {}
             else:
                 loops, calls = hybrid_tasks(experiment, source, accelerator, size)
             next(loops["plain"])  # the first step is slow
