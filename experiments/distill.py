@@ -59,8 +59,8 @@ class Distill(MonitoredRunSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        game, matching, regression = self.adversarial, self.matching, self.regression.weight
-        others = max(matching.weight, regression.greatest)
+        game, matching, regression = self.adversarial, self.matching, self.regression
+        others = max(matching.weight, regression.weight.greatest)
         if max(game.weight, others) == 0:
             raise InputError(
                 "nothing pulls at the student: set adversarial.weight, matching.weight or "
@@ -70,6 +70,11 @@ class Distill(MonitoredRunSettings):
             raise InputError(
                 "the discriminator compares at many noise levels and must know them: set "
                 "discriminator.noise_conditional true"
+            )
+        if regression.weight.start == 0 < regression.alone:
+            raise InputError(
+                f"nothing trains in the first {regression.alone} steps, which regression.alone "
+                "leaves to the pairs: set regression.weight.start above 0"
             )
         if game.adaptive and others == 0:
             raise InputError(

@@ -128,6 +128,7 @@ class Distillation:
         place: int,
         rng: torch.Generator,
         moves: bool,
+        alone: bool,
         regression: float,
         real: Tensor,
         label: Tensor | None,
@@ -141,6 +142,8 @@ class Distillation:
             prepared: the models by name, as prepared for training.
             place: of the level in which the path ends.
             rng: draws what the penalties need.
+            moves: whether the student does.
+            alone: whether nothing but the regression trains anything.
             regression: its weight.
             target: `[b ...]`, what the teacher makes of the noise that a path begins with, where it
                 is `paired [b]`.
@@ -151,7 +154,7 @@ class Distillation:
         with torch.set_grad_enabled(moves):
             sample = prepared["student"](x, x.new_full((len(x),), self.levels[place]), label)
         total = sample.new_zeros(())
-        if self.follower is not None:
+        if self.follower is not None and not alone:
             level = self.config.noise(drawn.learnt_level)
             noisy = noised(sample.detach(), level, drawn.learnt), level, label
             error = denoising_loss(
@@ -165,7 +168,7 @@ class Distillation:
             error = reduce((sample - target).square(), "b ... -> b", "mean")
             error = (error * paired).sum() / paired.sum().clamp(min=1)
             parts["regression"], total = error.detach(), total + regression * error
-        if self.adversarial is not None:
+        if self.adversarial is not None and not alone:
             level = self.term.noise(drawn.game_level)
             level = torch.where(drawn.clean < self.term.clean, 0.0, level)
             compared = {
@@ -297,12 +300,17 @@ def train_student(
             if adversarial is not None:
                 adversarial.r1, adversarial.r2 = term.r1(progress), term.r2(progress)
             pull = regression.weight(progress) if regression is not None else 0.0
-            losses = {}
+            alone, losses = regression is not None and number <= regression.alone, {}
             for turn in range(rounds):
+                if alone and turn < rounds - 1:
+                    next(stream)
+                    continue
                 moves = turn == rounds - 1
                 names = [name for name in setup.models if moves or name != "student"]
+                names = ["student"] if alone else names
                 key = number, turn
                 place = torch.randint(len(levels), (), generator=rng_for(seed, "place", *key))
+                place = 0 if alone else int(place)
                 rng = rng_for(seed, "penalty", *key, setup.rank, device=setup.device)
                 x, label = next(stream)
                 noise_rng = rng_for(seed, "noise", *key, device=setup.device)
@@ -312,10 +320,10 @@ def train_student(
                     uniform = torch.rand(config.batch, generator=rng_for(seed, "pairs", *key))
                     rows = teacher_pairs.rows(setup.share(uniform), label, student.classes)
                     noise, target = (each[rows].to(x) for each in teacher_pairs)
-                    paired = evenly(len(x), regression.share).to(x)
+                    paired = evenly(len(x), 1.0 if alone else regression.share).to(x)
                     draws[0][:, 0] = torch.where(like(paired, x) > 0, noise, draws[0][:, 0])
                 parts = []
-                fixed = setup.models, int(place), rng, moves, pull
+                fixed = setup.models, place, rng, moves, alone, pull
                 for micro_batch in setup.micro_batches(names, x, label, target, paired, *draws):
                     parts.append(setup.backward(losses_of(*fixed, *micro_batch)))
                 losses |= setup.update(names, parts, number)

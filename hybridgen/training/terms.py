@@ -150,8 +150,10 @@ class Regression(Settings):
         weight: of the mean squared error, a schedule; with `.start 0` no pairs are drawn.
         pairs: of noise and sample, drawn once.
         share: of a batch whose paths begin with the noise of pairs.
+        alone: steps at the start in which nothing but the pairs, all of a batch, trains anything.
     """
 
     weight: Cosine = field(default_factory=lambda: Cosine(start=0.0))
     pairs: Samples = 1_000
     share: Annotated[float, Range(0, 1, "(]")] = 0.5
+    alone: Annotated[int, Range(0, 1e8)] = 0
