@@ -1,16 +1,17 @@
 """GAN training: in each step the discriminator moves, then the generator."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
+from hybridgen.data.augment import DiffusionNoise
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.maths.rng import rng_for
 from hybridgen.training.optim import TrainingSetup, schedule
 from hybridgen.training.settings import GanTraining
-from hybridgen.training.setup import validate_setup
+from hybridgen.training.setup import validate_noise, validate_setup
 from hybridgen.training.step import Batches, Resume, Step
 
 
@@ -22,6 +23,7 @@ def train_gan(
     accelerator: Accelerator,
     *,
     latent: int,
+    noise: DiffusionNoise | None = None,
     seed: int = 0,
     resume: Resume | None = None,
 ) -> Iterator[Step]:
@@ -38,6 +40,8 @@ def train_gan(
         batches: gives this process's share of the real batches from batch number n on, on the
             accelerator's device: `(samples, labels or None)`; twice `config.steps` are taken.
         latent: the dimension of the generator's noise, standard normal.
+        noise: put on real and generated samples before the discriminator sees them, in both halves
+            of a step; the discriminator must look at its level.
         seed: names every random draw of the loop.
         resume: called before the first step; fills the state from a checkpoint and returns the
             number of its step.
@@ -48,6 +52,8 @@ def train_gan(
         RunError: a loss is not finite; the network whose loss it is has not moved.
     """
     validate_setup(accelerator, config, adversarial, config.r1, config.r2)
+    if noise is not None:
+        validate_noise(adversarial)
 
     def steps() -> Iterator[Step]:
         setup = TrainingSetup(accelerator, config, generator=generator, discriminator=adversarial)
@@ -57,10 +63,20 @@ def train_gan(
         if isinstance(adversarial.augment, nn.Module):
             setup.state["augment"] = adversarial.augment
         adapt = getattr(adversarial.augment, "update", None)  # of an adaptive augmentation
+        if noise is not None:
+            setup.state["diffusion"], adapt = noise.to(setup.device), noise.update
         done = resume(setup.state) if resume is not None else 0
         stream, total = batches(2 * done), config.steps
         if done == total:
             yield setup.step(done, {}, last=True)
+
+        def noise_draws(real: Tensor, number: int, half: str) -> Iterator[Tensor]:
+            if noise is not None:
+                rng = rng_for(seed, "diffusion", number, half, device=setup.device)
+                yield from map(setup.share, noise.draws(config.batch, real, rng))
+
+        def pair_of(real: Tensor, fake: Tensor, drawn: Sequence[Tensor]) -> dict[str, Tensor]:
+            return {"real": real, "fake": fake} if noise is None else noise(real, fake, *drawn)
 
         for number in range(done + 1, total + 1):
             progress = (number - 1) / total
@@ -73,10 +89,12 @@ def train_gan(
             # The discriminator's half: tell real samples from generated ones.
             latents = torch.randn(config.batch, latent, generator=latent_rng, device=setup.device)
             batch, parts = (*next(stream), setup.share(latents)), []
-            for real, label, noise in setup.micro_batches(["discriminator"], *batch):
+            draws = noise_draws(batch[0], number, "discriminator")
+            for real, label, z, *drawn in setup.micro_batches(["discriminator"], *batch, *draws):
                 with torch.no_grad():
-                    fake = prepared_generator(noise, label)
-                losses = discriminator_loss(real=real, fake=fake, label=label, rng=penalty_rng)
+                    fake = prepared_generator(z, label)
+                pair = pair_of(real, fake, drawn)
+                losses = discriminator_loss(**pair, label=label, rng=penalty_rng)
                 parts.append(setup.backward(losses))
             means = setup.update(["discriminator"], parts, number)
             means = {"discriminator": means.pop("total"), **means}
@@ -84,15 +102,20 @@ def train_gan(
             # The generator's half: make samples that the discriminator takes for real.
             latents = torch.randn(config.batch, latent, generator=latent_rng, device=setup.device)
             batch, parts = (*next(stream), setup.share(latents)), []
-            for real, label, noise in setup.micro_batches(["generator"], *batch):
+            draws = noise_draws(batch[0], number, "generator")
+            for real, label, z, *drawn in setup.micro_batches(["generator"], *batch, *draws):
                 with accelerator.autocast():
-                    fake = prepared_generator(noise, label)
-                    loss = adversarial.generator_loss(fake=fake, real=real, label=label)
+                    fake = prepared_generator(z, label)
+                    pair = pair_of(real, fake, drawn)
+                    loss = adversarial.generator_loss(**pair, label=label)
                 parts.append(setup.backward({"total": loss}))
             means["generator"] = setup.update(["generator"], parts, number)["total"]
 
             if adapt is not None:
                 adapt(means["sign_accuracy"], config.batch)
+            if noise is not None:
+                at_once = setup.device.type == "cpu"  # elsewhere reading it would wait
+                means["depth"] = noise.depth.item() if at_once else noise.depth.clone()
             yield setup.step(number, means, last=number == total)
 
     return steps()
