@@ -1,10 +1,10 @@
 """GAN training: in each step the discriminator moves, then the generator."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from hybridgen.data.augment import DiffusionNoise
 from hybridgen.losses.adversarial import AdversarialLoss
@@ -70,14 +70,6 @@ def train_gan(
         if done == total:
             yield setup.step(done, {}, last=True)
 
-        def noise_draws(real: Tensor, number: int, half: str) -> Iterator[Tensor]:
-            if noise is not None:
-                rng = rng_for(seed, "diffusion", number, half, device=setup.device)
-                yield from map(setup.share, noise.draws(config.batch, real, rng))
-
-        def pair_of(real: Tensor, fake: Tensor, drawn: Sequence[Tensor]) -> dict[str, Tensor]:
-            return {"real": real, "fake": fake} if noise is None else noise(real, fake, *drawn)
-
         for number in range(done + 1, total + 1):
             progress = (number - 1) / total
             for optimizer in setup.optimizers.values():
@@ -85,15 +77,20 @@ def train_gan(
             adversarial.r1, adversarial.r2 = config.r1(progress), config.r2(progress)
             penalty_rng = rng_for(seed, "penalty", number, setup.rank, device=setup.device)
             latent_rng = rng_for(seed, "latents", number, device=setup.device)
+            noise_rng = rng_for(seed, "diffusion", number, device=setup.device)
 
             # The discriminator's half: tell real samples from generated ones.
             latents = torch.randn(config.batch, latent, generator=latent_rng, device=setup.device)
             batch, parts = (*next(stream), setup.share(latents)), []
-            draws = noise_draws(batch[0], number, "discriminator")
-            for real, label, z, *drawn in setup.micro_batches(["discriminator"], *batch, *draws):
+            if noise is not None:
+                draws = noise.draws(config.batch, batch[0], noise_rng)
+                batch = (*batch, *map(setup.share, draws))
+            for real, label, z, *drawn in setup.micro_batches(["discriminator"], *batch):
                 with torch.no_grad():
                     fake = prepared_generator(z, label)
-                pair = pair_of(real, fake, drawn)
+                pair = {"real": real, "fake": fake}
+                if noise is not None:
+                    pair = noise(real, fake, *drawn)
                 losses = discriminator_loss(**pair, label=label, rng=penalty_rng)
                 parts.append(setup.backward(losses))
             means = setup.update(["discriminator"], parts, number)
@@ -102,11 +99,15 @@ def train_gan(
             # The generator's half: make samples that the discriminator takes for real.
             latents = torch.randn(config.batch, latent, generator=latent_rng, device=setup.device)
             batch, parts = (*next(stream), setup.share(latents)), []
-            draws = noise_draws(batch[0], number, "generator")
-            for real, label, z, *drawn in setup.micro_batches(["generator"], *batch, *draws):
+            if noise is not None:
+                draws = noise.draws(config.batch, batch[0], noise_rng)
+                batch = (*batch, *map(setup.share, draws))
+            for real, label, z, *drawn in setup.micro_batches(["generator"], *batch):
                 with accelerator.autocast():
                     fake = prepared_generator(z, label)
-                    pair = pair_of(real, fake, drawn)
+                    pair = {"real": real, "fake": fake}
+                    if noise is not None:
+                        pair = noise(real, fake, *drawn)
                     loss = adversarial.generator_loss(**pair, label=label)
                 parts.append(setup.backward({"total": loss}))
             means["generator"] = setup.update(["generator"], parts, number)["total"]
