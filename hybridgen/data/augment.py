@@ -71,9 +71,8 @@ class DiffusionNoise(nn.Module):
     the paper's steps, drawn uniformly, are about that, because the noise of its chain grows about
     exponentially with the step. Real and generated samples share a level, not the noise.
 
-    Source: Wang et al. 2022, arXiv:2206.02262, section 3; its chain of length T, of which half of
-    the samples see nothing, is `depth = (T - T_min) / (T_max - T_min)` here, and data is not scaled
-    down.
+    Source: Wang et al. 2022, arXiv:2206.02262, section 3, where half of the samples see t = 0. Its
+    T is `depth = (T - T_min) / (T_max - T_min)` here, and samples are not scaled down.
 
     Attributes:
         depth: in [0, 1], at first 0; a scalar that checkpoints hold.
@@ -123,7 +122,7 @@ class DiffusionNoise(nn.Module):
 
     @torch.no_grad()
     def update(self, sign_accuracy: float | Tensor, images: int) -> None:
-        """Move the depth by `move`: equation of T in section 3, with C in images."""
+        """Move the depth by `move`, as the paper does `T <- T + sgn(r - target) C`."""
         move(self.depth, sign_accuracy, images, self.settings)
 
 

@@ -29,9 +29,10 @@ def train_gan(
 ) -> Iterator[Step]:
     """Train both networks, one `Step` at a time; the caller decides what to do between steps.
 
-    Every step takes two batches of real samples, one for each network. Latents are drawn for the
-    whole batch and each process keeps its share, so with exact penalties the number of processes
-    changes nothing (a generator with batch normalisation aside, which sees only its share).
+    Every step takes two batches of real samples, one for each network. Latents and noise are drawn
+    for the whole batch and each process keeps its share, so with exact penalties the number of
+    processes changes nothing (a generator with batch normalisation aside, which sees only its
+    share).
 
     Args:
         generator: `(noise [b latent], label) -> samples [b ...]`.
