@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hybridgen.cli import command
-from hybridgen.data.settings import AugmentSettings, DataSettings
+from hybridgen.data.settings import AugmentSettings, DataSettings, DiffusionNoiseSettings
 from hybridgen.evaluation.settings import MonitoredRunSettings
 from hybridgen.networks.settings import DiscriminatorSettings, GeneratorSettings
 from hybridgen.training.settings import AdversarialSettings, GanTraining
@@ -20,16 +20,19 @@ class Gan(MonitoredRunSettings):
     discriminator: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
     adversarial: AdversarialSettings = field(default_factory=AdversarialSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
+    diffusion: DiffusionNoiseSettings = field(default_factory=DiffusionNoiseSettings)
     training: GanTraining = field(default_factory=GanTraining)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.augment.check_architecture(self.discriminator.architecture)
+        self.diffusion.check_discriminator(self.discriminator.noise_conditional, self.augment)
 
 
 def main(settings: Gan) -> None:
     # Imported once the arguments are read: these take seconds.
     from hybridgen import SinglePass, load_data, train_gan
+    from hybridgen.data.augment import DiffusionNoise
     from hybridgen.data.load import identified
     from hybridgen.evaluation.fit import finished, fit, monitored
     from hybridgen.evaluation.monitor import Monitor
@@ -55,6 +58,7 @@ def main(settings: Gan) -> None:
         settings.training,
         accelerator,
         latent=latent,
+        noise=DiffusionNoise(settings.diffusion) if settings.diffusion.highest else None,
         seed=seed,
         resume=lambda state: run.resume(state),
     )

@@ -14,10 +14,10 @@ from torch import nn
 
 from hybridgen import AdversarialLoss, Refined, SinglePass, measure
 from hybridgen.cli import command
-from hybridgen.data.augment import Augment
+from hybridgen.data.augment import Augment, DiffusionNoise
 from hybridgen.data.images import digits
 from hybridgen.data.points import MixturePoints
-from hybridgen.data.settings import AugmentSettings
+from hybridgen.data.settings import AugmentSettings, DiffusionNoiseSettings
 from hybridgen.data.source import Shard, to_device
 from hybridgen.errors import RunError
 from hybridgen.evaluation.density_ratio import LogRatio, calibrated
@@ -54,17 +54,19 @@ SMALL = {"width": 8, "depth": 1, "classes": 8}
 SHORT = {"steps": 5, "batch": 16}
 
 
-def gan(accelerator, data=RING, batches=None, accumulation=1, **adversarial):
+def gan(accelerator, data=RING, batches=None, accumulation=1, noise=None, **adversarial):
     torch.manual_seed(0)
     if data is RING:
-        networks = MlpGenerator(latent=3, **SMALL), MlpDiscriminator(**SMALL)
+        told = {"noise_conditional": noise is not None}
+        networks = MlpGenerator(latent=3, **SMALL), MlpDiscriminator(**told, **SMALL)
     else:
         size = {"resolution": 8, "channels": 1, "width": 8, "classes": 10}
         networks = DcganGenerator(latent=3, **size), DcganDiscriminator(**size)
     config = GanTraining(accumulation=accumulation, **SHORT)
     batches = batches or batches_of(data, accelerator, batch=16, seed=5)
     loss = AdversarialLoss(networks[1], **adversarial)
-    return train_gan(networks[0], loss, batches, config, accelerator, latent=3)
+    noise = None if noise is None else DiffusionNoise(noise)
+    return train_gan(networks[0], loss, batches, config, accelerator, latent=3, noise=noise)
 
 
 def augmented_gan(accelerator):
@@ -124,6 +126,9 @@ LOOPS = {
     "GAN by finite differences": partial(gan, finite_difference=0.1),
     "GAN in parts": partial(gan, accumulation=2),
     "GAN of images": partial(gan, data=DIGITS),
+    "GAN with noise": partial(
+        gan, noise=DiffusionNoiseSettings(highest=1.0, target=-0.9, speed_images=100)
+    ),
     "augmented GAN": augmented_gan,
     "diffusion": diffusion,
     "diffusion of images": partial(diffusion, data=DIGITS),

@@ -1,12 +1,14 @@
-"""Augmentation of what a discriminator sees, so that it does not learn few images by heart."""
+"""What is done to all that a discriminator sees, so that it is not too good at its task."""
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from hybridgen.data.settings import AugmentSettings
+from hybridgen.data.settings import AugmentSettings, DiffusionNoiseSettings
 from hybridgen.errors import InputError
+from hybridgen.losses.denoising import noised
+from hybridgen.maths.noise import stratified
 
 _SHIFT = 0.125  # of the image's side
 _TURN = 15.0  # degrees
@@ -54,25 +56,99 @@ class Augment(nn.Module):
 
     @torch.no_grad()
     def update(self, sign_accuracy: float | Tensor, images: int) -> None:
-        """Move the strength after `images` more real images at this `sign_accuracy`.
+        """Move the strength by `move`, if it is adaptive."""
+        if self.settings.adaptive:
+            move(self.strength, sign_accuracy, images, self.settings)
 
-        `p <- clip(p + sgn(sign_accuracy - target) images / speed_images, 0, 1)`; does nothing
-        unless adaptive. With several processes, give all of them the mean over all.
 
-        Args:
-            sign_accuracy: a number, or a scalar on the device of the strength, which is not read.
+class DiffusionNoise(nn.Module):
+    """Gaussian noise of many levels on real and generated samples, for a discriminator that is told
+    the level, `sigma`.
 
-        Raises:
-            ValueError: `sign_accuracy` outside [-1, 1], not a number, or negative `images`.
+    A share `clean` of the pairs stays as it is, or the generator would never be asked for what the
+    least noise hides. The levels of the others are log-uniform from `lowest` to
+    `lowest (highest / lowest)^depth`, so that every scale counts alike however deep the noise is:
+    the paper's steps, drawn uniformly, are about that, because the noise of its chain grows about
+    exponentially with the step. Real and generated samples share a level, not the noise.
+
+    Source: Wang et al. 2022, arXiv:2206.02262, section 3, where half of the samples see t = 0. Its
+    T is `depth = (T - T_min) / (T_max - T_min)` here, and samples are not scaled down.
+
+    Attributes:
+        depth: in [0, 1], at first 0; a scalar that checkpoints hold.
+
+    Raises:
+        InputError: settings without a `highest` level.
+    """
+
+    depth: Tensor
+
+    def __init__(self, settings: DiffusionNoiseSettings) -> None:
+        super().__init__()
+        if settings.highest is None:
+            raise InputError("noise needs the largest level that it may reach: give highest")
+        self.settings, self.ratio = settings, settings.highest / settings.lowest
+        self.register_buffer("depth", torch.zeros(()))
+
+    def draws(
+        self, batch: int, x: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Random numbers for a whole batch of samples like `x [? ...]`: normal ones `[b ...]` for
+        the noise of real and of generated samples, uniform ones `[b]` for the levels."""
+        real, fake = (
+            torch.randn((batch, *x.shape[1:]), generator=generator, device=x.device, dtype=x.dtype)
+            for _ in range(2)
+        )
+        return real, fake, stratified(batch, generator, x.device).to(x.dtype)
+
+    def level(self, uniform: Tensor) -> Tensor:
+        """Numbers `[b]`, uniform in [0, 1), to levels `[b]`, of which a share is 0."""
+        clean = self.settings.clean
+        place = (uniform - clean) / (1 - clean)
+        return torch.where(
+            place < 0, 0.0, self.settings.lowest * self.ratio ** (self.depth * place)
+        )
+
+    def forward(
+        self, real: Tensor, fake: Tensor, real_noise: Tensor, fake_noise: Tensor, uniform: Tensor
+    ) -> dict[str, Tensor]:
+        """Noisy samples `[b ...]` and their level `[b]`, by the names of an adversarial loss.
+
+        The noise and the numbers are those of `draws`.
         """
-        if images < 0 or not (isinstance(sign_accuracy, Tensor) or -1 <= sign_accuracy <= 1):
-            raise ValueError(
-                f"need sign_accuracy in [-1, 1] and images >= 0, got {sign_accuracy=}, {images=}"
-            )
-        if not self.settings.adaptive:
-            return
-        direction = torch.as_tensor(sign_accuracy - self.settings.target).sign()
-        self.strength.add_(direction * (images / self.settings.speed_images)).clamp_(0, 1)
+        sigma = self.level(uniform)
+        real, fake = noised(real, sigma, real_noise), noised(fake, sigma, fake_noise)
+        return {"real": real, "fake": fake, "sigma": sigma}
+
+    @torch.no_grad()
+    def update(self, sign_accuracy: float | Tensor, images: int) -> None:
+        """Move the depth by `move`, as the paper does `T <- T + sgn(r - target) C`."""
+        move(self.depth, sign_accuracy, images, self.settings)
+
+
+def move(
+    strength: Tensor,
+    sign_accuracy: float | Tensor,
+    images: int,
+    settings: AugmentSettings | DiffusionNoiseSettings,
+) -> None:
+    """Change a strength in [0, 1], a scalar, in place, after `images` more real images:
+    `p <- clip(p + sgn(sign_accuracy - target) images / speed_images, 0, 1)`.
+
+    With several processes, give all of them the mean over all.
+
+    Args:
+        sign_accuracy: a number, or a scalar on the device of the strength, which is not read.
+
+    Raises:
+        ValueError: `sign_accuracy` outside [-1, 1], not a number, or negative `images`.
+    """
+    if images < 0 or not (isinstance(sign_accuracy, Tensor) or -1 <= sign_accuracy <= 1):
+        raise ValueError(
+            f"need sign_accuracy in [-1, 1] and images >= 0, got {sign_accuracy=}, {images=}"
+        )
+    direction = torch.as_tensor(sign_accuracy - settings.target).sign()
+    strength.add_(direction * (images / settings.speed_images)).clamp_(0, 1)
 
 
 def twice_differentiable() -> bool:

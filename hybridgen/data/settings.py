@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from hybridgen.errors import InputError
-from hybridgen.settings import Range, Settings, Share
+from hybridgen.settings import Level, Range, Settings, Share
 
 LATENTS = "latents.safetensors"
 """What makes the folder of an autoencoder's run a data set."""
@@ -64,4 +64,48 @@ class AugmentSettings(Settings):
             raise InputError(
                 "augmentation changes images, and architecture mlp is for points: set "
                 "augment.strength 0 and augment.adaptive false"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionNoiseSettings(Settings):
+    """Noise on real and generated samples alike (Diffusion-GAN); off without `highest`.
+
+    Attributes:
+        highest: the largest level that the noise may reach, in the scale of the data.
+        lowest: the smallest level of a sample with noise.
+        clean: share of the pairs without noise.
+        target: wanted `sign_accuracy`, the mean sign of real minus fake logits, below 1; above it
+            the noise deepens, below it the noise withdraws.
+        speed_images: images in which the largest level in use moves from `lowest` to `highest`.
+    """
+
+    highest: Level | None = None
+    lowest: Level = 0.01
+    clean: Annotated[float, Range(0, 1, "[)")] = 0.5
+    target: Annotated[float, Range(-1, 1, "()")] = 0.6
+    speed_images: Annotated[int, Range(1, 1e9)] = 100_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.highest is not None and not self.lowest < self.highest:
+            raise InputError(
+                f"diffusion.lowest must be below diffusion.highest, got {self.lowest} and "
+                f"{self.highest}: raise highest or lower lowest"
+            )
+
+    def check_discriminator(self, noise_conditional: bool, augment: AugmentSettings) -> None:
+        """Refuse, by `InputError`, noise of a level that the discriminator does not know."""
+        if self.highest is None:
+            return
+        if not noise_conditional:
+            raise InputError(
+                "diffusion.highest puts noise of many levels on what the discriminator sees, which "
+                "must know them: set discriminator.noise_conditional true"
+            )
+        if augment.strength > 0 or augment.adaptive:
+            raise InputError(
+                "augmentation comes after the noise of diffusion.highest and would change its "
+                "level: set augment.strength 0 and augment.adaptive false, or leave out "
+                "diffusion.highest"
             )

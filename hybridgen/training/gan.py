@@ -6,11 +6,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from hybridgen.data.augment import DiffusionNoise
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.maths.rng import rng_for
 from hybridgen.training.optim import TrainingSetup, schedule
 from hybridgen.training.settings import GanTraining
-from hybridgen.training.setup import validate_setup
+from hybridgen.training.setup import validate_noise, validate_setup
 from hybridgen.training.step import Batches, Resume, Step
 
 
@@ -22,14 +23,16 @@ def train_gan(
     accelerator: Accelerator,
     *,
     latent: int,
+    noise: DiffusionNoise | None = None,
     seed: int = 0,
     resume: Resume | None = None,
 ) -> Iterator[Step]:
     """Train both networks, one `Step` at a time; the caller decides what to do between steps.
 
-    Every step takes two batches of real samples, one for each network. Latents are drawn for the
-    whole batch and each process keeps its share, so with exact penalties the number of processes
-    changes nothing (a generator with batch normalisation aside, which sees only its share).
+    Every step takes two batches of real samples, one for each network. Latents and noise are drawn
+    for the whole batch and each process keeps its share, so with exact penalties the number of
+    processes changes nothing (a generator with batch normalisation aside, which sees only its
+    share).
 
     Args:
         generator: `(noise [b latent], label) -> samples [b ...]`.
@@ -38,6 +41,8 @@ def train_gan(
         batches: gives this process's share of the real batches from batch number n on, on the
             accelerator's device: `(samples, labels or None)`; twice `config.steps` are taken.
         latent: the dimension of the generator's noise, standard normal.
+        noise: put on real and generated samples before the discriminator sees them, in both halves
+            of a step; the discriminator must look at its level.
         seed: names every random draw of the loop.
         resume: called before the first step; fills the state from a checkpoint and returns the
             number of its step.
@@ -48,6 +53,8 @@ def train_gan(
         RunError: a loss is not finite; the network whose loss it is has not moved.
     """
     validate_setup(accelerator, config, adversarial, config.r1, config.r2)
+    if noise is not None:
+        validate_noise(adversarial)
 
     def steps() -> Iterator[Step]:
         setup = TrainingSetup(accelerator, config, generator=generator, discriminator=adversarial)
@@ -57,6 +64,8 @@ def train_gan(
         if isinstance(adversarial.augment, nn.Module):
             setup.state["augment"] = adversarial.augment
         adapt = getattr(adversarial.augment, "update", None)  # of an adaptive augmentation
+        if noise is not None:
+            setup.state["diffusion"], adapt = noise.to(setup.device), noise.update
         done = resume(setup.state) if resume is not None else 0
         stream, total = batches(2 * done), config.steps
         if done == total:
@@ -69,14 +78,21 @@ def train_gan(
             adversarial.r1, adversarial.r2 = config.r1(progress), config.r2(progress)
             penalty_rng = rng_for(seed, "penalty", number, setup.rank, device=setup.device)
             latent_rng = rng_for(seed, "latents", number, device=setup.device)
+            noise_rng = rng_for(seed, "diffusion", number, device=setup.device)
 
             # The discriminator's half: tell real samples from generated ones.
             latents = torch.randn(config.batch, latent, generator=latent_rng, device=setup.device)
             batch, parts = (*next(stream), setup.share(latents)), []
-            for real, label, noise in setup.micro_batches(["discriminator"], *batch):
+            if noise is not None:
+                draws = noise.draws(config.batch, batch[0], noise_rng)
+                batch = (*batch, *map(setup.share, draws))
+            for real, label, z, *drawn in setup.micro_batches(["discriminator"], *batch):
                 with torch.no_grad():
-                    fake = prepared_generator(noise, label)
-                losses = discriminator_loss(real=real, fake=fake, label=label, rng=penalty_rng)
+                    fake = prepared_generator(z, label)
+                pair = {"real": real, "fake": fake}
+                if noise is not None:
+                    pair = noise(real, fake, *drawn)
+                losses = discriminator_loss(**pair, label=label, rng=penalty_rng)
                 parts.append(setup.backward(losses))
             means = setup.update(["discriminator"], parts, number)
             means = {"discriminator": means.pop("total"), **means}
@@ -84,15 +100,24 @@ def train_gan(
             # The generator's half: make samples that the discriminator takes for real.
             latents = torch.randn(config.batch, latent, generator=latent_rng, device=setup.device)
             batch, parts = (*next(stream), setup.share(latents)), []
-            for real, label, noise in setup.micro_batches(["generator"], *batch):
+            if noise is not None:
+                draws = noise.draws(config.batch, batch[0], noise_rng)
+                batch = (*batch, *map(setup.share, draws))
+            for real, label, z, *drawn in setup.micro_batches(["generator"], *batch):
                 with accelerator.autocast():
-                    fake = prepared_generator(noise, label)
-                    loss = adversarial.generator_loss(fake=fake, real=real, label=label)
+                    fake = prepared_generator(z, label)
+                    pair = {"real": real, "fake": fake}
+                    if noise is not None:
+                        pair = noise(real, fake, *drawn)
+                    loss = adversarial.generator_loss(**pair, label=label)
                 parts.append(setup.backward({"total": loss}))
             means["generator"] = setup.update(["generator"], parts, number)["total"]
 
             if adapt is not None:
                 adapt(means["sign_accuracy"], config.batch)
+            if noise is not None:
+                at_once = setup.device.type == "cpu"  # elsewhere reading it would wait
+                means["depth"] = noise.depth.item() if at_once else noise.depth.clone()
             yield setup.step(number, means, last=number == total)
 
     return steps()

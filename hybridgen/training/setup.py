@@ -32,6 +32,7 @@ from hybridgen.losses.adaptive import AdversarialWeight
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.maths.objectives import objective
 from hybridgen.networks.build import activation_bytes
+from hybridgen.sampling.guidance import configured
 from hybridgen.settings import check_memory
 from hybridgen.training.lock import flat
 from hybridgen.training.run import JsonLines, Run
@@ -163,6 +164,20 @@ def validate_memory(accelerator: Accelerator, config: OptimSettings, *networks: 
         f"a batch of {config.batch} in {parts} part(s)",
         "lower training.batch or raise training.accumulation",
     )
+
+
+def validate_noise(adversarial: AdversarialLoss) -> None:
+    """Refuse, by `InputError`, an adversarial loss that cannot compare noisy samples."""
+    if configured(adversarial.discriminator, "noise_conditional") is False:
+        raise InputError(
+            "the discriminator is to see noise of many levels and must know them: build it with "
+            "noise_conditional=True, or train without noise"
+        )
+    if adversarial.augment is not None:
+        raise InputError(
+            "an augmentation comes after the noise and would change its level: leave out one of "
+            "the two"
+        )
 
 
 _ENGINES = {"NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU"}

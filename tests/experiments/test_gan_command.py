@@ -117,6 +117,8 @@ def test_a_finished_run_is_answered_with_its_table(call, finished):
 POINTS = ("--data.path", "ring", *("--generator.architecture", "mlp"))
 POINTS += ("--discriminator.architecture", "mlp")
 
+NOISY = ("--discriminator.noise_conditional", "true", "--diffusion.highest", "1")
+
 
 @pytest.mark.parametrize(
     ("argv", "expected"),
@@ -166,6 +168,9 @@ POINTS += ("--discriminator.architecture", "mlp")
         (["--data.path", "a" * 5000], "data.path .*aaa.* cannot be a folder"),
         ([*POINTS, "--augment.strength", "0.5"], "augmentation changes images"),
         ([*POINTS, "--augment.adaptive", "true"], "augmentation changes images"),
+        (["--diffusion.highest", "1"], "set discriminator.noise_conditional true"),
+        (["--diffusion.highest", "1", "--diffusion.lowest", "2"], "lowest must be below"),
+        ([*NOISY, "--augment.strength", "0.5"], "set augment.strength 0"),
         (
             [*POINTS, "--generator.width", "4096", "--training.batch", "1000000"],
             r"a batch of 1000000 in 1 part\(s\) would take at least .* lower training.batch",
@@ -372,6 +377,22 @@ def test_a_discriminator_of_patches_trains_and_goes_on_bit_for_bit(
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
     discriminator = load_network(tmp_path / "run" / "discriminator")
     assert discriminator(torch.randn(2, 1, 8, 8)).shape == (2, 1, 2, 2)
+
+
+def test_a_training_with_noise_says_its_depth_and_goes_on_bit_for_bit(
+    call, blind, tmp_path, monkeypatch
+):
+    noisy = (*NOISY, "--diffusion.speed_images", 1_000, "--seed", 1)  # at once too good
+    assert call(*noisy, "--out", tmp_path / "whole").status == 0
+    preview = Monitor.preview
+    monkeypatch.setattr(Monitor, "preview", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert call(*noisy, "--out", tmp_path / "run").status == 128 + signal.SIGTERM
+    monkeypatch.setattr(Monitor, "preview", preview)
+    assert call(*noisy, "--out", tmp_path / "run").status == 0
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    rows = [json.loads(row) for row in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    depths = [row["depth"] for row in rows if "depth" in row]
+    assert depths == pytest.approx([0.032, 0.064, 0.096])
 
 
 def test_an_evaluation_cut_off_after_its_step_was_saved_is_made_up_for(

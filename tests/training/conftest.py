@@ -78,7 +78,15 @@ def double() -> Iterator[None]:
 def train(players):
     """Train `players()` on the ring: an iterator of steps."""
 
-    def start(config: GanTraining, made=None, *, resume=None, accelerator=None, source=SOURCE):
+    def start(
+        config: GanTraining,
+        made=None,
+        *,
+        noise=None,
+        resume=None,
+        accelerator=None,
+        source=SOURCE,
+    ):
         def batches(first):
             for x, label in source.batches(Shard(batch=config.batch, seed=5, start=first)):
                 yield x.to(torch.get_default_dtype()), label
@@ -89,6 +97,7 @@ def train(players):
             config,
             accelerator or Accelerator(cpu=True),
             latent=3,
+            noise=noise,
             seed=5,
             resume=resume,
         )

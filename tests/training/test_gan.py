@@ -15,14 +15,16 @@ from torch.optim.optimizer import (
 
 import hybridgen
 from hybridgen import AdversarialLoss
-from hybridgen.data.augment import Augment, AugmentSettings
+from hybridgen.data.augment import Augment, DiffusionNoise
 from hybridgen.data.images import digits
 from hybridgen.data.points import MixturePoints
+from hybridgen.data.settings import AugmentSettings, DiffusionNoiseSettings
 from hybridgen.data.source import Shard
 from hybridgen.errors import RunError
 from hybridgen.maths import objectives
 from hybridgen.maths.mixtures import ring
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
+from hybridgen.networks.mlp import MlpDiscriminator
 from hybridgen.training.gan import train_gan
 from hybridgen.training.run import Run
 from hybridgen.training.settings import Cosine
@@ -68,6 +70,14 @@ def augmented_players():
     pytest.importorskip("kornia")
     settings = AugmentSettings(strength=0.5, adaptive=True, speed_images=500)
     return picture_players(augment=Augment(settings))
+
+
+def told_the_noise(players):
+    torch.manual_seed(0)
+    return players(MlpDiscriminator(width=8, depth=1, classes=8, noise_conditional=True))
+
+
+DEEP = DiffusionNoiseSettings(highest=1.0, target=-0.9, speed_images=100)
 
 
 def test_every_step_takes_a_batch_for_the_discriminator_and_the_next_for_the_generator(
@@ -142,17 +152,18 @@ def test_a_batch_in_four_parts_gives_the_gradients_and_weights_of_one(
 
 
 @pytest.mark.parametrize(
-    ("make", "source"),
+    ("make", "source", "noise"),
     [
-        (None, LABELLED),
-        (lambda players: players(finite_difference=0.05), LABELLED),
-        (lambda players: picture_players(), digits(labelled=True)),
-        (lambda players: augmented_players(), digits(labelled=True)),
+        (None, LABELLED, None),
+        (lambda players: players(finite_difference=0.05), LABELLED, None),
+        (lambda players: picture_players(), digits(labelled=True), None),
+        (lambda players: augmented_players(), digits(labelled=True), None),
+        (lambda players: told_the_noise(players), LABELLED, DEEP),
     ],
-    ids=["labels", "finite differences", "batch normalisation", "augmentation"],
+    ids=["labels", "finite differences", "batch normalisation", "augmentation", "noise"],
 )
 def test_a_training_resumed_at_any_step_is_bit_equal_to_an_uninterrupted_one(
-    tmp_path, train, training, players, make, source
+    tmp_path, train, training, players, make, source, noise
 ):
     config = training(
         steps=6,
@@ -169,9 +180,9 @@ def test_a_training_resumed_at_any_step_is_bit_equal_to_an_uninterrupted_one(
             accelerator = Accelerator(cpu=True)
             set_seed(1)
             with Run(folder, Settings(), accelerator) as run:
-                steps = train(
-                    config, made, resume=run.resume, accelerator=accelerator, source=source
-                )
+                more = {} if noise is None else {"noise": DiffusionNoise(noise)}
+                more |= {"accelerator": accelerator, "source": source}
+                steps = train(config, made, resume=run.resume, **more)
                 for step in steps:
                     if step.number == stop:
                         run.save(step)
@@ -182,6 +193,9 @@ def test_a_training_resumed_at_any_step_is_bit_equal_to_an_uninterrupted_one(
         if "augment" in step.state:
             entries.append(step.state["augment"].strength)
             assert step.state["augment"].strength != 0.5
+        if noise is not None:
+            entries.append(step.state["diffusion"].depth)
+            assert 0 < step.state["diffusion"].depth < 1
         finals.append([torch.as_tensor(entry).clone() for entry in entries])
     assert same(*finals)
 

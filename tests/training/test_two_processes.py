@@ -36,6 +36,12 @@ def test_two_processes_have_the_gradients_weights_and_losses_of_one(folder, accu
             torch.testing.assert_close(two[name], expected, rtol=0, atol=1e-6, msg=name)
 
 
+def test_two_processes_put_the_noise_of_one_on_what_the_discriminator_sees(folder, double):
+    one = two_processes.noisy_outcome(Accelerator(cpu=True))
+    assert one["3.depth"] > 0
+    compare(folder, "noise", one)
+
+
 def test_both_processes_hold_the_same_bits(folder):
     a, b = (load_file(folder / f"rank{rank}-accumulation2.safetensors") for rank in (0, 1))
     assert all(torch.equal(a[name], b[name]) for name in a)

@@ -23,7 +23,9 @@ from training.workers import two_diffusions
 
 from hybridgen import AdversarialLoss, LeCam, LossBalancer, SinglePass, adaptive_weight
 from hybridgen.cli import command
+from hybridgen.data.augment import DiffusionNoise
 from hybridgen.data.points import MixturePoints
+from hybridgen.data.settings import DiffusionNoiseSettings
 from hybridgen.data.source import Shard
 from hybridgen.errors import Interrupted, RunError
 from hybridgen.evaluation.monitor import Monitor
@@ -43,10 +45,12 @@ class Settings:
     out: Path | None = None
 
 
-def players():
+def players(*, noise_conditional=False):
     torch.manual_seed(0)
     generator = MlpGenerator(latent=LATENT, width=16, depth=2, classes=SOURCE.classes)
-    discriminator = MlpDiscriminator(width=16, depth=2, classes=SOURCE.classes)
+    discriminator = MlpDiscriminator(
+        width=16, depth=2, classes=SOURCE.classes, noise_conditional=noise_conditional
+    )
     return generator, AdversarialLoss(discriminator, r1=0.3, r2=0.2)
 
 
@@ -61,7 +65,7 @@ def batches_for(accelerator):
     return batches
 
 
-def steps_of(accelerator, made, *, accumulation=1, steps=3, resume=None):
+def steps_of(accelerator, made, *, accumulation=1, steps=3, noise=None, resume=None):
     config = GanTraining(
         steps=steps,
         batch=BATCH,
@@ -70,15 +74,14 @@ def steps_of(accelerator, made, *, accumulation=1, steps=3, resume=None):
         r2=Cosine(start=0.2),
         check_ranks=True,
     )
-    return train_gan(
-        *made, batches_for(accelerator), config, accelerator, latent=LATENT, seed=5, resume=resume
-    )
+    more = {"latent": LATENT, "seed": 5, "noise": noise, "resume": resume}
+    return train_gan(*made, batches_for(accelerator), config, accelerator, **more)
 
 
-def outcome(accelerator, accumulation):
+def outcome(accelerator, accumulation, noise=None):
     """Every gradient and weight after each step, and the losses, by name."""
-    made, tensors = players(), {}
-    for step in steps_of(accelerator, made, accumulation=accumulation):
+    made, tensors = players(noise_conditional=noise is not None), {}
+    for step in steps_of(accelerator, made, accumulation=accumulation, noise=noise):
         for name, player in zip(("generator", "adversarial"), made, strict=True):
             for key, p in player.named_parameters():
                 tensors[f"{step.number}.{name}.{key}"] = p.detach().clone()
@@ -88,6 +91,12 @@ def outcome(accelerator, accumulation):
         for key, loss in step.losses.items():
             tensors[f"{step.number}.{key}"] = torch.tensor(loss)
     return tensors
+
+
+def noisy_outcome(accelerator):
+    """The same with noise on all that the discriminator sees, and its depth among the losses."""
+    settings = DiffusionNoiseSettings(highest=1.0, target=-0.3, speed_images=100)
+    return outcome(accelerator, 2, DiffusionNoise(settings))
 
 
 def answers(accelerator):
@@ -206,6 +215,7 @@ def main(folder):
             outcome(accelerator, accumulation),
             folder / f"rank{rank}-accumulation{accumulation}.safetensors",
         )
+    save_file(noisy_outcome(accelerator), folder / f"rank{rank}-noise.safetensors")
     save_file(answers(accelerator), folder / f"rank{rank}-answers.safetensors")
     two_diffusions.leave_outcomes(accelerator, folder)
     # The second process leaves its record before it dies.
