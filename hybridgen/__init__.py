@@ -46,11 +46,13 @@ if TYPE_CHECKING:
     from hybridgen.sampling.schedulers import Scheduled
     from hybridgen.training.autoencoder import train_autoencoder
     from hybridgen.training.diffusion import train_diffusion
+    from hybridgen.training.finetune import train_finetune
     from hybridgen.training.gan import train_gan
     from hybridgen.training.guide import train_guide
     from hybridgen.training.settings import (
         AutoencoderTraining,
         DiffusionTraining,
+        FinetuneTraining,
         GanTraining,
         GuideTraining,
     )
@@ -97,6 +99,7 @@ _LAZY = {
     "sampling.schedulers": ("Scheduled",),
     "training.autoencoder": ("train_autoencoder",),
     "training.diffusion": ("train_diffusion",),
+    "training.finetune": ("train_finetune",),
     "training.gan": ("train_gan",),
     "training.guide": ("train_guide",),
     "training.settings": (
@@ -104,6 +107,7 @@ _LAZY = {
         "AutoencoderTraining",
         "AuxiliaryTerm",
         "DiffusionTraining",
+        "FinetuneTraining",
         "GanTraining",
         "GuideTraining",
     ),

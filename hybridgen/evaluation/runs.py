@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
@@ -19,14 +19,16 @@ from hybridgen.evaluation.results import TrainingSummary
 from hybridgen.files import Number, read_object, read_text
 from hybridgen.metrics.registry import METRICS
 from hybridgen.networks.build import load_network
-from hybridgen.settings import Range, Weight, check
+from hybridgen.sampling.settings import SamplerSettings
+from hybridgen.settings import Range, Settings, Weight, check
 from hybridgen.training.run import JsonLines
 
+S = TypeVar("S", bound=Settings)
 MODELS = ("generator", "denoiser")
 NETWORKS = (*MODELS, "autoencoder", "discriminator")
 """Folders of networks; the first that a run has is what it was trained for."""
 
-Kind = Literal["gan", "diffusion", "hybrid"]
+Kind = Literal["gan", "diffusion", "hybrid", "student"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class SavedRun:
             )
         if model == "generator":
             return "gan"
+        if "student" in self.config:
+            return "student"
         term = self.config.get("adversarial")
         plain = not isinstance(term, dict) or term.get("source") is None
         return "diffusion" if plain else "hybrid"
@@ -90,11 +94,20 @@ class SavedRun:
     @property
     def data(self) -> DataSettings:
         """What the model was trained on."""
-        data = self._read("config.yaml", {"data": dict})["data"]
+        return self._settings("data", DataSettings)
+
+    @property
+    def sampler(self) -> SamplerSettings:
+        """How it samples a diffusion model."""
+        return self._settings("sampler", SamplerSettings)
+
+    def _settings(self, name: str, kind: type[S]) -> S:
+        """A group of its settings."""
+        values = self._read("config.yaml", {name: dict})[name]
         parser = ArgumentParser(exit_on_error=False)  # knows the type of each setting
-        parser.add_class_arguments(DataSettings, fail_untyped=False)
+        parser.add_class_arguments(kind, fail_untyped=False)
         try:
-            return DataSettings(**parser.instantiate(parser.parse_object(data)))
+            return kind(**parser.instantiate(parser.parse_object(values)))
         except (ArgumentError, TypeError, ValueError) as error:
             path = self.folder / "config.yaml"
             raise InputError(f"{path} is damaged or of another version: train again") from error
