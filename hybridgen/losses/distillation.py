@@ -71,14 +71,14 @@ def divergence_weight(logit: Tensor, divergence: Divergence) -> Tensor:
 def log_likelihood_ratio(
     tuned: Tensor, start: Tensor, x0: Tensor, sigma: Tensor, density: Tensor | float
 ) -> Tensor:
-    """`(|T - x0|^2 - |S - x0|^2) / (sigma^2 density)`, of sums over coordinates: an unbiased estimate
-    of `log p_S(x0) - log p_T(x0)` in nats, `[b]`, from the answers of two denoisers S and T.
+    """`(|T - x0|^2 - |S - x0|^2) / (sigma^2 density)`, summed over coordinates, `[b]`: an unbiased
+    estimate, in nats, of `log p_S(x0) - log p_T(x0)` by the answers of two denoisers S and T.
 
     Of exact denoisers `log p_S - log p_T` is the integral of `E |T - x0|^2 - E |S - x0|^2` over
-    `d log sigma / sigma^2`, with the mean over the noise in their common input. As a logit of a game
-    between data and samples of T it makes S its own discriminator.
-    Source: Guo et al. 2005, arXiv:cs/0412108, and Kong et al. 2023, arXiv:2302.03792, equation 6
-    (the integral); Zheng et al. 2025 (DDO), arXiv:2503.01103, section 3 (the game).
+    `d log sigma / sigma^2`, with the mean over the noise in their common input. As a logit of a
+    game between data and samples of T it makes S its own discriminator.
+    Source: Guo et al. 2005, arXiv:cs/0412108, and Kong et al. 2023, arXiv:2302.03792
+    (the integral); Zheng et al. 2025 (DDO), arXiv:2503.01103 (the game).
 
     Args:
         tuned, start: S and T, `[b ...]`: answers to the same noisy input; only the first need have
@@ -108,9 +108,9 @@ def direct_discriminative_loss(
     """`softplus(-b r(real)) + a softplus(b r(fake))`, `[b]`: the cross-entropy of a game between
     data and samples of T whose logit is `b r`, with `r = log p_S - log p_T` of S.
 
-    At a = b = 1 its least value is at `r = log p_data - log p_T`, where S is the data's. Other a and
-    b ask S for a ratio that no density has, and the best density is another: a smaller b overshoots
-    the data as seen from T, a larger a runs away from it.
+    At a = b = 1 its least value is at `r = log p_data - log p_T`, where S is the data's. Other a
+    and b ask S for a ratio that no density has, and the best density is another: with a smaller b
+    it lies beyond the data as seen from T, and with a larger a far beyond it.
     Source: Zheng et al. 2025 (DDO), arXiv:2503.01103.
 
     Args:
