@@ -262,11 +262,11 @@ class FinetuneTraining(OptimSettings):
         fake_weight: of the loss of generated samples beside that of real ones.
     """
 
-    steps: Count = 300
-    learning_rate: Cosine = field(default_factory=lambda: Cosine(start=1e-4, end=1e-5))
+    steps: Count = 80
+    learning_rate: Cosine = field(default_factory=lambda: Cosine(start=3e-5, end=3e-6))
     noise: LogUniform = field(default_factory=lambda: LogUniform(low=0.05, high=5.0))
     levels: Annotated[int, Range(1, 1_000)] = 1
-    sharpness: Positive = 0.1
+    sharpness: Positive = 1.0
     fake_weight: Weight = 1.0
 
 
