@@ -39,6 +39,7 @@ SCRIPTS: dict[str, tuple[str, str, dict[str, str]]] = {
         {"autoencoder.widths": "[8, 8]", **_NETWORKS},
     ),
     "guide": ("guide.main", "guide.GuideExperiment", {"run": "model", **_NETWORKS}),
+    "finetune": ("finetune.main", "finetune.Finetune", {"run": "model", "training.batch": "8"}),
     "features": ("features.main", "features.FeatureExperiment", {"training.batch": "8"}),
     "compare": ("compare.main", "compare.Compare", {"config": "compare.yaml"}),
     "benchmark": ("benchmark.main", "benchmark.Benchmark", {}),
@@ -131,13 +132,13 @@ def inputs(count: int, seed: int) -> Iterator[tuple[str, list[str]]]:
 
 
 def prepare(folder: Path) -> None:
-    """What the inputs name: a tiny finished run for a guide, and a comparison."""
+    """What the inputs name: a tiny finished run to guide or fine-tune, and a comparison."""
     from hybridgen.networks.build import build_denoiser
     from hybridgen.networks.settings import DenoiserSettings
 
     model = folder / "model"
     build_denoiser(DenoiserSettings(widths=(8,)), (1, 8, 8)).save_pretrained(model / "denoiser")
-    (model / "config.yaml").write_text("{data: {path: digits}, seed: 0}\n")
+    (model / "config.yaml").write_text("{data: {path: digits}, sampler: {steps: 2}, seed: 0}\n")
     (model / "result.json").write_text("{}\n")
     (folder / "compare.yaml").write_text(
         "{train: true, models: [{name: gan, script: gan, config: gan/digits}],"

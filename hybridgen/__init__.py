@@ -53,12 +53,14 @@ if TYPE_CHECKING:
     from hybridgen.training.autoencoder import train_autoencoder
     from hybridgen.training.diffusion import train_diffusion
     from hybridgen.training.distill import train_student
+    from hybridgen.training.finetune import train_finetune
     from hybridgen.training.gan import train_gan
     from hybridgen.training.guide import train_guide
     from hybridgen.training.settings import (
         AutoencoderTraining,
         DiffusionTraining,
         DistillTraining,
+        FinetuneTraining,
         GanTraining,
         GuideTraining,
     )
@@ -118,12 +120,14 @@ _LAZY = {
     "training.autoencoder": ("train_autoencoder",),
     "training.diffusion": ("train_diffusion",),
     "training.distill": ("train_student",),
+    "training.finetune": ("train_finetune",),
     "training.gan": ("train_gan",),
     "training.guide": ("train_guide",),
     "training.settings": (
         "AutoencoderTraining",
         "DiffusionTraining",
         "DistillTraining",
+        "FinetuneTraining",
         "GanTraining",
         "GuideTraining",
     ),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from torch import nn
 from tqdm import tqdm
 
 from hybridgen.evaluation.monitor import Previews, table
@@ -79,6 +80,7 @@ def monitored(
     *,
     final_samples: int | None = None,
     facts: Mapping[str, Any] | None = None,
+    start: nn.Module | None = None,
 ) -> tuple[Callable[[Step], None], Callable[[Step], None]]:
     """`conclude` and `between` of `fit`, for a model that is looked at, evaluated and saved.
 
@@ -86,6 +88,8 @@ def monitored(
         network: the folder of the averaged model; a discriminator is saved beside it.
         final_samples: for the last evaluation; as many as the data allows if not given.
         facts: what else belongs into the result.
+        start: a model that the training began with; its figures, from the same noise, are called
+            `..._before`.
     """
 
     def between(step: Step) -> None:
@@ -108,6 +112,8 @@ def monitored(
         run.lead(lambda: [save_network(networks[name], run.folder / name) for name in networks])
         # Not logged: figures of another number of samples do not continue the curves.
         figures = monitor.figures(step.average, final_samples)
+        before = {} if start is None else monitor.figures(start, final_samples)
+        figures |= {f"{k}_before": v for k, v in before.items() if not k.startswith("floor_")}
         if not run.leads:
             return
         monitor.finish(step.average, run.log_file.rows())

@@ -25,12 +25,12 @@ _VALIDATED = 2_000
 
 
 class GuideData:
-    """What a discriminator learns from, and apart from it what it is validated on.
+    """What is learnt from, and apart from it what a guide is validated on.
 
     Args:
         real: training examples, and as `held_out` those for validation.
         count: samples of the model.
-        part: the share of them that is for validation.
+        part: the share of them that is for validation; 0 for none.
         shard: real samples of a step, and as many generated ones; where they go, and the seed of
             every order.
 
@@ -40,7 +40,7 @@ class GuideData:
 
     def __init__(self, real: Source, *, count: int, part: float, shard: Shard) -> None:
         self.real, self.count, self.shard = real, count, shard
-        self._held_out = max(4, round(part * count))
+        self._held_out = max(4, round(part * count)) if part else 0
         self._fake: tuple[Tensor, Tensor | None] = torch.empty(count), None
         # A batch that cannot be dealt is refused before samples are drawn for minutes.
         self.real_batches(0)

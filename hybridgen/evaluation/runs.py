@@ -101,6 +101,11 @@ class SavedRun:
         """What the model was trained on."""
         return self._settings("data", DataSettings)
 
+    @property
+    def sampler(self) -> SamplerSettings:
+        """How it samples a diffusion model."""
+        return self._settings("sampler", SamplerSettings)
+
     def _settings(self, name: str, kind: type[S]) -> S:
         """A group of its settings."""
         values = self._read("config.yaml", {name: dict})[name]

@@ -12,8 +12,8 @@ import torch
 from einops import reduce
 from torch import Tensor
 
-from hybridgen.losses.denoising import denoising_loss
 from hybridgen.maths.noise import like
+from hybridgen.maths.objectives import non_saturating
 
 Divergence = Literal["reverse_kl", "forward_kl", "jensen_shannon"]
 
@@ -69,21 +69,54 @@ def divergence_weight(logit: Tensor, divergence: Divergence) -> Tensor:
 
 
 def log_likelihood_ratio(
-    tuned: Tensor, start: Tensor, x0: Tensor, sigma: Tensor, data_std: float
+    tuned: Tensor, start: Tensor, x0: Tensor, sigma: Tensor, density: Tensor | float
 ) -> Tensor:
-    """An estimate of `log p_tuned(x0) - log p_start(x0)`, up to a positive factor: how much better
-    a denoiser cleans `x0 [b ...]` than the one that it started from, `[b]`.
+    """`(|T - x0|^2 - |S - x0|^2) / (sigma^2 density)`, summed over coordinates, `[b]`: an unbiased
+    estimate, in nats, of `log p_S(x0) - log p_T(x0)` by the answers of two denoisers S and T.
 
-    The difference of two denoising losses with the same noise at the level `sigma [b]`, whose mean
-    over levels is that of two bounds of the likelihood. As a logit of a game between data and
-    samples of the start it makes the denoiser its own discriminator.
-    Source: Zheng et al. 2025 (DDO), arXiv:2503.01103, equations 9 to 13.
+    Of exact denoisers `log p_S - log p_T` is the integral of `E |T - x0|^2 - E |S - x0|^2` over
+    `d log sigma / sigma^2`, with the mean over the noise in their common input. As a logit of a
+    game between data and samples of T it makes S its own discriminator.
+    Source: Guo et al. 2005, arXiv:cs/0412108, and Kong et al. 2023, arXiv:2302.03792
+    (the integral); Zheng et al. 2025 (DDO), arXiv:2503.01103 (the game).
 
     Args:
-        tuned, start: `[b ...]`, both denoisers' answers to the same noisy input; only the first
-            need have a gradient.
-        data_std: of the data.
+        tuned, start: S and T, `[b ...]`: answers to the same noisy input; only the first need have
+            a gradient.
+        sigma: `[b]`, drawn so that `log sigma` has the
+        density: `[b]`, or everywhere the same. Where it is 0 the integral leaves levels out.
+
+    Returns:
+        `[b]`, in float32 or finer.
+
+    Raises:
+        ValueError: shapes differ.
     """
-    losses = (denoising_loss(answer, x0, sigma, data_std) for answer in (start, tuned))
-    before, now = losses
-    return before - now
+    if not tuned.shape == start.shape == x0.shape:
+        shapes = ", ".join(str(list(x.shape)) for x in (tuned, start, x0))
+        raise ValueError(f"two answers and data must have one shape, got {shapes}")
+    precise = torch.promote_types(tuned.dtype, torch.float32)
+    # (T - S) (T + S - 2 x0): without the cancellation of two squares.
+    tuned, start, x0 = (x.to(precise) for x in (tuned, start, x0))
+    gain = ((start - tuned) * (start + tuned - 2 * x0)).flatten(1).sum(1)
+    return gain / (sigma.to(precise).square() * density)
+
+
+def direct_discriminative_loss(
+    real: Tensor, fake: Tensor, *, sharpness: float = 1.0, fake_weight: float = 1.0
+) -> Tensor:
+    """`softplus(-b r(real)) + a softplus(b r(fake))`, `[b]`: the cross-entropy of a game between
+    data and samples of T whose logit is `b r`, with `r = log p_S - log p_T` of S.
+
+    At a = b = 1 its least value is at `r = log p_data - log p_T`, where S is the data's. Other a
+    and b ask S for a ratio that no density has, and the best density is another: with a smaller b
+    it lies beyond the data as seen from T, and with a larger a far beyond it.
+    Source: Zheng et al. 2025 (DDO), arXiv:2503.01103.
+
+    Args:
+        real, fake: r `[b]`, such as `log_likelihood_ratio`'s.
+        sharpness: b.
+        fake_weight: a.
+    """
+    on_real, on_fake = non_saturating.discriminator(sharpness * real, sharpness * fake)
+    return on_real + fake_weight * on_fake

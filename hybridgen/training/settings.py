@@ -172,6 +172,11 @@ class LogUniform(Settings):
         low, high = math.log(self.low), math.log(self.high)
         return (low + uniform * (high - low)).exp()
 
+    @property
+    def density(self) -> float:
+        """Of `log sigma`, between the ends."""
+        return 1 / math.log(self.high / self.low)
+
     def quantiles(self, count: int) -> "Tensor":
         """`[count]` levels in the middle of equal shares of the distribution, rising, float32."""
         import torch  # the only need for it among settings
@@ -250,13 +255,17 @@ class FinetuneTraining(OptimSettings):
     Attributes:
         batch: real samples a step, and as many of the model that it started from.
         learning_rate: Adam's; a schedule, set `.start` and `.end`.
-        noise: the levels at which likelihoods are compared.
-        sharpness: what an estimate of the log likelihood ratio is multiplied by to be a logit.
+        noise: the levels at which likelihoods are compared; what differs beyond them is left alone.
+        levels: of each sample in a step, one from each of as many equal shares of `noise`; more
+            make the estimate of the ratio less noisy, and take as much longer.
+        sharpness: what the log likelihood ratio, in nats, is multiplied by to be a logit.
         fake_weight: of the loss of generated samples beside that of real ones.
     """
 
-    learning_rate: Cosine = field(default_factory=lambda: Cosine(start=1e-4, end=1e-5))
-    noise: LogNormal = field(default_factory=lambda: LogNormal(mean=-0.8))
+    steps: Count = 80
+    learning_rate: Cosine = field(default_factory=lambda: Cosine(start=3e-5, end=3e-6))
+    noise: LogUniform = field(default_factory=lambda: LogUniform(low=0.05, high=5.0))
+    levels: Annotated[int, Range(1, 1_000)] = 1
     sharpness: Positive = 1.0
     fake_weight: Weight = 1.0
 

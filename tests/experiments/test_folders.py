@@ -27,6 +27,7 @@ CLASSES = {
     **{"gan": "Gan", "diffusion": "Diffusion", "hybrid": "Diffusion", "guide": "GuideExperiment"},
     **{
         "autoencoder": "Autoencoder",
+        "finetune": "Finetune",
         "compare": "Compare",
         "seeds": "Seeds",
         "features": "FeatureExperiment",
@@ -45,6 +46,7 @@ ARGUMENTS = {
         *("--scales", "[0.0, 1.0]", "--scale_samples", "4", "--scale_draws", "2"),
         *("--final_samples", "8"),
     ],
+    "finetune": [*RUNS, "--num_samples", "40", "--final_samples", "40"],
     "compare": [
         *("--samples", "120", "--subsets", "8", "--timing_batch", "2", "--timing_rounds", "3"),
         *("--threads", "1", "--methods", '[{"name": "a", "model": "gan"}]'),
@@ -72,7 +74,9 @@ def home(tmp_path_factory):
     build_denoiser(DenoiserSettings(widths=(8, 8), layers=1), (1, 8, 8)).save_pretrained(
         home / "diffusion" / "denoiser"
     )
-    (home / "diffusion" / "config.yaml").write_text(yaml.safe_dump({"data": {"path": "digits"}}))
+    (home / "diffusion" / "config.yaml").write_text(
+        yaml.safe_dump({"data": {"path": "digits"}, "sampler": {"steps": 2}})
+    )
     (home / "diffusion" / "result.json").write_text("{}")
     (home / "gan.py").write_text(
         "import json, pathlib, sys\n"
@@ -89,7 +93,7 @@ def run(scripts, home):
 
     def run(name, folder, *more):
         argv = [*ARGUMENTS[name], "--out", str(folder), *map(str, more)]
-        if name == "guide" and "--run" not in more:
+        if name in ("guide", "finetune") and "--run" not in more:
             argv += ["--run", str(home / "diffusion")]
         if name == "compare" and "--runs" not in more:
             argv += ["--runs", json.dumps({"gan": str(home / "gan")})]

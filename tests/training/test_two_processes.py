@@ -124,6 +124,10 @@ def test_two_processes_are_one_with_lists_features_and_weights(folder, double):
     compare(folder, "answers", two_processes.answers(Accelerator(cpu=True)))
 
 
+def test_two_processes_fine_tune_the_denoiser_of_one(folder, double):
+    compare(folder, "finetune", two_diffusions.finetune_outcome(Accelerator(cpu=True)))
+
+
 def compare(folder, kind, one):
     ranks = [load_file(folder / f"rank{rank}-{kind}.safetensors") for rank in (0, 1)]
     for two in ranks:

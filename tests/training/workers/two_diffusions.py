@@ -1,5 +1,5 @@
-"""A small labelled denoiser with each kind of term, guides and an autoencoder, for one of two
-processes."""
+"""A small labelled denoiser with each kind of term, one that is fine-tuned, guides and an
+autoencoder, for one of two processes."""
 
 import torch
 from safetensors.torch import save_file
@@ -16,8 +16,9 @@ from hybridgen.networks.settings import AutoencoderSettings
 from hybridgen.training.adversarial_term import AdversarialTerm
 from hybridgen.training.autoencoder import train_autoencoder
 from hybridgen.training.diffusion import DiffusionTraining, train_diffusion
+from hybridgen.training.finetune import train_finetune
 from hybridgen.training.guide import GuideTraining, train_guide
-from hybridgen.training.settings import AutoencoderTraining, Cosine
+from hybridgen.training.settings import AutoencoderTraining, Cosine, FinetuneTraining
 from hybridgen.training.setup import build_adversarial
 from hybridgen.training.terms import AuxiliaryTerm
 from hybridgen.training.validation import HeldOutValidation
@@ -157,10 +158,37 @@ def guide_outcome(accelerator, objective):
     return tensors
 
 
+def finetune_outcome(accelerator, accumulation=1):
+    """The same of a denoiser's fine-tuning, on data against itself."""
+    denoiser, _ = players()
+    options = {"steps": 3, "batch": 16, "accumulation": accumulation, "check_ranks": True}
+    config = FinetuneTraining(**options, levels=2, learning_rate=Cosine(start=1e-3))
+    share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+
+    def batches(seed):
+        def start(first):
+            for x, label in SOURCE.batches(Shard(batch=16, seed=seed, start=first, **share)):
+                yield x.to(torch.get_default_dtype()), label
+
+        return start
+
+    tensors = {}
+    for step in train_finetune(denoiser, batches(1), batches(2), config, accelerator, seed=5):
+        for key, p in denoiser.named_parameters():
+            tensors[f"{step.number}.{key}"] = p.detach().clone()
+            tensors[f"{step.number}.{key}.grad"] = p.grad.clone()
+        for key, p in step.average.named_parameters():
+            tensors[f"{step.number}.average.{key}"] = p.detach().clone()
+        for key, loss in step.losses.items():
+            tensors[f"{step.number}.{key}"] = torch.tensor(loss)
+    return tensors
+
+
 def leave_outcomes(accelerator, folder):
     """A file of this rank's outcome for each kind and objective."""
     figures = {kind: outcome(accelerator, kind, adaptive=kind == "chain") for kind in KINDS}
     figures |= {objective: guide_outcome(accelerator, objective) for objective in OBJECTIVES}
     figures |= {"autoencoder": autoencoder_outcome(accelerator)}
+    figures |= {"finetune": finetune_outcome(accelerator)}
     for name, tensors in figures.items():
         save_file(tensors, folder / f"rank{accelerator.process_index}-{name}.safetensors")
