@@ -29,12 +29,12 @@ CONFIGS = HERE.parent / "configs"
 SETTINGS = {
     **{"gan": ("gan", "Gan"), "guide": ("guide", "GuideExperiment")},
     **dict.fromkeys(["diffusion", "hybrid"], ("diffusion", "Diffusion")),
-    **{"distill": ("distill", "Distill")},
+    **{"distill": ("distill", "Distill"), "finetune": ("finetune", "Finetune")},
 }
 """Module and class of each script's settings."""
-KINDS = {"distill": "student"}
+KINDS = {"distill": "student", "finetune": "diffusion"}
 """Of models, where that is not the script's name."""
-FURTHER = ("guide", "distill")
+FURTHER = ("guide", "distill", "finetune")
 """Scripts that begin with a finished run."""
 
 
@@ -47,12 +47,12 @@ class Model(Settings):
         script: of experiments/.
         config: a file in configs/, without its ending, such as `gan/digits`; or a path.
         arguments: further ones, such as `{training.steps: "3000"}`.
-        of: for a discriminator, the name of the model whose samples it judges; for a student, that
-            of its teacher.
+        of: for a discriminator, the name of the model whose samples it judges; for a student or a
+            fine-tuned model, that of the model it begins with.
     """
 
     name: str
-    script: Literal["gan", "diffusion", "hybrid", "guide", "distill"]
+    script: Literal["gan", "diffusion", "hybrid", "guide", "distill", "finetune"]
     config: str
     arguments: Mapping[str, str | int | float] | None = None
     of: str | None = None
@@ -66,8 +66,8 @@ class Model(Settings):
             )
         if (self.script in FURTHER) != (self.of is not None):
             raise InputError(
-                f"{self.name}: a discriminator or a student, and nothing else, is `of` a model; "
-                f"got script {self.script} and of {self.of}"
+                f"{self.name}: models of {', '.join(FURTHER)} alone are `of` a model; got "
+                f"script {self.script} and of {self.of}"
             )
         if not self.file.is_file():
             raise InputError(

@@ -107,7 +107,7 @@ def main(settings: Distill) -> None:
     from hybridgen.maths.noise import karras_sigmas
     from hybridgen.networks.build import build_discriminator
     from hybridgen.networks.features import EncoderDiscriminator
-    from hybridgen.sampling.build import build_sampler
+    from hybridgen.sampling.build import build_sampler, build_scheduler
     from hybridgen.sampling.pipeline import GuidedDiffusionPipeline
     from hybridgen.training.checkpoint import save_network
     from hybridgen.training.run import Run
@@ -192,7 +192,7 @@ def main(settings: Distill) -> None:
 
         def finish(step: "Step") -> None:
             """Save the student as a pipeline too, then as every run."""
-            scheduler = samplers[student.calls](step.average).scheduler
+            scheduler = build_scheduler(student.sampler)
             pipeline = GuidedDiffusionPipeline.of_denoiser(step.average, scheduler)
             run.lead(lambda: save_network(pipeline, folder / "pipeline"))
             conclude(step)

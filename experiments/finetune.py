@@ -4,6 +4,7 @@ experiments/finetune.py --run runs/diffusion/digits-seed0`.
 What it leaves is a run as of `diffusion.py`, to be sampled, guided or fine-tuned once more.
 """
 
+import copy
 import math
 import sys
 from dataclasses import dataclass, field, replace
@@ -24,8 +25,10 @@ class Finetune(MonitoredRunSettings):
     """Settings of `experiments/finetune.py`.
 
     Attributes:
-        run: the folder of a finished run of `experiments/diffusion.py`, `hybrid.py` or of this one.
-        data, sampler: that run's; they are noted here and cannot be others.
+        run: the folder of a finished run of `experiments/diffusion.py`, `hybrid.py` or of this one,
+            or a diffusers pipeline by its folder or hub name.
+        data: what it is fine-tuned on; a run knows its own, a pipeline needs `data.path`.
+        sampler: that of the run, noted here; it cannot be another.
         num_samples: samples of the model to learn from; as many as there are training examples, at
             most 10 000, if not given.
         final_samples: for the evaluations before and after; as many as the data allows if not
@@ -33,7 +36,7 @@ class Finetune(MonitoredRunSettings):
     """
 
     run: str = "runs/diffusion/digits-seed0"
-    data: DataSettings = field(default_factory=DataSettings)
+    data: DataSettings = field(default_factory=lambda: DataSettings(path=""))
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     training: FinetuneTraining = field(default_factory=FinetuneTraining)
     num_samples: Samples | None = None
@@ -42,14 +45,13 @@ class Finetune(MonitoredRunSettings):
     eval_samples: Measured = 500
     final_samples: Measured | None = None
 
-    def of_run(self, data: DataSettings, sampler: SamplerSettings) -> "Finetune":
-        """With data and sampler of the run that is fine-tuned; others are refused."""
-        for name, own, usual in (("data", data, DataSettings()), ("sampler", sampler, None)):
-            if getattr(self, name) not in (own, usual or SamplerSettings()):
-                raise InputError(
-                    f"{self.run} has its own {name}, with which it is fine-tuned: leave "
-                    f"--{name} out, or name another --run"
-                )
+    def of_teacher(self, data: DataSettings, sampler: SamplerSettings) -> "Finetune":
+        """With data and sampler of the model that is fine-tuned; another sampler is refused."""
+        if self.sampler not in (sampler, SamplerSettings()):
+            raise InputError(
+                f"{self.run} has its own sampler, with which it is fine-tuned: leave --sampler "
+                "out, or name another --run"
+            )
         return replace(self, data=data, sampler=sampler)
 
 
@@ -62,36 +64,28 @@ def main(settings: Finetune) -> None:
     from hybridgen.evaluation.guide import SampledModel
     from hybridgen.evaluation.guide_data import GuideData
     from hybridgen.evaluation.monitor import Monitor
-    from hybridgen.evaluation.runs import SavedRun
+    from hybridgen.evaluation.runs import load_teacher
     from hybridgen.sampling.build import build_sampler
     from hybridgen.training.lock import refuse_inside
     from hybridgen.training.run import Run
     from hybridgen.training.setup import accelerator_for, start, validate_memory
 
-    model_run, training, seed = SavedRun(Path(settings.run)), settings.training, settings.seed
-    if model_run.kind not in ("diffusion", "hybrid"):
-        raise InputError(
-            f"{settings.run} holds a {model_run.kind}, whose likelihood nothing tells: name a "
-            "finished run of experiments/diffusion.py, hybrid.py or finetune.py"
-        )
-    settings = settings.of_run(model_run.data, model_run.sampler)
+    training, seed = settings.training, settings.seed
+    teacher = load_teacher(settings.run, settings.data)
+    settings = settings.of_teacher(teacher.data, teacher.sampler)
     source = load_data(settings.data)
+    teacher.check(source.shape, source.classes)
     settings = identified(settings, source)
     folder = settings.out or Path("runs", "finetune", f"{source.name}-seed{seed}")
     refuse_inside(folder, {"path": settings.run})
     accelerator = accelerator_for(folder, settings)
     device = accelerator.device
-    denoiser, fingerprint = model_run.network, model_run.fingerprint
-    if (source.shape, source.classes) != (denoiser.shape, denoiser.classes):
-        raise InputError(
-            f"{settings.run} denoises samples of shape {denoiser.shape} with {denoiser.classes} "
-            f"classes, and its data has shape {source.shape} with {source.classes}: train it again"
-        )
+    denoiser = copy.deepcopy(teacher.network)
     model = SampledModel(
         source=source,
-        network=model_run.network.to(device).requires_grad_(False),
+        network=teacher.network.to(device).requires_grad_(False),
         settings=settings.sampler,
-        fingerprint=fingerprint,
+        fingerprint=teacher.fingerprint,
         seed=seed,
     )
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -109,7 +103,7 @@ def main(settings: Finetune) -> None:
         seed=seed,
         resume=lambda state: run.resume(state),
     )
-    with Run(folder, settings, accelerator, facts={"model": fingerprint}) as run:
+    with Run(folder, settings, accelerator, facts={"model": teacher.fingerprint}) as run:
         if finished(run):
             return
         start(run, "hybridgen-finetune", settings)

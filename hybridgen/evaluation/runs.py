@@ -162,15 +162,14 @@ class Teacher:
         name: of its run's folder, or of the pipeline.
         network: `(x, sigma, label) -> x0`, in eval mode.
         data: what it was trained on, or is to be trained on further.
-        low, high: the noise levels between which it can be sampled.
+        sampler: how it is sampled, between which noise levels.
         fingerprint: of its weights.
     """
 
     name: str
     network: Any
     data: DataSettings
-    low: float
-    high: float
+    sampler: SamplerSettings
     fingerprint: str
 
     @property
@@ -178,7 +177,7 @@ class Teacher:
         """Of the data, as the network takes it; 0.5 where it does not say."""
         return getattr(self.network, "config", {}).get("data_std", 0.5)
 
-    def check(self, shape: tuple[int, ...], classes: int, levels: Sequence[float]) -> None:
+    def check(self, shape: tuple[int, ...], classes: int, levels: Sequence[float] = ()) -> None:
         """Refuse, by `InputError`, data of another shape or with other labels, and levels at which
         it cannot be sampled.
         """
@@ -189,18 +188,19 @@ class Teacher:
                 f"and the data has shape {shape} with {classes}: set data.resolution, "
                 "data.channels and data.labels to match, or name another --run"
             )
-        outside = [level for level in levels if not self.low <= level <= self.high]
+        low, high = self.sampler.low, self.sampler.high
+        outside = [level for level in levels if not low <= level <= high]
         if outside:
             raise InputError(
                 f"the student would be asked at noise level {outside[0]:.4g}, and {self.name} "
-                f"knows levels from {self.low:.4g} to {self.high:.4g}: set student.high, "
+                f"knows levels from {low:.4g} to {high:.4g}: set student.high, "
                 "student.low and student.rho so that all levels lie there"
             )
 
 
 def load_teacher(name: str, data: DataSettings) -> Teacher:
-    """A finished run of `diffusion.py` or `hybrid.py` by its folder, or a diffusers pipeline by its
-    folder or hub name.
+    """A finished run of `diffusion.py`, `hybrid.py` or `finetune.py` by its folder, or a diffusers
+    pipeline by its folder or hub name.
 
     Args:
         data: what a pipeline is trained further on. A run knows its own, of which only the path is
@@ -217,23 +217,24 @@ def load_teacher(name: str, data: DataSettings) -> Teacher:
         for weight in network.state_dict().values():
             digest.update(weight.detach().cpu().float().numpy().tobytes())
         low, high = network.levels
-        ends = {"low": low, "high": high}
         return Teacher(
-            name=name, network=network, data=data, fingerprint=digest.hexdigest(), **ends
+            name=name,
+            network=network,
+            data=data,
+            sampler=SamplerSettings(low=low, high=high),
+            fingerprint=digest.hexdigest(),
         )
     run = SavedRun(Path(name))
     if run.kind not in ("diffusion", "hybrid"):
         raise InputError(
-            f"{name} holds a {run.kind}, which samples in few calls already: name a finished run "
-            "of experiments/diffusion.py or hybrid.py"
+            f"{name} holds a {run.kind} and no denoiser that is sampled in many calls: name a "
+            "finished run of experiments/diffusion.py, hybrid.py or finetune.py"
         )
-    own, sampler = run.data, run._settings("sampler", SamplerSettings)
     return Teacher(
         name=name,
         network=run.network,
-        data=replace(own, path=data.path) if data.path else own,
-        low=sampler.low,
-        high=sampler.high,
+        data=replace(run.data, path=data.path) if data.path else run.data,
+        sampler=run.sampler,
         fingerprint=run.fingerprint,
     )
 

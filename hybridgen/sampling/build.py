@@ -28,7 +28,7 @@ def build_sampler(
         if settings.name == "heun":
             grid = karras_sigmas(settings.steps, settings.low, settings.high, settings.rho)
             return Heun(denoiser, shape, grid)
-        scheduler, steps = _scheduler(settings), settings.steps
+        scheduler, steps = build_scheduler(settings), settings.steps
         return Scheduled(
             denoiser, scheduler, shape, steps, highest=settings.high, progress=progress
         )
@@ -36,7 +36,8 @@ def build_sampler(
         raise InputError(f"sampler {settings.name} cannot be built: {error}") from error
 
 
-def _scheduler(settings: SamplerSettings) -> Any:
+def build_scheduler(settings: SamplerSettings) -> Any:
+    """The scheduler of diffusers that `settings` name."""
     kind, _, options = SCHEDULERS[settings.name]
     if settings.name == "consistency" or settings.name.startswith("edm_"):
         ends = {"sigma_min": settings.low, "sigma_max": settings.high}
