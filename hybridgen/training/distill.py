@@ -77,8 +77,8 @@ class Pairs(NamedTuple):
     def rows(self, uniform: Tensor, label: Tensor | None, classes: int) -> Tensor:
         """Places `[b]` of pairs with the labels `[b]`, from numbers `[b]` uniform in [0, 1)."""
         each = max(classes, 1)
-        turn = (uniform.cpu() * (len(self.noise) // each)).long()
-        return turn * each + (0 if label is None else label.cpu())
+        turn = (uniform * (len(self.noise) // each)).long()
+        return turn * each + (0 if label is None else label)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +86,8 @@ class Distillation:
     """The losses of one round on a micro-batch: of student, follower and discriminator.
 
     All learn from the ends of the student's own path down the levels, where only the last estimate
-    has a gradient (Yin et al. 2024, DMD2, arXiv:2405.14867, section 4.5). Networks are in eval
-    mode, because a sampler has no dropout.
+    has a gradient (Yin et al. 2024, DMD2, arXiv:2405.14867, section 4.5). All denoisers are in
+    eval mode, because a sampler has no dropout.
 
     Attributes:
         student, follower, adversarial: not prepared.
@@ -142,8 +142,9 @@ class Distillation:
             place: of the level in which the path ends.
             rng: draws what the penalties need.
             regression: its weight.
-            target: `[b ...]`, what the teacher makes of the noise that a path begins with, where it
-                is `paired [b]`.
+            target: `[b ...]`, what the teacher makes of the noise that a path begins with.
+            paired: `[b]`, weights of their errors, of mean 1 over the whole batch; 0 where a path
+                begins with other noise.
             draws: see `Draws`.
         """
         drawn, losses, parts = Draws(*draws), {}, {}
@@ -163,7 +164,7 @@ class Distillation:
                 parts["matching"], total = pull.detach(), total + self.matching.weight * pull
         if moves and place == 0 and target is not None and paired is not None:
             error = reduce((sample - target).square(), "b ... -> b", "mean")
-            error = (error * paired).sum() / paired.sum().clamp(min=1)
+            error = (error * paired).mean()
             parts["regression"], total = error.detach(), total + regression * error
         if self.adversarial is not None:
             level = self.term.noise(drawn.game_level)
@@ -203,8 +204,9 @@ class Distillation:
 
 
 def evenly(count: int, share: float) -> Tensor:
-    """Which of `count` places are taken, evenly spaced, so that a share of them is: bool `[n]`."""
-    taken = (torch.arange(count + 1) * share + 1e-6).floor()
+    """Which of `count` places are taken, evenly spaced, so that a share of them is, and at least
+    one: bool `[n]`."""
+    taken = (torch.arange(count + 1) * max(share, 1 / count) + 1e-6).floor()
     return taken.diff() > 0
 
 
@@ -257,6 +259,8 @@ def train_student(
     if adversarial is None and matching is None and pairs is None:
         raise ValueError("nothing pulls at the student: give adversarial, matching or regression")
     validate_setup(accelerator, config, adversarial, *((term.r1, term.r2) if term else ()))
+    for network in (student, teacher):
+        network.eval()
     models: dict[str, nn.Module] = {"student": student}
     if matching is not None:
         models["follower"] = copy.deepcopy(teacher).requires_grad_(True)
@@ -283,7 +287,11 @@ def train_student(
         done = resume(setup.state) if resume is not None else 0
         rounds = config.rounds if len(models) > 1 else 1
         stream, total = batches(done * rounds), config.steps
-        teacher_pairs = pairs() if pairs is not None else None
+        teacher_pairs = paired = target = None
+        if regression is not None and pairs is not None:
+            teacher_pairs = Pairs(*(each.to(setup.device) for each in pairs()))
+            taken = evenly(config.batch, regression.share).float()
+            paired = setup.share(taken / taken.mean()).to(setup.device)
         if done == total:
             yield setup.step(done, {}, last=True)
 
@@ -307,12 +315,11 @@ def train_student(
                 x, label = next(stream)
                 noise_rng = rng_for(seed, "noise", *key, device=setup.device)
                 draws = [setup.share(t) for t in Draws.of(config.batch, len(levels), x, noise_rng)]
-                target = paired = None
-                if regression is not None and teacher_pairs is not None:
-                    uniform = torch.rand(config.batch, generator=rng_for(seed, "pairs", *key))
+                if teacher_pairs is not None and paired is not None:
+                    pair_rng = rng_for(seed, "pairs", *key, device=setup.device)
+                    uniform = torch.rand(config.batch, generator=pair_rng, device=setup.device)
                     rows = teacher_pairs.rows(setup.share(uniform), label, student.classes)
                     noise, target = (each[rows].to(x) for each in teacher_pairs)
-                    paired = evenly(len(x), regression.share).to(x)
                     draws[0][:, 0] = torch.where(like(paired, x) > 0, noise, draws[0][:, 0])
                 parts = []
                 fixed = setup.models, int(place), rng, moves, pull
