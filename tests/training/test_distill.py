@@ -15,6 +15,7 @@ from training.workers.two_students import (
     LEVELS,
     SIGNALS,
     config_of,
+    pairs,
     players,
     regression_of,
     steps_of,
@@ -514,9 +515,15 @@ def test_data_without_labels_is_trained_on(train):
 def test_what_cannot_be_trained_is_refused_before_the_first_step(train):
     with pytest.raises(ValueError, match="nothing pulls at the student: give adversarial, match"):
         train(signals=())
-    for half in ({"term": None}, {"adversarial": None}, {"pairs": None}, {"regression": None}):
+    game = players()[2]
+    for signal, half in (
+        (SIGNALS[:1], {"adversarial": None}),
+        ((), {"adversarial": game}),
+        (SIGNALS[2:], {"pairs": None}),
+        (SIGNALS[1:2], {"pairs": pairs}),
+    ):
         with pytest.raises(ValueError, match="a signal needs both its settings and what it is"):
-            train(**half)
+            train(signals=signal, **half)
     with pytest.raises(InputError, match="batch of 16 cannot be cut evenly"):
         train(config=config_of(accumulation=3))
 
