@@ -24,7 +24,7 @@ from functools import cache
 from itertools import product
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO, Annotated, Literal, NamedTuple
+from typing import IO, Annotated, Literal, NamedTuple, get_args
 
 from tqdm import tqdm
 
@@ -35,7 +35,7 @@ from hybridgen.settings import Count, Range, Seed, Settings
 from hybridgen.training.lock import FolderLock
 
 What = Literal["kills", "disk", "damage", "fuzz", "all"]
-Script = Literal["gan", "diffusion", "hybrid", "autoencoder", "guide", "compare"]
+Script = Literal["gan", "diffusion", "hybrid", "autoencoder", "guide", "distill", "compare"]
 Figures = dict[str, float]
 Draws = random.Random
 
@@ -43,11 +43,16 @@ SAVE_EVERY = 3
 MAINS = {
     **{"gan": ("main", "Gan"), "diffusion": ("main", "Diffusion")},
     **{"hybrid": ("hybrid", "Diffusion"), "guide": ("main", "GuideExperiment")},
-    "autoencoder": ("main", "Autoencoder"),
+    **{"autoencoder": ("main", "Autoencoder"), "distill": ("main", "Distill")},
     "compare": ("main", "Compare"),
 }
 """The function and the settings of each script."""
-NEEDS: dict[Script, tuple[Script, ...]] = {"guide": ("diffusion",), "compare": ("gan", "guide")}
+NEEDS: dict[Script, tuple[Script, ...]] = {
+    **{"guide": ("diffusion",), "distill": ("diffusion",)},
+    "compare": ("gan", "guide"),
+}
+FURTHER = ("guide", "distill")
+"""Scripts that begin with a finished run."""
 # Small, but with everything that has a state: batch normalisation, labels, schedules, previews.
 TRAINING = (
     *("--training.batch", "16", "--save_every", str(SAVE_EVERY), "--log_every", "5"),
@@ -71,6 +76,11 @@ ARGUMENTS: dict[Script, tuple[str, ...]] = {
         *(*TRAINING, *DISCRIMINATOR, "--sampler.steps", "3", "--training.check_every", "20"),
         *("--training.levels", "2", "--num_samples", "200", "--scales", "[0.0, 1.0]"),
         *("--scale_samples", "20", "--scale_draws", "2", "--final_samples", "50"),
+    ),
+    "distill": (
+        *(*TRAINING, *PREVIEWS, *DISCRIMINATOR, "--sampler.steps", "3", "--student.calls", "2"),
+        *("--training.rounds", "2", "--regression.weight.start", "10", "--regression.pairs", "50"),
+        *("--final_samples", "50"),
     ),
     "compare": (
         *("--samples", "120", "--subsets", "8", "--timing_batch", "2", "--timing_rounds", "3"),
@@ -101,7 +111,7 @@ class Endurance(Settings):
     """
 
     what: What = "kills"
-    scripts: tuple[Script, ...] = ("gan", "diffusion", "hybrid", "autoencoder", "guide", "compare")
+    scripts: tuple[Script, ...] = get_args(Script)
     kills: Annotated[int, Range(1, 10_000)] = 20
     disks: Annotated[int, Range(1, 10_000)] = 10
     damages: Annotated[int, Range(1, 10_000)] = 60
@@ -122,7 +132,7 @@ class Endurance(Settings):
 def main(settings: Endurance) -> None:
     # Imported once the arguments are read; the scripts, which are forks, then have it too.
     from hybridgen.evaluation import fit, guide_data, measure  # noqa: F401
-    from hybridgen.training import diffusion, gan, guide, setup  # noqa: F401
+    from hybridgen.training import diffusion, distill, gan, guide, setup  # noqa: F401
 
     config = {name: value for name, value in vars(settings).items() if name != "out"}
     started = time.monotonic()
@@ -153,7 +163,7 @@ def arguments(settings: Endurance, script: Script) -> list[str]:
         runs = {name: str(straight / name) for name in ("gan", "diffusion", "guide")}
         return [*ARGUMENTS[script], "--runs", json.dumps(runs), "--methods", json.dumps(METHODS)]
     numbers = ["--training.steps", str(settings.steps), "--seed", str(settings.seed)]
-    run = ["--run", str(straight / "diffusion")] if script == "guide" else []
+    run = ["--run", str(straight / "diffusion")] if script in FURTHER else []
     return [*ARGUMENTS[script], *numbers, *run]
 
 

@@ -222,11 +222,11 @@ def load_teacher(name: str, data: DataSettings) -> Teacher:
             f"{name} holds a {run.kind}, which samples in few calls already: name a finished run "
             "of experiments/diffusion.py or hybrid.py"
         )
-    own, sampler = run.data, run._settings("sampler", SamplerSettings)
+    used, sampler = run.data, run._settings("sampler", SamplerSettings)
     return Teacher(
         name=name,
         network=run.network,
-        data=replace(own, path=data.path) if data.path else own,
+        data=replace(used, path=data.path) if data.path else used,
         low=sampler.low,
         high=sampler.high,
         fingerprint=run.fingerprint,

@@ -35,16 +35,16 @@ class Draws(NamedTuple):
     for noise; normal and uniform, `[b]`, for levels.
 
     `real` and `fake` are noised to the game's levels, of which a share is `clean`; the follower
-    learns and is asked with noise of its own.
+    learns and is compared with noise of its own.
     """
 
     path: Tensor
     real: Tensor
     fake: Tensor
     learnt: Tensor
-    asked: Tensor
+    matched: Tensor
     learnt_level: Tensor
-    asked_level: Tensor
+    matched_level: Tensor
     game_level: Tensor
     clean: Tensor
 
@@ -59,9 +59,9 @@ class Draws(NamedTuple):
             real=normal(batch, *shape),
             fake=normal(batch, *shape),
             learnt=normal(batch, *shape),
-            asked=normal(batch, *shape),
+            matched=normal(batch, *shape),
             learnt_level=normal(batch),
-            asked_level=uniform(batch),
+            matched_level=uniform(batch),
             game_level=uniform(batch),
             clean=uniform(batch),
         )
@@ -176,9 +176,9 @@ class Distillation:
                 "label": label,
             }
             detached = {**compared, "fake": compared["fake"].detach()}
-            own = prepared["discriminator"](**detached, rng=rng)
-            losses["discriminator"] = own.pop("total")
-            parts |= own
+            answer = prepared["discriminator"](**detached, rng=rng)
+            losses["discriminator"] = answer.pop("total")
+            parts |= answer
             if moves and self.strength.scheduled > 0:
                 with self.accelerator.autocast():
                     game = self.adversarial.generator_loss(**compared)
@@ -194,8 +194,8 @@ class Distillation:
         """Where follower and teacher disagree about the samples `[b ...]`, see
         `matching_direction`."""
         with torch.no_grad(), self.accelerator.autocast():
-            level = self.matching.noise(draws.asked_level)
-            noisy = noised(sample.detach(), level, draws.asked), level, label
+            level = self.matching.noise(draws.matched_level)
+            noisy = noised(sample.detach(), level, draws.matched), level, label
             follower, teacher, weight = self.follower(*noisy), self.teacher(*noisy), None
             if self.adversarial is not None and self.matching.divergence != "reverse_kl":
                 logit = self.adversarial.discriminator(*noisy)

@@ -254,8 +254,8 @@ class TrainingSetup:
 
 def at_fault(losses: Mapping[str, float], names: Sequence[str]) -> str:
     """Which of the models has a loss that is not finite: the first one's is `total`."""
-    own = {"total": names[0], **{name: name for name in names}}
-    wrong = [own[key] for key in own if not math.isfinite(losses.get(key, 0.0))]
+    owner = {"total": names[0], **{name: name for name in names}}
+    wrong = [owner[key] for key in owner if not math.isfinite(losses.get(key, 0.0))]
     return wrong[0] if wrong else names[-1]
 
 

@@ -28,8 +28,8 @@ TEACHER = (*FEW, "--denoiser.widths", "[8, 8]", "--data.labels", "true", "--samp
 TINY = (
     *(*FEW, "--discriminator.architecture", "dcgan", "--discriminator.width", "8"),
     *("--student.calls", "2", "--training.rounds", "2", "--matching.weight", "1"),
-    *("--regression.pairs", "20", "--sampler.steps", "2", "--eval_samples", "20"),
-    *("--final_samples", "20"),
+    *("--regression.weight.start", "10", "--regression.pairs", "20", "--sampler.steps", "2"),
+    *("--eval_samples", "20", "--final_samples", "20"),
 )
 ALONE = ("--regression.weight.start", "0")
 
@@ -146,7 +146,7 @@ def test_the_pipeline_samples_what_the_student_samples(finished):
     noise = torch.randn(3, 1, 8, 8)
     made = GuidedDiffusionPipeline.from_pretrained(finished / "pipeline")
     made.set_progress_bar_config(disable=True)
-    images = made(noise=noise, class_labels=label, num_inference_steps=2, output_type="pt").images
+    images = made(latents=noise, class_labels=label, num_inference_steps=2, output_type="pt").images
     torch.testing.assert_close(images, (sampler(noise, label) / 2 + 0.5).clamp(0, 1))
 
 
@@ -192,14 +192,14 @@ def test_an_interrupted_run_goes_on_with_its_pairs_and_ends_bit_equal(
 
 def test_a_teacher_that_was_trained_again_is_refused(call, blind, teacher, tmp_path):
     again = shutil.copytree(teacher, tmp_path / "teacher")
-    argv = ("--run", again, *ALONE, "--out", tmp_path / "run")
+    argv = ("--run", again, *ALONE, "--training.steps", 2, "--out", tmp_path / "run")
     assert call(*argv).status == 0
+    (tmp_path / "run" / "result.json").unlink()
     network = load_network(again / "denoiser")
     with torch.no_grad():
         next(network.parameters()).add_(1)
     network.save_pretrained(again / "denoiser")
-    answer = call(*argv)
-    assert answer.status == 2 and "model" in answer.err, answer.err
+    assert "model" in sentence(call(*argv))
 
 
 def kind_of(folder, teacher, how):

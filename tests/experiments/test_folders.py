@@ -31,7 +31,7 @@ CLASSES = {
         "seeds": "Seeds",
         "features": "FeatureExperiment",
     },
-    **{"benchmark": "Benchmark", "endurance": "Endurance"},
+    **{"benchmark": "Benchmark", "endurance": "Endurance", "distill": "Distill"},
 }
 RUNS = ["--threads", "1", "--training.steps", "2", "--training.batch", "8", "--log_every", "1"]
 ARGUMENTS = {
@@ -45,6 +45,10 @@ ARGUMENTS = {
         *("--scales", "[0.0, 1.0]", "--scale_samples", "4", "--scale_draws", "2"),
         *("--final_samples", "8"),
     ],
+    "distill": [
+        *(*RUNS, "--discriminator.width", "8", "--regression.weight.start", "1"),
+        *("--regression.pairs", "8", "--sampler.steps", "2"),
+    ],
     "compare": [
         *("--samples", "120", "--subsets", "8", "--timing_batch", "2", "--timing_rounds", "3"),
         *("--threads", "1", "--methods", '[{"name": "a", "model": "gan"}]'),
@@ -54,7 +58,7 @@ ARGUMENTS = {
     "benchmark": [],
     "endurance": [],
 }
-MADE = ("gan", "autoencoder", "guide", "compare", "features", "seeds")
+MADE = ("gan", "autoencoder", "guide", "distill", "compare", "features", "seeds")
 """Scripts whose whole folders are made here; the others share their parts."""
 
 
@@ -72,7 +76,9 @@ def home(tmp_path_factory):
     build_denoiser(DenoiserSettings(widths=(8, 8), layers=1), (1, 8, 8)).save_pretrained(
         home / "diffusion" / "denoiser"
     )
-    (home / "diffusion" / "config.yaml").write_text(yaml.safe_dump({"data": {"path": "digits"}}))
+    (home / "diffusion" / "config.yaml").write_text(
+        yaml.safe_dump({"data": {"path": "digits"}, "sampler": {}})
+    )
     (home / "diffusion" / "result.json").write_text("{}")
     (home / "gan.py").write_text(
         "import json, pathlib, sys\n"
@@ -89,7 +95,7 @@ def run(scripts, home):
 
     def run(name, folder, *more):
         argv = [*ARGUMENTS[name], "--out", str(folder), *map(str, more)]
-        if name == "guide" and "--run" not in more:
+        if name in ("guide", "distill") and "--run" not in more:
             argv += ["--run", str(home / "diffusion")]
         if name == "compare" and "--runs" not in more:
             argv += ["--runs", json.dumps({"gan": str(home / "gan")})]

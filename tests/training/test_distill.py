@@ -258,8 +258,8 @@ def test_the_follower_learns_the_students_samples_and_the_pull_is_where_it_diffe
     answer = follower(noised(sample.detach(), level, draws.learnt), level, label)
     error = denoising_loss(answer, sample.detach(), level, 1.0).mean()
     torch.testing.assert_close(losses["follower"], error)
-    level = matching.noise(draws.asked_level)
-    y = noised(sample.detach(), level, draws.asked)
+    level = matching.noise(draws.matched_level)
+    y = noised(sample.detach(), level, draws.matched)
     direction = matching_direction(sample, follower(y, level, label), teacher(y, level, label))
     parameters = list(student.parameters())
     # d total / d w = weight * mean over the batch of direction / coordinates * d sample / d w.
@@ -282,8 +282,8 @@ def test_another_divergence_weighs_samples_by_the_discriminators_ratio(divergenc
             *(given["matching"], AdversarialWeight(0.5), Accelerator(cpu=True)),
         )
         found.append(losses_of.direction(sample, label, draws))
-    level = Matching().noise(draws.asked_level)
-    logit = game.discriminator(noised(sample, level, draws.asked), level, label)
+    level = Matching().noise(draws.matched_level)
+    logit = game.discriminator(noised(sample, level, draws.matched), level, label)
     weight = divergence_weight(logit, divergence)
     torch.testing.assert_close(found[1], found[0] * weight[:, None])
     assert not torch.allclose(found[0], found[1])
