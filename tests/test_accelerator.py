@@ -313,6 +313,10 @@ def test_every_command_runs_on_it(monkeypatch, tmp_path):
             *("--discriminator.width", "8", "--adversarial.warm_up", "1"),
         ),
         "guide": ("guide", "GuideExperiment", "--run", tmp_path / "hybrid", *small, *tried, *step),
+        "student": (
+            *("distill", "Distill", "--run", tmp_path / "hybrid", *small, *watched, *step),
+            *("--regression.weight.start", "1", "--regression.pairs", "8", "--final_samples", "50"),
+        ),
         "refines": ("guide", "GuideExperiment", "--run", folder, *small, *tried),
         "compared": (
             *("compare", "Compare", "--runs", json.dumps({"gan": str(folder)})),

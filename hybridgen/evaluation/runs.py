@@ -184,7 +184,8 @@ class Teacher:
                 f"and the data has shape {shape} with {classes}: set data.resolution, "
                 "data.channels and data.labels to match, or name another --run"
             )
-        outside = [level for level in levels if not self.low <= level <= self.high]
+        low, high = self.low * (1 - 1e-6), self.high * (1 + 1e-6)  # levels are rounded
+        outside = [level for level in levels if not low <= level <= high]
         if outside:
             raise InputError(
                 f"the student would be asked at noise level {outside[0]:.4g}, and {self.name} "

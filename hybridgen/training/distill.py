@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from einops import reduce
 from torch import Tensor, nn
 
+from hybridgen.errors import InputError
 from hybridgen.losses.adaptive import AdversarialWeight
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.losses.denoising import denoising_loss, noised
@@ -182,8 +183,11 @@ class Distillation:
             if moves and self.strength.scheduled > 0:
                 with self.accelerator.autocast():
                     game = self.adversarial.generator_loss(**compared)
-                at = self.student.last_layer if self.term.adaptive else None
-                weight = self.strength(total, game, at)
+                last_layer = getattr(
+                    self.student, "last_layer", None
+                )  # not of a pipeline's network
+                output = sample if last_layer is None else None
+                weight = self.strength(total, game, last_layer, output=output)
                 total = total + weight * game
                 parts |= {"generator": game.detach(), "weight": weight}
         if moves:
@@ -258,6 +262,12 @@ def train_student(
         raise ValueError("a signal needs both its settings and what it is made of, got one")
     if adversarial is None and matching is None and pairs is None:
         raise ValueError("nothing pulls at the student: give adversarial, matching or regression")
+    alone = matching is None and (regression is None or len(levels) > 1)
+    if term is not None and term.adaptive and alone:
+        raise InputError(
+            "adversarial.adaptive weighs the term against other losses, and there are none, or at "
+            "the first level alone: leave it false, or set matching.weight"
+        )
     validate_setup(accelerator, config, adversarial, *((term.r1, term.r2) if term else ()))
     for network in (student, teacher):
         network.eval()

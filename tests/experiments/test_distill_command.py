@@ -130,7 +130,7 @@ def test_a_run_leaves_settings_log_result_pictures_pairs_weights_and_a_pipeline(
     assert {type(value) for value in result.values()} <= {int, float}
     assert result["steps"] == 6 and result["denoiser_calls"] == 2
     distances = {"frechet_distance", "frechet_distance_at_1", "floor_frechet_distance"}
-    assert {"seconds", "parameters", *distances} <= result.keys()
+    assert {"seconds", "images_per_second", *distances} <= result.keys()
     assert result["frechet_distance"] != result["frechet_distance_at_1"]
     for name in ("samples.png", "samples.webp", "curves.png"):
         with Image.open(finished / name) as image:
@@ -199,7 +199,9 @@ def test_a_teacher_that_was_trained_again_is_refused(call, blind, teacher, tmp_p
     with torch.no_grad():
         next(network.parameters()).add_(1)
     network.save_pretrained(again / "denoiser")
-    assert "model" in sentence(call(*argv))
+    answer = call(*argv)
+    assert answer.status == 2
+    assert "was written with another model" in answer.err.splitlines()[-1]
 
 
 def kind_of(folder, teacher, how):
@@ -249,6 +251,10 @@ def test_what_cannot_teach_is_refused(call, teacher, tmp_path, how, expected):
             "adversarial.adaptive weighs the term against other losses, and there are none",
         ),
         (
+            ["--adversarial.adaptive", "true", "--matching.weight", "0"],
+            "adversarial.adaptive weighs the term against .* or at the first level alone",
+        ),
+        (
             ["--matching.divergence", "forward_kl"],
             "matching.divergence forward_kl needs the density ratio, .* non_saturating",
         ),
@@ -277,8 +283,8 @@ def test_a_setting_that_cannot_work_is_one_sentence_and_leaves_no_folder(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("high", [79.9, 80.0, 7.3, 12.7, 31.4])
-def test_the_highest_level_of_the_teacher_can_be_asked(distill, high, teacher, tmp_path):
+@pytest.mark.parametrize("high", [80.0, 7.3])
+def test_the_highest_level_of_the_teacher_can_be_asked(high, teacher):
     """Levels are rounded: the first of a grid that begins at `high` may be a bit above it."""
     from hybridgen.evaluation.runs import Teacher
     from hybridgen.maths.noise import karras_sigmas
@@ -293,7 +299,8 @@ def test_a_pipeline_needs_data_and_teaches(call, blind, pipeline, tmp_path):
     line = sentence(call("--run", pipeline, "--out", tmp_path / "run"))
     assert "is a pipeline, which keeps no data: give --data.path" in line
     argv = ("--run", pipeline, "--data.path", "digits", "--student.high", "100", "--student.low")
-    argv = (*argv, "0.02", "--sampler.name", "ddim", "--out", tmp_path / "run")
+    argv = (*argv, "0.02", "--sampler.name", "ddim", "--adversarial.adaptive", "true")
+    argv = (*argv, "--training.steps", 2, "--out", tmp_path / "run")
     answer = call(*argv)
     assert answer.status == 0, answer.err
     made = GuidedDiffusionPipeline.from_pretrained(tmp_path / "run" / "pipeline")

@@ -524,6 +524,11 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(train):
     ):
         with pytest.raises(ValueError, match="a signal needs both its settings and what it is"):
             train(signals=signal, **half)
+    term = term_of(adaptive=True)
+    for signals, levels in ((SIGNALS[:1], LEVELS[:1]), (SIGNALS[::2], LEVELS)):
+        with pytest.raises(InputError, match="adversarial.adaptive weighs the term against other"):
+            train(term=term, signals=signals, levels=levels)
+    next(train(term=term, signals=SIGNALS[::2], levels=LEVELS[:1]))
     with pytest.raises(InputError, match="batch of 16 cannot be cut evenly"):
         train(config=config_of(accumulation=3))
 
