@@ -381,6 +381,8 @@ def test_discriminator_and_follower_move_in_every_round_on_fresh_data_and_the_st
         state = last.state[f"{name}_optimizer"].state
         assert {int(each["step"]) for each in state.values()} == {moves}, name
     assert len(shown) == 6
+    answers = [grad for *_, grad in spy.asked]  # with a gradient at the end of the last round
+    assert sum(answers) == 2 and answers[-1] and not any(answers[:3])
     for real, (x, _) in zip(shown, data(6), strict=True):
         torch.testing.assert_close(real, x)
     first = [x for x, sigma, *_ in spy.asked if float(sigma[0]) == LEVELS[0]]
@@ -526,7 +528,7 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(train):
             train(signals=signal, **half)
     term = term_of(adaptive=True)
     for signals, levels in ((SIGNALS[:1], LEVELS[:1]), (SIGNALS[::2], LEVELS)):
-        with pytest.raises(InputError, match="adversarial.adaptive weighs the term against other"):
+        with pytest.raises(InputError, match="adaptive weighs the term against other"):
             train(term=term, signals=signals, levels=levels)
     next(train(term=term, signals=SIGNALS[::2], levels=LEVELS[:1]))
     with pytest.raises(InputError, match="batch of 16 cannot be cut evenly"):
