@@ -359,7 +359,7 @@ def test_pairs_have_the_labels_of_the_batch_and_begin_only_the_paths_that_end_at
             weight = regression_of().weight((step.number - 1) / 12)
             assert step.losses["total"] == pytest.approx(weight * error, rel=1e-4)
     assert learnt == {(True, 1), (False, 2)}
-    assert len(set(rows)) == (40 if share > 0.1 else 11)
+    assert len(set(rows)) > (35 if share > 0.1 else 8)
 
 
 def test_a_share_of_the_places_is_taken_evenly():
