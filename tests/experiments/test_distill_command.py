@@ -22,7 +22,7 @@ from hybridgen.networks.build import load_network
 from hybridgen.sampling.build import build_sampler
 from hybridgen.sampling.settings import StudentSettings
 
-FEW = ("--training.batch", "16", "--training.steps", "6", "--save_every", "2", "--log_every", "2")
+FEW = ("--training.batch", "8", "--training.steps", "6", "--save_every", "2", "--log_every", "2")
 FEW += ("--sample_every", "3", "--threads", "1")
 TEACHER = (*FEW, "--denoiser.widths", "[8, 8]", "--data.labels", "true", "--sampler.steps", "2")
 TINY = (
@@ -32,6 +32,7 @@ TINY = (
     *("--eval_samples", "20", "--final_samples", "20"),
 )
 ALONE = ("--regression.weight.start", "0")
+SHORT = ("--training.steps", "2", "--training.rounds", "1")
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def test_the_pipeline_samples_what_the_student_samples(finished):
 
 def test_a_student_that_does_not_learn_is_its_teacher(call, blind, finished, teacher, tmp_path):
     still = ("--training.learning_rate.start", 0, "--training.learning_rate.end", 0)
-    assert call(*still, *ALONE, "--out", tmp_path / "run").status == 0
+    assert call(*still, *ALONE, *SHORT, "--out", tmp_path / "run").status == 0
     given, found = (
         load_file(next((folder / "denoiser").glob("*.safetensors")))
         for folder in (teacher, tmp_path / "run")
@@ -192,7 +193,7 @@ def test_an_interrupted_run_goes_on_with_its_pairs_and_ends_bit_equal(
 
 def test_a_teacher_that_was_trained_again_is_refused(call, blind, teacher, tmp_path):
     again = shutil.copytree(teacher, tmp_path / "teacher")
-    argv = ("--run", again, *ALONE, "--training.steps", 2, "--out", tmp_path / "run")
+    argv = ("--run", again, *ALONE, *SHORT, "--out", tmp_path / "run")
     assert call(*argv).status == 0
     (tmp_path / "run" / "result.json").unlink()
     network = load_network(again / "denoiser")
@@ -300,7 +301,7 @@ def test_a_pipeline_needs_data_and_teaches(call, blind, pipeline, tmp_path):
     assert "is a pipeline, which keeps no data: give --data.path" in line
     argv = ("--run", pipeline, "--data.path", "digits", "--student.high", "100", "--student.low")
     argv = (*argv, "0.02", "--sampler.name", "ddim", "--adversarial.adaptive", "true")
-    argv = (*argv, "--training.steps", 2, "--out", tmp_path / "run")
+    argv = (*argv, *SHORT, "--out", tmp_path / "run")
     answer = call(*argv)
     assert answer.status == 0, answer.err
     made = GuidedDiffusionPipeline.from_pretrained(tmp_path / "run" / "pipeline")
@@ -317,7 +318,7 @@ def test_a_pipeline_needs_data_and_teaches(call, blind, pipeline, tmp_path):
 
 def test_the_teachers_encoder_can_be_the_discriminator(call, blind, tmp_path):
     argv = ("--adversarial.from_teacher", "true", "--out", tmp_path / "run", *ALONE)
-    answer = call(*argv, "--discriminator.noise_conditional", "false")
+    answer = call(*argv, *SHORT, "--discriminator.noise_conditional", "false")
     assert answer.status == 0, answer.err
     assert type(load_network(tmp_path / "run" / "discriminator")).__name__ == "EncoderDiscriminator"
 
@@ -326,7 +327,7 @@ def compared(monkeypatch, capsys, finished, out, *methods):
     monkeypatch.syspath_prepend(EXPERIMENTS)
     import compare
 
-    fast = ("--samples", "60", "--subsets", "8", "--timing_batch", "2", "--timing_rounds", "3")
+    fast = ("--samples", "50", "--subsets", "8", "--timing_batch", "2", "--timing_rounds", "3")
     runs = ("--runs", json.dumps({"student": str(finished)}), "--threads", "1")
     argv = [*fast, *runs, "--methods", json.dumps(methods), "--out", str(out)]
     return Answer(command(compare.main, compare.Compare, argv), *capsys.readouterr())

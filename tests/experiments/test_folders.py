@@ -190,7 +190,7 @@ def test_of_two_processes_in_one_folder_the_second_is_refused_whatever_it_runs(
         other.stdin.close()
 
 
-READ = {".lock", "config.yaml", "result.json", "generated.safetensors"}
+READ = {".lock", "config.yaml", "result.json", "generated.safetensors", "pairs.safetensors"}
 """What a run goes on from."""
 
 
@@ -288,7 +288,7 @@ def test_damaged_files_of_a_run_end_in_a_sentence_or_are_done_without(
     """Drawn from files of finished and unfinished runs, by a seed."""
     draws = random.Random(0)
     for number in range(16):
-        name, folder = draws.choice(["gan", "gan", "guide"]), tmp_path / str(number)
+        name, folder = draws.choice(["gan", "distill", "guide"]), tmp_path / str(number)
         case = scripts["endurance"].damaged_copy(getattr(made, name), folder, draws)
         case, before = f"case {number} of {name}, {case}", snapshot(folder)
         status, _, err = answer(name, folder)
@@ -304,12 +304,13 @@ def test_damaged_files_of_a_run_end_in_a_sentence_or_are_done_without(
 def test_damaged_files_are_refused_by_whoever_reads_a_run(scripts, made, tmp_path):
     draws, refused = random.Random(1), 0
     for number in range(40):
-        name, folder = draws.choice(["gan", "guide"]), tmp_path / str(number)
+        name, folder = draws.choice(["gan", "guide", "distill"]), tmp_path / str(number)
         shutil.copytree(getattr(made, name), folder, ignore=shutil.ignore_patterns("checkpoints"))
         case = scripts["endurance"].damaged(folder, draws)
         read = [lambda run: run.kind, lambda run: run.data, lambda run: run.network]
         if name == "guide":
             read = [lambda run: load_guide(run.folder), lambda run: run.result]
+        read += [lambda run: run.student] if name == "distill" else []
         for part in [*read, lambda run: training_summary("a", [run], "")]:
             try:
                 part(SavedRun(folder))
