@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hybridgen.cli import command
 from hybridgen.data.settings import DataSettings
@@ -192,8 +192,8 @@ def main(settings: Distill) -> None:
 
         def finish(step: "Step") -> None:
             """Save the student as a pipeline too, then as every run."""
-            scheduler = samplers[student.calls](step.average).scheduler
-            pipeline = GuidedDiffusionPipeline.of_denoiser(step.average, scheduler)
+            sampler: Any = samplers[student.calls](step.average)
+            pipeline = GuidedDiffusionPipeline.of_denoiser(step.average, sampler.scheduler)
             run.lead(lambda: save_network(pipeline, folder / "pipeline"))
             conclude(step)
 
