@@ -143,6 +143,11 @@ def main(settings: Distill) -> None:
             )
         adversarial = build_adversarial(discriminator.requires_grad_(True), term)
     regresses = settings.regression.weight.greatest > 0
+    if regresses and settings.regression.pairs < source.classes:
+        raise InputError(
+            f"regression.pairs must be at least one for each of the {source.classes} classes, got "
+            f"{settings.regression.pairs}"
+        )
     model = SampledModel(
         source=source,
         network=teacher.network.to(accelerator.device).requires_grad_(False),

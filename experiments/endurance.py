@@ -35,7 +35,9 @@ from hybridgen.settings import Count, Range, Seed, Settings
 from hybridgen.training.lock import FolderLock
 
 What = Literal["kills", "disk", "damage", "fuzz", "all"]
-Script = Literal["gan", "diffusion", "hybrid", "autoencoder", "guide", "finetune", "compare"]
+Script = Literal[
+    "gan", "diffusion", "hybrid", "autoencoder", "guide", "distill", "finetune", "compare"
+]
 Figures = dict[str, float]
 Draws = random.Random
 
@@ -43,13 +45,13 @@ SAVE_EVERY = 3
 MAINS = {
     **{"gan": ("main", "Gan"), "diffusion": ("main", "Diffusion")},
     **{"hybrid": ("hybrid", "Diffusion"), "guide": ("main", "GuideExperiment")},
-    "autoencoder": ("main", "Autoencoder"),
+    **{"autoencoder": ("main", "Autoencoder"), "distill": ("main", "Distill")},
     "finetune": ("main", "Finetune"),
     "compare": ("main", "Compare"),
 }
 """The function and the settings of each script."""
 NEEDS: dict[Script, tuple[Script, ...]] = {
-    **{"guide": ("diffusion",), "finetune": ("diffusion",)},
+    **dict.fromkeys(("guide", "distill", "finetune"), ("diffusion",)),
     "compare": ("gan", "guide"),
 }
 # Small, but with everything that has a state: batch normalisation, labels, schedules, previews.
@@ -75,6 +77,11 @@ ARGUMENTS: dict[Script, tuple[str, ...]] = {
         *(*TRAINING, *DISCRIMINATOR, "--sampler.steps", "3", "--training.check_every", "20"),
         *("--training.levels", "2", "--num_samples", "200", "--scales", "[0.0, 1.0]"),
         *("--scale_samples", "20", "--scale_draws", "2", "--final_samples", "50"),
+    ),
+    "distill": (
+        *(*TRAINING, *PREVIEWS, *DISCRIMINATOR, "--sampler.steps", "3", "--student.calls", "2"),
+        *("--training.rounds", "2", "--regression.weight.start", "10", "--regression.pairs", "50"),
+        *("--final_samples", "50"),
     ),
     "finetune": (*TRAINING, *PREVIEWS, "--num_samples", "200", "--final_samples", "50"),
     "compare": (
@@ -127,7 +134,7 @@ class Endurance(Settings):
 def main(settings: Endurance) -> None:
     # Imported once the arguments are read; the scripts, which are forks, then have it too.
     from hybridgen.evaluation import fit, guide_data, measure  # noqa: F401
-    from hybridgen.training import diffusion, finetune, gan, guide, setup  # noqa: F401
+    from hybridgen.training import diffusion, distill, finetune, gan, guide, setup  # noqa: F401
 
     config = {name: value for name, value in vars(settings).items() if name != "out"}
     started = time.monotonic()

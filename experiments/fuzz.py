@@ -39,6 +39,7 @@ SCRIPTS: dict[str, tuple[str, str, dict[str, str]]] = {
         {"autoencoder.widths": "[8, 8]", **_NETWORKS},
     ),
     "guide": ("guide.main", "guide.GuideExperiment", {"run": "model", **_NETWORKS}),
+    "distill": ("distill.main", "distill.Distill", {"run": "model", **_NETWORKS}),
     "finetune": ("finetune.main", "finetune.Finetune", {"run": "model", "training.batch": "8"}),
     "features": ("features.main", "features.FeatureExperiment", {"training.batch": "8"}),
     "compare": ("compare.main", "compare.Compare", {"config": "compare.yaml"}),
@@ -171,7 +172,8 @@ def fuzz(count: int, seed: int, folder: Path) -> Iterator[Fault | None]:
         fake = stack.enter_context(mock.patch.object(run, "Run")).return_value
         fake.result, fake.resume.return_value, fake.__exit__.return_value = None, 0, False
         fake.__enter__.side_effect = lambda: fake
-        for module, name in ((lock, "FolderLock"), (guide_data.GuideData, "draw")):
+        ends = ((lock, "FolderLock"), (guide_data.GuideData, "draw"), (guide_data, "draw_pairs"))
+        for module, name in ends:
             stack.enter_context(mock.patch.object(module, name, side_effect=Reached))
         stack.enter_context(mock.patch.object(fit, "fit", side_effect=one_step))
         for script, argv in inputs(count, seed):

@@ -1,5 +1,6 @@
 """Loops, samplers, evaluation and commands on an accelerator that is not there."""
 
+import copy
 import json
 import math
 from functools import partial
@@ -35,17 +36,26 @@ from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.sampling.settings import SamplerName, SamplerSettings
 from hybridgen.training.autoencoder import train_autoencoder
 from hybridgen.training.diffusion import train_diffusion
+from hybridgen.training.distill import Pairs, train_student
 from hybridgen.training.gan import train_gan
 from hybridgen.training.guide import train_guide
 from hybridgen.training.settings import (
     AutoencoderTraining,
+    Cosine,
     DiffusionTraining,
+    DistillTraining,
     GanTraining,
     GuideTraining,
 )
 from hybridgen.training.setup import build_adversarial
 from hybridgen.training.step import batches_of
-from hybridgen.training.terms import AdversarialTerm, AuxiliaryTerm
+from hybridgen.training.terms import (
+    AdversarialTerm,
+    AuxiliaryTerm,
+    Matching,
+    Regression,
+    StudentTerm,
+)
 from hybridgen.training.validation import HeldOutValidation
 
 RING = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)
@@ -104,6 +114,20 @@ def autoencoder(accelerator):
     return train_autoencoder(network, batches, AutoencoderTraining(**SHORT), accelerator, **more)
 
 
+def student(accelerator):
+    torch.manual_seed(0)
+    teacher = PointDenoiser(frequencies=2, **SMALL)
+    term = StudentTerm(objective="non_saturating", adaptive=True)
+    discriminator = MlpDiscriminator(noise_conditional=True, **SMALL)
+    pulls = {"term": term, "adversarial": build_adversarial(discriminator, term)}
+    pulls |= {"matching": Matching(divergence="jensen_shannon")}
+    drawn = torch.randn(2, 16, 2)
+    pulls |= {"regression": Regression(weight=Cosine(start=1.0)), "pairs": lambda: Pairs(*drawn)}
+    networks = copy.deepcopy(teacher), teacher, batches_of(RING, accelerator, batch=16, seed=5)
+    config, levels = DistillTraining(rounds=2, **SHORT), (20.0, 1.0)
+    return train_student(*networks, config, accelerator, levels=levels, data_std=1.0, **pulls)
+
+
 def guide(accelerator, objective):
     torch.manual_seed(0)
     denoiser = PointDenoiser(frequencies=2, **SMALL).to(accelerator.device)
@@ -136,6 +160,7 @@ LOOPS = {
     "renoised term": partial(diffusion, source="renoised"),
     "chain term": partial(diffusion, source="chain"),
     "autoencoder": autoencoder,
+    "student": student,
     "guide by cross-entropy": partial(guide, objective="cross_entropy"),
     "guide by score matching": partial(guide, objective="score_matching"),
 }
@@ -293,6 +318,10 @@ def test_every_command_runs_on_it(monkeypatch, tmp_path):
             *("--discriminator.width", "8", "--adversarial.warm_up", "1"),
         ),
         "guide": ("guide", "GuideExperiment", "--run", tmp_path / "hybrid", *small, *tried, *step),
+        "student": (
+            *("distill", "Distill", "--run", tmp_path / "hybrid", *small, *watched, *step),
+            *("--regression.weight.start", "1", "--regression.pairs", "8", "--final_samples", "50"),
+        ),
         "refines": ("guide", "GuideExperiment", "--run", folder, *small, *tried),
         "compared": (
             *("compare", "Compare", "--runs", json.dumps({"gan": str(folder)})),

@@ -188,7 +188,10 @@ class Teacher:
                 f"and the data has shape {shape} with {classes}: set data.resolution, "
                 "data.channels and data.labels to match, or name another --run"
             )
-        low, high = self.sampler.low, self.sampler.high
+        low, high = (
+            self.sampler.low * (1 - 1e-6),
+            self.sampler.high * (1 + 1e-6),
+        )  # they are rounded
         outside = [level for level in levels if not low <= level <= high]
         if outside:
             raise InputError(

@@ -149,8 +149,8 @@ def write(root: Path, step: int, state: Mapping[str, Any], **facts: Any) -> Path
     """Write `state` as `root/step-N` and remove all but the newest two checkpoints.
 
     Args:
-        state: name -> object with `state_dict`; one with `save_pretrained` is saved by it, so
-            that `from_pretrained` can read it here.
+        state: name -> object with `state_dict`; a network with settings is saved by its
+            `save_pretrained`, so that `from_pretrained` can read it here.
         facts: what else the manifest says; JSON.
 
     Raises:
@@ -239,7 +239,7 @@ def _name(step: int) -> str:
 
 
 def _write(folder: Path, name: str, part: Any) -> None:
-    if hasattr(part, "save_pretrained"):
+    if hasattr(part, "save_config"):  # a network, and no pipeline
         part.save_pretrained(folder / name)
         tensors = load_file(folder / name / _WEIGHTS)
     else:

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from einops import reduce
 from torch import Tensor, nn
 
+from hybridgen.errors import InputError
 from hybridgen.losses.adaptive import AdversarialWeight
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.losses.denoising import denoising_loss, noised
@@ -35,16 +36,16 @@ class Draws(NamedTuple):
     for noise; normal and uniform, `[b]`, for levels.
 
     `real` and `fake` are noised to the game's levels, of which a share is `clean`; the follower
-    learns and is asked with noise of its own.
+    learns and is compared with noise of its own.
     """
 
     path: Tensor
     real: Tensor
     fake: Tensor
     learnt: Tensor
-    asked: Tensor
+    matched: Tensor
     learnt_level: Tensor
-    asked_level: Tensor
+    matched_level: Tensor
     game_level: Tensor
     clean: Tensor
 
@@ -59,9 +60,9 @@ class Draws(NamedTuple):
             real=normal(batch, *shape),
             fake=normal(batch, *shape),
             learnt=normal(batch, *shape),
-            asked=normal(batch, *shape),
+            matched=normal(batch, *shape),
             learnt_level=normal(batch),
-            asked_level=uniform(batch),
+            matched_level=uniform(batch),
             game_level=uniform(batch),
             clean=uniform(batch),
         )
@@ -77,8 +78,8 @@ class Pairs(NamedTuple):
     def rows(self, uniform: Tensor, label: Tensor | None, classes: int) -> Tensor:
         """Places `[b]` of pairs with the labels `[b]`, from numbers `[b]` uniform in [0, 1)."""
         each = max(classes, 1)
-        turn = (uniform.cpu() * (len(self.noise) // each)).long()
-        return turn * each + (0 if label is None else label.cpu())
+        turn = (uniform * (len(self.noise) // each)).long()
+        return turn * each + (0 if label is None else label)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +87,8 @@ class Distillation:
     """The losses of one round on a micro-batch: of student, follower and discriminator.
 
     All learn from the ends of the student's own path down the levels, where only the last estimate
-    has a gradient (Yin et al. 2024, DMD2, arXiv:2405.14867, section 4.5). Networks are in eval
-    mode, because a sampler has no dropout.
+    has a gradient (Yin et al. 2024, DMD2, arXiv:2405.14867, section 4.5). All denoisers are in
+    eval mode, because a sampler has no dropout.
 
     Attributes:
         student, follower, adversarial: not prepared.
@@ -145,8 +146,9 @@ class Distillation:
             moves: whether the student does.
             alone: whether nothing but the regression trains anything.
             regression: its weight.
-            target: `[b ...]`, what the teacher makes of the noise that a path begins with, where it
-                is `paired [b]`.
+            target: `[b ...]`, what the teacher makes of the noise that a path begins with.
+            paired: `[b]`, weights of their errors, of mean 1 over the whole batch; 0 where a path
+                begins with other noise.
             draws: see `Draws`.
         """
         drawn, losses, parts = Draws(*draws), {}, {}
@@ -166,7 +168,7 @@ class Distillation:
                 parts["matching"], total = pull.detach(), total + self.matching.weight * pull
         if moves and place == 0 and target is not None and paired is not None:
             error = reduce((sample - target).square(), "b ... -> b", "mean")
-            error = (error * paired).sum() / paired.sum().clamp(min=1)
+            error = (error * paired).mean()
             parts["regression"], total = error.detach(), total + regression * error
         if self.adversarial is not None and not alone:
             level = self.term.noise(drawn.game_level)
@@ -178,14 +180,17 @@ class Distillation:
                 "label": label,
             }
             detached = {**compared, "fake": compared["fake"].detach()}
-            own = prepared["discriminator"](**detached, rng=rng)
-            losses["discriminator"] = own.pop("total")
-            parts |= own
+            answer = prepared["discriminator"](**detached, rng=rng)
+            losses["discriminator"] = answer.pop("total")
+            parts |= answer
             if moves and self.strength.scheduled > 0:
                 with self.accelerator.autocast():
                     game = self.adversarial.generator_loss(**compared)
-                at = self.student.last_layer if self.term.adaptive else None
-                weight = self.strength(total, game, at)
+                last_layer = getattr(
+                    self.student, "last_layer", None
+                )  # not of a pipeline's network
+                output = sample if last_layer is None else None
+                weight = self.strength(total, game, last_layer, output=output)
                 total = total + weight * game
                 parts |= {"generator": game.detach(), "weight": weight}
         if moves:
@@ -196,8 +201,8 @@ class Distillation:
         """Where follower and teacher disagree about the samples `[b ...]`, see
         `matching_direction`."""
         with torch.no_grad(), self.accelerator.autocast():
-            level = self.matching.noise(draws.asked_level)
-            noisy = noised(sample.detach(), level, draws.asked), level, label
+            level = self.matching.noise(draws.matched_level)
+            noisy = noised(sample.detach(), level, draws.matched), level, label
             follower, teacher, weight = self.follower(*noisy), self.teacher(*noisy), None
             if self.adversarial is not None and self.matching.divergence != "reverse_kl":
                 logit = self.adversarial.discriminator(*noisy)
@@ -206,8 +211,9 @@ class Distillation:
 
 
 def evenly(count: int, share: float) -> Tensor:
-    """Which of `count` places are taken, evenly spaced, so that a share of them is: bool `[n]`."""
-    taken = (torch.arange(count + 1) * share + 1e-6).floor()
+    """Which of `count` places are taken, evenly spaced, so that a share of them is, and at least
+    one: bool `[n]`."""
+    taken = (torch.arange(count + 1) * max(share, 1 / count) + 1e-6).floor()
     return taken.diff() > 0
 
 
@@ -259,7 +265,15 @@ def train_student(
         raise ValueError("a signal needs both its settings and what it is made of, got one")
     if adversarial is None and matching is None and pairs is None:
         raise ValueError("nothing pulls at the student: give adversarial, matching or regression")
+    unheld = matching is None and (regression is None or len(levels) > 1)
+    if term is not None and term.adaptive and unheld:
+        raise InputError(
+            "adversarial.adaptive weighs the term against other losses, and there are none, or at "
+            "the first level alone: leave it false, or set matching.weight"
+        )
     validate_setup(accelerator, config, adversarial, *((term.r1, term.r2) if term else ()))
+    for network in (student, teacher):
+        network.eval()
     models: dict[str, nn.Module] = {"student": student}
     if matching is not None:
         models["follower"] = copy.deepcopy(teacher).requires_grad_(True)
@@ -286,7 +300,11 @@ def train_student(
         done = resume(setup.state) if resume is not None else 0
         rounds = config.rounds if len(models) > 1 else 1
         stream, total = batches(done * rounds), config.steps
-        teacher_pairs = pairs() if pairs is not None else None
+        teacher_pairs = paired = target = None
+        if regression is not None and pairs is not None:
+            teacher_pairs = Pairs(*(each.to(setup.device) for each in pairs()))
+            taken = evenly(config.batch, regression.share).float()
+            paired = setup.share(taken / taken.mean()).to(setup.device)
         if done == total:
             yield setup.step(done, {}, last=True)
 
@@ -302,8 +320,8 @@ def train_student(
             pull = regression.weight(progress) if regression is not None else 0.0
             alone, losses = regression is not None and number <= regression.alone, {}
             for turn in range(rounds):
+                x, label = next(stream)
                 if alone and turn < rounds - 1:
-                    next(stream)
                     continue
                 moves = turn == rounds - 1
                 names = [name for name in setup.models if moves or name != "student"]
@@ -312,19 +330,18 @@ def train_student(
                 place = torch.randint(len(levels), (), generator=rng_for(seed, "place", *key))
                 place = 0 if alone else int(place)
                 rng = rng_for(seed, "penalty", *key, setup.rank, device=setup.device)
-                x, label = next(stream)
                 noise_rng = rng_for(seed, "noise", *key, device=setup.device)
                 draws = [setup.share(t) for t in Draws.of(config.batch, len(levels), x, noise_rng)]
-                target = paired = None
-                if regression is not None and teacher_pairs is not None:
-                    uniform = torch.rand(config.batch, generator=rng_for(seed, "pairs", *key))
+                weight = paired if paired is None or not alone else torch.ones_like(paired)
+                if teacher_pairs is not None and weight is not None:
+                    pair_rng = rng_for(seed, "pairs", *key, device=setup.device)
+                    uniform = torch.rand(config.batch, generator=pair_rng, device=setup.device)
                     rows = teacher_pairs.rows(setup.share(uniform), label, student.classes)
                     noise, target = (each[rows].to(x) for each in teacher_pairs)
-                    paired = evenly(len(x), 1.0 if alone else regression.share).to(x)
-                    draws[0][:, 0] = torch.where(like(paired, x) > 0, noise, draws[0][:, 0])
+                    draws[0][:, 0] = torch.where(like(weight, x) > 0, noise, draws[0][:, 0])
                 parts = []
                 fixed = setup.models, place, rng, moves, alone, pull
-                for micro_batch in setup.micro_batches(names, x, label, target, paired, *draws):
+                for micro_batch in setup.micro_batches(names, x, label, target, weight, *draws):
                     parts.append(setup.backward(losses_of(*fixed, *micro_batch)))
                 losses |= setup.update(names, parts, number)
             yield setup.step(number, losses, last=number == total)

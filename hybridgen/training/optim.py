@@ -254,8 +254,8 @@ class TrainingSetup:
 
 def at_fault(losses: Mapping[str, float], names: Sequence[str]) -> str:
     """Which of the models has a loss that is not finite: the first one's is `total`."""
-    own = {"total": names[0], **{name: name for name in names}}
-    wrong = [own[key] for key in own if not math.isfinite(losses.get(key, 0.0))]
+    owner = {"total": names[0], **{name: name for name in names}}
+    wrong = [owner[key] for key in owner if not math.isfinite(losses.get(key, 0.0))]
     return wrong[0] if wrong else names[-1]
 
 
@@ -274,6 +274,8 @@ def check_finite(parts: Mapping[str, float], model: str, number: int) -> None:
 def check_ranks_agree(accelerator: Accelerator, model: nn.Module, name: str, number: int) -> None:
     """Raise `RunError` where processes hold different gradients after a synchronised backward."""
     grads = [p.grad.double() for p in model.parameters() if p.grad is not None]
+    if not grads:  # a step in which nothing pulls at it
+        return
     checksum = torch.stack([g.sum() for g in grads] + [g.square().sum() for g in grads])
     everyone = accelerator.gather(checksum[None])
     spread = (everyone.amax(0) - everyone.amin(0)).amax()  # type: ignore[union-attr]

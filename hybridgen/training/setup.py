@@ -155,10 +155,11 @@ def adversarial_weight(term: AuxiliaryTerm) -> AdversarialWeight:
 
 def validate_memory(accelerator: Accelerator, config: OptimSettings, *networks: Any) -> None:
     """Refuse, by `InputError`, a batch of which one pass through a network of this package takes
-    more memory than there is.
+    more memory than there is. Of others it is not known.
     """
     parts = accelerator.num_processes * config.accumulation
-    kept = config.batch / parts * max(map(activation_bytes, networks))
+    ours = [network for network in networks if hasattr(network, "config")]
+    kept = config.batch / parts * max(map(activation_bytes, ours), default=0)
     check_memory(
         kept,
         f"a batch of {config.batch} in {parts} part(s)",

@@ -113,11 +113,11 @@ def test_a_folder_that_is_no_finished_run_is_refused(script, models, tmp_path):
 def test_models_that_cannot_be_are_refused(script, models, tmp_path):
     with pytest.raises(InputError, match="different names"):
         script.find_runs((models[0], models[0]), {}, tmp_path)
-    with pytest.raises(InputError, match="discriminator of 'gan', which nobody named"):
+    with pytest.raises(InputError, match="discriminator is of a model 'gan', which nobody named"):
         script.find_runs((models[1],), {}, tmp_path)
     with pytest.raises(InputError, match="no settings 'gan/nowhere'"):
         script.Model(name="gan", script="gan", config="gan/nowhere")
-    with pytest.raises(InputError, match="a discriminator, and nothing else, is `of` a model"):
+    with pytest.raises(InputError, match="a discriminator or a student, and nothing else, is `of`"):
         script.Model(name="gan", script="gan", config="gan/digits", of="gan")
 
 

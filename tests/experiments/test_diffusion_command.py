@@ -39,7 +39,8 @@ HYBRID = (
 )
 BOTH = pytest.mark.parametrize("kind", ["plain", "hybrid"])
 TERM = {"plain": PLAIN, "hybrid": HYBRID}
-CONFIGS = sorted((EXPERIMENTS.parent / "configs").glob("[dh]*/*.yaml"))
+FOLDERS = ("diffusion", "hybrid")
+CONFIGS = sorted(p for f in FOLDERS for p in (EXPERIMENTS.parent / "configs" / f).glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")

