@@ -129,7 +129,6 @@ class Distillation:
         place: int,
         rng: torch.Generator,
         moves: bool,
-        alone: bool,
         regression: float,
         real: Tensor,
         label: Tensor | None,
@@ -140,11 +139,11 @@ class Distillation:
         """`total` of the student if it `moves`, `follower`, `discriminator`, and their parts.
 
         Args:
-            prepared: the models by name, as prepared for training.
+            prepared: the models by name, as prepared for training; without those that neither
+                learn nor pull.
             place: of the level in which the path ends.
             rng: draws what the penalties need.
             moves: whether the student does.
-            alone: whether nothing but the regression trains anything.
             regression: its weight.
             target: `[b ...]`, what the teacher makes of the noise that a path begins with.
             paired: `[b]`, weights of their errors, of mean 1 over the whole batch; 0 where a path
@@ -156,7 +155,7 @@ class Distillation:
         with torch.set_grad_enabled(moves):
             sample = prepared["student"](x, x.new_full((len(x),), self.levels[place]), label)
         total = sample.new_zeros(())
-        if self.follower is not None and not alone:
+        if "follower" in prepared:
             level = self.config.noise(drawn.learnt_level)
             noisy = noised(sample.detach(), level, drawn.learnt), level, label
             error = denoising_loss(
@@ -170,7 +169,7 @@ class Distillation:
             error = reduce((sample - target).square(), "b ... -> b", "mean")
             error = (error * paired).mean()
             parts["regression"], total = error.detach(), total + regression * error
-        if self.adversarial is not None and not alone:
+        if self.adversarial is not None and "discriminator" in prepared:
             level = self.term.noise(drawn.game_level)
             level = torch.where(drawn.clean < self.term.clean, 0.0, level)
             compared = {
@@ -340,7 +339,8 @@ def train_student(
                     noise, target = (each[rows].to(x) for each in teacher_pairs)
                     draws[0][:, 0] = torch.where(like(weight, x) > 0, noise, draws[0][:, 0])
                 parts = []
-                fixed = setup.models, place, rng, moves, alone, pull
+                prepared = {"student": setup.models["student"]} if alone else setup.models
+                fixed = prepared, place, rng, moves, pull
                 for micro_batch in setup.micro_batches(names, x, label, target, weight, *draws):
                     parts.append(setup.backward(losses_of(*fixed, *micro_batch)))
                 losses |= setup.update(names, parts, number)
