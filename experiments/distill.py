@@ -81,12 +81,24 @@ class Distill(MonitoredRunSettings):
                 "adversarial.adaptive weighs the term against other losses, and there are none: "
                 "leave it false, or set matching.weight or regression.weight.start"
             )
+        if max(game.weight, matching.weight) == 0 and self.student.calls > 1:
+            raise InputError(
+                f"pairs train the first level alone, and a student of {self.student.calls} calls "
+                "has more: set matching.weight or adversarial.weight above 0, or student.calls 1"
+            )
         if matching.weight > 0 and matching.divergence != "reverse_kl":
             if game.weight == 0 or game.objective not in ("non_saturating", "minimax"):
                 raise InputError(
                     f"matching.divergence {matching.divergence} needs the density ratio, which a "
                     "discriminator trained by cross-entropy knows: set adversarial.weight above 0 "
                     "and adversarial.objective non_saturating"
+                )
+            inner, outer = matching.noise, game.noise
+            if not outer.low <= inner.low < inner.high <= outer.high:
+                raise InputError(
+                    f"matching.divergence {matching.divergence} asks the discriminator at noise "
+                    f"levels from {inner.low:g} to {inner.high:g}, and it is trained from "
+                    f"{outer.low:g} to {outer.high:g}: widen adversarial.noise to hold them"
                 )
             if self.discriminator.architecture == "patch" and not game.from_teacher:
                 raise InputError(
