@@ -31,6 +31,7 @@ TINY = (
     *("--regression.weight.start", "10", "--regression.pairs", "20", "--sampler.steps", "2"),
     *("--eval_samples", "20", "--final_samples", "20"),
 )
+RATIO = ("--matching.divergence", "forward_kl", "--adversarial.objective", "non_saturating")
 ALONE = ("--regression.weight.start", "0")
 SHORT = ("--training.steps", "2", "--training.rounds", "1")
 
@@ -222,8 +223,8 @@ def kind_of(folder, teacher, how):
 @pytest.mark.parametrize(
     ("how", "expected"),
     [
-        ("gan", "holds a gan, which samples in few calls already: name a finished run of"),
-        ("student", "holds a student, which samples in few calls already: name a finished run"),
+        ("gan", "holds a gan and no denoiser that is sampled in many calls: name a finished"),
+        ("student", "holds a student and no denoiser that is sampled in many calls: name a"),
         ("unfinished", r"is not a finished run of .* \(it has no result.json\)"),
         ("ring", r"denoises samples of shape \(1, 8, 8\) with 10 classes, and the data has shape"),
     ],
@@ -260,10 +261,23 @@ def test_what_cannot_teach_is_refused(call, teacher, tmp_path, how, expected):
             "matching.divergence forward_kl needs the density ratio, .* non_saturating",
         ),
         (
-            [
-                *("--matching.divergence", "forward_kl", "--adversarial.objective"),
-                *("non_saturating", "--discriminator.architecture", "patch"),
-            ],
+            [*RATIO, "--adversarial.noise.high", "9"],
+            "asks the discriminator at noise levels from 0.05 to 10, .* from 0.02 to 9: widen",
+        ),
+        (
+            [*ALONE, "--matching.weight", "0", "--adversarial.weight", "0"],
+            "nothing pulls at the student",
+        ),
+        (
+            ["--matching.weight", "0", "--adversarial.weight", "0"],
+            "pairs train the first level alone, and a student of 2 calls has more",
+        ),
+        (
+            [*ALONE, "--regression.alone", "5"],
+            "nothing trains in the first 5 steps, which regression.alone leaves to the pairs",
+        ),
+        (
+            [*RATIO, "--adversarial.noise.high", "10", "--discriminator.architecture", "patch"],
             "needs one logit a sample, and architecture patch answers one a patch",
         ),
         (["--regression.share", "0"], r"regression.share must be a number in \(0, 1\], got 0"),
@@ -289,11 +303,12 @@ def test_the_highest_level_of_the_teacher_can_be_asked(high, teacher):
     """Levels are rounded: the first of a grid that begins at `high` may be a bit above it."""
     from hybridgen.evaluation.runs import Teacher
     from hybridgen.maths.noise import karras_sigmas
+    from hybridgen.sampling.settings import SamplerSettings
 
     network = load_network(teacher / "denoiser")
     levels = karras_sigmas(3, 0.002, high, 7.0)[:2].tolist()
-    ends = {"low": 0.002, "high": high, "fingerprint": ""}
-    Teacher(name="a", network=network, data=None, **ends).check((1, 8, 8), 10, levels)
+    given = {"sampler": SamplerSettings(low=0.002, high=high), "fingerprint": ""}
+    Teacher(name="a", network=network, data=None, **given).check((1, 8, 8), 10, levels)
 
 
 def test_a_pipeline_needs_data_and_teaches(call, blind, pipeline, tmp_path):
