@@ -24,6 +24,8 @@ PRINTS = {"--print_config", "--help"}
 TINY_RUNS = {
     "gan": "--training.steps 2 --eval_samples 100",
     "diffusion": "--training.steps 2 --denoiser.widths [8,8] --final_samples 20 --sampler.steps 2",
+    "distill": "--training.steps 2 --discriminator.width 8 --regression.pairs 10 --sampler.steps 2 "
+    "--final_samples 20",
     "guide": "--training.steps 4 --training.batch 8 --discriminator.width 8 --num_samples 40 "
     "--scales [0.0,1.0] --scale_samples 8 --scale_draws 2 --final_samples 10 --sampler.steps 2",
 }

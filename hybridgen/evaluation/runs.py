@@ -102,8 +102,8 @@ class SavedRun:
         return self._settings("data", DataSettings)
 
     @property
-    def sampler(self) -> SamplerSettings:
-        """How it samples a diffusion model."""
+    def sampler_settings(self) -> SamplerSettings:
+        """How a diffusion model is sampled."""
         return self._settings("sampler", SamplerSettings)
 
     def _settings(self, name: str, kind: type[S]) -> S:
@@ -237,7 +237,7 @@ def load_teacher(name: str, data: DataSettings) -> Teacher:
         name=name,
         network=run.network,
         data=replace(run.data, path=data.path) if data.path else run.data,
-        sampler=run.sampler,
+        sampler=run.sampler_settings,
         fingerprint=run.fingerprint,
     )
 

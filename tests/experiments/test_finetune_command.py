@@ -76,7 +76,7 @@ def test_a_run_is_one_of_a_diffusion_model_with_data_and_sampler_of_its_start(tu
         *("curves.png", "denoiser", "checkpoints", "generated.safetensors"),
     }
     run = SavedRun(tuned)
-    assert run.kind == "diffusion" and run.sampler == SamplerSettings(**SHORT)
+    assert run.kind == "diffusion" and run.sampler_settings == SamplerSettings(**SHORT)
     assert (run.data.path, len(run.data.identity)) == ("digits", 32)
     assert run.fingerprint != SavedRun(start).fingerprint
     rows = [json.loads(line) for line in (tuned / "log.jsonl").read_text().splitlines()]
