@@ -270,15 +270,16 @@ def training_figures(settings: Benchmark, accelerator: Accelerator) -> Figures:
             bar.set_description(name)
             config = CONFIGS / settings.what / f"{name}.yaml"
             experiment = read_settings(script, ["--config", str(config)])
-            teacher = read_settings(
-                Diffusion, ["--config", str(CONFIGS / f"diffusion/{name}.yaml")]
-            )
-            data = teacher.data if isinstance(experiment, Distill) else experiment.data
+            begun = experiment
+            if isinstance(experiment, Distill):
+                path = CONFIGS / "diffusion" / f"{name}.yaml"
+                begun = read_settings(Diffusion, ["--config", str(path)])
+            data = begun.data
             source = mnist_noise(size.seed) if name == "mnist" else load_data(data)
             if isinstance(experiment, Gan):
                 loops, calls = gan_tasks(experiment, source, accelerator, size)
             elif isinstance(experiment, Distill):
-                loops, calls = distill_tasks(experiment, teacher, source, accelerator), {}
+                loops, calls = distill_tasks(experiment, begun, source, accelerator), {}
             else:
                 loops, calls = hybrid_tasks(experiment, source, accelerator, size)
             next(loops["plain"])  # the first step is slow

@@ -153,6 +153,11 @@ def trainings_of(settings: Compare, runs: "Runs") -> list[Training]:
         refuse_inside(settings.out, vars(same_data(finished)))
     for training in trainings:
         training.check()
+    students = {t.model.name: t for t in trainings if t.model.script == "distill"}
+    for method in settings.methods:
+        if method.model in students:
+            for calls in method.calls:
+                students[method.model].settings.student.with_calls(calls)
     missing = [training.model.name for training in trainings if not training.run.finished]
     if missing and not settings.train:
         raise InputError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from glob import glob
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hybridgen.cli import read_settings, start_command
 from hybridgen.data.settings import DataSettings
@@ -228,12 +228,30 @@ class Training:
                 f'--out, or take it as it is with --runs \'{{"{name}": "{folder}"}}\''
             )
         if self.run.finished:
+            self._check_teacher()
             return
-        module, settings = SETTINGS[self.model.script]
         try:
-            read_settings(getattr(importlib.import_module(module), settings), self.arguments)
+            _ = self.settings
         except InputError as error:
             raise InputError(f"{name} cannot be trained: {error}") from error
+
+    @property
+    def settings(self) -> Any:
+        """Of the script, as its arguments say; `InputError` if they cannot be."""
+        module, settings = SETTINGS[self.model.script]
+        return read_settings(getattr(importlib.import_module(module), settings), self.arguments)
+
+    def _check_teacher(self) -> None:
+        """Refuse, by `InputError`, a model that began with other weights than its teacher has."""
+        begun, of = self.run.config.get("teacher"), self.model.of
+        if begun is None or of is None:
+            return
+        teacher = self.runs[of][0]
+        if not teacher.finished or teacher.fingerprint != begun:
+            raise InputError(
+                f"{self.run.folder} began with other weights than {of!r} in {teacher.folder} has: "
+                "choose another --out, or name the run that it began with"
+            )
 
     def to_the_end(self) -> None:
         """Run the training script; its bar is shown, its table goes to `NAME.log`.

@@ -20,7 +20,7 @@ from hybridgen.networks.settings import DiscriminatorSettings
 from hybridgen.sampling.settings import SamplerSettings, StudentSettings
 from hybridgen.settings import Interval
 from hybridgen.training.settings import DistillTraining
-from hybridgen.training.terms import Matching, Regression, StudentTerm
+from hybridgen.training.terms import Matching, Regression, StudentTerm, check_signals
 
 if TYPE_CHECKING:
     from hybridgen.training.step import Step
@@ -35,6 +35,7 @@ class Distill(MonitoredRunSettings):
     Attributes:
         run: the folder of a finished run of `diffusion.py` or `hybrid.py`, or a diffusers pipeline
             by its folder or hub name: the teacher.
+        teacher: the SHA-256 of its weights; a run notes it, and another teacher is refused.
         data: what the student is compared with; a run knows its own, a pipeline needs `data.path`.
         student: in how many calls it samples.
         discriminator: its network; `discriminator.noise_conditional` must be true.
@@ -43,6 +44,7 @@ class Distill(MonitoredRunSettings):
     """
 
     run: str = "runs/diffusion/digits-seed0"
+    teacher: str | None = None
     data: DataSettings = field(default_factory=lambda: DataSettings(path=""))
     student: StudentSettings = field(default_factory=StudentSettings)
     discriminator: DiscriminatorSettings = field(
@@ -59,52 +61,51 @@ class Distill(MonitoredRunSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        game, matching, regression = self.adversarial, self.matching, self.regression
-        others = max(matching.weight, regression.weight.greatest)
-        if max(game.weight, others) == 0:
+        if self.pairs is not None and self.sampler.name in ("ddpm", "consistency"):
             raise InputError(
-                "nothing pulls at the student: set adversarial.weight, matching.weight or "
-                "regression.weight.start above 0"
+                "pairs are of noise and the one sample that it leads to, and sampler.name "
+                f"{self.sampler.name} draws more noise on the way: choose edm_dpmpp or heun"
             )
-        if game.weight > 0 and not self.discriminator.noise_conditional and not game.from_teacher:
-            raise InputError(
-                "the discriminator compares at many noise levels and must know them: set "
-                "discriminator.noise_conditional true"
-            )
-        if regression.weight.start == 0 < regression.alone:
-            raise InputError(
-                f"nothing trains in the first {regression.alone} steps, which regression.alone "
-                "leaves to the pairs: set regression.weight.start above 0"
-            )
-        if game.adaptive and others == 0:
-            raise InputError(
-                "adversarial.adaptive weighs the term against other losses, and there are none: "
-                "leave it false, or set matching.weight or regression.weight.start"
-            )
-        if max(game.weight, matching.weight) == 0 and self.student.calls > 1:
+        check_signals(self.term, self.pull, self.pairs, self.student.calls)
+        if self.term is None and self.pull is None and self.student.calls > 1:
             raise InputError(
                 f"pairs train the first level alone, and a student of {self.student.calls} calls "
                 "has more: set matching.weight or adversarial.weight above 0, or student.calls 1"
             )
-        if matching.weight > 0 and matching.divergence != "reverse_kl":
-            if game.weight == 0 or game.objective not in ("non_saturating", "minimax"):
-                raise InputError(
-                    f"matching.divergence {matching.divergence} needs the density ratio, which a "
-                    "discriminator trained by cross-entropy knows: set adversarial.weight above 0 "
-                    "and adversarial.objective non_saturating"
-                )
-            inner, outer = matching.noise, game.noise
-            if not outer.low <= inner.low < inner.high <= outer.high:
-                raise InputError(
-                    f"matching.divergence {matching.divergence} asks the discriminator at noise "
-                    f"levels from {inner.low:g} to {inner.high:g}, and it is trained from "
-                    f"{outer.low:g} to {outer.high:g}: widen adversarial.noise to hold them"
-                )
-            if self.discriminator.architecture == "patch" and not game.from_teacher:
-                raise InputError(
-                    f"matching.divergence {matching.divergence} needs one logit a sample, and "
-                    "architecture patch answers one a patch: choose dcgan or residual"
-                )
+        patch = self.discriminator.architecture == "patch"
+        if self.term is None or self.term.from_teacher:
+            return
+        if not self.discriminator.noise_conditional:
+            raise InputError(
+                "the discriminator compares at many noise levels and must know them: set "
+                "discriminator.noise_conditional true"
+            )
+        if patch and self.pull is not None and self.pull.divergence != "reverse_kl":
+            raise InputError(
+                f"matching.divergence {self.pull.divergence} needs one logit a sample, and "
+                "architecture patch answers one a patch: choose dcgan or residual"
+            )
+
+    @property
+    def ends(self) -> tuple[float, ...]:
+        """The noise levels between which the teacher is sampled, where they are settings."""
+        own = self.sampler.name == "heun" or self.sampler.name.startswith("edm_")
+        return (self.sampler.low, self.sampler.high) if own and self.pairs is not None else ()
+
+    @property
+    def term(self) -> StudentTerm | None:
+        """The game, if it is played."""
+        return self.adversarial if self.adversarial.weight > 0 else None
+
+    @property
+    def pull(self) -> Matching | None:
+        """Distribution matching, if there is a follower."""
+        return self.matching if self.matching.weight > 0 else None
+
+    @property
+    def pairs(self) -> Regression | None:
+        """The regression, if pairs are drawn."""
+        return self.regression if self.regression.weight.greatest > 0 else None
 
 
 def main(settings: Distill) -> None:
@@ -122,6 +123,7 @@ def main(settings: Distill) -> None:
     from hybridgen.sampling.build import build_sampler, build_scheduler
     from hybridgen.sampling.pipeline import GuidedDiffusionPipeline
     from hybridgen.training.checkpoint import save_network
+    from hybridgen.training.lock import refuse_inside_run
     from hybridgen.training.run import Run
     from hybridgen.training.setup import (
         accelerator_for,
@@ -136,29 +138,28 @@ def main(settings: Distill) -> None:
     source, seed, student = load_data(teacher.data), settings.seed, settings.student
     levels = karras_sigmas(student.calls + 1, student.low, student.high, student.rho)
     levels = levels[: student.calls].tolist()
-    teacher.check(source.shape, source.classes, levels)
-    settings = identified(replace(settings, data=teacher.data), source)
+    teacher.check(source.shape, source.classes, [*levels, *settings.ends])
+    noted = replace(settings, data=teacher.data, teacher=teacher.fingerprint)
+    settings = identified(noted, source)
     name = f"{source.name}-{student.calls}-seed{seed}"
     folder = settings.out or Path("runs", "distill", name)
+    refuse_inside_run(folder, settings.run)
     accelerator = accelerator_for(folder, settings)
-    training, term, adversarial = settings.training, settings.adversarial, None
+    training, term, pairs = settings.training, settings.term, settings.pairs
     # Whatever is wrong with the data or the settings is said before the folder is made.
     batches = batches_of(source, accelerator, batch=training.batch, seed=seed)
-    validate_memory(accelerator, training, teacher.network)
-    network = copy.deepcopy(teacher.network).requires_grad_(True)
-    if term.weight > 0:
-        if term.from_teacher:
-            discriminator = EncoderDiscriminator.from_denoiser(teacher.network)
-        else:
-            discriminator = build_discriminator(
-                settings.discriminator, source.shape, source.classes
-            )
-        adversarial = build_adversarial(discriminator.requires_grad_(True), term)
-    regresses = settings.regression.weight.greatest > 0
-    if regresses and settings.regression.pairs < source.classes:
+    networks = 1 if settings.pull is None else 2
+    validate_memory(accelerator, training, teacher.network, times=networks)
+    network, adversarial = copy.deepcopy(teacher.network), None
+    if term is not None:
+        new = partial(build_discriminator, settings.discriminator, source.shape, source.classes)
+        encoder = EncoderDiscriminator.from_denoiser
+        discriminator = encoder(teacher.network) if term.from_teacher else new()
+        adversarial = build_adversarial(discriminator, term)
+    if pairs is not None and pairs.pairs < source.classes:
         raise InputError(
             f"regression.pairs must be at least one for each of the {source.classes} classes, got "
-            f"{settings.regression.pairs}"
+            f"{pairs.pairs}"
         )
     model = SampledModel(
         source=source,
@@ -167,7 +168,7 @@ def main(settings: Distill) -> None:
         fingerprint=teacher.fingerprint,
         seed=seed,
     )
-    pairs = partial(draw_pairs, model, settings.regression.pairs) if regresses else None
+    drawn = None if pairs is None else partial(draw_pairs, model, pairs.pairs)
     steps = train_student(
         network,
         teacher.network,
@@ -175,24 +176,25 @@ def main(settings: Distill) -> None:
         training,
         accelerator,
         levels=levels,
+        low=student.low,
         data_std=teacher.data_std,
         adversarial=adversarial,
-        term=term if adversarial is not None else None,
-        matching=settings.matching if settings.matching.weight > 0 else None,
-        regression=settings.regression if regresses else None,
-        pairs=None if pairs is None else lambda: pairs(folder / "pairs.safetensors", run),
+        term=term,
+        matching=settings.pull,
+        regression=pairs,
+        pairs=None if drawn is None else lambda: drawn(folder / "pairs.safetensors", run),
         seed=seed,
         resume=lambda state: run.resume(state),
     )
     build, shape = build_sampler, source.shape
     samplers = {k: partial(build, student.with_calls(k), shape=shape) for k in student.budgets}
-    facts = {"model": teacher.fingerprint}
-    with Run(folder, settings, accelerator, facts=facts) as run:
+    with Run(folder, settings, accelerator) as run:
         if finished(run):
             return
         start(run, "hybridgen-distill", settings)
-        if adversarial is not None:
-            warn_without_term(run, training.steps, term)
+        if term is not None:
+            alone = 0 if pairs is None else pairs.alone
+            warn_without_term(run, training.steps - alone, term)
         monitor = Monitor(
             folder,
             source,
@@ -210,7 +212,8 @@ def main(settings: Distill) -> None:
         def finish(step: "Step") -> None:
             """Save the student as a pipeline too, then as every run."""
             scheduler = build_scheduler(student.sampler)
-            pipeline = GuidedDiffusionPipeline.of_denoiser(step.average, scheduler)
+            steps = {"sampler": "consistency", "steps": student.calls}
+            pipeline = GuidedDiffusionPipeline.of_denoiser(step.average, scheduler, steps)
             run.lead(lambda: save_network(pipeline, folder / "pipeline"))
             conclude(step)
 

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hybridgen.cli import command
 from hybridgen.data.settings import DataSettings
@@ -18,6 +19,9 @@ from hybridgen.evaluation.settings import Measured, MonitoredRunSettings
 from hybridgen.sampling.settings import SamplerSettings
 from hybridgen.settings import Interval, Samples, check_memory
 from hybridgen.training.settings import FinetuneTraining
+
+if TYPE_CHECKING:
+    from hybridgen.evaluation.runs import Teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +32,9 @@ class Finetune(MonitoredRunSettings):
         run: the folder of a finished run of `experiments/diffusion.py`, `hybrid.py` or of this one,
             or a diffusers pipeline by its folder or hub name.
         data: what it is fine-tuned on; a run knows its own, a pipeline needs `data.path`.
-        sampler: that of the run, noted here; it cannot be another.
+        sampler: of a pipeline; a run has its own, which is noted here and cannot be another.
+        teacher: the SHA-256 of the weights that it begins with; a run notes it, and others are
+            refused.
         num_samples: samples of the model to learn from; as many as there are training examples, at
             most 10 000, if not given.
         final_samples: for the evaluations before and after; as many as the data allows if not
@@ -36,6 +42,7 @@ class Finetune(MonitoredRunSettings):
     """
 
     run: str = "runs/diffusion/digits-seed0"
+    teacher: str | None = None
     data: DataSettings = field(default_factory=lambda: DataSettings(path=""))
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     training: FinetuneTraining = field(default_factory=FinetuneTraining)
@@ -45,14 +52,15 @@ class Finetune(MonitoredRunSettings):
     eval_samples: Measured = 500
     final_samples: Measured | None = None
 
-    def of_teacher(self, data: DataSettings, sampler: SamplerSettings) -> "Finetune":
+    def of_teacher(self, teacher: "Teacher") -> "Finetune":
         """With data and sampler of the model that is fine-tuned; another sampler is refused."""
-        if self.sampler not in (sampler, SamplerSettings()):
+        own = self.sampler if teacher.sampler is None else teacher.sampler
+        if self.sampler not in (own, SamplerSettings()):
             raise InputError(
                 f"{self.run} has its own sampler, with which it is fine-tuned: leave --sampler "
                 "out, or name another --run"
             )
-        return replace(self, data=data, sampler=sampler)
+        return replace(self, data=teacher.data, sampler=own, teacher=teacher.fingerprint)
 
 
 def main(settings: Finetune) -> None:
@@ -66,18 +74,18 @@ def main(settings: Finetune) -> None:
     from hybridgen.evaluation.monitor import Monitor
     from hybridgen.evaluation.runs import load_teacher
     from hybridgen.sampling.build import build_sampler
-    from hybridgen.training.lock import refuse_inside
+    from hybridgen.training.lock import refuse_inside_run
     from hybridgen.training.run import Run
     from hybridgen.training.setup import accelerator_for, start, validate_memory
 
     training, seed = settings.training, settings.seed
     teacher = load_teacher(settings.run, settings.data)
-    settings = settings.of_teacher(teacher.data, teacher.sampler)
+    settings = settings.of_teacher(teacher)
     source = load_data(settings.data)
     teacher.check(source.shape, source.classes)
     settings = identified(settings, source)
     folder = settings.out or Path("runs", "finetune", f"{source.name}-seed{seed}")
-    refuse_inside(folder, {"path": settings.run})
+    refuse_inside_run(folder, settings.run)
     accelerator = accelerator_for(folder, settings)
     device = accelerator.device
     denoiser = copy.deepcopy(teacher.network)
@@ -93,7 +101,7 @@ def main(settings: Finetune) -> None:
     count = settings.num_samples or min(source.size or 10_000, 10_000)
     check_memory(4 * count * math.prod(source.shape), f"{count} samples", "lower num_samples")
     data = GuideData(source, count=count, part=0.0, shard=shard)
-    validate_memory(accelerator, training, denoiser)
+    validate_memory(accelerator, training, denoiser, times=2 * training.levels)
     steps = train_finetune(
         denoiser,
         data.real_batches,
@@ -103,7 +111,7 @@ def main(settings: Finetune) -> None:
         seed=seed,
         resume=lambda state: run.resume(state),
     )
-    with Run(folder, settings, accelerator, facts={"model": teacher.fingerprint}) as run:
+    with Run(folder, settings, accelerator) as run:
         if finished(run):
             return
         start(run, "hybridgen-finetune", settings)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hybridgen.data.images import to_bytes, to_float
 from hybridgen.data.source import Batch, Shard, Source, labels_in_turn, row_batches
-from hybridgen.errors import InputError
+from hybridgen.errors import InputError, reason
 from hybridgen.evaluation.guide import SampledModel
 from hybridgen.files import write_atomically
 from hybridgen.maths.rng import rng_for
@@ -60,9 +60,10 @@ class GuideData:
         _, label = model.source.reference("train", self.count)
         if label is not None:
             label = label[torch.arange(self.count) % len(label)] if model.source.classes else None
-        points = len(model.source.shape) == 1
+        # Points and latents, which are no images, stay as they are.
+        images = len(model.source.shape) > 1 and getattr(model.source, "decode", None) is None
         # By another purpose it would be other noise, and recorded figures not met again.
-        form = None if points else (to_bytes, to_float)
+        form = (to_bytes, to_float) if images else None
         self._fake = drawn_once(model, self.count, "fakes", label, path, run, form), label
 
     def real_batches(self, start: int) -> Iterator[Batch]:
@@ -125,9 +126,11 @@ def drawn_once(
         with safe_open(path, "pt") as file:
             x, fingerprint = file.get_tensor("x"), (file.metadata() or {}).get("model")
         if x.shape != (count, *model.source.shape):
-            raise ValueError(f"expected {count} samples, got a tensor {list(x.shape)}")
+            raise ValueError(f"it holds a tensor {list(x.shape)} and not {count} samples")
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is damaged: remove it, it will be drawn again") from error
+        raise InputError(
+            f"{path} is damaged ({reason(error)}): remove it, it will be drawn again"
+        ) from error
     if fingerprint != model.fingerprint:
         raise InputError(f"{path} holds samples of another model: choose another --out")
     return x if form is None else form[1](x)

@@ -162,14 +162,16 @@ class Teacher:
         name: of its run's folder, or of the pipeline.
         network: `(x, sigma, label) -> x0`, in eval mode.
         data: what it was trained on, or is to be trained on further.
-        sampler: how it is sampled, between which noise levels.
+        sampler: of its run; `None` of a pipeline.
+        levels: the lowest and the highest noise level at which it can be asked.
         fingerprint: of its weights.
     """
 
     name: str
     network: Any
     data: DataSettings
-    sampler: SamplerSettings
+    sampler: SamplerSettings | None
+    levels: tuple[float, float]
     fingerprint: str
 
     @property
@@ -185,19 +187,16 @@ class Teacher:
         if (shape, classes) != expected:
             raise InputError(
                 f"{self.name} denoises samples of shape {expected[0]} with {expected[1]} classes, "
-                f"and the data has shape {shape} with {classes}: set data.resolution, "
-                "data.channels and data.labels to match, or name another --run"
+                f"and the data has shape {shape} with {classes}: give data like that "
+                "(data.resolution, data.channels, data.labels of a pipeline), or name another --run"
             )
-        low, high = (
-            self.sampler.low * (1 - 1e-6),
-            self.sampler.high * (1 + 1e-6),
-        )  # they are rounded
+        low, high = self.levels[0] * (1 - 1e-6), self.levels[1] * (1 + 1e-6)
         outside = [level for level in levels if not low <= level <= high]
         if outside:
             raise InputError(
-                f"the student would be asked at noise level {outside[0]:.4g}, and {self.name} "
-                f"knows levels from {low:.4g} to {high:.4g}: set student.high, "
-                "student.low and student.rho so that all levels lie there"
+                f"noise level {outside[0]:.4g} is asked for, and {self.name} knows levels from "
+                f"{low:.4g} to {high:.4g}: set student.high, student.low and student.rho, and "
+                "sampler.low and sampler.high, so that all levels lie there"
             )
 
 
@@ -219,12 +218,12 @@ def load_teacher(name: str, data: DataSettings) -> Teacher:
         digest = hashlib.sha256()
         for weight in network.state_dict().values():
             digest.update(weight.detach().cpu().float().numpy().tobytes())
-        low, high = network.levels
         return Teacher(
             name=name,
             network=network,
             data=data,
-            sampler=SamplerSettings(low=low, high=high),
+            sampler=None,
+            levels=network.levels,
             fingerprint=digest.hexdigest(),
         )
     run = SavedRun(Path(name))
@@ -233,11 +232,18 @@ def load_teacher(name: str, data: DataSettings) -> Teacher:
             f"{name} holds a {run.kind} and no denoiser that is sampled in many calls: name a "
             "finished run of experiments/diffusion.py, hybrid.py or finetune.py"
         )
+    if replace(data, path="", identity=None) != DataSettings(path=""):
+        raise InputError(
+            f"{name} has its own data settings: give data.path alone, if its data has moved, and "
+            "leave the others out"
+        )
+    sampler = run.sampler_settings
     return Teacher(
         name=name,
         network=run.network,
         data=replace(run.data, path=data.path) if data.path else run.data,
-        sampler=run.sampler_settings,
+        sampler=sampler,
+        levels=(sampler.low, sampler.high),
         fingerprint=run.fingerprint,
     )
 

@@ -50,7 +50,8 @@ def distribution_matching(sample: Tensor, direction: Tensor) -> Tensor:
 
 def divergence_weight(logit: Tensor, divergence: Divergence) -> Tensor:
     """What `matching_direction` is multiplied by to follow another divergence of teacher and
-    student, `[b]`, of mean 1 over the batch and without gradient.
+    student, `[b]`, without gradient and of mean 1 over these samples: micro-batches and processes
+    are normalised each by itself.
 
     With the density ratio `r = p(y, u) / q(y, u)` of real to generated noisy samples, which is
     `exp(logit)` of the best discriminator: 1 for the reverse KL divergence, r for the forward one,

@@ -48,8 +48,8 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         unet: a denoiser of this package (any scheduler), or a diffusers U-Net with its scheduler.
         scheduler: any diffusers scheduler that `Scheduled` knows.
         discriminator: the guide, trained on this model's own samples; `None` for no guide.
-        trained_for: `{"sampler": "heun", "steps": 18}`: whose errors the guide corrects; another
-            use warns.
+        trained_for: `{"sampler": "heun", "steps": 18}`: whose errors the guide corrects, so that
+            another use warns; or how a student samples.
         window: noise levels `(low, high)` where the guide is used; `high=None` for no bound.
         null_label: the id that means "no class" for a diffusers U-Net that has one.
         trained_with: the config of the scheduler that a diffusers U-Net was trained with;
@@ -90,13 +90,15 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
             guidance.check_guide(self.denoiser, discriminator)
 
     @classmethod
-    def of_denoiser(cls, denoiser: Any, scheduler: SchedulerMixin) -> "GuidedDiffusionPipeline":
+    def of_denoiser(
+        cls, denoiser: Any, scheduler: SchedulerMixin, trained_for: dict | None = None
+    ) -> "GuidedDiffusionPipeline":
         """The pipeline of a denoiser of this package, or of what `load_denoiser` gave."""
         if not isinstance(denoiser, DiffusersDenoiser):
-            return cls(denoiser, scheduler)
-        trained_with = json.loads(denoiser.scheduler.to_json_string())
-        null = denoiser.null
-        return cls(denoiser.network, scheduler, null_label=null, trained_with=trained_with)
+            return cls(denoiser, scheduler, trained_for=trained_for)
+        how = json.loads(denoiser.scheduler.to_json_string())
+        options = {"null_label": denoiser.null, "trained_with": how, "trained_for": trained_for}
+        return cls(denoiser.network, scheduler, **options)
 
     @property
     def denoiser(self) -> Any:
@@ -121,7 +123,7 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         self,
         batch_size: int = 1,
         guidance_scale: guidance.Scale = 1.0,
-        num_inference_steps: int = 18,
+        num_inference_steps: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         class_labels: Tensor | Sequence[int] | int | None = None,
         classifier_free_scale: float | None = None,
@@ -135,7 +137,8 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
             batch_size: samples to make; where `latents` are given, their number counts.
             guidance_scale: 1 corrects as the discriminator says, 0 not at all; a number or a
                 function of `sigma [b]`. Without a discriminator it has no effect.
-            num_inference_steps: noise levels on the way.
+            num_inference_steps: noise levels on the way; those of `trained_for`, or 18, if not
+                given.
             generator: of the starting noise and of what a stochastic scheduler draws. The same
                 seed gives the same samples.
             class_labels: one for all or one a sample; `None` is unconditional.
@@ -149,6 +152,8 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
             ValueError: arguments that this model cannot follow.
         """
         guidance.check_scale(guidance_scale)
+        usual = (self.config["trained_for"] or {}).get("steps", 18)
+        steps: int = usual if num_inference_steps is None else num_inference_steps
         denoiser = self.denoiser
         shape = tuple(denoiser.shape)
         inputs.check_output(output_type, shape)
@@ -161,14 +166,15 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
             denoiser = guidance.classifier_free_guidance(denoiser, classifier_free_scale)
         if self.discriminator is not None and guidance_scale != 0:
             trained_for, (low, high) = self.config["trained_for"], self.config["window"]
-            inputs.warn_if_mismatched(trained_for, self.scheduler, num_inference_steps)
+            inputs.warn_if_mismatched(trained_for, self.scheduler, steps)
             window = low, math.inf if high is None else high
             guided = guidance.discriminator_guidance
             denoiser = guided(denoiser, self.discriminator, guidance_scale, window=window)
         bar = not getattr(self, "_progress_bar_config", {}).get("disable", False)
-        # Levels of EDM, and so those of our denoisers, end at 80.
-        options = {"highest": 80.0 if hasattr(self.unet, "shape") else 1e3, "progress": bar}
-        sampler = Scheduled(denoiser, self.scheduler, shape, num_inference_steps, **options)
+        # Levels of EDM, and so those of our denoisers, end at 80; a student's where it began.
+        end = max(80.0, self.scheduler.config.get("sigma_max") or 0.0)
+        options = {"highest": end if hasattr(self.unet, "shape") else 1e3, "progress": bar}
+        sampler = Scheduled(denoiser, self.scheduler, shape, steps, **options)
         with eval_mode(self.unet, self.discriminator):
             samples = sampler(noise, labels, generator=generator)
         images = inputs.present(samples, output_type)

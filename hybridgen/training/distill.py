@@ -1,6 +1,7 @@
 """Distillation: a finished denoiser becomes a sampler of few calls."""
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,7 @@ from hybridgen.training.optim import TrainingSetup, schedule
 from hybridgen.training.settings import DistillTraining
 from hybridgen.training.setup import adversarial_weight, validate_setup
 from hybridgen.training.step import Batches, Resume, Step
-from hybridgen.training.terms import Matching, Regression, StudentTerm
+from hybridgen.training.terms import Matching, Regression, StudentTerm, check_signals
 
 Losses = dict[str, Tensor]
 
@@ -94,6 +95,8 @@ class Distillation:
         student, follower, adversarial: not prepared.
         teacher: answers beside the follower.
         levels: falling, those that the student's sampler visits.
+        low: the level that an estimate counts as, as its scheduler has it: what is added to reach
+            level s is `sqrt(s^2 - low^2)`.
         data_std: of the data.
         strength: the weight of the adversarial term.
     """
@@ -109,6 +112,7 @@ class Distillation:
     matching: Matching
     strength: AdversarialWeight
     accelerator: Accelerator
+    low: float = 0.0
 
     def path(self, noise: Tensor, place: int, label: Tensor | None) -> Tensor:
         """The student's input `[b ...]` at `levels[place]`, from its own estimates above it.
@@ -120,7 +124,8 @@ class Distillation:
         with torch.no_grad(), self.accelerator.autocast():
             for i in range(place):
                 estimate = self.student(x, x.new_full((len(x),), self.levels[i]), label)
-                x = estimate + self.levels[i + 1] * noise[:, i + 1]
+                added = math.sqrt(self.levels[i + 1] ** 2 - self.low**2)
+                x = estimate + added * noise[:, i + 1]
         return x
 
     def __call__(
@@ -224,6 +229,7 @@ def train_student(
     accelerator: Accelerator,
     *,
     levels: Sequence[float],
+    low: float = 0.0,
     data_std: float,
     adversarial: AdversarialLoss | None = None,
     term: StudentTerm | None = None,
@@ -247,10 +253,12 @@ def train_student(
         batches: gives this process's share of the batches from batch number n on; `config.rounds`
             of them a step.
         levels: falling, that the student's sampler visits; in each round one of them is learnt.
+        low: the level that an estimate counts as, below all of these: `sigma_min` of diffusers'
+            `CMStochasticIterativeScheduler`.
         data_std: of the data, for the weight of the follower's levels.
         adversarial, term: the discriminator and its objective, and what it weighs; r1 and r2 are
             overwritten by the term's.
-        matching: of the follower, which begins as the teacher.
+        matching: of the follower, which begins as the student.
         regression, pairs: the weight of the pairs, and what gives them before the first step.
         seed: names every random draw of the loop.
         resume: called before the first step; fills the state from a checkpoint and returns the
@@ -264,6 +272,9 @@ def train_student(
         raise ValueError("a signal needs both its settings and what it is made of, got one")
     if adversarial is None and matching is None and pairs is None:
         raise ValueError("nothing pulls at the student: give adversarial, matching or regression")
+    if not any(p.requires_grad for p in student.parameters()):
+        raise ValueError("the student is frozen, so nothing would train: unfreeze its weights")
+    check_signals(term, matching, regression, len(levels))
     unheld = matching is None and (regression is None or len(levels) > 1)
     if term is not None and term.adaptive and unheld:
         raise InputError(
@@ -275,7 +286,7 @@ def train_student(
         network.eval()
     models: dict[str, nn.Module] = {"student": student}
     if matching is not None:
-        models["follower"] = copy.deepcopy(teacher).requires_grad_(True)
+        models["follower"] = copy.deepcopy(student)  # and not of the teacher, which is frozen
     if adversarial is not None:
         models["discriminator"] = adversarial
     term = term or StudentTerm()
@@ -291,6 +302,7 @@ def train_student(
         matching or Matching(),
         adversarial_weight(term),
         accelerator,
+        low,
     )
 
     def steps() -> Iterator[Step]:
@@ -309,7 +321,7 @@ def train_student(
 
         for number in range(done + 1, total + 1):
             progress = (number - 1) / total
-            losses_of.strength.steps = number - 1
+            losses_of.strength.steps = number - 1 - (0 if regression is None else regression.alone)
             rates = {"student": config.learning_rate, "discriminator": term.learning_rate}
             rates["follower"] = losses_of.matching.learning_rate
             for name, optimizer in setup.optimizers.items():

@@ -165,6 +165,15 @@ def refuse_inside(folder: Path, data: Mapping[str, Any] | None) -> None:
         )
 
 
+def refuse_inside_run(folder: Path, run: str) -> None:
+    """Raise `InputError` if `folder` lies in that of the finished run that it begins with."""
+    if Path(run).is_dir() and folder.resolve().is_relative_to(Path(run).resolve()):
+        raise InputError(
+            f"{folder} lies inside {run}, the finished run that it begins with: choose an --out "
+            "elsewhere"
+        )
+
+
 FREE = {
     *("threads", "tracking", "log_every", "save_every", "sample_every", "eval_every"),
     *("training.accumulation", "training.check_ranks", "data.memory_limit", "data.workers"),

@@ -153,13 +153,18 @@ def adversarial_weight(term: AuxiliaryTerm) -> AdversarialWeight:
     return AdversarialWeight(term.weight, adaptive=term.adaptive, **schedule)
 
 
-def validate_memory(accelerator: Accelerator, config: OptimSettings, *networks: Any) -> None:
+def validate_memory(
+    accelerator: Accelerator, config: OptimSettings, *networks: Any, times: int = 1
+) -> None:
     """Refuse, by `InputError`, a batch of which one pass through a network of this package takes
     more memory than there is. Of others it is not known.
+
+    Args:
+        times: as often as a batch passes through it at once.
     """
     parts = accelerator.num_processes * config.accumulation
     ours = [network for network in networks if hasattr(network, "config")]
-    kept = config.batch / parts * max(map(activation_bytes, ours), default=0)
+    kept = times * config.batch / parts * max(map(activation_bytes, ours), default=0)
     check_memory(
         kept,
         f"a batch of {config.batch} in {parts} part(s)",

@@ -147,8 +147,8 @@ class Regression(Settings):
     """The squared error to what the teacher's sampler makes of the same noise.
 
     Attributes:
-        weight: of the mean squared error, a schedule; with `.start 0` no pairs are drawn.
-        pairs: of noise and sample, drawn once.
+        weight: of the mean squared error, a schedule.
+        pairs: of noise and sample, drawn once; none if the weight is 0 throughout.
         share: of a batch whose paths begin with the noise of pairs.
         alone: steps at the start in which nothing but the pairs, all of a batch, trains anything.
     """
@@ -157,3 +157,45 @@ class Regression(Settings):
     pairs: Samples = 1_000
     share: Annotated[float, Range(0, 1, "(]")] = 0.5
     alone: Annotated[int, Range(0, 1e8)] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weight.start == 0 < self.alone:
+            raise InputError(
+                f"nothing trains in the first {self.alone} steps, which regression.alone leaves to "
+                "the pairs: set regression.weight.start above 0"
+            )
+
+
+def check_signals(
+    term: StudentTerm | None, matching: Matching | None, regression: Regression | None, calls: int
+) -> None:
+    """Refuse, by `InputError`, signals that cannot train a student of so many calls; `None` stands
+    for one that is off.
+    """
+    if term is None and matching is None and regression is None:
+        raise InputError(
+            "nothing pulls at the student: set adversarial.weight, matching.weight or "
+            "regression.weight.start above 0"
+        )
+    held = regression is not None and calls == 1 and regression.weight.end != 0
+    if term is not None and term.adaptive and matching is None and not held:
+        raise InputError(
+            "adversarial.adaptive weighs the term against other losses, and there are none, or not "
+            "at every level and step: leave it false, or set matching.weight"
+        )
+    if matching is None or matching.divergence == "reverse_kl":
+        return
+    if term is None or term.objective not in ("non_saturating", "minimax"):
+        raise InputError(
+            f"matching.divergence {matching.divergence} needs the density ratio, which a "
+            "discriminator trained by cross-entropy knows: set adversarial.weight above 0 and "
+            "adversarial.objective non_saturating"
+        )
+    inner, outer = matching.noise, term.noise
+    if not outer.low <= inner.low < inner.high <= outer.high:
+        raise InputError(
+            f"matching.divergence {matching.divergence} asks the discriminator at noise levels "
+            f"from {inner.low:g} to {inner.high:g}, and it is trained from {outer.low:g} to "
+            f"{outer.high:g}: widen adversarial.noise to hold them"
+        )

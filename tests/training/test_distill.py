@@ -28,9 +28,14 @@ from hybridgen.errors import InputError, RunError
 from hybridgen.losses.adaptive import AdversarialWeight
 from hybridgen.losses.denoising import denoising_loss, noised
 from hybridgen.losses.distillation import divergence_weight, matching_direction
+from hybridgen.maths.noise import karras_sigmas
+from hybridgen.maths.rng import rng_from
+from hybridgen.sampling.build import build_sampler
+from hybridgen.sampling.settings import StudentSettings
 from hybridgen.training.distill import Distillation, Draws, Pairs, evenly
 from hybridgen.training.run import Run
 from hybridgen.training.settings import Cosine, DistillTraining, LogUniform
+from hybridgen.training.setup import adversarial_weight
 from hybridgen.training.terms import Matching
 
 STILL = Cosine(start=0.0)
@@ -490,7 +495,9 @@ def test_the_model_whose_loss_is_not_finite_is_named(train, model, rounds):
 
 
 def test_in_bf16_the_networks_compute_in_bf16_and_everything_stays_finite(train):
-    term, matching = term_of(adaptive=True), Matching(divergence="jensen_shannon")
+    noise = LogUniform(low=0.02, high=20.0)
+    term = term_of(adaptive=True, objective="non_saturating", noise=noise)
+    matching = Matching(divergence="jensen_shannon")
     made, kinds = players(term), {"student": set(), "teacher": set(), "discriminator": set()}
     for name, player in zip(kinds, made, strict=True):
         for module in player.modules():
@@ -546,3 +553,27 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(train):
 def test_settings_that_cannot_work_are_refused(settings, sentence):
     with pytest.raises(InputError, match=sentence):
         DistillTraining(**settings)
+
+
+def test_what_training_goes_through_is_what_the_sampler_makes():
+    """The inputs of the last level of a path are those of the student's own sampler."""
+    student, _, _ = players(classes=0)
+    settings = StudentSettings(calls=3, high=20.0, low=0.4)
+    seen = []
+
+    def spied(x, sigma, label=None):
+        seen.append(x.clone())
+        return student(x, sigma, label)
+
+    noise = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    build_sampler(settings.sampler, spied, (2,))(noise)
+    rng = rng_from(noise)
+    drawn = [noise] + [torch.randn(64, 2, generator=rng) for _ in range(2)]
+    levels = karras_sigmas(4, 0.4, 20.0, 7.0)[:3].tolist()
+    term, matching = term_of(), Matching()
+    losses = Distillation(
+        *(student, None, None, None, levels, 1.0, config_of(), term, matching),
+        *(adversarial_weight(term), Accelerator(cpu=True), 0.4),
+    )
+    path = losses.path(torch.stack(drawn, 1), 2, None)
+    torch.testing.assert_close(path, seen[2], rtol=1e-4, atol=1e-4)
