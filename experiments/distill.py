@@ -89,8 +89,8 @@ class Distill(MonitoredRunSettings):
     @property
     def ends(self) -> tuple[float, ...]:
         """The noise levels between which the teacher is sampled, where they are settings."""
-        own = self.sampler.name == "heun" or self.sampler.name.startswith("edm_")
-        return (self.sampler.low, self.sampler.high) if own and self.pairs is not None else ()
+        settable = self.sampler.name == "heun" or self.sampler.name.startswith("edm_")
+        return (self.sampler.low, self.sampler.high) if settable and self.pairs is not None else ()
 
     @property
     def term(self) -> StudentTerm | None:

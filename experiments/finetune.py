@@ -54,13 +54,13 @@ class Finetune(MonitoredRunSettings):
 
     def of_teacher(self, teacher: "Teacher") -> "Finetune":
         """With data and sampler of the model that is fine-tuned; another sampler is refused."""
-        own = self.sampler if teacher.sampler is None else teacher.sampler
-        if self.sampler not in (own, SamplerSettings()):
+        sampler = self.sampler if teacher.sampler is None else teacher.sampler
+        if self.sampler not in (sampler, SamplerSettings()):
             raise InputError(
                 f"{self.run} has its own sampler, with which it is fine-tuned: leave --sampler "
                 "out, or name another --run"
             )
-        return replace(self, data=teacher.data, sampler=own, teacher=teacher.fingerprint)
+        return replace(self, data=teacher.data, sampler=sampler, teacher=teacher.fingerprint)
 
 
 def main(settings: Finetune) -> None:

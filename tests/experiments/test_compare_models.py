@@ -117,7 +117,7 @@ def test_models_that_cannot_be_are_refused(script, models, tmp_path):
         script.find_runs((models[1],), {}, tmp_path)
     with pytest.raises(InputError, match="no settings 'gan/nowhere'"):
         script.Model(name="gan", script="gan", config="gan/nowhere")
-    with pytest.raises(InputError, match="a discriminator or a student, and nothing else, is `of`"):
+    with pytest.raises(InputError, match="guide, distill, finetune alone are `of` a model"):
         script.Model(name="gan", script="gan", config="gan/digits", of="gan")
 
 

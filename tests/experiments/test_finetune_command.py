@@ -112,7 +112,7 @@ def test_a_finished_run_is_answered_with_its_table_and_can_be_tuned_once_more(
     assert status == 0 and "finished already" in err and "frechet_distance_before" in out
     monkeypatch.setattr(Monitor, "figures", lambda *_: {})
     assert call("--run", tuned, "--out", tmp_path / "again").status == 0
-    assert SavedRun(tmp_path / "again").sampler == SamplerSettings(**SHORT)
+    assert SavedRun(tmp_path / "again").sampler_settings == SamplerSettings(**SHORT)
 
 
 @pytest.mark.parametrize(
@@ -152,16 +152,16 @@ def test_a_run_does_not_go_on_from_a_model_that_was_trained_again(
     other = DenoiserSettings(widths=(8, 8))
     build_denoiser(other, (1, 8, 8)).save_pretrained(tmp_path / "start" / "denoiser")
     status, _, err = call("--run", tmp_path / "start", "--out", tmp_path / "t")
-    assert status == 2 and "another model" in err, err
+    assert status == 2 and "other settings (teacher was" in err, err
 
 
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["--run", "nowhere"], "nowhere is not a finished run of experiments/diffusion.py or gan"),
+        (["--run", "nowhere"], "'nowhere' is"),
         (
-            ["--data.path", "ring"],
-            "has its own data, with which it is fine-tuned: leave --data out",
+            ["--data.resolution", "8"],
+            "has its own data settings: give data.path alone",
         ),
         (["--sampler.steps", "5"], "has its own sampler, with which it is fine-tuned"),
         (["--training.batch", "41"], "batch of 41 is larger than the training data of 40"),
@@ -177,9 +177,12 @@ def test_bad_input_gets_one_sentence(call, start, tmp_path, argv, expected):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"name": "generator"}, "holds a gan, whose likelihood nothing tells"),
-        ({"student": {"calls": 4}}, "holds a student, whose likelihood nothing tells"),
-        ({"shape": (1, 16, 16)}, "samples of shape (1, 16, 16) with 0 classes, and its data has"),
+        ({"name": "generator"}, "holds a gan and no denoiser that is sampled in many calls"),
+        (
+            {"student": {"calls": 4}},
+            "holds a student and no denoiser that is sampled in many calls",
+        ),
+        ({"shape": (1, 16, 16)}, "samples of shape (1, 16, 16) with 0 classes, and the data has"),
         ({"sampler": {"name": "none"}}, "config.yaml is damaged or of another version"),
         ({"sampler": 3}, "config.yaml is damaged"),
     ],
