@@ -46,6 +46,7 @@ from hybridgen.training.settings import (
     DistillTraining,
     GanTraining,
     GuideTraining,
+    LogUniform,
 )
 from hybridgen.training.setup import build_adversarial
 from hybridgen.training.step import batches_of
@@ -117,7 +118,8 @@ def autoencoder(accelerator):
 def student(accelerator):
     torch.manual_seed(0)
     teacher = PointDenoiser(frequencies=2, **SMALL)
-    term = StudentTerm(objective="non_saturating", adaptive=True)
+    levels = LogUniform(low=0.02, high=10.0)
+    term = StudentTerm(objective="non_saturating", adaptive=True, noise=levels)
     discriminator = MlpDiscriminator(noise_conditional=True, **SMALL)
     pulls = {"term": term, "adversarial": build_adversarial(discriminator, term)}
     pulls |= {"matching": Matching(divergence="jensen_shannon")}

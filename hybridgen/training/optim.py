@@ -219,7 +219,7 @@ class TrainingSetup:
         means, keys = torch.as_tensor(means), list(parts[0])
         if self._failed is None:
             losses = dict(zip(keys, means.tolist(), strict=True))
-            check_finite(losses, at_fault(losses, names), number)
+            check_finite(losses, names, number)
         else:
             losses = dict(zip(keys, means.unbind(), strict=True))
             self._failed.logical_or_(~means.isfinite().all())
@@ -243,7 +243,7 @@ class TrainingSetup:
         numbers = iter(torch.cat([means for *_, means in pending]).tolist() if pending else ())
         for names, keys, number, _ in pending:
             losses = {key: next(numbers) for key in keys}
-            check_finite(losses, at_fault(losses, names), number)
+            check_finite(losses, names, number)
 
     def step(self, number: int, losses: Mapping[str, Any], *, last: bool) -> Step:
         """What step `number` leaves behind."""
@@ -252,22 +252,22 @@ class TrainingSetup:
         return Step(number, losses, self.average.module, self.state, last)
 
 
-def at_fault(losses: Mapping[str, float], names: Sequence[str]) -> str:
-    """Which of the models has a loss that is not finite: the first one's is `total`."""
-    owner = {"total": names[0], **{name: name for name in names}}
-    wrong = [owner[key] for key in owner if not math.isfinite(losses.get(key, 0.0))]
-    return wrong[0] if wrong else names[-1]
+def check_finite(losses: Mapping[str, float], models: Sequence[str], number: int) -> None:
+    """Raise `RunError` naming the first loss that is not finite, and whose it is.
 
-
-def check_finite(parts: Mapping[str, float], model: str, number: int) -> None:
-    """Raise `RunError` naming the first part of a model's loss that is not finite."""
-    wrong = [name for name, value in parts.items() if not math.isfinite(value)]
+    Args:
+        models: whose losses these are; the first one's is `total`, those of others have their
+            names, and parts come before them.
+    """
+    wrong = [name for name, value in losses.items() if not math.isfinite(value)]
     if wrong:
+        totals = {"total": models[0], **{model: model for model in models}}
+        model = next((totals[name] for name in totals if name in wrong), models[-1])
         # The total goes whenever a part does, so a part is the better name for the cause.
         first = next((name for name in wrong if name != "total"), "total")
         raise RunError(
             f"the {model}'s loss stopped being finite at step {number}: its part {first!r} is "
-            f"{parts[first]}; lower the learning rate, raise r1 and r2, or use full precision"
+            f"{losses[first]}; lower the learning rate, raise r1 and r2, or use full precision"
         )
 
 

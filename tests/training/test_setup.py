@@ -135,10 +135,10 @@ def test_a_number_of_the_training_that_must_be_positive_is_refused_by_name(name)
 def test_a_loss_that_is_not_finite_is_named_by_step_player_and_part():
     parts = {"total": math.nan, "adversarial": 0.3, "r1": math.inf, "r2": math.nan}
     with pytest.raises(RunError, match=r"discriminator's loss .*step 12: its part 'r1' is inf"):
-        check_finite(parts, "discriminator", 12)
+        check_finite(parts, ["discriminator"], 12)
     with pytest.raises(RunError, match=r"generator's .*step 3: its part 'total' is nan"):
-        check_finite({"total": math.nan}, "generator", 3)
-    check_finite({"total": 1e30, "adversarial": -1.0}, "discriminator", 1)
+        check_finite({"total": math.nan}, ["generator"], 3)
+    check_finite({"total": 1e30, "adversarial": -1.0}, ["discriminator"], 1)
 
 
 class Everyone:
