@@ -45,7 +45,6 @@ from hybridgen.data.source import Batch, Source
 from hybridgen.errors import InputError
 from hybridgen.evaluation.cost import clock_for, interleaved_timings
 from hybridgen.evaluation.evaluator import build_evaluator
-from hybridgen.maths.noise import karras_sigmas
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.neighbours import prdc
 from hybridgen.networks.build import build_denoiser, build_discriminator, build_generator
@@ -236,7 +235,6 @@ def distill_tasks(
     batches = batches_of(source, accelerator, batch=endless.batch, seed=0)
     denoiser: Any = build_denoiser(teacher.denoiser, shape, classes)
     student, data_std = settings.student, denoiser.config["data_std"]
-    levels = karras_sigmas(student.calls + 1, student.low, student.high, student.rho)
 
     def training(matching: Matching | None) -> Iterator:
         discriminator = build_discriminator(settings.discriminator, shape, classes)
@@ -247,7 +245,7 @@ def distill_tasks(
             batches,
             endless,
             accelerator,
-            levels=levels[: student.calls].tolist(),
+            levels=student.levels,
             data_std=data_std,
             adversarial=build_adversarial(discriminator, term),
             term=term,

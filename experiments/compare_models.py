@@ -243,7 +243,7 @@ class Training:
 
     def _check_teacher(self) -> None:
         """Refuse, by `InputError`, a model that began with other weights than its teacher has."""
-        begun, of = self.run.config.get("teacher"), self.model.of
+        begun, of = self.run.config.get("identity"), self.model.of
         if begun is None or of is None:
             return
         teacher = self.runs[of][0]

@@ -33,9 +33,9 @@ class Distill(MonitoredRunSettings):
     """Settings of `experiments/distill.py`.
 
     Attributes:
-        run: the folder of a finished run of `diffusion.py` or `hybrid.py`, or a diffusers pipeline
-            by its folder or hub name: the teacher.
-        teacher: the SHA-256 of its weights; a run notes it, and another teacher is refused.
+        run: the teacher: the folder of a finished run of `diffusion.py`, `hybrid.py` or
+            `finetune.py`, or a diffusers pipeline by its folder or hub name.
+        identity: of the teacher's weights; a run notes it, and another teacher is refused.
         data: what the student is compared with; a run knows its own, a pipeline needs `data.path`.
         student: in how many calls it samples.
         discriminator: its network; `discriminator.noise_conditional` must be true.
@@ -44,7 +44,7 @@ class Distill(MonitoredRunSettings):
     """
 
     run: str = "runs/diffusion/digits-seed0"
-    teacher: str | None = None
+    identity: str | None = None
     data: DataSettings = field(default_factory=lambda: DataSettings(path=""))
     student: StudentSettings = field(default_factory=StudentSettings)
     discriminator: DiscriminatorSettings = field(
@@ -75,11 +75,6 @@ class Distill(MonitoredRunSettings):
         patch = self.discriminator.architecture == "patch"
         if self.term is None or self.term.from_teacher:
             return
-        if not self.discriminator.noise_conditional:
-            raise InputError(
-                "the discriminator compares at many noise levels and must know them: set "
-                "discriminator.noise_conditional true"
-            )
         if patch and self.pull is not None and self.pull.divergence != "reverse_kl":
             raise InputError(
                 f"matching.divergence {self.pull.divergence} needs one logit a sample, and "
@@ -117,7 +112,6 @@ def main(settings: Distill) -> None:
     from hybridgen.evaluation.guide_data import draw_pairs
     from hybridgen.evaluation.monitor import Monitor
     from hybridgen.evaluation.runs import load_teacher
-    from hybridgen.maths.noise import karras_sigmas
     from hybridgen.networks.build import build_discriminator
     from hybridgen.networks.features import EncoderDiscriminator
     from hybridgen.sampling.build import build_sampler, build_scheduler
@@ -136,10 +130,8 @@ def main(settings: Distill) -> None:
 
     teacher = load_teacher(settings.run, settings.data)
     source, seed, student = load_data(teacher.data), settings.seed, settings.student
-    levels = karras_sigmas(student.calls + 1, student.low, student.high, student.rho)
-    levels = levels[: student.calls].tolist()
-    teacher.check(source.shape, source.classes, [*levels, *settings.ends])
-    noted = replace(settings, data=teacher.data, teacher=teacher.fingerprint)
+    teacher.check(source.shape, source.classes, [*student.levels, *settings.ends])
+    noted = replace(settings, data=teacher.data, identity=teacher.fingerprint)
     settings = identified(noted, source)
     name = f"{source.name}-{student.calls}-seed{seed}"
     folder = settings.out or Path("runs", "distill", name)
@@ -175,7 +167,7 @@ def main(settings: Distill) -> None:
         batches,
         training,
         accelerator,
-        levels=levels,
+        levels=student.levels,
         low=student.low,
         data_std=teacher.data_std,
         adversarial=adversarial,

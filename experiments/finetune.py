@@ -33,8 +33,7 @@ class Finetune(MonitoredRunSettings):
             or a diffusers pipeline by its folder or hub name.
         data: what it is fine-tuned on; a run knows its own, a pipeline needs `data.path`.
         sampler: of a pipeline; a run has its own, which is noted here and cannot be another.
-        teacher: the SHA-256 of the weights that it begins with; a run notes it, and others are
-            refused.
+        identity: of the weights that it begins with; a run notes it, and others are refused.
         num_samples: samples of the model to learn from; as many as there are training examples, at
             most 10 000, if not given.
         final_samples: for the evaluations before and after; as many as the data allows if not
@@ -42,7 +41,7 @@ class Finetune(MonitoredRunSettings):
     """
 
     run: str = "runs/diffusion/digits-seed0"
-    teacher: str | None = None
+    identity: str | None = None
     data: DataSettings = field(default_factory=lambda: DataSettings(path=""))
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     training: FinetuneTraining = field(default_factory=FinetuneTraining)
@@ -60,7 +59,7 @@ class Finetune(MonitoredRunSettings):
                 f"{self.run} has its own sampler, with which it is fine-tuned: leave --sampler "
                 "out, or name another --run"
             )
-        return replace(self, data=teacher.data, sampler=sampler, teacher=teacher.fingerprint)
+        return replace(self, data=teacher.data, sampler=sampler, identity=teacher.fingerprint)
 
 
 def main(settings: Finetune) -> None:

@@ -163,7 +163,7 @@ class Budget:
     @property
     def words(self) -> str:
         """Such as "10 calls, scale 2"."""
-        parts = [f"{self.calls} calls"] if self.calls else []
+        parts = [f"{self.calls} call" + "s" * (self.calls > 1)] if self.calls else []
         if self.scale is not None:
             parts.append(f"scale {self.scale:g}")
         if self.rounds:

@@ -65,7 +65,8 @@ class StudentSettings(Settings):
     Attributes:
         calls: of the student for a sample. Divisors are budgets too: of 4 calls, 2 and 1 visit
             some of the same levels.
-        low: what the levels would end in, a level on which nothing is estimated.
+        low: the last level of the grid, at which nothing is estimated any more: the higher it is,
+            the higher are the levels before it, of which few calls have few to spare.
         high: the first level.
         rho: how densely they lie near `low`.
     """
@@ -83,6 +84,14 @@ class StudentSettings(Settings):
     def budgets(self) -> list[int]:
         """Numbers of calls in which it can sample, its own last."""
         return [calls for calls in range(1, self.calls + 1) if self.calls % calls == 0]
+
+    @property
+    def levels(self) -> list[float]:
+        """The noise levels of all its calls, highest first."""
+        from hybridgen.maths.noise import karras_sigmas  # which needs torch
+
+        grid = karras_sigmas(self.calls + 1, self.low, self.high, self.rho)
+        return grid[: self.calls].tolist()
 
     @property
     def sampler(self) -> SamplerSettings:

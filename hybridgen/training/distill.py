@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from einops import reduce
 from torch import Tensor, nn
 
-from hybridgen.errors import InputError
 from hybridgen.losses.adaptive import AdversarialWeight
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.losses.denoising import denoising_loss, noised
@@ -25,7 +24,7 @@ from hybridgen.maths.noise import like
 from hybridgen.maths.rng import rng_for
 from hybridgen.training.optim import TrainingSetup, schedule
 from hybridgen.training.settings import DistillTraining
-from hybridgen.training.setup import adversarial_weight, validate_setup
+from hybridgen.training.setup import adversarial_weight, validate_noise, validate_setup
 from hybridgen.training.step import Batches, Resume, Step
 from hybridgen.training.terms import Matching, Regression, StudentTerm, check_signals
 
@@ -81,6 +80,22 @@ class Pairs(NamedTuple):
         each = max(classes, 1)
         turn = (uniform * (len(self.noise) // each)).long()
         return turn * each + (0 if label is None else label)
+
+    def begin(
+        self, path: Tensor, taken: Tensor, uniform: Tensor, label: Tensor | None, classes: int
+    ) -> Tensor:
+        """Begin paths `[b k ...]` with the noise of pairs where they are `taken [b]`, above 0.
+
+        Args:
+            uniform: `[b]`, in [0, 1), chooses pairs that have the labels `[b]`.
+
+        Returns:
+            What the teacher makes of the noise, `[b ...]`.
+        """
+        rows = self.rows(uniform, label, classes)
+        noise, target = (each[rows].to(path) for each in self)
+        path[:, 0] = torch.where(like(taken, noise) > 0, noise, path[:, 0])
+        return target
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +263,7 @@ def train_student(
     its share.
 
     Args:
-        student: begins as the teacher; `(x, sigma, label) -> x0`.
+        student: begins as the teacher; `(x, sigma, label) -> x0`; `classes` is read from it.
         teacher: the finished denoiser; does not change.
         batches: gives this process's share of the batches from batch number n on; `config.rounds`
             of them a step.
@@ -270,17 +285,11 @@ def train_student(
     """
     if (adversarial is None) != (term is None) or (regression is None) != (pairs is None):
         raise ValueError("a signal needs both its settings and what it is made of, got one")
-    if adversarial is None and matching is None and pairs is None:
-        raise ValueError("nothing pulls at the student: give adversarial, matching or regression")
     if not any(p.requires_grad for p in student.parameters()):
         raise ValueError("the student is frozen, so nothing would train: unfreeze its weights")
     check_signals(term, matching, regression, len(levels))
-    unheld = matching is None and (regression is None or len(levels) > 1)
-    if term is not None and term.adaptive and unheld:
-        raise InputError(
-            "adversarial.adaptive weighs the term against other losses, and there are none, or at "
-            "the first level alone: leave it false, or set matching.weight"
-        )
+    if adversarial is not None:
+        validate_noise(adversarial)
     validate_setup(accelerator, config, adversarial, *((term.r1, term.r2) if term else ()))
     for network in (student, teacher):
         network.eval()
@@ -311,51 +320,53 @@ def train_student(
         done = resume(setup.state) if resume is not None else 0
         rounds = config.rounds if len(models) > 1 else 1
         stream, total = batches(done * rounds), config.steps
-        teacher_pairs = paired = target = None
+        rates = {"student": config.learning_rate, "discriminator": term.learning_rate}
+        rates["follower"] = losses_of.matching.learning_rate
+        drawn, usual, beginning = None, None, 0
         if regression is not None and pairs is not None:
-            teacher_pairs = Pairs(*(each.to(setup.device) for each in pairs()))
+            drawn = Pairs(*(each.to(setup.device) for each in pairs()))
             taken = evenly(config.batch, regression.share).float()
-            paired = setup.share(taken / taken.mean()).to(setup.device)
+            usual = setup.share(taken / taken.mean()).to(setup.device)
+            beginning = regression.alone
         if done == total:
             yield setup.step(done, {}, last=True)
 
         for number in range(done + 1, total + 1):
             progress = (number - 1) / total
-            losses_of.strength.steps = number - 1 - (0 if regression is None else regression.alone)
-            rates = {"student": config.learning_rate, "discriminator": term.learning_rate}
-            rates["follower"] = losses_of.matching.learning_rate
             for name, optimizer in setup.optimizers.items():
+                # As a GAN's: the student's loss moves with its opponents.
                 schedule(optimizer, rates[name](progress), (0.0, 0.99))
             if adversarial is not None:
                 adversarial.r1, adversarial.r2 = term.r1(progress), term.r2(progress)
-            pull = regression.weight(progress) if regression is not None else 0.0
-            alone, losses = regression is not None and number <= regression.alone, {}
+            weight = 0.0 if regression is None else regression.weight(progress)
+            losses_of.strength.steps = number - 1 - beginning
+            only_pairs, losses = number <= beginning, {}
             for turn in range(rounds):
                 x, label = next(stream)
-                if alone and turn < rounds - 1:
+                moves = turn == rounds - 1  # the student does
+                if only_pairs and not moves:
                     continue
-                moves = turn == rounds - 1
-                names = [name for name in setup.models if moves or name != "student"]
-                names = ["student"] if alone else names
+                asked = {"student": setup.models["student"]} if only_pairs else setup.models
+                updated = [name for name in asked if moves or name != "student"]
                 key = number, turn
+                rng = partial(rng_for, seed, device=setup.device)
                 place = torch.randint(len(levels), (), generator=rng_for(seed, "place", *key))
-                place = 0 if alone else int(place)
-                rng = rng_for(seed, "penalty", *key, setup.rank, device=setup.device)
-                noise_rng = rng_for(seed, "noise", *key, device=setup.device)
-                draws = [setup.share(t) for t in Draws.of(config.batch, len(levels), x, noise_rng)]
-                weight = paired if paired is None or not alone else torch.ones_like(paired)
-                if teacher_pairs is not None and weight is not None:
-                    pair_rng = rng_for(seed, "pairs", *key, device=setup.device)
-                    uniform = torch.rand(config.batch, generator=pair_rng, device=setup.device)
-                    rows = teacher_pairs.rows(setup.share(uniform), label, student.classes)
-                    noise, target = (each[rows].to(x) for each in teacher_pairs)
-                    draws[0][:, 0] = torch.where(like(weight, x) > 0, noise, draws[0][:, 0])
+                place = 0 if only_pairs else int(place)
+                draws = Draws.of(config.batch, len(levels), x, rng("noise", *key))
+                draws = Draws(*map(setup.share, draws))
+                target, taken = None, usual
+                if drawn is not None and taken is not None:
+                    taken = torch.ones_like(taken) if only_pairs else taken
+                    uniform = torch.rand(
+                        config.batch, generator=rng("pairs", *key), device=setup.device
+                    )
+                    labelled = label, student.classes
+                    target = drawn.begin(draws.path, taken, setup.share(uniform), *labelled)
+                fixed = asked, place, rng("penalty", *key, setup.rank), moves, weight
                 parts = []
-                prepared = {"student": setup.models["student"]} if alone else setup.models
-                fixed = prepared, place, rng, moves, pull
-                for micro_batch in setup.micro_batches(names, x, label, target, weight, *draws):
+                for micro_batch in setup.micro_batches(updated, x, label, target, taken, *draws):
                     parts.append(setup.backward(losses_of(*fixed, *micro_batch)))
-                losses |= setup.update(names, parts, number)
+                losses |= setup.update(updated, parts, number)
             yield setup.step(number, losses, last=number == total)
 
     return steps()

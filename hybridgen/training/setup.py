@@ -177,7 +177,7 @@ def validate_noise(adversarial: AdversarialLoss) -> None:
     if configured(adversarial.discriminator, "noise_conditional") is False:
         raise InputError(
             "the discriminator is to see noise of many levels and must know them: build it with "
-            "noise_conditional=True, or train without noise"
+            "noise_conditional=True (discriminator.noise_conditional true), or train without noise"
         )
     if adversarial.augment is not None:
         raise InputError(

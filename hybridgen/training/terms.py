@@ -170,15 +170,18 @@ class Regression(Settings):
 def check_signals(
     term: StudentTerm | None, matching: Matching | None, regression: Regression | None, calls: int
 ) -> None:
-    """Refuse, by `InputError`, signals that cannot train a student of so many calls; `None` stands
-    for one that is off.
+    """Refuse, by `InputError`, signals that cannot train a student of so many calls; `None` is one
+    that is off.
     """
-    if term is None and matching is None and regression is None:
+    weights = [each.weight for each in (term, matching) if each is not None]
+    weights += [regression.weight.greatest] if regression is not None else []
+    if not any(weights):
         raise InputError(
             "nothing pulls at the student: set adversarial.weight, matching.weight or "
             "regression.weight.start above 0"
         )
-    held = regression is not None and calls == 1 and regression.weight.end != 0
+    pull = None if regression is None or calls > 1 else regression.weight
+    held = pull is not None and pull.start > 0 and pull.end != 0
     if term is not None and term.adaptive and matching is None and not held:
         raise InputError(
             "adversarial.adaptive weighs the term against other losses, and there are none, or not "

@@ -201,7 +201,7 @@ def test_a_teacher_that_was_trained_again_is_refused(call, blind, teacher, tmp_p
     network.save_pretrained(again / "denoiser")
     answer = call(*argv)
     assert answer.status == 2
-    assert "holds a run with other settings (teacher was" in answer.err.splitlines()[-1]
+    assert "holds a run with other settings (identity was" in answer.err.splitlines()[-1]
 
 
 def kind_of(folder, teacher, how):
@@ -241,7 +241,7 @@ def test_what_cannot_teach_is_refused(call, teacher, tmp_path, how, expected):
         (["--student.high", "200"], "noise level 200 is asked for, and .* from 0.002 to 80"),
         (["--student.calls", "65"], r"student.calls must be a whole number in \[1, 64\], got 65"),
         (["--student.low", "90"], "low must be below high, got 90.0 and 80.0"),
-        (["--discriminator.noise_conditional", "false"], "set discriminator.noise_conditional tr"),
+        (["--discriminator.noise_conditional", "false"], "discriminator.noise_conditional true"),
         (
             ["--adversarial.weight", "0", "--matching.weight", "0", *ALONE],
             "nothing pulls at the student: set adversarial.weight, matching.weight or",

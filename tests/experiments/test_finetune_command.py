@@ -152,7 +152,7 @@ def test_a_run_does_not_go_on_from_a_model_that_was_trained_again(
     other = DenoiserSettings(widths=(8, 8))
     build_denoiser(other, (1, 8, 8)).save_pretrained(tmp_path / "start" / "denoiser")
     status, _, err = call("--run", tmp_path / "start", "--out", tmp_path / "t")
-    assert status == 2 and "other settings (teacher was" in err, err
+    assert status == 2 and "other settings (identity was" in err, err
 
 
 @pytest.mark.parametrize(

@@ -522,7 +522,7 @@ def test_data_without_labels_is_trained_on(train):
 
 
 def test_what_cannot_be_trained_is_refused_before_the_first_step(train):
-    with pytest.raises(ValueError, match="nothing pulls at the student: give adversarial, match"):
+    with pytest.raises(ValueError, match=r"nothing pulls at the student: set adversarial.weight"):
         train(signals=())
     game = players()[2]
     for signal, half in (
