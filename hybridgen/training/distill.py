@@ -346,8 +346,8 @@ def train_student(
                 moves = turn == rounds - 1  # the student does
                 if only_pairs and not moves:
                     continue
-                players = {"student": setup.models["student"]} if only_pairs else setup.models
-                updated = [name for name in players if moves or name != "student"]
+                working = {"student": setup.models["student"]} if only_pairs else setup.models
+                updated = [name for name in working if moves or name != "student"]
                 key = number, turn
                 rng = partial(rng_for, seed, device=setup.device)
                 place = torch.randint(len(levels), (), generator=rng_for(seed, "place", *key))
@@ -362,7 +362,7 @@ def train_student(
                     )
                     labelled = label, student.classes
                     target = drawn.begin(draws.path, taken, setup.share(uniform), *labelled)
-                fixed = players, place, rng("penalty", *key, setup.rank), moves, weight
+                fixed = working, place, rng("penalty", *key, setup.rank), moves, weight
                 parts = []
                 for micro_batch in setup.micro_batches(updated, x, label, target, taken, *draws):
                     parts.append(setup.backward(losses_of(*fixed, *micro_batch)))
