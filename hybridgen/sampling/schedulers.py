@@ -28,8 +28,8 @@ class Scheduled:
     Attributes:
         denoiser: see `hybridgen.protocols.Denoiser`.
         scheduler: DDPM, DDIM, DPMSolverMultistep, UniPCMultistep, EulerDiscrete, HeunDiscrete,
-            EDMEuler, EDMDPMSolverMultistep or FlowMatchEulerDiscrete, as configured. It is copied:
-            a sampler can be used again, and by several threads at once.
+            EDMEuler, EDMDPMSolverMultistep, FlowMatchEulerDiscrete or CMStochasticIterative, as
+            configured. It is copied: a sampler can be used again, and by several threads at once.
         noise_shape: of one sample.
         steps: of the scheduler; HeunDiscrete calls the denoiser `2 steps - 1` times.
         highest: for noise levels above this one, pure noise included, the denoiser is called at
@@ -84,9 +84,10 @@ class Scheduled:
     ) -> Tensor:
         """`noise [b *noise_shape]`, standard normal; `label [b]` -> samples `[b *noise_shape]`.
 
-        A scheduler that draws noise on the way (DDPM, `sde-dpmsolver++`, flow matching with
-        `stochastic_sampling`) takes it from `generator`, or from a list of one for each sample.
-        Without any it is seeded by `noise`: the same batch of noise gives the same samples.
+        A scheduler that draws noise on the way (DDPM, CMStochasticIterative, `sde-dpmsolver++`,
+        flow matching with `stochastic_sampling`) takes it from `generator`, or from a list of one
+        for each sample. Without any it is seeded by `noise`: the same batch of noise gives the same
+        samples.
 
         Raises:
             ValueError: noise of another shape, or a denoiser that returns another.
