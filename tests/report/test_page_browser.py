@@ -1,5 +1,6 @@
 """The page in a real browser: Chromium, without a window and without a network."""
 
+import importlib
 import json
 import shutil
 
@@ -157,6 +158,10 @@ def test_a_column_sorts_both_ways_and_keeps_what_is_no_number_last(driver, addre
     show(driver, address, 1400)
     column = """return [...document.querySelectorAll("#quality tbody.rows tr")].map(
       r => r.cells[1].innerText.split("\\n")[0])"""
+    buttons = "return document.querySelectorAll('#quality thead th button').length > 1"
+    # On a busy machine a page is shown before its script has run.
+    wait = importlib.import_module("selenium.webdriver.support.ui").WebDriverWait
+    wait(driver, 20).until(lambda opened: opened.execute_script(buttons))
     click = "document.querySelectorAll('#quality thead th button')[1].click()"
     driver.execute_script(click)
     up = driver.execute_script(column)
