@@ -175,7 +175,7 @@ def _entry(
         budget=budget,
         kind=kind,
         sampler=sampler,
-        classes=network.classes,
+        classes=network.config["classes"] if hasattr(network, "config") else network.classes,
         like=next(network.parameters()),
         key=key,
         details=details,
