@@ -66,11 +66,14 @@ class Distill(MonitoredRunSettings):
                 "pairs are of noise and the one sample that it leads to, and sampler.name "
                 f"{self.sampler.name} draws more noise on the way: choose edm_dpmpp or heun"
             )
-        check_signals(self.term, self.pull, self.pairs, self.student.calls)
-        if self.term is None and self.pull is None and self.student.calls > 1:
+        check_signals(self.term, self.pull, self.pairs)
+        if self.pairs is not None and self.sampler.settable:
+            for level in self.student.levels:
+                self.sampler.beginning_at(level)  # refuses levels below the sampler's low
+        elif self.pairs is not None and self.student.calls > 1:
             raise InputError(
-                f"pairs train the first level alone, and a student of {self.student.calls} calls "
-                "has more: set matching.weight or adversarial.weight above 0, or student.calls 1"
+                f"pairs for a student of {self.student.calls} calls begin at each of its levels, "
+                f"and sampler.name {self.sampler.name} begins at its own: choose edm_dpmpp or heun"
             )
         patch = self.discriminator.architecture == "patch"
         if self.term is None or self.term.from_teacher:
@@ -80,12 +83,6 @@ class Distill(MonitoredRunSettings):
                 f"matching.divergence {self.pull.divergence} needs one logit a sample, and "
                 "architecture patch answers one a patch: choose dcgan or residual"
             )
-
-    @property
-    def ends(self) -> tuple[float, ...]:
-        """The noise levels between which the teacher is sampled, where they are settings."""
-        settable = self.sampler.name == "heun" or self.sampler.name.startswith("edm_")
-        return (self.sampler.low, self.sampler.high) if settable and self.pairs is not None else ()
 
     @property
     def term(self) -> StudentTerm | None:
@@ -130,7 +127,8 @@ def main(settings: Distill) -> None:
 
     teacher = load_teacher(settings.run, settings.data)
     source, seed, student = load_data(teacher.data), settings.seed, settings.student
-    teacher.check(source.shape, source.classes, [*student.levels, *settings.ends])
+    lowest = [settings.sampler.low] if settings.pairs and settings.sampler.settable else []
+    teacher.check(source.shape, source.classes, [*student.levels, *lowest])
     noted = replace(settings, data=teacher.data, identity=teacher.fingerprint)
     settings = identified(noted, source)
     name = f"{source.name}-{student.calls}-seed{seed}"
@@ -160,7 +158,7 @@ def main(settings: Distill) -> None:
         fingerprint=teacher.fingerprint,
         seed=seed,
     )
-    drawn = None if pairs is None else partial(draw_pairs, model, pairs.pairs)
+    drawn = None if pairs is None else partial(draw_pairs, model, pairs.pairs, student)
     steps = train_student(
         network,
         teacher.network,

@@ -123,7 +123,7 @@ def student(accelerator):
     discriminator = MlpDiscriminator(noise_conditional=True, **SMALL)
     pulls = {"term": term, "adversarial": build_adversarial(discriminator, term)}
     pulls |= {"matching": Matching(divergence="jensen_shannon")}
-    drawn = torch.randn(2, 16, 2)
+    drawn = torch.randn(2, 2, 16, 2)
     pulls |= {"regression": Regression(weight=Cosine(start=1.0)), "pairs": lambda: Pairs(*drawn)}
     networks = copy.deepcopy(teacher), teacher, batches_of(RING, accelerator, batch=16, seed=5)
     config, levels = DistillTraining(rounds=2, **SHORT), (20.0, 1.0)

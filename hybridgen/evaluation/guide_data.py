@@ -1,6 +1,7 @@
 """Samples of one finished model, drawn once: what a guide or a student learns from."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from hybridgen.errors import InputError, reason
 from hybridgen.evaluation.guide import SampledModel
 from hybridgen.files import write_atomically
 from hybridgen.maths.rng import rng_for
+from hybridgen.networks.blocks import in_chunks
 from hybridgen.protocols import Denoiser
+from hybridgen.sampling.samplers import AT_ONCE
+from hybridgen.sampling.settings import StudentSettings
 from hybridgen.training.distill import Pairs
 from hybridgen.training.run import Run
 from hybridgen.training.validation import HeldOutValidation
@@ -64,7 +68,13 @@ class GuideData:
         images = len(model.source.shape) > 1 and getattr(model.source, "decode", None) is None
         # By another purpose it would be other noise, and recorded figures not met again.
         form = (to_bytes, to_float) if images else None
-        self._fake = drawn_once(model, self.count, "fakes", label, path, run, form), label
+
+        def draw() -> Tensor:
+            run.say(f"drawing {self.count} samples of the model")
+            return model.samples(self.count, "fakes", label=label)
+
+        shape = (self.count, *model.source.shape)
+        self._fake = drawn_once(draw, shape, model.fingerprint, path, run, form), label
 
     def real_batches(self, start: int) -> Iterator[Batch]:
         """Batches of training examples from number `start` on."""
@@ -94,18 +104,18 @@ class GuideData:
 
 
 def drawn_once(
-    model: SampledModel,
-    count: int,
-    purpose: str,
-    label: Tensor | None,
+    draw: Callable[[], Tensor],
+    shape: tuple[int, ...],
+    fingerprint: str,
     path: Path,
     run: Run,
     form: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None,
 ) -> Tensor:
-    """Samples of a model `[count ...]`, drawn into a file or read back from it.
+    """Samples of a model, drawn into a file or read back from it.
 
     Args:
-        purpose: names their noise.
+        shape: of the samples.
+        fingerprint: of the model's weights.
         form: what makes of samples what the file holds, and back.
 
     Raises:
@@ -113,31 +123,58 @@ def drawn_once(
         InputError: the file is damaged, or of another model.
     """
 
-    def draw() -> None:
-        if path.exists():
-            return
-        run.say(f"drawing {count} samples of the model")
-        x = model.samples(count, purpose, label=label)
-        content = {"x": x if form is None else form[0](x)}
-        write_atomically(path, save(content, {"model": model.fingerprint}))
+    def write() -> None:
+        if not path.exists():
+            x = draw()
+            content = {"x": x if form is None else form[0](x)}
+            write_atomically(path, save(content, {"model": fingerprint}))
 
-    run.lead(draw)
+    run.lead(write)
     try:
         with safe_open(path, "pt") as file:
-            x, fingerprint = file.get_tensor("x"), (file.metadata() or {}).get("model")
-        if x.shape != (count, *model.source.shape):
-            raise ValueError(f"it holds a tensor {list(x.shape)} and not {count} samples")
+            x, noted = file.get_tensor("x"), (file.metadata() or {}).get("model")
+        if x.shape != shape:
+            raise ValueError(f"it holds a tensor {list(x.shape)} and not {list(shape)}")
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(
             f"{path} is damaged ({reason(error)}): remove it, it will be drawn again"
         ) from error
-    if fingerprint != model.fingerprint:
+    if noted != fingerprint:
         raise InputError(f"{path} holds samples of another model: choose another --out")
     return x if form is None else form[1](x)
 
 
-def draw_pairs(model: SampledModel, count: int, path: Path, run: Run) -> Pairs:
-    """Pairs of noise and what the model's sampler makes of it, see `drawn_once`."""
-    label, key = labels_in_turn(model.source.classes, count), (model.seed, "pairs", 0)
-    noise = torch.randn(count, *model.source.shape, generator=rng_for(*key))
-    return Pairs(noise, drawn_once(model, count, "pairs", label, path, run))
+def draw_pairs(
+    model: SampledModel, count: int, student: StudentSettings, path: Path, run: Run
+) -> Pairs:
+    """Pairs for each level of a student, see `drawn_once`: its own path down the levels, with the
+    model's sampler from there to the end in the place of its estimates.
+
+    Beyond the first level the sampler must be one that begins where its settings say.
+    """
+    levels, (settings, source) = student.levels, (model.settings, model.source)
+    noise = torch.stack(
+        [
+            torch.randn(count, *source.shape, generator=rng_for(model.seed, "pairs", i))
+            for i in range(len(levels))
+        ]
+    )
+
+    def start(i: int, samples: Sequence[Tensor]) -> Tensor:
+        if i == 0:
+            return levels[0] * noise[0]
+        return samples[i - 1] + math.sqrt(levels[i] ** 2 - student.low**2) * noise[i]
+
+    def draw() -> Tensor:
+        like, label = next(model.network.parameters()), labels_in_turn(source.classes, count)
+        label, samples = None if label is None else label.to(like.device), []
+        for i, level in enumerate(levels):
+            run.say(f"drawing {count} pairs from noise level {level:.3g} down")
+            begun = settings.beginning_at(level) if settings and settings.settable else settings
+            sampler = replace(model, settings=begun).sampler
+            unit = (start(i, samples) / level).to(like)
+            samples.append(in_chunks(sampler, unit, label, size=AT_ONCE).cpu())
+        return torch.stack(samples)
+
+    sample = drawn_once(draw, tuple(noise.shape), model.fingerprint, path, run)
+    return Pairs(torch.stack([start(i, [*sample]) for i in range(len(levels))]), sample)

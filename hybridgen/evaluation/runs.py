@@ -196,7 +196,7 @@ class Teacher:
             raise InputError(
                 f"noise level {outside[0]:.4g} is asked for, and {self.name} knows levels from "
                 f"{low:.4g} to {high:.4g}: set student.high, student.low and student.rho, and "
-                "sampler.low and sampler.high, so that all levels lie there"
+                "sampler.low, so that all levels lie there"
             )
 
 

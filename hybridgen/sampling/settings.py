@@ -56,6 +56,17 @@ class SamplerSettings(Settings):
         if not self.low < self.high:
             raise InputError(f"sampler: low must be below high, got {self.low} and {self.high}")
 
+    @property
+    def settable(self) -> bool:
+        """Whether `low` and `high` are where it ends and begins."""
+        return self.name == "heun" or self.name.startswith("edm_")
+
+    def beginning_at(self, level: float) -> "SamplerSettings":
+        """The same from another highest level, with steps as dense; at least 2."""
+        low, high, begin = (each ** (1 / self.rho) for each in (self.low, self.high, level))
+        steps = 1 + round((self.steps - 1) * (begin - low) / (high - low))
+        return replace(self, high=level, steps=max(2, steps))
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudentSettings(Settings):

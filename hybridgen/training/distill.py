@@ -69,33 +69,17 @@ class Draws(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Standard normal noise `[n ...]` and what the teacher's sampler makes of it, `[n ...]`, with
-    labels in turn if there are classes."""
+    """Inputs at each of k levels, and what the teacher's sampler makes of them from there,
+    `[k n ...]`, with labels in turn if there are classes."""
 
-    noise: Tensor
+    start: Tensor
     sample: Tensor
 
     def rows(self, uniform: Tensor, label: Tensor | None, classes: int) -> Tensor:
         """Places `[b]` of pairs with the labels `[b]`, from numbers `[b]` uniform in [0, 1)."""
         each = max(classes, 1)
-        turn = (uniform * (len(self.noise) // each)).long()
+        turn = (uniform * (self.start.shape[1] // each)).long()
         return turn * each + (0 if label is None else label)
-
-    def begin(
-        self, path: Tensor, taken: Tensor, uniform: Tensor, label: Tensor | None, classes: int
-    ) -> Tensor:
-        """Begin paths `[b k ...]` with the noise of pairs where they are `taken [b]`, above 0.
-
-        Args:
-            uniform: `[b]`, in [0, 1), chooses pairs that have the labels `[b]`.
-
-        Returns:
-            What the teacher makes of the noise, `[b ...]`.
-        """
-        rows = self.rows(uniform, label, classes)
-        noise, target = (each[rows].to(path) for each in self)
-        path[:, 0] = torch.where(like(taken, noise) > 0, noise, path[:, 0])
-        return target
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +136,7 @@ class Distillation:
         regression: float,
         real: Tensor,
         label: Tensor | None,
+        start: Tensor | None,
         target: Tensor | None,
         paired: Tensor | None,
         *draws: Tensor,
@@ -165,13 +150,15 @@ class Distillation:
             rng: draws what the penalties need.
             moves: whether the student does.
             regression: its weight.
-            target: `[b ...]`, what the teacher makes of the noise that a path begins with.
-            paired: `[b]`, weights of their errors, of mean 1 over the whole batch; 0 where a path
-                begins with other noise.
+            start, target: `[b ...]`, inputs at that level and what the teacher makes of them.
+            paired: `[b]`, weights of their errors, of mean 1 over the whole batch; 0 where the
+                student goes on from its own path.
             draws: see `Draws`.
         """
         drawn, losses, parts = Draws(*draws), {}, {}
         x = self.path(drawn.path, place, label)
+        if start is not None and paired is not None:
+            x = torch.where(like(paired, x) > 0, start.to(x), x)
         with torch.set_grad_enabled(moves):
             sample = prepared["student"](x, x.new_full((len(x),), self.levels[place]), label)
         total = sample.new_zeros(())
@@ -185,7 +172,7 @@ class Distillation:
             if moves:
                 pull = distribution_matching(sample, self.direction(sample, label, drawn)).mean()
                 parts["matching"], total = pull.detach(), total + self.matching.weight * pull
-        if moves and place == 0 and target is not None and paired is not None:
+        if moves and target is not None and paired is not None:
             error = reduce((sample - target).square(), "b ... -> b", "mean")
             error = (error * paired).mean()
             parts["regression"], total = error.detach(), total + regression * error
@@ -287,7 +274,7 @@ def train_student(
         raise ValueError("a signal needs both its settings and what it is made of, got one")
     if not any(p.requires_grad for p in student.parameters()):
         raise ValueError("the student is frozen, so nothing would train: unfreeze its weights")
-    check_signals(term, matching, regression, len(levels))
+    check_signals(term, matching, regression)
     if adversarial is not None:
         validate_noise(adversarial)
     validate_setup(accelerator, config, adversarial, *((term.r1, term.r2) if term else ()))
@@ -350,21 +337,22 @@ def train_student(
                 updated = [name for name in working if moves or name != "student"]
                 key = number, turn
                 rng = partial(rng_for, seed, device=setup.device)
-                place = torch.randint(len(levels), (), generator=rng_for(seed, "place", *key))
-                place = 0 if only_pairs else int(place)
+                place = int(torch.randint(len(levels), (), generator=rng_for(seed, "place", *key)))
                 draws = Draws.of(config.batch, len(levels), x, rng("noise", *key))
                 draws = Draws(*map(setup.share, draws))
-                target, taken = None, usual
+                start, target, taken = None, None, usual
                 if drawn is not None and taken is not None:
                     taken = torch.ones_like(taken) if only_pairs else taken
                     uniform = torch.rand(
                         config.batch, generator=rng("pairs", *key), device=setup.device
                     )
-                    labelled = label, student.classes
-                    target = drawn.begin(draws.path, taken, setup.share(uniform), *labelled)
+                    rows = drawn.rows(setup.share(uniform), label, student.classes)
+                    start, target = (each[place][rows] for each in drawn)
                 fixed = working, place, rng("penalty", *key, setup.rank), moves, weight
                 parts = []
-                for micro_batch in setup.micro_batches(updated, x, label, target, taken, *draws):
+                for micro_batch in setup.micro_batches(
+                    updated, x, label, start, target, taken, *draws
+                ):
                     parts.append(setup.backward(losses_of(*fixed, *micro_batch)))
                 losses |= setup.update(updated, parts, number)
             yield setup.step(number, losses, last=number == total)

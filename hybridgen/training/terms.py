@@ -144,12 +144,13 @@ class Matching(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Regression(Settings):
-    """The squared error to what the teacher's sampler makes of the same noise.
+    """The squared error to what the teacher's sampler makes of the same input.
 
     Attributes:
         weight: of the mean squared error, a schedule.
-        pairs: of noise and sample, drawn once; none if the weight is 0 throughout.
-        share: of a batch whose paths begin with the noise of pairs.
+        pairs: of input and sample at each of the student's levels, drawn once; none if the weight
+            is 0 throughout.
+        share: of a batch whose inputs are those of pairs.
         alone: steps at the start in which nothing but the pairs, all of a batch, trains anything.
     """
 
@@ -168,11 +169,9 @@ class Regression(Settings):
 
 
 def check_signals(
-    term: StudentTerm | None, matching: Matching | None, regression: Regression | None, calls: int
+    term: StudentTerm | None, matching: Matching | None, regression: Regression | None
 ) -> None:
-    """Refuse, by `InputError`, signals that cannot train a student of so many calls; `None` is one
-    that is off.
-    """
+    """Refuse, by `InputError`, signals that cannot train a student; `None` is one that is off."""
     weights = [each.weight for each in (term, matching) if each is not None]
     weights += [regression.weight.greatest] if regression is not None else []
     if not any(weights):
@@ -180,12 +179,12 @@ def check_signals(
             "nothing pulls at the student: set adversarial.weight, matching.weight or "
             "regression.weight.start above 0"
         )
-    pull = None if regression is None or calls > 1 else regression.weight
+    pull = None if regression is None else regression.weight
     held = pull is not None and pull.start > 0 and pull.end != 0
     if term is not None and term.adaptive and matching is None and not held:
         raise InputError(
             "adversarial.adaptive weighs the term against other losses, and there are none, or not "
-            "at every level and step: leave it false, or set matching.weight"
+            "in every step: leave it false, or set matching.weight"
         )
     if matching is None or matching.divergence == "reverse_kl":
         return

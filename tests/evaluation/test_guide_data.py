@@ -1,5 +1,7 @@
 """What a guide learns from: samples of one model, with labels as frequent as the data's."""
 
+import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,9 +12,11 @@ from hybridgen.data.load import DataSettings, load_data
 from hybridgen.data.source import Shard
 from hybridgen.errors import InputError
 from hybridgen.evaluation.guide import SampledModel
-from hybridgen.evaluation.guide_data import GuideData
+from hybridgen.evaluation.guide_data import GuideData, draw_pairs
+from hybridgen.maths.noise import karras_sigmas
 from hybridgen.networks.build import DenoiserSettings, build_denoiser
 from hybridgen.sampling.build import SamplerSettings
+from hybridgen.sampling.settings import StudentSettings
 
 
 @pytest.fixture
@@ -61,3 +65,53 @@ def test_samples_are_drawn_once_and_belong_to_one_model(run, tmp_path):
     assert torch.equal(next(drawn(model(ring), 10, path, run).fake_batches(0))[0], x)
     with pytest.raises(InputError, match="samples of another model: choose another --out"):
         drawn(model(ring, "second"), 10, path, run)
+
+
+class Gaussian(torch.nn.Module):
+    """The exact denoiser of data `N(0, .5^2)`."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, x, sigma, label=None):
+        return 0.25 * x / (0.25 + sigma[:, None] ** 2)
+
+
+def test_pairs_are_the_students_path_with_the_models_own_samples_as_estimates(run, tmp_path):
+    """The flow of a Gaussian from level s to 0 is a factor, `(v / (v + s^2))^(1/2)`."""
+    student = StudentSettings(calls=3, low=0.1, high=20.0)
+    settings = SamplerSettings(name="heun", steps=120)
+    source = load_data(DataSettings(path="ring"))
+    model = SampledModel(source=source, network=Gaussian(), settings=settings, fingerprint="exact")
+    path = tmp_path / "pairs.safetensors"
+    start, sample = draw_pairs(model, 4_000, student, path, run)
+    assert start.shape == sample.shape == (3, 4_000, 2)
+    assert start[0].std() == pytest.approx(20, rel=0.03)
+    for i, level in enumerate(student.levels):
+        exact = math.sqrt(0.25 / (0.25 + level**2)) * start[i]
+        torch.testing.assert_close(sample[i], exact, rtol=0, atol=5e-3)
+    noise = []
+    for i, level in enumerate(student.levels[1:], 1):
+        added = math.sqrt(level**2 - 0.1**2)  # an estimate counts as a sample at the lowest level
+        noise.append((start[i] - sample[i - 1]) / added)
+        assert noise[-1].std() == pytest.approx(1, rel=0.03)
+        assert float((noise[-1] * sample[i - 1]).mean()) == pytest.approx(0, abs=0.03)
+    assert not torch.equal(*noise)
+    again = draw_pairs(model, 4_000, student, path, run)
+    assert all(torch.equal(a, b) for a, b in zip(again, (start, sample), strict=True))
+    with pytest.raises(InputError, match="samples of another model"):
+        draw_pairs(replace(model, fingerprint="second"), 4_000, student, path, run)
+
+
+def test_a_sampler_that_begins_lower_has_steps_as_dense():
+    settings = SamplerSettings(name="edm_dpmpp", steps=12)
+    assert settings.beginning_at(80) == settings
+    grid = karras_sigmas(12, 0.002, 80.0, 7.0)
+    for i in range(10):
+        begun = settings.beginning_at(float(grid[i]))
+        rest = karras_sigmas(begun.steps, begun.low, begun.high, begun.rho)
+        torch.testing.assert_close(rest, grid[i:])
+    assert settings.beginning_at(0.0021).steps == 2
+    with pytest.raises(InputError, match="low must be below high"):
+        settings.beginning_at(0.002)

@@ -139,7 +139,7 @@ def test_a_run_leaves_settings_log_result_pictures_pairs_weights_and_a_pipeline(
             image.load()
     run = SavedRun(finished)
     assert (run.kind, run.student) == ("student", StudentSettings(calls=2))
-    assert load_file(finished / "pairs.safetensors")["x"].shape == (20, 1, 8, 8)
+    assert load_file(finished / "pairs.safetensors")["x"].shape == (2, 20, 1, 8, 8)
 
 
 def test_the_pipeline_samples_what_the_student_samples(finished):
@@ -251,8 +251,11 @@ def test_what_cannot_teach_is_refused(call, teacher, tmp_path, how, expected):
             "adversarial.adaptive weighs the term against other losses, and there are none",
         ),
         (
-            ["--adversarial.adaptive", "true", "--matching.weight", "0"],
-            "adversarial.adaptive weighs the term against .* at every level and step",
+            [
+                *("--adversarial.adaptive", "true", "--matching.weight", "0"),
+                *("--regression.weight.end", "0"),
+            ],
+            "adversarial.adaptive weighs the term against .* in every step",
         ),
         (
             ["--matching.divergence", "forward_kl"],
@@ -267,8 +270,12 @@ def test_what_cannot_teach_is_refused(call, teacher, tmp_path, how, expected):
             "nothing pulls at the student",
         ),
         (
-            ["--matching.weight", "0", "--adversarial.weight", "0"],
-            "pairs train the first level alone, and a student of 2 calls has more",
+            ["--sampler.name", "ddim"],
+            "pairs for a student of 2 calls begin at each of its levels, and sampler.name ddim",
+        ),
+        (
+            ["--sampler.low", "1", "--student.low", "0.1", "--student.high", "2"],
+            "low must be below high, got 1.0 and 0.",
         ),
         (
             [*ALONE, "--regression.alone", "5"],
@@ -312,7 +319,7 @@ def test_a_pipeline_needs_data_and_teaches(call, blind, pipeline, tmp_path):
     line = sentence(call("--run", pipeline, "--out", tmp_path / "run"))
     assert "is a pipeline, which keeps no data: give --data.path" in line
     argv = ("--run", pipeline, "--data.path", "digits", "--student.high", "100", "--student.low")
-    argv = (*argv, "0.02", "--sampler.name", "ddim", "--adversarial.adaptive", "true")
+    argv = (*argv, "0.02", "--sampler.low", "0.02", "--adversarial.adaptive", "true")
     argv = (*argv, *SHORT, "--out", tmp_path / "run")
     answer = call(*argv)
     assert answer.status == 0, answer.err

@@ -166,9 +166,9 @@ def round_of(made, *, place=0, moves=True, levels=LEVELS, paired=None, regressio
     }
     losses_of = Distillation(**{**parts, **changes})
     prepared = {"student": student, "follower": losses_of.follower, "discriminator": game}
-    target = None if paired is None else torch.ones_like(x)
+    pairs = (None, None) if paired is None else (x + levels[place], torch.ones_like(x))
     fixed = place, torch.Generator(), moves, regression
-    losses = losses_of(prepared, *fixed, x, label, target, paired, *draws)
+    losses = losses_of(prepared, *fixed, x, label, *pairs, paired, *draws)
     return losses, draws, (x, label)
 
 
@@ -329,42 +329,39 @@ def test_levels_of_the_game_are_clean_for_a_share_and_inside_its_range_else(trai
     assert float(noisy.log().mean()) == pytest.approx(middle, abs=0.05)
 
 
-NUMBERED = torch.arange(40.0)[:, None].expand(40, 2)
+NUMBERED = torch.arange(80.0).reshape(2, 40, 1).expand(2, 40, 2)
 
 
 @pytest.mark.parametrize(("classes", "share"), [(8, 0.5), (0, 0.25), (8, 0.01)])
-def test_pairs_have_the_labels_of_the_batch_and_begin_only_the_paths_that_end_at_once(
+def test_pairs_of_a_level_have_the_labels_of_the_batch_and_take_the_paths_place_there(
     train, classes, share
 ):
-    """Noise and sample of pair i are i and 2 i: what the student is asked says which pair it is."""
+    """Input and sample of pair i of the second level are 40 + i and twice that: what the student is
+    asked says which pair it is, and a path's own input is no whole number."""
     spy = Spy(classes)
     made = (spy, players(classes=classes)[1], None)
     options = {"signals": ("regression",), "regression": regression_of(share=share)}
     options |= {"drawn": lambda: Pairs(NUMBERED, 2 * NUMBERED)}
     config = config_of(steps=12, batch=64, rounds=3, learning_rate=STILL)
-    source, before, rows = replace(SOURCE, labelled=classes > 0), 0, []
-    learnt = set()
+    source, before, rows = replace(SOURCE, labelled=classes > 0), 0, [[], []]
     for step in train(made=made, source=source, config=config, **options):
         asked, before = spy.asked[before:], len(spy.asked)
-        x, sigma, label, _ = asked[0]
-        x = x / LEVELS[0]
+        place, (x, sigma, label, _) = len(asked) - 1, asked[-1]
+        assert set(sigma.tolist()) == {LEVELS[place]}
         paired = evenly(64, share)
         number = x[paired][:, 0]
-        torch.testing.assert_close(number, number.round(), rtol=0, atol=1e-4)
-        assert torch.equal(x[paired][:, 0], x[paired][:, 1])
-        assert not bool((x[~paired][:, 0] == x[~paired][:, 1]).any())
+        assert torch.equal(number, number.round()) and torch.equal(number, x[paired][:, 1])
+        assert not bool((x[~paired] == x[~paired].round()).any())
         if classes:
-            assert torch.equal(number.round().long() % classes, label[paired])
-        rows += number.round().long().tolist()
-        learnt.add(("regression" in step.losses, len(asked)))
-        if len(asked) == 1:
-            answer = spy.answer(asked[0][0], sigma)[paired]
-            error = float((answer - 2 * x[paired]).square().mean())
-            assert step.losses["regression"] == pytest.approx(error, rel=1e-4)
-            weight = regression_of().weight((step.number - 1) / 12)
-            assert step.losses["total"] == pytest.approx(weight * error, rel=1e-4)
-    assert learnt == {(True, 1), (False, 2)}
-    assert len(set(rows)) > (35 if share > 0.1 else 8)
+            assert torch.equal(number.long() % classes, label[paired])
+        rows[place] += number.long().tolist()
+        error = float((spy.answer(x, sigma)[paired] - 2 * x[paired]).square().mean())
+        assert step.losses["regression"] == pytest.approx(error, rel=1e-4)
+        weight = regression_of().weight((step.number - 1) / 12)
+        assert step.losses["total"] == pytest.approx(weight * error, rel=1e-4)
+    for level, of_level in enumerate(rows):
+        assert {row // 40 for row in of_level} == {level}
+        assert len(set(of_level)) > (30 if share > 0.1 else 2)
 
 
 def test_a_share_of_the_places_is_taken_evenly():
@@ -534,7 +531,7 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(train):
         with pytest.raises(ValueError, match="a signal needs both its settings and what it is"):
             train(signals=signal, **half)
     term = term_of(adaptive=True)
-    for signals, levels in ((SIGNALS[:1], LEVELS[:1]), (SIGNALS[::2], LEVELS)):
+    for signals, levels in ((SIGNALS[:1], LEVELS[:1]), (SIGNALS[:1], LEVELS)):
         with pytest.raises(InputError, match="adaptive weighs the term against other"):
             train(term=term, signals=signals, levels=levels)
     next(train(term=term, signals=SIGNALS[::2], levels=LEVELS[:1]))

@@ -37,9 +37,9 @@ def players(term=None, *, classes=SOURCE.classes):
 
 
 def pairs(count=40):
-    """Noise and samples of nobody's."""
+    """Inputs at each of three levels and samples of nobody's."""
     rng = torch.Generator().manual_seed(7)
-    return Pairs(*torch.randn(2, count, 2, generator=rng, dtype=torch.float64))
+    return Pairs(*torch.randn(2, 3, count, 2, generator=rng, dtype=torch.float64))
 
 
 def config_of(**changes):
