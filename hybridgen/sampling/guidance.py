@@ -84,9 +84,24 @@ def configured(network: Any, name: str) -> Any:
 
 
 def cost_of(denoiser: Any, sigma: float) -> Cost:
-    """One call of `denoiser` at level `sigma`: by its own `cost(sigma)`, else one evaluation."""
+    """One call of `denoiser` at level `sigma`: by its own `cost(sigma)`, else one evaluation if it
+    is a network.
+
+    What a function asks, or a module around other denoisers, is not known: `nan` evaluations.
+    """
     cost: Callable[[float], Cost] | None = getattr(denoiser, "cost", None)
-    return Cost(denoiser=1) if cost is None else cost(sigma)
+    if cost is not None:
+        return cost(sigma)
+    return Cost(denoiser=1 if _is_network(denoiser) else math.nan)
+
+
+def _is_network(denoiser: Any) -> bool:
+    """Whether it is a module, and holds none that takes a `sigma` as denoisers do."""
+    denoiser = getattr(denoiser, "_orig_mod", denoiser)  # of a compiled one
+    if not isinstance(denoiser, nn.Module):
+        return False
+    codes = (getattr(m.forward, "__code__", None) for m in denoiser.modules() if m is not denoiser)
+    return not any(code and "sigma" in code.co_varnames[: code.co_argcount] for code in codes)
 
 
 def at_level(denoiser: Any, sigma: float) -> Denoiser:
