@@ -16,6 +16,9 @@ from hybridgen.protocols import Cost, Denoiser, Discriminator
 
 LOWEST = 0.0447
 """The noise level below which a guide is not used: gradients there are the least certain."""
+_HIGHEST = 1e3
+"""What a guide is shown of higher levels, where its push hardly depends on the level any more and
+its gradient, of order 1 / sigma, has no digits left."""
 
 
 def check_scale(scale: Any) -> None:
@@ -193,7 +196,9 @@ class Guided:
         strength = self._strength(sigma)
         if sigma.device.type == "cpu" and not bool((strength != 0).any()):
             return estimate
-        push = like(strength * sigma.to(strength).square(), x) * self._gradient(x, sigma, label)
+        level = sigma.clamp(max=_HIGHEST)
+        gradient = self._gradient(x * like((_HIGHEST / sigma).clamp(max=1), x), level, label)
+        push = like(strength * level.to(strength).square(), x) * gradient
         if self.clip is not None:
             norm = push.flatten(1).norm(dim=1)
             push = push * like((self.clip / norm.clamp(min=1e-12)).clamp(max=1), x)

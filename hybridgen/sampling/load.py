@@ -80,12 +80,15 @@ def load_denoiser(
             f"{name} is {pipeline} without the scheduler that it was trained with: pass it, such "
             "as scheduler=DDPMScheduler()"
         )
-    elif len(parts) != 1 or (
-        scheduler is None and (not isinstance(saved, list) or saved[:1] != ["diffusers"])
-    ):
-        problem = "has no network and scheduler of diffusers that can be told apart"
+    elif len(parts) != 1:
+        problem = "has no network of diffusers that can be told apart"
+    elif scheduler is None and (not isinstance(saved, list) or saved[:1] != ["diffusers"]):
+        problem = "has no scheduler of diffusers"
     elif scheduler is None and saved_kind(index, "scheduler") is None:
-        problem = f"cannot be sampled: there is no conversion for a {str(saved[-1])[:60]}"
+        problem = (
+            f"cannot be sampled: there is no conversion for a {str(index['scheduler'][-1])[:60]}, "
+            "so pass scheduler=..., one of the same betas that is known, such as DDIMScheduler"
+        )
     if problem:
         raise InputError(
             f"{name} is {pipeline}, which {problem}; a denoiser can be made of DDPMPipeline, "

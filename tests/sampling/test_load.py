@@ -92,12 +92,14 @@ def test_a_pipeline_of_other_parts_is_one_sentence(tmp_path):
     path = saved(tmp_path) / "model_index.json"
     index = json.loads(path.read_text()) | {"unet": ["elsewhere", "Secret"]}
     path.write_text(json.dumps(index))
-    assert "no network and scheduler of diffusers" in refusal(tmp_path)
+    assert "has no network of diffusers" in refusal(tmp_path)
 
 
 def test_a_scheduler_that_is_not_known_is_one_sentence(tmp_path):
     saved(tmp_path, diffusers.PNDMScheduler())
-    assert "no conversion for a PNDMScheduler" in refusal(tmp_path)
+    assert "no conversion for a PNDMScheduler, so pass scheduler=" in refusal(tmp_path)
+    same = diffusers.DDIMScheduler.from_pretrained(tmp_path, subfolder="scheduler")
+    assert load_denoiser(tmp_path, scheduler=same).levels[1] == pytest.approx(157.4, abs=0.1)
 
 
 def test_a_null_id_that_is_not_there_is_one_sentence(tmp_path):
@@ -123,7 +125,7 @@ def rewritten(path, **entries):
 )
 def test_classes_that_are_not_named_here_are_not_built(tmp_path, entry):
     rewritten(saved(tmp_path) / "model_index.json", unet=entry)
-    assert "no network and scheduler of diffusers" in refusal(tmp_path)
+    assert "has no network of diffusers" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ import torch
 from oracles import (
     Counted,
     P,
+    Q,
     cumulative,
     denoise,
     draws,
     exact_denoiser,
+    exact_discriminator,
     heun_scheduler,
     unit_noise,
 )
@@ -24,6 +26,7 @@ from torch import nn
 from hybridgen.errors import RunError
 from hybridgen.maths.noise import karras_sigmas
 from hybridgen.protocols import Cost
+from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.sampling.pretrained import DiffusersDenoiser
 from hybridgen.sampling.samplers import Heun
 from hybridgen.sampling.schedulers import Scheduled
@@ -218,6 +221,24 @@ def test_threads_share_a_sampler_and_leave_the_scheduler_as_it_was():
     assert torch.equal(scheduler.timesteps, before) and scheduler.num_inference_steps is None
     scheduler.set_timesteps(3)
     assert run.cost.calls == 30
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [("FlowMatchEulerDiscrete", {}), ("DDIM", {**ZERO_SNR, "timestep_spacing": "trailing"})],
+)
+def test_a_guide_works_up_to_pure_noise_in_float32(name, config):
+    class Wrong:
+        """The exact denoiser of Q, trained up to pure noise."""
+
+        levels = (1e-3, 1e7)
+
+        def __call__(self, x, sigma, label=None):
+            return denoise(Q, x.double(), sigma.double()).to(x)
+
+    guided = discriminator_guidance(Wrong(), exact_discriminator(P, Q), window=(0.0, math.inf))
+    samples = sampler(name, config, 200, guided)(even_noise().float())
+    assert wasserstein_distance(samples[:, 0], quantiles()) < 2 * FLOOR
 
 
 @pytest.mark.parametrize("name", ["DDPM", "DDIM"])
