@@ -173,7 +173,6 @@ def set_levels(scheduler: Any, sigmas: Sequence[float]) -> None:
         log_sigmas = torch.tensor(sigmas, dtype=torch.float64).log()
         nearest = (table - log_sigmas[:, None]).abs().argmin(1)
         scheduler.timesteps = nearest.unique_consecutive()
-        scheduler.custom_timesteps = True
         return
     grid = [s / (1 + s) if in_flow_scale(scheduler) else s for s in sigmas]
     grid = torch.tensor([*grid, float(scheduler.sigmas[-1])], dtype=torch.float32)

@@ -409,6 +409,26 @@ def test_levels_that_are_given_end_in_the_right_distribution(name, config):
     assert wasserstein_distance(samples[:, 0], quantiles()) < 2 * FLOOR
 
 
+@pytest.mark.parametrize("name", ["DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete"])
+def test_levels_end_where_the_scheduler_ends(name):
+    config = {"final_sigmas_type": "sigma_min", "prediction_type": "sample"}
+    run = sampler(name, config, KARRAS, lambda x, s, label=None: torch.zeros_like(x))
+    first = make(name).alphas_cumprod[0].double()
+    spread = (1 - first).sqrt() if name != "EulerDiscrete" else ((1 - first) / first).sqrt()
+    assert float(run(even_noise()).std()) == pytest.approx(float(spread), rel=1e-3)
+    with pytest.raises(ValueError, match=r"noise levels fall strictly to 0\.01, got 1, 0\.005"):
+        sampler(name, config, [1.0, 0.005])
+
+
+def test_a_consistency_model_is_sampled_at_levels_that_are_given():
+    """Estimates of data at 0: what is left is the noise of the level that was added last."""
+    scheduler = diffusers.CMStochasticIterativeScheduler()
+    run = Scheduled(lambda x, s, label=None: torch.zeros_like(x), scheduler, (1,), [80.0, 3.0, 0.5])
+    visits = [float(visit.x.std()) for visit in run.walk(unit_noise(N))]
+    assert run.sigmas == [80.0, 3.0, 0.5]
+    assert visits == pytest.approx([3.0, 0.5, 0.0], rel=0.02, abs=1e-3)
+
+
 def test_levels_need_no_shift_that_depends_on_the_size_of_images():
     config = {"use_dynamic_shifting": True}
     assert sampler("FlowMatchEulerDiscrete", config, KARRAS).sigmas == pytest.approx(KARRAS)
