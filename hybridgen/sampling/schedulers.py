@@ -199,7 +199,7 @@ class Scheduled:
                     f"{list(image.shape)}"
                 )
             return first.alpha * image.to(noise) + first.s * noise
-        if not isinstance(self.steps, int):
+        if isinstance(self.steps, Sequence | Tensor):
             return first.s * noise
         # Flow matching, at t = 1, has no name for what unit noise is multiplied by.
         return noise * float(getattr(self._prepared, "init_noise_sigma", 1.0))
@@ -230,7 +230,7 @@ def _laid_out(scheduler: Any, steps: int | Sequence[float] | Tensor) -> Any:
     name, count = conversions.scheduler_name(scheduler), steps
     prepared = copy.deepcopy(scheduler)
     try:
-        if not isinstance(steps, int):
+        if isinstance(steps, Sequence | Tensor):
             sigmas = [float(sigma) for sigma in steps]
             sigmas = sigmas[:-1] if sigmas and sigmas[-1] == 0 else sigmas
             count = len(sigmas)
