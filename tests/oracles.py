@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.maths.noise import karras_sigmas
 from hybridgen.maths.rng import rng_for
-from hybridgen.protocols import Answer
+from hybridgen.protocols import Answer, Cost
 
 
 def one_dimensional(weights: list[float], means: list[float], stds: list[float]) -> GaussianMixture:
@@ -122,10 +122,13 @@ def mass_right_of_zero(samples: Tensor) -> float:
 
 @dataclass
 class Counted:
-    """A denoiser or discriminator that counts its calls."""
+    """A denoiser or discriminator that counts its calls, each of them one evaluation."""
 
     function: Callable[..., Tensor]
     calls: int = 0
+
+    def cost(self, sigma: float) -> Cost:
+        return Cost(denoiser=1)
 
     def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         self.calls += 1

@@ -1,5 +1,6 @@
 """What a sample costs as measured: operations, seconds and memory, of any way to make it."""
 
+import math
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -226,8 +227,9 @@ def sampling_costs(
     for name, seconds in interleaved_timings(tasks, repeats, clock).items():
         value, low, high = (each / batch for each in median_interval(seconds))
         calls, (flops, peak) = getattr(samplers[name][0], "cost", None), counts[name]
+        is_cost = isinstance(calls, Cost) and not math.isnan(calls.calls)
         costs[name] = SamplingCost(
-            calls=calls if isinstance(calls, Cost) else None,
+            calls=calls if is_cost else None,
             flops=flops / batch,
             seconds=Estimate(value=value, low=low, high=high),
             peak_bytes=peak,

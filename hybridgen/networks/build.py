@@ -162,7 +162,7 @@ def load_network(folder: str | Path) -> ModelMixin:
         ) from error
 
 
-def check_saved(kind: type[Any], folder: Path) -> None:
+def check_saved(kind: type[Any], folder: Path, variant: str | None = None) -> None:
     """Refuse a saved network whose settings and weights do not belong together, or are not numbers.
 
     Settings are a stranger's word for how much memory to take, so they are held against the sizes
@@ -170,6 +170,7 @@ def check_saved(kind: type[Any], folder: Path) -> None:
 
     Args:
         kind: its class, one of this package or of diffusers.
+        variant: of the weights, such as `fp16`, as diffusers writes it into the names of files.
 
     Raises:
         InputError: no safetensors, settings that are damaged or describe another network, weights
@@ -179,6 +180,8 @@ def check_saved(kind: type[Any], folder: Path) -> None:
         settings = read_object(folder / "config.json", advice=_ADVICE)
         sizes: dict[str, int] = {}
         for path in sorted(folder.glob("*.safetensors")):
+            if variant_of(path.name) != variant:
+                continue
             with safe_open(path, "pt") as file:
                 names = file.keys()
                 for name in names:
@@ -206,6 +209,12 @@ def check_saved(kind: type[Any], folder: Path) -> None:
             f"the settings in {folder} describe a network of {expected} numbers (and {computed} "
             f"that it computes), and {saved} are saved there; save both again"
         )
+
+
+def variant_of(name: str) -> str | None:
+    """`fp16` of `model.fp16.safetensors` and of `model.fp16-00001-of-00002.safetensors`."""
+    parts = name.split(".")
+    return parts[1].split("-")[0] if len(parts) > 2 else None
 
 
 def check_complete(network: Any) -> None:

@@ -4,7 +4,7 @@ Schedulers are recognised by class name and configuration, so nothing here impor
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
@@ -58,14 +58,28 @@ def scheduler_name(scheduler: Any) -> str:
     """The class in the table that `scheduler` is or derives from.
 
     Raises:
-        ValueError: no such class; the message names those that there are.
+        ValueError: no such class; the message names one of the same family, if there is one.
     """
     for kind in type(scheduler).__mro__:
         if kind.__name__ in _LEVELS:
             return kind.__name__
+    name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
+    if "Flow" in name:
+        relatives = ["FlowMatchEulerDiscreteScheduler"]
+    elif "sigma_data" in config:
+        relatives = ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"]
+    elif config.get("use_flow_sigmas"):
+        relatives = ["UniPCMultistepScheduler", "DPMSolverMultistepScheduler"]
+    elif hasattr(scheduler, "alphas_cumprod"):
+        relatives = ["DPMSolverMultistepScheduler", "DDIMScheduler", "EulerDiscreteScheduler"]
+    else:
+        raise ValueError(
+            f"no conversion for a {name}, nor for a scheduler of its family; those that are known "
+            f"are {', '.join(_LEVELS)}"
+        )
     raise ValueError(
-        f"no conversion for a {type(scheduler).__name__}; there are {', '.join(_LEVELS)}: build "
-        "one of those with .from_config(scheduler.config)"
+        f"no conversion for a {name}; of its family there is {', '.join(relatives)}: build it with "
+        f"{relatives[0]}.from_config(scheduler.config)"
     )
 
 
@@ -90,22 +104,32 @@ def prediction_type(scheduler: Any) -> PredictionType:
     if prediction == "flow_prediction":
         raise ValueError(f"{name} needs use_flow_sigmas=True for prediction_type={prediction!r}")
     _among(name, prediction, "epsilon", "v_prediction", "sample")
+    if prediction == "epsilon" and ends_in_noise(scheduler):
+        raise ValueError(
+            f"the betas of this {name} end in pure noise, where prediction_type='epsilon' says "
+            "nothing of the data: give the prediction_type that its network was trained for, "
+            "'v_prediction' or 'sample', or betas without rescale_betas_zero_snr"
+        )
     return PredictionType(cast(predictions.Prediction, prediction))
 
 
-def check_variance(scheduler: Any) -> None:
-    """Refuse a scheduler that wants the network's own idea of the variance beside the mean.
+def ends_in_noise(scheduler: Any) -> bool:
+    """Whether the last of its betas leaves nothing of the data (zero terminal signal-to-noise)."""
+    kept = getattr(scheduler, "alphas_cumprod", None)
+    if kept is None:
+        return False
+    # Most solvers write 2^-24 for the 0 that `rescale_betas_zero_snr` leaves.
+    least = 2.0**-24 if scheduler.config.get("rescale_betas_zero_snr") else 0.0
+    return float(kept[-1]) <= least
 
-    Raises:
-        ValueError: `variance_type` is `learned` or `learned_range`.
+
+def needs_variance(scheduler: Any) -> bool:
+    """Whether a step takes the network's own variance beside its prediction.
+
+    Of those that are known DDPM does; the others ignore it, whatever their configuration says.
     """
-    name, kind = scheduler_name(scheduler), scheduler.config.get("variance_type")
-    if str(kind).startswith("learned"):
-        raise ValueError(
-            f"{name} expects a learned variance (variance_type={kind!r}), which a clean estimate "
-            f'does not tell: build it with {name}.from_config(scheduler.config, variance_type="'
-            'fixed_small")'
-        )
+    learned = str(scheduler.config.get("variance_type")).startswith("learned")
+    return learned and scheduler_name(scheduler) == "DDPMScheduler"
 
 
 def levels(scheduler: Any) -> list[NoiseLevel]:
@@ -123,10 +147,42 @@ def levels(scheduler: Any) -> list[NoiseLevel]:
     if not proper or any(not after < now for now, after in pairwise(sigmas)):
         raise ValueError(
             f"{name} visits noise levels {_shortened(sigmas)}, which do not fall strictly towards "
-            "0: take fewer steps, or another spacing (timestep_spacing, use_flow_sigmas, "
-            "invert_sigmas and the like)"
+            f"0: take fewer steps, or another {_spacing(scheduler)}"
         )
     return visited
+
+
+def set_levels(scheduler: Any, sigmas: Sequence[float]) -> None:
+    """Have `scheduler` visit these noise levels, `s / alpha`, instead of those of its own spacing.
+
+    DDPM and DDIM know the entries of their table alone, and visit the nearest in `log sigma`, each
+    once.
+
+    Raises:
+        ValueError: an unknown scheduler, levels that are not positive and finite, or more than it
+            can lay out.
+    """
+    if not len(sigmas) or not all(0 < sigma < math.inf for sigma in sigmas):
+        raise ValueError(f"noise levels are positive and finite, got {_shortened(sigmas)}")
+    name = scheduler_name(scheduler)
+    shifting = {"mu": 0.0} if scheduler.config.get("use_dynamic_shifting") else {}
+    scheduler.set_timesteps(len(sigmas), **shifting)  # which forgets what it has seen
+    if _LEVELS[name] is _cumulative:
+        kept = scheduler.alphas_cumprod.double().cpu()
+        table = ((1 - kept) / kept).log() / 2
+        log_sigmas = torch.tensor(sigmas, dtype=torch.float64).log()
+        nearest = (table - log_sigmas[:, None]).abs().argmin(1)
+        scheduler.timesteps = nearest.unique_consecutive()
+        return
+    grid = [s / (1 + s) if in_flow_scale(scheduler) else s for s in sigmas]
+    grid = torch.tensor([*grid, float(scheduler.sigmas[-1])], dtype=torch.float32)
+    if not bool((grid.diff() < 0).all()):
+        raise ValueError(f"noise levels fall strictly to {grid[-1]:.4g}, got {_shortened(sigmas)}")
+    if name == "HeunDiscreteScheduler":
+        grid = torch.cat([grid[:1], grid[1:-1].repeat_interleave(2), grid[-1:]])
+    scheduler.sigmas = grid
+    # Names of the steps alone: at which level the denoiser is called is read from `sigmas`.
+    scheduler.timesteps = torch.arange(len(grid) - 1, 0, -1, dtype=torch.float32)
 
 
 def in_flow_scale(scheduler: Any) -> bool:
@@ -136,8 +192,13 @@ def in_flow_scale(scheduler: Any) -> bool:
 
 
 def _cumulative(scheduler: Any) -> list[NoiseLevel]:
-    table = scheduler.alphas_cumprod.double()[scheduler.timesteps.long().cpu()]
-    return [NoiseLevel(math.sqrt(a), math.sqrt(1 - a)) for a in table.tolist()]
+    table, timesteps = scheduler.alphas_cumprod.double(), scheduler.timesteps.long().cpu()
+    if int(timesteps.max()) >= len(table):
+        raise ValueError(
+            f"{scheduler_name(scheduler)} starts at timestep {int(timesteps.max())} of a table "
+            f"that ends with {len(table) - 1}: take fewer steps, or steps_offset=0"
+        )
+    return [NoiseLevel(math.sqrt(a), math.sqrt(1 - a)) for a in table[timesteps].tolist()]
 
 
 def _preserving(scheduler: Any) -> list[NoiseLevel]:
@@ -202,6 +263,16 @@ def _among(name: str, prediction: Any, *expected: str) -> None:
         )
 
 
-def _shortened(sigmas: list[float]) -> str:
+def _spacing(scheduler: Any) -> str:
+    """The settings of its family that space noise levels."""
+    name = scheduler_name(scheduler)
+    if in_flow_scale(scheduler):
+        return "shift, or leave out invert_sigmas and use_karras_sigmas"
+    if name.startswith("EDM") or name == CONSISTENCY:
+        return "sigma_min, sigma_max or rho"
+    return "timestep_spacing, steps_offset or use_karras_sigmas"
+
+
+def _shortened(sigmas: Sequence[float]) -> str:
     texts = [f"{sigma:.4g}" for sigma in sigmas]
     return ", ".join(texts if len(texts) <= 8 else [*texts[:4], "...", *texts[-3:]])

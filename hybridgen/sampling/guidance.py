@@ -16,6 +16,9 @@ from hybridgen.protocols import Cost, Denoiser, Discriminator
 
 LOWEST = 0.0447
 """The noise level below which a guide is not used: gradients there are the least certain."""
+_HIGHEST = 1e3
+"""What a guide is shown of higher levels, where its push hardly depends on the level any more and
+its gradient, of order 1 / sigma, has no digits left."""
 
 
 def check_scale(scale: Any) -> None:
@@ -84,9 +87,24 @@ def configured(network: Any, name: str) -> Any:
 
 
 def cost_of(denoiser: Any, sigma: float) -> Cost:
-    """One call of `denoiser` at level `sigma`: by its own `cost(sigma)`, else one evaluation."""
+    """One call of `denoiser` at level `sigma`: by its own `cost(sigma)`, else one evaluation if it
+    is a network.
+
+    What a function asks, or a module around other denoisers, is not known: `nan` evaluations.
+    """
     cost: Callable[[float], Cost] | None = getattr(denoiser, "cost", None)
-    return Cost(denoiser=1) if cost is None else cost(sigma)
+    if cost is not None:
+        return cost(sigma)
+    return Cost(denoiser=1 if _is_network(denoiser) else math.nan)
+
+
+def _is_network(denoiser: Any) -> bool:
+    """Whether it is a module, and holds none that takes a `sigma` as denoisers do."""
+    denoiser = getattr(denoiser, "_orig_mod", denoiser)  # of a compiled one
+    if not isinstance(denoiser, nn.Module):
+        return False
+    codes = (getattr(m.forward, "__code__", None) for m in denoiser.modules() if m is not denoiser)
+    return not any(code and "sigma" in code.co_varnames[: code.co_argcount] for code in codes)
 
 
 def at_level(denoiser: Any, sigma: float) -> Denoiser:
@@ -178,7 +196,9 @@ class Guided:
         strength = self._strength(sigma)
         if sigma.device.type == "cpu" and not bool((strength != 0).any()):
             return estimate
-        push = like(strength * sigma.to(strength).square(), x) * self._gradient(x, sigma, label)
+        level = sigma.clamp(max=_HIGHEST)
+        gradient = self._gradient(x * like((_HIGHEST / sigma).clamp(max=1), x), level, label)
+        push = like(strength * level.to(strength).square(), x) * gradient
         if self.clip is not None:
             norm = push.flatten(1).norm(dim=1)
             push = push * like((self.clip / norm.clamp(min=1e-12)).clamp(max=1), x)

@@ -271,7 +271,7 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
                     f"the {part} of {folder} is of a class that is not known here: build it "
                     f"yourself and pass it, {part}=..."
                 )
-            check_component(kind, folder / part)
+            check_component(kind, folder / part, loaded.get("variant"))
         return super().from_pretrained(str(folder), **loaded)
 
     @classmethod

@@ -2,6 +2,9 @@
 
 import inspect
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +16,7 @@ from hybridgen.maths.noise import clamp_level, like, scalings
 from hybridgen.networks.conditioning import check_input, label_or_null
 from hybridgen.sampling.conversions import (
     CONSISTENCY,
+    ends_in_noise,
     in_flow_scale,
     prediction_type,
     scheduler_name,
@@ -20,6 +24,24 @@ from hybridgen.sampling.conversions import (
 from hybridgen.sampling.guidance import configured
 
 _LEAST = 2.0**-24
+_PURE = 1e7
+"""The noise level that stands for pure noise: nothing of data is left in float32."""
+_variances: ContextVar[list[Tensor] | None] = ContextVar("variances", default=None)
+
+
+@contextmanager
+def learned_variances() -> Iterator[list[Tensor]]:
+    """A list that fills with what networks asked in this context say of the variance.
+
+    Each is the second half of one answer, `[b c ...]`, in the order of the calls. A denoiser has no
+    place for it, and the denoisers around it, guided or not, do not know of it.
+    """
+    answers: list[Tensor] = []
+    token = _variances.set(answers)
+    try:
+        yield answers
+    finally:
+        _variances.reset(token)
 
 
 class DiffusersDenoiser(nn.Module):
@@ -29,10 +51,11 @@ class DiffusersDenoiser(nn.Module):
     it takes for the noise level, and what it predicts; the scheduler may differ from the one that
     samples. In between two entries of a table of noise levels the timestep is interpolated in
     `log sigma`; at an entry it is that entry. Levels above the table are treated as its last,
-    `D(last x / sigma, last)`; those below it as timestep 0.
+    `D(last x / sigma, last)`, unless that is pure noise; those below it as timestep 0.
 
-    A network that also predicts a variance (twice the channels) is used for its mean half. The
-    network runs in its own precision, everything around it in that of `x`.
+    A network that also predicts a variance (twice the channels) is used for its mean half; see
+    `learned_variances` for the other. The network runs in its own precision, everything around it
+    in that of `x`.
 
     Args:
         network: `UNet2DModel`, `DiTTransformer2DModel`, or any module `(x, t [b]) -> prediction`
@@ -71,20 +94,32 @@ class DiffusersDenoiser(nn.Module):
                 f"this {scheduler_name(scheduler)} has timestep_type='continuous', which is not "
                 "known here: give the scheduler that the network was trained with"
             )
-        # Where the table ends in pure noise, its last level is taken as diffusers' solvers do.
-        kept = getattr(scheduler, "alphas_cumprod", torch.ones(0)).double().clamp_min(_LEAST)
+        kept = getattr(scheduler, "alphas_cumprod", torch.ones(0)).double()
+        self._pure = self._flow or ends_in_noise(scheduler)
+        if self._pure:
+            # The level from which diffusers' solvers show a network the last entry: 4096.
+            kept = kept.clamp_min(_LEAST)
         # No buffer: `.to(bfloat16)` would round it.
         self._log_sigmas = (((1 - kept) / kept).log() / 2).cpu()
         self._table = self._log_sigmas  # where samples are
 
     @property
     def levels(self) -> tuple[float, float]:
-        """The lowest and the highest noise level that the network was trained at."""
-        if not len(self._log_sigmas):
-            names = ("sigma_min", "sigma_max")
-            low, high = (self.scheduler.config.get(name) for name in names)
-            return (1e-3, 1e3) if low is None or high is None else (low, high)
-        return math.exp(float(self._log_sigmas[0])), math.exp(float(self._log_sigmas[-1]))
+        """The lowest and the highest noise level that the network was trained at; 1e7 is as good
+        as pure noise.
+        """
+        if self._prediction_type.edm is not None:
+            return self.scheduler.config["sigma_min"], self.scheduler.config["sigma_max"]
+        if self._flow:
+            return 1e-3, _PURE
+        low, high = (math.exp(float(end)) for end in self._log_sigmas[[0, -1]])
+        return low, _PURE if self._pure else high
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the network says that it also predicts a variance."""
+        outer, inner = (configured(self.network, f"{end}_channels") for end in ("out", "in"))
+        return outer is not None and inner is not None and outer == 2 * inner
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write network and scheduler as a pipeline that `load_denoiser` and diffusers read."""
@@ -109,9 +144,10 @@ class DiffusersDenoiser(nn.Module):
         if self._flow:
             alpha, timestep = 1 / (1 + sigma), self._timesteps * sigma / (1 + sigma)
         else:
-            # Beyond the table even the last entry sees hardly more than noise.
-            clamped = sigma.clamp_max(math.exp(float(self._log_sigmas[-1])))
-            x, sigma = like((clamped / sigma).nan_to_num(nan=1.0), x) * x, clamped
+            if not self._pure:
+                # Beyond the table even the last entry sees hardly more than noise.
+                clamped = sigma.clamp_max(math.exp(float(self._log_sigmas[-1])))
+                x, sigma = like((clamped / sigma).nan_to_num(nan=1.0), x) * x, clamped
             alpha, timestep = torch.rsqrt(1 + sigma.square()), self._timestep(sigma)
         scaled = like(alpha, x) * x
         prediction = self._predict(scaled, timestep, label)
@@ -129,7 +165,9 @@ class DiffusersDenoiser(nn.Module):
         position = below + (log_sigma - table[below]) / (table[above] - table[below])
         # Rounding to float32 moves a level by up to about 1e-4 entries.
         entry = position.round()
-        return torch.where((position - entry).abs() < 1e-3, entry, position)
+        position = torch.where((position - entry).abs() < 1e-3, entry, position)
+        # Several entries of a table that ends in pure noise count as its last.
+        return torch.where(log_sigma >= ends[1], len(table) - 1.0, position)
 
     def _predict(self, scaled: Tensor, timestep: Tensor, label: Tensor | None) -> Tensor:
         dtype = next((p.dtype for p in self.network.parameters()), scaled.dtype)
@@ -142,7 +180,9 @@ class DiffusersDenoiser(nn.Module):
         prediction = getattr(prediction, "sample", prediction).to(scaled.dtype)
         channels = scaled.shape[1]
         if prediction.shape[1] == 2 * channels:
-            prediction = prediction[:, :channels]
+            prediction, variance = prediction.chunk(2, dim=1)
+            if (answers := _variances.get()) is not None:
+                answers.append(variance)
         if prediction.shape != scaled.shape:
             raise ValueError(
                 f"the network answered {list(prediction.shape)} to samples {list(scaled.shape)}: "

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -32,12 +32,17 @@ class Heun:
         sigmas: `[n + 1]`, decreasing to 0, such as `hybridgen.maths.noise.karras_sigmas(n)`.
         churn: `S_churn`: each step first goes back up to `sigma (1 + churn / n)`, at most
             `sqrt(2) sigma`, with fresh noise.
+        churn_levels: `S_min` and `S_max`: the lowest and the highest sigma from which it does.
+        churn_noise: `S_noise`: the standard deviation of that noise, in units of what is missing;
+            a little above 1 makes up for detail that a denoiser takes away.
     """
 
     denoiser: Denoiser
     noise_shape: tuple[int, ...]
     sigmas: Tensor
     churn: float = 0.0
+    churn_levels: tuple[float, float] = field(default=(0.0, math.inf), kw_only=True)
+    churn_noise: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
         sigmas = self.sigmas
@@ -49,6 +54,11 @@ class Heun:
             )
         if not 0 <= self.churn < math.inf:
             raise ValueError(f"churn must be finite and >= 0, got {self.churn}")
+        low, high = self.churn_levels
+        if not 0 <= low <= high:
+            raise ValueError(f"churn_levels are (low, high), 0 <= low <= high, got {low}, {high}")
+        if not 0 < self.churn_noise < math.inf:
+            raise ValueError(f"churn_noise must be positive and finite, got {self.churn_noise}")
 
     @property
     def cost(self) -> Cost:
@@ -73,7 +83,7 @@ class Heun:
             start = self._raised(now)
             if draws is not None:
                 fresh = torch.randn(x.shape, generator=draws, device=x.device, dtype=x.dtype)
-                x = x + math.sqrt(start**2 - now**2) * fresh
+                x = x + self.churn_noise * math.sqrt(start**2 - now**2) * fresh
             slope = self._slope(x, start, label)
             ahead = x + (after - start) * slope
             if after > 0:
@@ -84,6 +94,9 @@ class Heun:
         return x.to(noise.dtype)
 
     def _raised(self, sigma: float) -> float:
+        low, high = self.churn_levels
+        if not low <= sigma <= high:
+            return sigma
         return sigma * (1 + min(self.churn / (len(self.sigmas) - 1), math.sqrt(2) - 1))
 
     def _slope(self, x: Tensor, sigma: float, label: Tensor | None) -> Tensor:

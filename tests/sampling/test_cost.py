@@ -1,14 +1,18 @@
 """What a sample is said to cost, against what is counted while it is made."""
 
+import math
 from dataclasses import fields
 from typing import get_args
 
 import pytest
 import torch
 from oracles import Counted
+from torch import nn
 
 from hybridgen import SinglePass
+from hybridgen.evaluation.cost import sampling_costs
 from hybridgen.maths.noise import karras_sigmas
+from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.sampling.build import build_sampler
 from hybridgen.sampling.guidance import (
     Cost,
@@ -22,8 +26,12 @@ from hybridgen.sampling.settings import SamplerName, SamplerSettings
 LABEL = torch.tensor([0, 1, 2])
 
 
-def halved(x, sigma, label=None):
-    return x / 2
+class Half(nn.Module):
+    def forward(self, x, sigma, label=None):
+        return x / 2
+
+
+halved = Half()
 
 
 def total(x, sigma, label=None):
@@ -114,6 +122,52 @@ def test_costs_of_compositions_are_what_a_hand_counts():
     assert cost_of(made["two discriminators"], 1.0) == cost(1, 2, 2)
     assert cost_of(made["labels inside a discriminator"], 1.0) == cost(2, 1, 1)
     assert cost_of(made["a discriminator inside labels"], 1.0) == cost(2, 2, 2)
+
+
+def twice(x, sigma, label=None):
+    return 1.5 * halved(x, sigma, label) - 0.5 * halved(x, sigma, None)
+
+
+class Twice:
+    """A wrapper of one's own, as a class or, with `nn.Module` beside it, as a module."""
+
+    def __init__(self, denoiser):
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x, sigma, label=None):
+        return 1.5 * self.denoiser(x, sigma, label) - 0.5 * self.denoiser(x, sigma, None)
+
+    __call__ = forward
+
+
+class TwiceModule(Twice, nn.Module):
+    __call__ = nn.Module.__call__
+
+
+class Told(Twice):
+    def cost(self, sigma):
+        return cost_of(self.denoiser, sigma) * 2
+
+
+@pytest.mark.parametrize("wrapper", [twice, Twice(halved), TwiceModule(halved)])
+def test_the_cost_of_a_wrapper_that_does_not_tell_it_is_not_told(wrapper):
+    guided = discriminator_guidance(wrapper, total)
+    for sampler in (Heun(guided, (2,), karras_sigmas(7)), scheduled(guided)):
+        assert math.isnan(sampler.cost.calls) and sampler.cost.discriminator_forward > 0
+    noise = torch.randn(3, 2)
+    measured = sampling_costs({"plain": (scheduled(halved), (noise,)), "w": (sampler, (noise,))})
+    assert measured["w"].calls is None and measured["plain"].calls == Cost(denoiser=6)
+
+
+def test_a_wrapper_may_tell_its_cost_and_a_network_is_one_evaluation():
+    assert scheduled(Told(halved)).cost == Cost(denoiser=12)
+    assert cost_of(PointDenoiser(), 1.0) == cost_of(ImageDenoiser(), 1.0) == Cost(denoiser=1)
+    assert cost_of(torch.compile(PointDenoiser(), backend="eager"), 1.0) == Cost(denoiser=1)
+
+
+def scheduled(denoiser):
+    return build_sampler(SamplerSettings(name="ddim", steps=6), denoiser, (2,))
 
 
 def test_every_kind_of_call_is_added_and_multiplied():

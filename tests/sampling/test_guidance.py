@@ -6,7 +6,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import Counted, denoise, exact_denoiser, exact_discriminator
+from oracles import (
+    Counted,
+    P,
+    Q,
+    denoise,
+    exact_denoiser,
+    exact_discriminator,
+    unit_noise,
+)
 from torch import nn
 
 from hybridgen.losses.discriminators import Unconditional
@@ -106,6 +114,26 @@ def test_outside_the_window_a_gradient_that_is_not_finite_does_no_harm():
     guided = discriminator_guidance(zero, sharp, window=(0.5, math.inf))
     assert guided(X, SIGMA)[0].tolist() == [0, 0]
     assert torch.isfinite(guided(X, SIGMA)).all()
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 1e3, 1e5, 1e7])
+def test_far_up_a_guide_still_has_digits_in_float32(level):
+    """At 1e7 its gradient times sigma^2 was off by 38, where what it says is .92."""
+    guided = discriminator_guidance(zero, exact_discriminator(P, Q), window=EVERYWHERE)
+    x = level * unit_noise(1_000).float() + 0.5
+    exact = denoise(P, x.double(), level) - denoise(Q, x.double(), level)
+    push = guided(x, torch.full((1_000,), level))
+    torch.testing.assert_close(push.double(), exact, rtol=0, atol=1e-2)
+
+
+def test_far_up_a_guide_is_shown_level_1000():
+    def scaled(x, sigma, label=None):
+        assert float(sigma.max()) <= 1e3
+        return (x @ W.to(x)) / sigma
+
+    guided = discriminator_guidance(zero, scaled)
+    push = guided(torch.ones(3, 2), torch.tensor([10.0, 1e3, 1e6]))
+    torch.testing.assert_close(push, torch.tensor([[10.0], [1e3], [1e3]]) * W)
 
 
 def test_scale_zero_and_a_closed_window_ask_no_discriminator():

@@ -1,6 +1,7 @@
 """Saved pipelines that are there, and everything else that a name can be."""
 
 import json
+from types import SimpleNamespace
 
 import diffusers
 import huggingface_hub
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hybridgen.errors import InputError
+from hybridgen.networks.build import variant_of
 from hybridgen.sampling.load import load_denoiser
 
 
@@ -48,7 +50,6 @@ def test_a_missing_folder_is_one_sentence(tmp_path):
 
 def test_a_folder_without_a_pipeline_is_one_sentence(tmp_path):
     assert "expected model_index.json there" in refusal(tmp_path)
-    assert "expected model_index.json there" in refusal(saved(tmp_path) / "unet")
 
 
 def test_a_hub_name_while_offline_is_one_sentence(monkeypatch):
@@ -91,12 +92,14 @@ def test_a_pipeline_of_other_parts_is_one_sentence(tmp_path):
     path = saved(tmp_path) / "model_index.json"
     index = json.loads(path.read_text()) | {"unet": ["elsewhere", "Secret"]}
     path.write_text(json.dumps(index))
-    assert "no network and scheduler of diffusers" in refusal(tmp_path)
+    assert "has no network of diffusers" in refusal(tmp_path)
 
 
 def test_a_scheduler_that_is_not_known_is_one_sentence(tmp_path):
     saved(tmp_path, diffusers.PNDMScheduler())
-    assert "no conversion for a PNDMScheduler" in refusal(tmp_path)
+    assert "no conversion for a PNDMScheduler, so pass scheduler=" in refusal(tmp_path)
+    same = diffusers.DDIMScheduler.from_pretrained(tmp_path, subfolder="scheduler")
+    assert load_denoiser(tmp_path, scheduler=same).levels[1] == pytest.approx(157.4, abs=0.1)
 
 
 def test_a_null_id_that_is_not_there_is_one_sentence(tmp_path):
@@ -122,7 +125,7 @@ def rewritten(path, **entries):
 )
 def test_classes_that_are_not_named_here_are_not_built(tmp_path, entry):
     rewritten(saved(tmp_path) / "model_index.json", unet=entry)
-    assert "no network and scheduler of diffusers" in refusal(tmp_path)
+    assert "has no network of diffusers" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -154,8 +157,154 @@ def test_weights_that_are_no_numbers_are_said(tmp_path):
     assert "are not finite" in refusal(tmp_path)
 
 
-def test_pickled_weights_are_not_read(tmp_path):
-    weights = saved(tmp_path) / "unet" / "diffusion_pytorch_model.safetensors"
+def pickled(folder):
+    weights = folder / "diffusion_pytorch_model.safetensors"
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
-    assert "as safetensors" in refusal(tmp_path)
+
+
+def test_pickled_weights_are_not_read_and_the_reason_is_said(tmp_path):
+    pickled(saved(tmp_path) / "unet")
+    why = refusal(tmp_path)
+    assert "are saved as diffusion_pytorch_model.bin, which may run code when it is read" in why
+
+
+def weight_of(denoiser):
+    return denoiser.network.conv_in.weight
+
+
+def halve(folder):
+    """Beside the weights, half of each as their variant `half`."""
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    tensors = {name: tensor / 2 for name, tensor in load_file(weights).items()}
+    save_file(tensors, weights.with_suffix(".half.safetensors"))
+    return weights
+
+
+def test_a_variant_of_the_weights_is_loaded(tmp_path):
+    weights = halve(saved(tmp_path) / "unet")
+    plain, half = load_denoiser(tmp_path), load_denoiser(tmp_path, variant="half")
+    torch.testing.assert_close(2 * weight_of(half), weight_of(plain), rtol=0, atol=0)
+    assert "no weights of variant='fp16': pass" in refusal(tmp_path, variant="fp16")
+    weights.with_suffix(".damaged.safetensors").write_bytes(b"")
+    assert torch.equal(weight_of(load_denoiser(tmp_path)), weight_of(plain))
+    weights.with_suffix(".damaged.safetensors").unlink()
+    weights.unlink()
+    assert "no weights of variant=None: pass variant='half'" in refusal(tmp_path)
+    assert torch.equal(weight_of(load_denoiser(tmp_path, variant="half")), weight_of(half))
+
+
+def test_large_weights_in_several_files_and_their_variants_are_told_apart():
+    assert variant_of("diffusion_pytorch_model-00001-of-00002.safetensors") is None
+    assert variant_of("diffusion_pytorch_model.fp16-00001-of-00002.safetensors") == "fp16"
+    assert variant_of("diffusion_pytorch_model-00001-of-00002.fp16.safetensors") == "fp16"
+
+
+def test_a_subfolder_is_loaded_and_weights_are_turned_into_a_type(tmp_path):
+    saved(tmp_path / "inner" / "model")
+    denoiser = load_denoiser(tmp_path, subfolder="inner/model", torch_dtype=torch.bfloat16)
+    assert weight_of(denoiser).dtype == torch.bfloat16
+    assert weight_of(load_denoiser(tmp_path / "inner/model")).dtype == torch.float32
+    assert denoiser(torch.zeros(1, 1, 8, 8), torch.ones(1)).dtype == torch.float32
+
+
+def flattened(folder):
+    """The same pipeline with everything beside `model_index.json`, as the first ones were saved."""
+    for part in ("unet", "scheduler"):
+        for path in (folder / part).iterdir():
+            path.rename(folder / path.name)
+        (folder / part).rmdir()
+    return folder
+
+
+def test_a_flat_repository_is_loaded(tmp_path):
+    scheduler = diffusers.DDPMScheduler(beta_end=0.01)
+    expected = load_denoiser(saved(tmp_path, scheduler))
+    x, sigma = torch.randn(2, 1, 8, 8), torch.ones(2)
+    for index in (True, False):
+        if index:
+            flattened(tmp_path)
+        else:
+            (tmp_path / "model_index.json").unlink()
+        denoiser = load_denoiser(tmp_path)
+        assert torch.equal(denoiser(x, sigma), expected(x, sigma))
+        assert denoiser.levels == expected.levels
+
+
+def test_a_bare_network_is_loaded_with_the_scheduler_that_is_passed(tmp_path):
+    expected, folder = load_denoiser(saved(tmp_path)), tmp_path / "unet"
+    why = refusal(folder)
+    assert "is UNet2DModel without the scheduler that it was trained with: pass it" in why
+    x, sigma = torch.randn(2, 1, 8, 8), torch.ones(2)
+    denoiser = load_denoiser(folder, scheduler=diffusers.DDPMScheduler())
+    assert torch.equal(denoiser(x, sigma), expected(x, sigma))
+    other = load_denoiser(tmp_path, scheduler=diffusers.EDMEulerScheduler())
+    assert other.levels == (0.002, 80.0)
+    other = load_denoiser(tmp_path, subfolder="unet", scheduler=diffusers.DDPMScheduler())
+    assert torch.equal(other(x, sigma), expected(x, sigma))
+    assert "no conversion for a PNDM" in refusal(folder, scheduler=diffusers.PNDMScheduler())
+
+
+class Hub:
+    """Repositories that lie in a folder, and what was asked of them and copied."""
+
+    def __init__(self, repository, folder, monkeypatch):
+        self.repository, self.folder, self.asked, self.copied = repository, folder, [], []
+        monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.download)
+        monkeypatch.setattr(huggingface_hub.HfApi, "model_info", self.info)
+
+    def files(self):
+        paths = [path for path in self.repository.rglob("*") if path.is_file()]
+        return [str(path.relative_to(self.repository)) for path in paths]
+
+    def info(self, name, *, revision, timeout, token):
+        self.asked.append((name, revision, token))
+        files = [SimpleNamespace(rfilename=file) for file in self.files()]
+        return SimpleNamespace(siblings=files)
+
+    def download(self, name, *, revision, token, allow_patterns, ignore_patterns, **how):
+        self.asked.append((name, revision, token))
+        chosen = huggingface_hub.utils.filter_repo_objects(
+            self.files(), allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+        )
+        self.copied = sorted(chosen)
+        for file in self.copied:
+            (self.folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / file).write_bytes((self.repository / file).read_bytes())
+        return str(self.folder)
+
+
+def test_of_a_repository_nothing_but_network_and_scheduler_is_copied(tmp_path, monkeypatch):
+    halve(saved(tmp_path / "repository") / "unet")
+    halve(saved(tmp_path / "repository" / "inner") / "unet")
+    (tmp_path / "repository" / "vae").mkdir()
+    for file in ("diffusion_pytorch_model.safetensors", "config.json"):
+        (tmp_path / "repository" / "vae" / file).write_text("large")
+    hub = Hub(tmp_path / "repository", tmp_path / "copy", monkeypatch)
+    plain = load_denoiser("somebody/something", revision="v1", token="secret")
+    assert hub.asked == [("somebody/something", "v1", "secret")] * 2
+    files = ["model_index.json", "scheduler/scheduler_config.json", "unet/config.json"]
+    assert hub.copied == [*files, "unet/diffusion_pytorch_model.safetensors"]
+    half = load_denoiser("somebody/something", variant="half")
+    assert hub.copied == [*files, "unet/diffusion_pytorch_model.half.safetensors"]
+    torch.testing.assert_close(2 * weight_of(half), weight_of(plain), rtol=0, atol=0)
+    load_denoiser("somebody/something", subfolder="inner")
+    assert [file.split("/")[0] for file in hub.copied] == ["inner"] * 4
+
+
+def test_a_flat_repository_and_a_bare_network_come_from_the_hub(tmp_path, monkeypatch):
+    saved(tmp_path / "repository")
+    Hub(tmp_path / "repository", tmp_path / "copy", monkeypatch)
+    load_denoiser("a/b", subfolder="unet", scheduler=diffusers.DDPMScheduler())
+    flattened(tmp_path / "repository")
+    hub = Hub(tmp_path / "repository", tmp_path / "flat", monkeypatch)
+    load_denoiser("a/b")
+    assert len(hub.copied) == 4
+
+
+def test_pickled_weights_on_the_hub_are_not_copied_and_the_reason_is_said(tmp_path, monkeypatch):
+    pickled(saved(tmp_path / "repository") / "unet")
+    hub = Hub(tmp_path / "repository", tmp_path / "copy", monkeypatch)
+    assert "the weights of a/b/unet/ are saved as diffusion_pytorch_model.bin" in refusal("a/b")
+    assert hub.copied == []

@@ -7,6 +7,7 @@ import pytest
 import torch
 from oracles import (
     BOUND,
+    Counted,
     N,
     P,
     Q,
@@ -174,7 +175,7 @@ def test_the_cost_that_is_told_is_the_cost_that_is_counted(rounds):
         judged.append(len(x))
         return log_ratio(x)
 
-    diffusion = Heun(exact_denoiser(Q), (1,), karras_sigmas(3))
+    diffusion = Heun(Counted(exact_denoiser(Q)), (1,), karras_sigmas(3))
     sampler = Refined(diffusion, counted, "metropolis_hastings", rounds)
     sampler(unit_noise(50))
     assert sampler.cost == Cost(denoiser=5 * (rounds + 1), discriminator_forward=rounds + 1)

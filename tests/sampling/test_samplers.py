@@ -105,6 +105,29 @@ def test_at_every_level_that_is_asked_about_the_noise_has_that_level(churn):
     assert spreads == pytest.approx([1] * 5, rel=0.01)
 
 
+def test_churn_raises_levels_of_its_range_alone_by_noise_of_its_own_deviation():
+    """Karras et al. 2022, algorithm 2, lines 4 to 6, on data that is a single point at 0."""
+    levels, spreads = [], []
+
+    def origin(x, sigma, label=None):
+        levels.append(float(sigma[0]))
+        spreads.append(float(x.std()))
+        return torch.zeros_like(x)
+
+    noise = torch.randn(50_000, 1, generator=torch.Generator().manual_seed(0))
+    sigmas = torch.tensor([4.0, 2.0, 1.0, 0.0])
+    options = {"churn": 0.6, "churn_levels": (2.0, 3.0), "churn_noise": 1.5}
+    sampler = Heun(Counted(origin), (1,), sigmas, **options)
+    sampler(noise)
+    assert levels == pytest.approx([4, 2, 2.4, 1, 1])
+    assert sampler.cost.calls == sampler.denoiser.calls == 5
+    raised = math.sqrt(2**2 + 1.5**2 * (2.4**2 - 2**2))
+    assert spreads == pytest.approx([4, 2, raised, raised / 2.4, raised / 2.4], rel=0.01)
+    levels.clear()
+    Heun(origin, (1,), sigmas, churn=0.6, churn_levels=(0.0, 2.0))(noise)
+    assert levels == pytest.approx([4, 2, 2.4, 1, 1.2])
+
+
 @pytest.mark.parametrize("churn", [10.0, 40.0, 1000.0])
 def test_churn_keeps_the_variance_of_the_data(churn):
     noise = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(0)).double()
@@ -205,6 +228,9 @@ def test_samples_that_stop_being_finite_stop_the_sampler_and_name_the_step():
         (lambda s: Heun(gaussian_denoiser, (2,), s, churn=-1.0), "churn must be finite and >= 0"),
         (lambda s: Heun(gaussian_denoiser, (2,), s, churn=math.nan), "churn"),
         (lambda s: Heun(gaussian_denoiser, (2,), s, churn=math.inf), "churn"),
+        (lambda s: Heun(gaussian_denoiser, (2,), s, churn_levels=(3.0, 2.0)), "low <= high, got 3"),
+        (lambda s: Heun(gaussian_denoiser, (2,), s, churn_levels=(-1.0, 2.0)), "0 <= low"),
+        (lambda s: Heun(gaussian_denoiser, (2,), s, churn_noise=0.0), "churn_noise must be pos"),
     ],
 )
 def test_misuse_gets_a_sentence(misuse, sentence):
