@@ -156,9 +156,12 @@ class Distillation:
             draws: see `Draws`.
         """
         drawn, losses, parts = Draws(*draws), {}, {}
-        x = self.path(drawn.path, place, label)
-        if start is not None and paired is not None:
-            x = torch.where(like(paired, x) > 0, start.to(x), x)
+        if start is not None and paired is not None and len(prepared) == 1:
+            x = start.to(real)
+        else:
+            x = self.path(drawn.path, place, label)
+            if start is not None and paired is not None:
+                x = torch.where(like(paired, x) > 0, start.to(x), x)
         with torch.set_grad_enabled(moves):
             sample = prepared["student"](x, x.new_full((len(x),), self.levels[place]), label)
         total = sample.new_zeros(())
@@ -309,7 +312,7 @@ def train_student(
         stream, total = batches(done * rounds), config.steps
         rates = {"student": config.learning_rate, "discriminator": term.learning_rate}
         rates["follower"] = losses_of.matching.learning_rate
-        drawn, usual, beginning = None, None, 0
+        drawn, usual, beginning = None, None, 0  # of pairs: all, their weights, steps alone
         if regression is not None and pairs is not None:
             drawn = Pairs(*(each.to(setup.device) for each in pairs()))
             taken = evenly(config.batch, regression.share).float()
@@ -327,7 +330,7 @@ def train_student(
                 adversarial.r1, adversarial.r2 = term.r1(progress), term.r2(progress)
             weight = 0.0 if regression is None else regression.weight(progress)
             losses_of.strength.steps = number - 1 - beginning
-            only_pairs, losses = number <= beginning, {}
+            only_pairs, losses = number <= beginning or len(models) == 1, {}
             for turn in range(rounds):
                 x, label = next(stream)
                 moves = turn == rounds - 1  # the student does

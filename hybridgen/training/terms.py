@@ -150,7 +150,7 @@ class Regression(Settings):
         weight: of the mean squared error, a schedule.
         pairs: of input and sample at each of the student's levels, drawn once; none if the weight
             is 0 throughout.
-        share: of a batch whose inputs are those of pairs.
+        share: of a batch whose inputs are those of pairs; all of it if nothing else pulls.
         alone: steps at the start in which nothing but the pairs, all of a batch, trains anything.
     """
 

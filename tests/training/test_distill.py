@@ -339,10 +339,10 @@ def test_pairs_of_a_level_have_the_labels_of_the_batch_and_take_the_paths_place_
     """Input and sample of pair i of the second level are 40 + i and twice that: what the student is
     asked says which pair it is, and a path's own input is no whole number."""
     spy = Spy(classes)
-    made = (spy, players(classes=classes)[1], None)
-    options = {"signals": ("regression",), "regression": regression_of(share=share)}
+    made = (spy, *players(classes=classes)[1:])
+    options = {"signals": SIGNALS[::2], "regression": regression_of(share=share)}
     options |= {"drawn": lambda: Pairs(NUMBERED, 2 * NUMBERED)}
-    config = config_of(steps=12, batch=64, rounds=3, learning_rate=STILL)
+    config = config_of(steps=12, batch=64, rounds=1, learning_rate=STILL)
     source, before, rows = replace(SOURCE, labelled=classes > 0), 0, [[], []]
     for step in train(made=made, source=source, config=config, **options):
         asked, before = spy.asked[before:], len(spy.asked)
@@ -357,11 +357,26 @@ def test_pairs_of_a_level_have_the_labels_of_the_batch_and_take_the_paths_place_
         rows[place] += number.long().tolist()
         error = float((spy.answer(x, sigma)[paired] - 2 * x[paired]).square().mean())
         assert step.losses["regression"] == pytest.approx(error, rel=1e-4)
-        weight = regression_of().weight((step.number - 1) / 12)
-        assert step.losses["total"] == pytest.approx(weight * error, rel=1e-4)
     for level, of_level in enumerate(rows):
         assert {row // 40 for row in of_level} == {level}
         assert len(set(of_level)) > (30 if share > 0.1 else 2)
+
+
+@pytest.mark.parametrize("alone", [0, 99])
+def test_where_nothing_else_pulls_all_inputs_are_those_of_pairs(train, alone):
+    spy = Spy()
+    signals = SIGNALS if alone else SIGNALS[2:]
+    regression = regression_of(share=0.25, alone=alone)
+    options = {"drawn": lambda: Pairs(NUMBERED, 2 * NUMBERED), "regression": regression}
+    config, made = config_of(steps=6, learning_rate=STILL), (spy, *players()[1:])
+    steps = list(train(made=made, signals=signals, config=config, **options))
+    assert len(spy.asked) == 6 and {float(sigma[0]) for _, sigma, *_ in spy.asked} == set(LEVELS)
+    for step, (x, sigma, *_) in zip(steps, spy.asked, strict=True):
+        assert torch.equal(x, x.round())
+        error = float((spy.answer(x, sigma) - 2 * x).square().mean())
+        weight = regression.weight((step.number - 1) / 6)
+        assert step.losses["regression"] == pytest.approx(error, rel=1e-4)
+        assert step.losses["total"] == pytest.approx(weight * error, rel=1e-4)
 
 
 def test_a_share_of_the_places_is_taken_evenly():
