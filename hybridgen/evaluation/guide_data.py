@@ -1,9 +1,10 @@
 """Samples of one finished model, drawn once: what a guide or a student learns from."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -153,28 +154,32 @@ def draw_pairs(
     Beyond the first level the sampler must be one that begins where its settings say.
     """
     levels, (settings, source) = student.levels, (model.settings, model.source)
-    noise = torch.stack(
-        [
-            torch.randn(count, *source.shape, generator=rng_for(model.seed, "pairs", i))
-            for i in range(len(levels))
-        ]
-    )
-
-    def start(i: int, samples: Sequence[Tensor]) -> Tensor:
-        if i == 0:
-            return levels[0] * noise[0]
-        return samples[i - 1] + math.sqrt(levels[i] ** 2 - student.low**2) * noise[i]
+    label, like = labels_in_turn(source.classes, count), next(model.network.parameters())
+    # An estimate counts as noise of the lowest level, which is not added again.
+    added = [levels[0], *(math.sqrt(level**2 - student.low**2) for level in levels[1:])]
+    shape = count, *source.shape
+    noise = [
+        added[i] * torch.randn(shape, generator=rng_for(model.seed, "pairs", i))
+        for i in range(len(levels))
+    ]
 
     def draw() -> Tensor:
-        like, label = next(model.network.parameters()), labels_in_turn(source.classes, count)
-        label, samples = None if label is None else label.to(like.device), []
-        for i, level in enumerate(levels):
+        samples = [torch.zeros(shape)]
+        for level, each in zip(levels, noise, strict=True):
             run.say(f"drawing {count} pairs from noise level {level:.3g} down")
             begun = settings.beginning_at(level) if settings and settings.settable else settings
-            sampler = replace(model, settings=begun).sampler
-            unit = (start(i, samples) / level).to(like)
-            samples.append(in_chunks(sampler, unit, label, size=AT_ONCE).cpu())
-        return torch.stack(samples)
+            sampler: Any = replace(model, settings=begun).sampler
+            parts = (each / level).to(like), samples[-1].to(like)
+            parts = (*parts, None if label is None else label.to(like.device))
+            samples.append(
+                in_chunks(
+                    lambda noise, image, label, sampler=sampler: sampler(noise, label, image=image),
+                    *parts,
+                    size=AT_ONCE,
+                ).cpu()
+            )
+        return torch.stack(samples[1:])
 
-    sample = drawn_once(draw, tuple(noise.shape), model.fingerprint, path, run)
-    return Pairs(torch.stack([start(i, [*sample]) for i in range(len(levels))]), sample)
+    sample = drawn_once(draw, (len(levels), *shape), model.fingerprint, path, run)
+    before = [torch.zeros(shape), *sample[:-1]]
+    return Pairs(torch.stack([x + each for x, each in zip(before, noise, strict=True)]), sample)

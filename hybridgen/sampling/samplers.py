@@ -68,8 +68,14 @@ class Heun:
         return sum((cost_of(self.denoiser, level) for level in visited), Cost())
 
     @torch.no_grad()
-    def __call__(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, noise: Tensor, label: Tensor | None = None, *, image: Tensor | None = None
+    ) -> Tensor:
         """`noise [b *noise_shape]`, standard normal; `label [b]` -> samples `[b *noise_shape]`.
+
+        Args:
+            image: `[b *noise_shape]`, clean, to which the first level's noise is added, see
+                `Scheduled`.
 
         Raises:
             ValueError: noise of another shape.
@@ -78,6 +84,9 @@ class Heun:
         check_noise(noise, self.noise_shape)
         levels = self.sigmas.tolist()
         x = noise.to(torch.promote_types(noise.dtype, torch.float32)) * levels[0]
+        if image is not None:
+            check_noise(image, self.noise_shape)
+            x = x + image.to(x)
         draws, finite = rng_from(noise) if self.churn else None, []
         for now, after in pairwise(levels):
             start = self._raised(now)

@@ -236,3 +236,14 @@ def test_samples_that_stop_being_finite_stop_the_sampler_and_name_the_step():
 def test_misuse_gets_a_sentence(misuse, sentence):
     with pytest.raises(ValueError, match=sentence):
         misuse(karras_sigmas(5))
+
+
+def test_sampling_can_begin_from_an_image_with_noise():
+    """Of a Gaussian every path is known: `x (v / (v + s^2))^(1/2)`."""
+    image, noise = torch.randn(2, 50, 2, dtype=torch.float64)
+    x = Heun(gaussian_denoiser, (2,), karras_sigmas(200, 0.002, 1.5))(noise, image=image)
+    torch.testing.assert_close(
+        x, (image + 1.5 * noise) * STD / math.sqrt(STD**2 + 1.5**2), rtol=0, atol=1e-3
+    )
+    with pytest.raises(ValueError, match="expected noise of shape"):
+        Heun(gaussian_denoiser, (2,), karras_sigmas(5))(noise, image=image[:, :1])
