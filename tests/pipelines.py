@@ -72,7 +72,10 @@ def ldm():
 
     torch.manual_seed(0)
     sizes = {"block_out_channels": (8,), "norm_num_groups": 4, "latent_channels": 4}
-    pipe = LDMPipeline(VQModel(sample_size=8, **sizes).eval(), unet(4), DDIMScheduler())
+    sizes |= {"in_channels": 1, "out_channels": 1}
+    pipe = LDMPipeline(
+        VQModel(sample_size=8, **sizes).eval(), unet(4), DDIMScheduler(clip_sample=False)
+    )
     return pipe, discriminator(4), {"batch_size": 2, "output_type": "np"}
 
 

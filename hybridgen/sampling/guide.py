@@ -56,7 +56,7 @@ def guide(
             it cannot be told what it is shown and answers, or that is told a guidance scale.
         InputError: no guide in that folder.
     """
-    name = _network_name(pipe)
+    name = network_name(pipe)
     network: Any = getattr(pipe, name)
     inner = uncompiled(network)
     if isinstance(inner, GuidedNetwork):
@@ -85,7 +85,7 @@ def guide(
 
 def unguide(pipe: Any) -> Any:
     """The pipeline itself, its network as it was before `guide`."""
-    name = _network_name(pipe)
+    name = network_name(pipe)
     network = uncompiled(getattr(pipe, name))
     if not isinstance(network, GuidedNetwork):
         raise ValueError("this pipeline is not guided")
@@ -93,7 +93,8 @@ def unguide(pipe: Any) -> Any:
     return pipe
 
 
-def _network_name(pipe: Any) -> str:
+def network_name(pipe: Any) -> str:
+    """Of a pipeline's one network; a `ValueError` if there is none or there are several."""
     names = [name for name in _NETWORKS if isinstance(getattr(pipe, name, None), nn.Module)]
     if len(names) != 1:
         raise ValueError(
