@@ -4,22 +4,39 @@
 --data.path digits`: what a guide does for a model that was made elsewhere.
 """
 
-import argparse
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-import torch
-import torch.nn.functional as F
-from diffusers.models.unets.unet_2d import UNet2DModel
-from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from diffusers.training_utils import EMAModel
-
-from hybridgen import Shard, digits
+from hybridgen.cli import command
+from hybridgen.settings import Range, Samples, Seed, Settings
 
 
-def main(folder: Path, steps: int, batch: int, seed: int) -> None:
+@dataclass(frozen=True, kw_only=True)
+class DiffusersDdpm(Settings):
+    """Settings of `experiments/diffusers_ddpm.py`: the pipeline's folder, and its training."""
+
+    out: Path = Path("runs/diffusers/ddpm")
+    steps: Annotated[int, Range(1, 1e6)] = 1_500
+    batch: Samples = 64
+    seed: Seed = 0
+
+
+def main(settings: DiffusersDdpm) -> None:
     """Minimise the error of the predicted noise (Ho et al. 2020, arXiv:2006.11239, equation 14)."""
-    torch.manual_seed(seed)
+    # Imported once the arguments are read: these take seconds.
+    import torch
+    import torch.nn.functional as F
+    from diffusers.models.unets.unet_2d import UNet2DModel
+    from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+    from diffusers.training_utils import EMAModel
+
+    from hybridgen import Shard, digits
+
+    steps, batch, folder = settings.steps, settings.batch, settings.out
+    torch.manual_seed(settings.seed)
     unet = UNet2DModel(
         sample_size=8,
         in_channels=1,
@@ -35,7 +52,7 @@ def main(folder: Path, steps: int, batch: int, seed: int) -> None:
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     average = EMAModel(unet.parameters(), decay=0.995)
     for step, (x, _) in zip(
-        range(1, steps + 1), digits().batches(Shard(batch=batch, seed=seed)), strict=False
+        range(1, steps + 1), digits().batches(Shard(batch=batch, seed=settings.seed)), strict=False
     ):
         noise, t = torch.randn_like(x), torch.randint(1000, (batch,))
         noisy = noising.add_noise(x, noise, t)  # pyright: ignore[reportArgumentType]
@@ -54,10 +71,4 @@ def main(folder: Path, steps: int, batch: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs", "diffusers", "ddpm"))
-    parser.add_argument("--steps", type=int, default=1_500)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    main(arguments.out, arguments.steps, arguments.batch, arguments.seed)
+    sys.exit(command(main, DiffusersDdpm, description=__doc__ or ""))
