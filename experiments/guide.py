@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from hybridgen.cli import command
-from hybridgen.data.settings import AugmentSettings
+from hybridgen.data.settings import AugmentSettings, DataSettings
 from hybridgen.errors import InputError
 from hybridgen.evaluation.settings import Scale
 from hybridgen.networks.settings import DiscriminatorSettings
@@ -38,12 +38,15 @@ class GuideExperiment(RunSettings):
     """Settings of `experiments/guide.py`.
 
     Attributes:
-        run: the folder of a finished run of `experiments/diffusion.py`, `hybrid.py` or `gan.py`.
+        run: the folder of a finished run of `experiments/diffusion.py`, `hybrid.py` or `gan.py`; or
+            a diffusers pipeline by its folder or hub name, with `data.path`.
+        data: what samples should be like; a run knows its own, a pipeline needs `data.path`.
+        pipeline_steps: of a pipeline, which is sampled as it is, by its own scheduler.
         discriminator: its network; `discriminator.noise_conditional` must be true.
         start: the folder of a run of `experiments/gan.py` whose discriminator is trained further,
             instead of a new one of `discriminator`'s settings. It has seen the validation images,
             so its result on them is too kind.
-        sampler: how a diffusion model is sampled; the guide serves this sampler with these steps.
+        sampler: how a diffusion model's run is sampled; the guide serves this sampler and steps.
         augment: random transformations of real and generated samples alike, for cross-entropy.
         num_samples: samples to generate; as many as there are training examples, at most 10 000,
             if not given.
@@ -58,6 +61,8 @@ class GuideExperiment(RunSettings):
     """
 
     run: str = "runs/diffusion/digits-seed0"
+    data: DataSettings = field(default_factory=lambda: DataSettings(path=""))
+    pipeline_steps: Annotated[int, Range(1, 1_000)] = 50
     discriminator: DiscriminatorSettings = field(
         default_factory=lambda: DiscriminatorSettings(noise_conditional=True)
     )
@@ -94,38 +99,26 @@ class GuideExperiment(RunSettings):
 
 def main(settings: GuideExperiment) -> None:
     # Imported once the arguments are read: these take seconds.
-    from hybridgen import Augment, load_data, load_guide, train_guide
+    from hybridgen import Augment, load_guide, train_guide
     from hybridgen.data.images import split_validation
     from hybridgen.data.source import Shard
     from hybridgen.evaluation.fit import finished, fit
-    from hybridgen.evaluation.guide import SampledModel
     from hybridgen.evaluation.guide_data import GuideData
-    from hybridgen.evaluation.runs import SavedRun
-    from hybridgen.training.lock import refuse_inside
+    from hybridgen.training.lock import refuse_inside, refuse_inside_run
     from hybridgen.training.run import Run
     from hybridgen.training.setup import accelerator_for, start, validate_memory
 
     training, seed, part = settings.training, settings.seed, settings.validation_fraction
-    model_run = SavedRun(Path(settings.run))
-    kind = "gan-" if model_run.kind == "gan" else ""  # refuses what is not finished
-    if model_run.kind == "student":
-        raise InputError(
-            f"{settings.run} holds a student, whose few calls leave a guide nothing to mend: name "
-            "its teacher, or a run of experiments/diffusion.py, hybrid.py or gan.py"
-        )
-    source = load_data(model_run.data)
+    model, data_settings = model_of(settings)
+    source, kind = model.source, "" if model.guidable else "gan-"
     name = f"{kind}{source.name}-{training.objective}-seed{seed}"
     folder = settings.out or Path("runs", "guide", name)
-    refuse_inside(folder, vars(model_run.data))
+    refuse_inside(folder, vars(data_settings))
+    refuse_inside_run(folder, settings.run)
     accelerator = accelerator_for(folder, settings)
     device = accelerator.device
-    model = SampledModel(
-        source=split_validation(source, part),
-        network=model_run.network.to(device).requires_grad_(False),
-        settings=None if kind else settings.sampler,
-        fingerprint=model_run.fingerprint,
-        seed=seed,
-    )
+    model.network.to(device)
+    model = replace(model, source=split_validation(source, part))
     matched = model.denoiser if training.objective == "score_matching" else None
     rank, world = accelerator.process_index, accelerator.num_processes
     shard = Shard(batch=training.batch, seed=seed, rank=rank, world=world, device=device)
@@ -163,6 +156,38 @@ def main(settings: GuideExperiment) -> None:
         data.draw(model, folder / "generated.safetensors", run)
         finish = partial(conclude, run, validation, model, source, settings)
         fit(run, steps, settings, training, finish)
+
+
+def model_of(settings: GuideExperiment) -> "tuple[SampledModel, DataSettings]":
+    """The model that gets a guide, how it is sampled, and its data: of a run, or of a pipeline."""
+    from hybridgen import load_data
+    from hybridgen.evaluation.guide import SampledModel
+    from hybridgen.evaluation.guide_data import pipeline_and_data
+    from hybridgen.evaluation.runs import SavedRun, data_of, is_pipeline, weights_digest
+    from hybridgen.sampling.pipeline_sampler import PipelineSampler
+
+    name, data = settings.run, settings.data
+    if is_pipeline(name) and (data.path or Path(name).is_dir()):
+        pipeline, source = pipeline_and_data(name, data)
+        network: Any = PipelineSampler(pipeline, source.shape, settings.pipeline_steps)
+        options: Any = {"fingerprint": weights_digest(network.network), "seed": settings.seed}
+        return SampledModel(source=source, network=network, settings=None, **options), data
+    run = SavedRun(Path(name))
+    generator = run.kind == "gan"  # refuses what is not finished
+    if run.kind == "student":
+        raise InputError(
+            f"{name} holds a student, whose few calls leave a guide nothing to mend: name its "
+            "teacher, or a run of experiments/diffusion.py, hybrid.py or gan.py"
+        )
+    data = data_of(run, data)
+    model = SampledModel(
+        source=load_data(data),
+        network=run.network.requires_grad_(False),
+        settings=None if generator else settings.sampler,
+        fingerprint=run.fingerprint,
+        seed=settings.seed,
+    )
+    return model, data
 
 
 def initial_discriminator(settings: GuideExperiment, source: "Source") -> Any:
@@ -205,14 +230,13 @@ def conclude(
     calibration, calibration_figures = calibrated(best, validation)
     low, high = window = validation.window(best)
     model, significant = replace(model, window=window), outcome.significant
-    if model.denoiser is None:
+    if not model.guidable:
         ratio = LogRatio(discriminator=best, calibration=calibration)
         results = refinement_results(model, ratio, source, folder, samples=settings.final_samples)
     else:
         results = guidance_results(model, best, source, settings, run, significant=significant)
     guide = {
-        "sampler": "single_pass" if model.settings is None else model.settings.name,
-        "steps": 1 if model.settings is None else model.settings.steps,
+        **model.sampled_by,
         "objective": settings.training.objective,
         "scale": results.get("scale", 0.0),
         "window": [low, None if high == math.inf else high],  # JSON has no infinity
@@ -227,7 +251,7 @@ def conclude(
     result = {**progress, "seconds": seconds, **figures, **calibration_figures, **results}
     run.finish({**result, "seconds_in_all": run.seconds})
     print(table(result))
-    scale = "" if model.denoiser is None else f"; scale {guide['scale']:g} is chosen"
+    scale = "" if not model.guidable else f"; scale {guide['scale']:g} is chosen"
     print(outcome.sentence + scale)
     print(f"the discriminator and its pictures are in {folder}")
 

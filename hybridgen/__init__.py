@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from hybridgen.networks.residual import ResidualDiscriminator, ResidualGenerator
     from hybridgen.protocols import Answer, Denoiser, Discriminator, Generator, Sampler
     from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
+    from hybridgen.sampling.guide import guide, unguide
     from hybridgen.sampling.load import load_denoiser
     from hybridgen.sampling.pipeline import GuidedDiffusionPipeline
     from hybridgen.sampling.refinement import Refined
@@ -112,6 +113,7 @@ _LAZY = {
     "networks.residual": ("ResidualDiscriminator", "ResidualGenerator"),
     "protocols": ("Answer", "Denoiser", "Discriminator", "Generator", "Sampler"),
     "sampling.guidance": ("classifier_free_guidance", "discriminator_guidance"),
+    "sampling.guide": ("guide", "unguide"),
     "sampling.load": ("load_denoiser",),
     "sampling.pipeline": ("GuidedDiffusionPipeline",),
     "sampling.refinement": ("Refined",),

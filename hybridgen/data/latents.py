@@ -1,6 +1,7 @@
 """Latents of an autoencoder: a data set for any model that trains in its latent space."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from einops import rearrange
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from hybridgen.data.images import ImageSource
+from hybridgen.data.images import ImageSource, to_float
 from hybridgen.data.settings import LATENTS
 from hybridgen.data.source import Part, Source, shuffled_positions
 from hybridgen.errors import InputError, reason
@@ -28,9 +29,11 @@ _ALL = 2**40
 
 @torch.no_grad()
 def encode(autoencoder: Any, x: Tensor) -> Tensor:
-    """The means of the posterior of images `[b c h w]`, latents `[b c' h' w']` in float32."""
+    """The means of the posterior of images `[b c h w]`, latents `[b c' h' w']` in float32; of
+    diffusers' `VQModel` the latents before quantisation."""
     parameter = next(autoencoder.parameters())
-    return autoencoder.encode(x.to(parameter)).latent_dist.mean.float()
+    code = autoencoder.encode(x.to(parameter))
+    return (code.latents if hasattr(code, "latents") else code.latent_dist.mean).float()
 
 
 @torch.no_grad()
@@ -38,6 +41,45 @@ def decode(autoencoder: Any, latents: Tensor) -> Tensor:
     """The images of latents `[b c' h' w']`, in float32."""
     parameter = next(autoencoder.parameters())
     return autoencoder.decode(latents.to(parameter)).sample.float()
+
+
+def pipeline_latents(autoencoder: Any, images: Source) -> ImageSource:
+    """The latents of images as the network of a pipeline with this autoencoder sees them: its
+    posterior means, less its `shift_factor`, times its `scaling_factor`.
+
+    Args:
+        autoencoder: diffusers' `AutoencoderKL` or `VQModel`, in eval mode.
+        images: in memory.
+    """
+    config = autoencoder.config
+    shift, scale = config.get("shift_factor") or 0.0, config.get("scaling_factor") or 1.0
+    if not isinstance(images, ImageSource):
+        raise InputError(
+            f"latents are kept in memory, and {images.name} is streamed or drawn: give images, and "
+            "a larger data.memory_limit"
+        )
+    if config["in_channels"] != images.shape[0]:
+        raise InputError(
+            f"the autoencoder encodes images of {config['in_channels']} channels and {images.name} "
+            f"has {images.shape[0]}: set data.channels {config['in_channels']}"
+        )
+
+    def latents(x: Tensor) -> Tensor:
+        return (in_chunks(partial(encode, autoencoder), x, size=_AT_ONCE).cpu() - shift) * scale
+
+    def images_of(x: Tensor) -> Tensor:
+        x = x.detach().cpu().float() / scale + shift
+        return in_chunks(partial(decode, autoencoder), x, size=_AT_ONCE).cpu()
+
+    return replace(
+        images,
+        name=f"{images.name}-latents",
+        train=latents(to_float(images.train)),
+        held_out=latents(to_float(images.held_out)),
+        identity="",
+        decode=images_of,
+        images=images,
+    )
 
 
 def write_latents(folder: Path, autoencoder: Any, source: Source) -> None:

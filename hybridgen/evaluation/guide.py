@@ -25,7 +25,8 @@ from hybridgen.metrics.intervals import jackknife_deviations, jackknife_subsets
 from hybridgen.metrics.modes import mode_distance
 from hybridgen.protocols import Denoiser, Discriminator, Sampler
 from hybridgen.sampling.build import build_sampler
-from hybridgen.sampling.guidance import discriminator_guidance
+from hybridgen.sampling.guidance import Push, discriminator_guidance
+from hybridgen.sampling.pipeline_sampler import PipelineSampler
 from hybridgen.sampling.refinement import Refined
 from hybridgen.sampling.samplers import SinglePass, draw_samples
 from hybridgen.sampling.settings import SamplerSettings
@@ -43,9 +44,9 @@ class SampledModel:
 
     Attributes:
         source: what the samples should be like.
-        network: a denoiser, or a generator, which takes one pass and cannot be guided; its weights
-            say where to compute, and in which type.
-        settings: how a denoiser is sampled; `None` for a generator.
+        network: a denoiser, a `PipelineSampler`, or a generator, which takes one pass and cannot
+            be guided; its weights say where to compute, and in which type.
+        settings: how a denoiser is sampled; `None` for the others.
         fingerprint: of the network's weights.
         seed: names the noise.
         window: noise levels `(low, high)` at which a guide is asked.
@@ -71,15 +72,33 @@ class SampledModel:
 
     @property
     def denoiser(self) -> Denoiser | None:
-        """The network, if it can be guided."""
+        """The network, if it is a denoiser."""
         return None if self.settings is None else self.network
+
+    @property
+    def guidable(self) -> bool:
+        """Whether it can be guided."""
+        return self.settings is not None or isinstance(self.network, PipelineSampler)
+
+    @property
+    def sampled_by(self) -> dict[str, Any]:
+        """`sampler` and `steps` by name and number: whose errors a guide learns."""
+        if isinstance(self.network, PipelineSampler):
+            name = type(self.network.pipeline.scheduler).__name__
+            return {"sampler": name, "steps": self.network.steps}
+        if self.settings is None:
+            return {"sampler": "single_pass", "steps": 1}
+        return {"sampler": self.settings.name, "steps": self.settings.steps}
 
     @property
     def sampler(self) -> Sampler:
         """From noise to samples."""
         network, guide = self.network, self.guide
-        if self.settings is None:
-            sampler: Sampler = SinglePass(network, (network.config["latent"],))
+        if isinstance(network, PipelineSampler):
+            push = None if guide is None else Push(guide, self.scale, self.window)
+            sampler: Sampler = network if push is None else network.guided(push)
+        elif self.settings is None:
+            sampler = SinglePass(network, (network.config["latent"],))
         else:
             if guide is not None:
                 network = discriminator_guidance(network, guide, self.scale, window=self.window)

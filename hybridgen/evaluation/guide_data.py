@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from hybridgen.data.images import to_bytes, to_float
+from hybridgen.data.latents import pipeline_latents
+from hybridgen.data.load import load_data
+from hybridgen.data.settings import DataSettings
 from hybridgen.data.source import Batch, Shard, Source, labels_in_turn, row_batches
 from hybridgen.errors import InputError, reason
 from hybridgen.evaluation.guide import SampledModel
+from hybridgen.evaluation.runs import NO_DATA
 from hybridgen.files import write_atomically
 from hybridgen.maths.rng import rng_for
 from hybridgen.networks.blocks import in_chunks
@@ -27,6 +32,28 @@ from hybridgen.training.validation import HeldOutValidation
 
 _VALIDATED = 2_000
 """Samples of either kind that a guide is validated on, at most."""
+
+
+def pipeline_and_data(name: str, data: DataSettings) -> tuple[Any, Source]:
+    """A pipeline of diffusers by its folder or hub name, in eval mode, and data as its network sees
+    it: of a pipeline with an autoencoder the latents.
+
+    Raises:
+        InputError: no such pipeline, no data for it, or data that cannot be encoded.
+    """
+    if not data.path:
+        raise InputError(NO_DATA.format(name=name))
+    source = load_data(data)
+    try:
+        pipeline: Any = DiffusionPipeline.from_pretrained(name)
+    except Exception as error:  # a damaged file fails in as many ways as there are formats
+        raise InputError(
+            f"no pipeline can be read from {name!r} ({reason(error)}): name a finished run, or "
+            "what a pipeline's save_pretrained wrote, by its folder or hub name"
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    autoencoder = getattr(pipeline, "vae", None) or getattr(pipeline, "vqvae", None)
+    return pipeline, source if autoencoder is None else pipeline_latents(autoencoder, source)
 
 
 class GuideData:

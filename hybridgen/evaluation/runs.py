@@ -200,6 +200,32 @@ class Teacher:
             )
 
 
+NO_DATA = "{name} is a pipeline, which keeps no data: give --data.path"
+
+
+def is_pipeline(name: str) -> bool:
+    """Whether a pipeline of diffusers is named, by its folder or on the hub, and not a run."""
+    return (Path(name) / INDEX).is_file() or not Path(name).is_dir()
+
+
+def weights_digest(network: nn.Module) -> str:
+    """The SHA-256 of a network's weights as they are in memory."""
+    digest = hashlib.sha256()
+    for weight in network.state_dict().values():
+        digest.update(weight.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def data_of(run: SavedRun, data: DataSettings) -> DataSettings:
+    """What a run was trained on, at another path if `data` has one; `InputError` if it has more."""
+    if replace(data, path="", identity=None) != DataSettings(path=""):
+        raise InputError(
+            f"{run.folder} has its own data settings: give data.path alone, if its data has moved, "
+            "and leave the others out"
+        )
+    return replace(run.data, path=data.path) if data.path else run.data
+
+
 def load_teacher(name: str, data: DataSettings) -> Teacher:
     """A finished run of `diffusion.py`, `hybrid.py` or `finetune.py` by its folder, or a diffusers
     pipeline by its folder or hub name.
@@ -211,20 +237,17 @@ def load_teacher(name: str, data: DataSettings) -> Teacher:
     Raises:
         InputError: no such denoiser, or one that has no data.
     """
-    if (Path(name) / INDEX).is_file() or not Path(name).is_dir():
+    if is_pipeline(name):
         network = load_denoiser(name)
         if not data.path:
-            raise InputError(f"{name} is a pipeline, which keeps no data: give --data.path")
-        digest = hashlib.sha256()
-        for weight in network.state_dict().values():
-            digest.update(weight.detach().cpu().float().numpy().tobytes())
+            raise InputError(NO_DATA.format(name=name))
         return Teacher(
             name=name,
             network=network,
             data=data,
             sampler=None,
             levels=network.levels,
-            fingerprint=digest.hexdigest(),
+            fingerprint=weights_digest(network),
         )
     run = SavedRun(Path(name))
     if run.kind not in ("diffusion", "hybrid"):
@@ -232,16 +255,11 @@ def load_teacher(name: str, data: DataSettings) -> Teacher:
             f"{name} holds a {run.kind} and no denoiser that is sampled in many calls: name a "
             "finished run of experiments/diffusion.py, hybrid.py or finetune.py"
         )
-    if replace(data, path="", identity=None) != DataSettings(path=""):
-        raise InputError(
-            f"{name} has its own data settings: give data.path alone, if its data has moved, and "
-            "leave the others out"
-        )
     sampler = run.sampler_settings
     return Teacher(
         name=name,
         network=run.network,
-        data=replace(run.data, path=data.path) if data.path else run.data,
+        data=data_of(run, data),
         sampler=sampler,
         levels=(sampler.low, sampler.high),
         fingerprint=run.fingerprint,
@@ -273,8 +291,8 @@ class SavedGuide(SavedRun):
 
     Attributes:
         discriminator: the guide.
-        run: folder of the model that it was trained for.
-        sampler: the sampler (`single_pass` of a GAN) and
+        run: folder of the model that it was trained for; of a pipeline perhaps its hub name.
+        sampler: the sampler (`single_pass` of a GAN, a pipeline's own scheduler by its class) and
         steps: the number of steps whose errors it knows.
         scale: the one that was chosen for that sampler; 0 if none helped.
         window: noise levels `(low, high)` at which it knows anything.
@@ -308,12 +326,13 @@ def load_guide(folder: str | Path) -> SavedGuide:
     run = SavedRun(folder)
     record = run._read("guide.json", _GUIDE)
     model = SavedRun(Path(run._read("config.yaml", {"run": str})["run"]))
-    if model.network_name not in MODELS:
+    pipeline = record["sampler"].endswith("Scheduler")  # of diffusers; its weights stay unread
+    if not pipeline and model.network_name not in MODELS:
         raise InputError(
             f"{folder} is a guide for {model.folder}, where no model is: work in the folder that "
             "it was trained from, or train it again"
         )
-    if record["model"] != model.fingerprint:
+    if not pipeline and record["model"] != model.fingerprint:
         raise InputError(
             f"{folder} is a guide for another model than {model.folder} holds now: train one "
             "for this model, with another --out"

@@ -16,7 +16,9 @@ from hybridgen.protocols import Cost, Denoiser, Discriminator
 
 LOWEST = 0.0447
 """The noise level below which a guide is not used: gradients there are the least certain."""
-_HIGHEST = 1e3
+HIGHEST = 80.0
+"""The highest level that guides are trained at; inside a pipeline those above it count as it."""
+_SHOWN = 1e3
 """What a guide is shown of higher levels, where its push hardly depends on the level any more and
 its gradient, of order 1 / sigma, has no digits left."""
 
@@ -54,7 +56,7 @@ def check_guide(denoiser: Any, discriminator: Any) -> None:
             f"{weights}: call discriminator.float()"
         )
     for name, noun in (("shape", "samples of shape"), ("classes", "a number of classes of")):
-        expected, got = _attribute(denoiser, name), _attribute(discriminator, name)
+        expected, got = attribute_of(denoiser, name), attribute_of(discriminator, name)
         if expected is not None and got is not None and expected != got:
             raise ValueError(
                 f"the discriminator was made for {noun} {got} and the denoiser for {expected}: "
@@ -68,7 +70,7 @@ def _weights_dtype(discriminator: Any) -> torch.dtype | None:
     return next((w.dtype for w in weights if w.is_floating_point()), None)
 
 
-def _attribute(network: Any, name: str) -> Any:
+def attribute_of(network: Any, name: str) -> Any:
     """An attribute of a network or of the one it wraps; `None` where there is none."""
     while network is not None:
         value = configured(network, name)
@@ -157,14 +159,8 @@ def discriminator_guidance(
         ValueError: a discriminator that ignores the noise level or fits another shape or label
             set, a scale that is not finite, an empty window, a clip that is not positive.
     """
-    check_scale(scale)
     check_guide(denoiser, discriminator)
-    low, high = window
-    if not 0 <= low < high:
-        raise ValueError(f"a window is (low, high) with 0 <= low < high, got {window}")
-    if clip is not None and not clip > 0:
-        raise ValueError(f"clip must be positive, got {clip}")
-    return Guided(denoiser, discriminator, scale, window, clip)
+    return Guided(denoiser, Push(discriminator, scale, window, clip))
 
 
 def classifier_free_guidance(denoiser: Denoiser, scale: Scale) -> Denoiser:
@@ -182,46 +178,46 @@ def classifier_free_guidance(denoiser: Denoiser, scale: Scale) -> Denoiser:
 
 
 @dataclass(frozen=True, eq=False)
-class Guided:
-    """A denoiser with a discriminator's gradient added; made by `discriminator_guidance`."""
+class Push:
+    """What a discriminator adds to clean estimates, `scale sigma^2 d logit / d x`.
 
-    denoiser: Denoiser
+    Attributes:
+        discriminator, scale, window, clip: see `discriminator_guidance`.
+
+    Raises:
+        ValueError: a scale that is not finite, an empty window, a clip that is not positive.
+    """
+
     discriminator: Discriminator
-    scale: Scale
-    window: tuple[float, float]
-    clip: float | None
+    scale: Scale = 1.0
+    window: tuple[float, float] = (LOWEST, math.inf)
+    clip: float | None = None
 
-    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        estimate = self.denoiser(x, sigma, label)
-        strength = self._strength(sigma)
+    def __post_init__(self) -> None:
+        check_scale(self.scale)
+        low, high = self.window
+        if not 0 <= low < high:
+            raise ValueError(f"a window is (low, high) with 0 <= low < high, got {self.window}")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip must be positive, got {self.clip}")
+
+    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor | None:
+        """`[b ...]` for `x [b ...]` in the variance-exploding scale; `None` where it is known,
+        without waiting for an accelerator, that nothing is added.
+        """
+        strength = self.strength(sigma)
         if sigma.device.type == "cpu" and not bool((strength != 0).any()):
-            return estimate
-        level = sigma.clamp(max=_HIGHEST)
-        gradient = self._gradient(x * like((_HIGHEST / sigma).clamp(max=1), x), level, label)
+            return None
+        level = sigma.clamp(max=_SHOWN)
+        gradient = self._gradient(x * like((_SHOWN / sigma).clamp(max=1), x), level, label)
         push = like(strength * level.to(strength).square(), x) * gradient
         if self.clip is not None:
             norm = push.flatten(1).norm(dim=1)
             push = push * like((self.clip / norm.clamp(min=1e-12)).clamp(max=1), x)
         # Where the strength is zero a gradient that is not finite must not come through.
-        push = torch.where(like(strength != 0, x), push, torch.zeros_like(push))
-        return (estimate + push).to(x.dtype)
+        return torch.where(like(strength != 0, x), push, torch.zeros_like(push))
 
-    def cost(self, sigma: float) -> Cost:
-        """Calls at one level: the denoiser's, and the discriminator forwards and backwards."""
-        inner = cost_of(self.denoiser, sigma)
-        if not self._asked(sigma):
-            return inner
-        return inner + Cost(discriminator_forward=1, discriminator_backward=1)
-
-    def at(self, sigma: float) -> Denoiser:
-        """See `at_level`: what is guided, where the discriminator is not asked."""
-        inner = at_level(self.denoiser, sigma)
-        return replace(self, denoiser=inner) if self._asked(sigma) else inner
-
-    def _asked(self, sigma: float) -> bool:
-        return bool((self._strength(torch.tensor([sigma])) != 0).any())
-
-    def _strength(self, sigma: Tensor) -> Tensor:
+    def strength(self, sigma: Tensor) -> Tensor:
         """The scale at each level, 0 outside the window: `[b]`, at least float32."""
         level = sigma.to(torch.promote_types(sigma.dtype, torch.float32))
         scale = scale_at(self.scale, level)
@@ -242,6 +238,34 @@ class Guided:
             logits = one_logit(self.discriminator(x_in, level, classes), len(x))
             (gradient,) = torch.autograd.grad(logits.sum(), x_in)
         return gradient
+
+
+@dataclass(frozen=True, eq=False)
+class Guided:
+    """A denoiser with a discriminator's gradient added; made by `discriminator_guidance`."""
+
+    denoiser: Denoiser
+    push: Push
+
+    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        estimate = self.denoiser(x, sigma, label)
+        push = self.push(x, sigma, label)
+        return estimate if push is None else (estimate + push).to(x.dtype)
+
+    def cost(self, sigma: float) -> Cost:
+        """Calls at one level: the denoiser's, and the discriminator forwards and backwards."""
+        inner = cost_of(self.denoiser, sigma)
+        if not self._asked(sigma):
+            return inner
+        return inner + Cost(discriminator_forward=1, discriminator_backward=1)
+
+    def at(self, sigma: float) -> Denoiser:
+        """See `at_level`: what is guided, where the discriminator is not asked."""
+        inner = at_level(self.denoiser, sigma)
+        return replace(self, denoiser=inner) if self._asked(sigma) else inner
+
+    def _asked(self, sigma: float) -> bool:
+        return bool((self.push.strength(torch.tensor([sigma])) != 0).any())
 
 
 @dataclass(frozen=True, eq=False)

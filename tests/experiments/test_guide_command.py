@@ -7,12 +7,17 @@ import shutil
 import pytest
 import torch
 import yaml
+from diffusers import DiffusionPipeline
 from experiments.conftest import Answer, load
 from PIL import Image
+from pipelines import ddpm, ldm
 from safetensors.torch import load_file
 
+from hybridgen import guide
 from hybridgen.cli import command
+from hybridgen.errors import InputError
 from hybridgen.evaluation.runs import load_guide
+from hybridgen.maths.rng import rng_from
 from hybridgen.networks.build import (
     DenoiserSettings,
     DiscriminatorSettings,
@@ -22,6 +27,7 @@ from hybridgen.networks.build import (
     build_generator,
     load_network,
 )
+from hybridgen.sampling.pipeline_sampler import PipelineSampler
 
 TINY = (
     *(
@@ -309,6 +315,90 @@ def test_bad_input_gets_one_sentence(call, models, tmp_path, argv, expected):
     sentences = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(sentences) == 1 and expected in sentences[0]
     assert out == "" and not (tmp_path / "g").exists()
+
+
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory):
+    """Folders of pipelines of diffusers, of pixels and of latents."""
+    made = {}
+    for make in (ddpm, ldm):
+        folder = made[make.__name__] = tmp_path_factory.mktemp(make.__name__)
+        make()[0].save_pretrained(folder)
+    return made
+
+
+def test_a_pipeline_of_diffusers_gets_a_guide_that_guides_it(call, pipelines, tmp_path):
+    """Drawn by its own scheduler, in the space of its network: latents as they are."""
+    folder = tmp_path / "g"
+    source = ("--run", pipelines["ldm"], "--data.path", "digits", "--pipeline_steps", "4")
+    status, out, err = call(*source, "--out", folder)
+    assert status == 0, err
+    record = json.loads((folder / "guide.json").read_text())
+    assert (record["sampler"], record["steps"]) == ("DDIMScheduler", 4)
+    fakes = load_file(folder / "generated.safetensors")["x"]
+    assert fakes.dtype == torch.float32 and fakes.shape == (40, 4, 8, 8)
+    assert fakes.abs().max() > 1
+    assert "frechet_distance_guided" in out and load_guide(folder).steps == 4
+    pipe = DiffusionPipeline.from_pretrained(pipelines["ldm"])
+    arguments = {"batch_size": 2, "num_inference_steps": 4, "output_type": "np"}
+    pipe.set_progress_bar_config(disable=True)
+    before = pipe(generator=torch.Generator().manual_seed(0), **arguments).images
+    guide(pipe, folder, 50.0, (0.01, 100.0))
+    after = pipe(generator=torch.Generator().manual_seed(0), **arguments).images
+    assert (before != after).any()
+    status, _, err = call(*source, "--out", folder)
+    assert status == 0 and "finished already" in err
+
+
+def test_a_pipeline_is_sampled_as_its_users_sample_it(pipelines):
+    pipe = DiffusionPipeline.from_pretrained(pipelines["ddpm"])
+    pipe.set_progress_bar_config(disable=True)
+    sampler, noise = PipelineSampler(pipe, (1, 8, 8), 4), torch.randn(3, 1, 8, 8)
+    x = sampler(noise)
+    call = {"batch_size": 3, "num_inference_steps": 4, "output_type": "pt"}
+    theirs = pipe(generator=rng_from(noise), **call).images
+    torch.testing.assert_close((x / 2 + 0.5).clamp(0, 1), theirs)
+    assert torch.equal(sampler(noise), x) and not torch.equal(sampler(noise + 1), x)
+    assert "step" not in vars(pipe.scheduler)  # as it was
+
+
+@pytest.mark.parametrize(
+    ("name", "argv", "expected"),
+    [
+        ("ddpm", [], "is a pipeline, which keeps no data: give --data.path"),
+        ("ddpm", ["--data.path", "ring"], "of shape (1, 8, 8) and the data has shape (2,)"),
+        ("ldm", ["--data.path", "ring"], "ring is streamed or drawn"),
+        ("digits", ["--data.labels", "true"], "has its own data settings"),
+        (
+            "ddpm",
+            ["--data.path", "digits", "--training.objective", "score_matching"],
+            "compares with a denoiser and got none",
+        ),
+    ],
+)
+def test_a_pipeline_without_fitting_data_is_refused(
+    call, models, pipelines, tmp_path, name, argv, expected
+):
+    run = {**models, **pipelines}[name]
+    smooth = ("--discriminator.activation", "silu")
+    status, _, err = call("--run", run, "--out", tmp_path / "g", *smooth, *argv)
+    assert status == 2 and expected in err
+    assert not (tmp_path / "g").exists()
+
+
+def test_a_folder_of_no_pipeline_and_one_of_text_are_refused(call, tmp_path):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "model_index.json").write_text("{}")
+    source = ("--run", tmp_path / "p", "--data.path", "digits")
+    status, _, err = call(*source, "--out", tmp_path / "g")
+    assert status == 2 and "no pipeline can be read from" in err
+
+    class OfText:
+        def __call__(self, prompt, batch_size=1):
+            pass
+
+    with pytest.raises(InputError, match=r"OfText cannot be sampled .*train_guide"):
+        PipelineSampler(OfText(), (1, 8, 8), 4)
 
 
 def test_a_model_of_data_that_changed_gets_no_guide(call, models, tmp_path):

@@ -1,0 +1,133 @@
+"""What a network inside a diffusers pipeline is shown, and how it answers."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from hybridgen.maths import predictions
+from hybridgen.maths.noise import scalings
+from hybridgen.sampling.conversions import CONSISTENCY, PredictionType
+from hybridgen.sampling.guidance import configured
+
+_LEAST = 2.0**-24
+_IN_TIMESTEPS = {"SD3Transformer2DModel", "CogView4Transformer2DModel", "WanTransformer3DModel"}
+_IN_TIMESTEPS |= {"UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel"}
+_IN_SHARES = {"FluxTransformer2DModel", "ChromaTransformer2DModel", "QwenImageTransformer2DModel"}
+_IN_SHARES |= {"AuraFlowTransformer2DModel"}
+"""Networks of flow matching by what they are told: `1000 t`, or the share of noise t itself."""
+
+Level = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Parametrisation:
+    """How a network was trained to be asked and to answer; its sampler may be any other.
+
+    Attributes:
+        level: `timestep [b] -> (alpha, s)`, `[b]` each: it is shown `alpha x0 + s n`.
+        prediction: what its answer says.
+        variance: whether half of the channels of an answer are a variance.
+    """
+
+    level: Level
+    prediction: PredictionType
+    variance: bool = False
+
+    def moved(self, push: Tensor, alpha: Tensor, s: Tensor) -> Tensor:
+        """What an answer changes by where the clean estimate does by `push [b ...]`: every
+        prediction is linear in it.
+        """
+        zero = torch.zeros_like(push)
+        alpha, s = alpha.to(push), s.to(push)
+        if self.prediction.edm is not None:
+            return predictions.edm_from_clean(push, zero, s / alpha, *self.prediction.edm)
+        return predictions.from_clean(self.prediction.kind, push, zero, alpha, s)
+
+
+def parametrisation(
+    network: Any, scheduler: Any, pure_noise: float | None = None
+) -> Parametrisation:
+    """Read off the scheduler that a network was trained with, or one made `from_config` of it.
+
+    Args:
+        pure_noise: of flow matching, the timestep at which the network is shown noise alone.
+
+    Raises:
+        ValueError: what it was trained to be asked or to answer cannot be told.
+    """
+    if configured(network, "data_std") is not None:  # of this package: asked and answers as it is
+        return Parametrisation(_exploding, PredictionType("sample"))
+    name, config = type(scheduler).__name__, scheduler.config
+    prediction = config.get("prediction_type")
+    kinds = [kind.__name__ for kind in type(scheduler).__mro__]
+    variance = str(config.get("variance_type")).startswith("learned")
+    if CONSISTENCY in kinds or any(kind.startswith("EDM") for kind in kinds):
+        data_std = float(config["sigma_data"])
+        consistent = CONSISTENCY in kinds
+        least = config["sigma_min"] if consistent else 0.0
+        edm = (data_std, "epsilon" if consistent else prediction, least)
+        # Consistency models are told a thousand times what EDM's networks are told.
+        level = partial(_scaled, data_std, 1e3 if consistent else 1.0)
+        return Parametrisation(level, PredictionType(edm=edm))
+    flow = prediction == "flow_prediction" or any(kind.startswith("FlowMatch") for kind in kinds)
+    if flow or config.get("use_flow_sigmas"):
+        top = _top(network, float(config["num_train_timesteps"]), pure_noise)
+        way = PredictionType("flow" if flow else cast(predictions.Prediction, prediction))
+        return Parametrisation(partial(_mixed, top), way, variance)
+    kept = getattr(scheduler, "alphas_cumprod", None)
+    ways = ("epsilon", "v_prediction", "sample")
+    if prediction not in ways or kept is None or config.get("timestep_type") == "continuous":
+        raise ValueError(
+            f"what a network trained with {name} is shown and answers cannot be told (prediction "
+            f"type {prediction!r}): give trained_with=, the scheduler of its training, such as "
+            "DDPMScheduler(beta_schedule=..., prediction_type=...) of diffusers"
+        )
+    # Where the table ends in pure noise, its last level is taken as diffusers' solvers do.
+    kept = torch.as_tensor(kept).double().cpu().clamp_min(_LEAST)
+    log_sigmas = ((1 - kept) / kept).log() / 2
+    return Parametrisation(partial(_tabled, log_sigmas), PredictionType(prediction), variance)
+
+
+def _top(network: Any, timesteps: float, pure_noise: float | None) -> float:
+    if pure_noise is not None:
+        if not 0 < pure_noise < math.inf:
+            raise ValueError(f"pure_noise is a positive timestep, got {pure_noise}")
+        return pure_noise
+    kinds = {kind.__name__ for kind in type(network).__mro__}
+    if kinds & _IN_SHARES:
+        return 1.0
+    if kinds & _IN_TIMESTEPS or not type(network).__module__.startswith("diffusers."):
+        return timesteps
+    raise ValueError(
+        f"which timestep a {type(network).__name__} takes for pure noise is not known here: give "
+        f"pure_noise=, as a rule {timesteps:g} or 1"
+    )
+
+
+def _exploding(t: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.ones_like(t), t
+
+
+def _mixed(top: float, t: Tensor) -> tuple[Tensor, Tensor]:
+    return (1 - t / top).clamp_min(0), t / top
+
+
+def _scaled(data_std: float, turns: float, t: Tensor) -> tuple[Tensor, Tensor]:
+    sigma = (4 * t / turns).exp()
+    inner = scalings(sigma, data_std).inner
+    return inner, inner * sigma
+
+
+def _tabled(log_sigmas: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Between two entries `log sigma` is interpolated, as diffusers' solvers do."""
+    t = t.clamp(0, len(log_sigmas) - 1)
+    below = t.floor().long()
+    above = t.ceil().long()
+    sigma = torch.lerp(log_sigmas[below], log_sigmas[above], t - below).exp()
+    alpha = torch.rsqrt(1 + sigma.square())
+    return alpha, alpha * sigma
