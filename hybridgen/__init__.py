@@ -44,9 +44,11 @@ if TYPE_CHECKING:
     from hybridgen.networks.pixel import PixelDiscriminator
     from hybridgen.networks.residual import ResidualDiscriminator, ResidualGenerator
     from hybridgen.protocols import Answer, Denoiser, Discriminator, Generator, Sampler
-    from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
+    from hybridgen.sampling.extrapolation import autoguidance, classifier_free_guidance
+    from hybridgen.sampling.guidance import discriminator_guidance
     from hybridgen.sampling.guide import guide, unguide
     from hybridgen.sampling.load import load_denoiser
+    from hybridgen.sampling.particles import Particles
     from hybridgen.sampling.pipeline import GuidedDiffusionPipeline
     from hybridgen.sampling.refinement import Refined
     from hybridgen.sampling.samplers import Heun, SinglePass
@@ -112,10 +114,12 @@ _LAZY = {
     "networks.pixel": ("PixelDiscriminator",),
     "networks.residual": ("ResidualDiscriminator", "ResidualGenerator"),
     "protocols": ("Answer", "Denoiser", "Discriminator", "Generator", "Sampler"),
-    "sampling.guidance": ("classifier_free_guidance", "discriminator_guidance"),
+    "sampling.extrapolation": ("autoguidance", "classifier_free_guidance"),
+    "sampling.guidance": ("discriminator_guidance",),
     "sampling.guide": ("guide", "unguide"),
     "sampling.load": ("load_denoiser",),
     "sampling.pipeline": ("GuidedDiffusionPipeline",),
+    "sampling.particles": ("Particles",),
     "sampling.refinement": ("Refined",),
     "sampling.samplers": ("Heun", "SinglePass"),
     "sampling.schedulers": ("Scheduled",),

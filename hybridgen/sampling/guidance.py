@@ -64,6 +64,13 @@ def check_guide(denoiser: Any, discriminator: Any) -> None:
             )
 
 
+def check_window(window: tuple[float, float]) -> None:
+    """Refuse an empty range of noise levels with a `ValueError`."""
+    low, high = window
+    if not 0 <= low < high:
+        raise ValueError(f"a window is (low, high) with 0 <= low < high, got {window}")
+
+
 def _weights_dtype(discriminator: Any) -> torch.dtype | None:
     """The type of a module's weights; `None` for a function."""
     weights = discriminator.parameters() if isinstance(discriminator, nn.Module) else iter(())
@@ -163,20 +170,6 @@ def discriminator_guidance(
     return Guided(denoiser, Push(discriminator, scale, window, clip))
 
 
-def classifier_free_guidance(denoiser: Denoiser, scale: Scale) -> Denoiser:
-    """Away from the unconditional estimate: `D(x, null) + scale (D(x, label) - D(x, null))`.
-
-    Scale 1 is the conditional denoiser, 0 the unconditional one; `label=None` is unconditional.
-    Source: Ho & Salimans 2022, arXiv:2207.12598, equation 6, there with w = scale - 1.
-
-    Args:
-        denoiser: trained with labels dropped at random (`training.label_drop`).
-        scale: a number, or a function of `sigma [b]`.
-    """
-    check_scale(scale)
-    return ClassifierFree(denoiser, scale)
-
-
 @dataclass(frozen=True, eq=False)
 class Push:
     """What a discriminator adds to clean estimates, `scale sigma^2 d logit / d x`.
@@ -195,9 +188,7 @@ class Push:
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
-        low, high = self.window
-        if not 0 <= low < high:
-            raise ValueError(f"a window is (low, high) with 0 <= low < high, got {self.window}")
+        check_window(self.window)
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip must be positive, got {self.clip}")
 
@@ -266,29 +257,6 @@ class Guided:
 
     def _asked(self, sigma: float) -> bool:
         return bool((self.push.strength(torch.tensor([sigma])) != 0).any())
-
-
-@dataclass(frozen=True, eq=False)
-class ClassifierFree:
-    """Two calls of one denoiser, extrapolated; made by `classifier_free_guidance`."""
-
-    denoiser: Denoiser
-    scale: Scale
-
-    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        without = self.denoiser(x, sigma, None)
-        if label is None:
-            return without
-        scale = like(scale_at(self.scale, sigma), x).to(x.dtype)
-        return without + scale * (self.denoiser(x, sigma, label) - without)
-
-    def cost(self, sigma: float) -> Cost:
-        """Calls at one level with labels given: twice the denoiser's."""
-        return cost_of(self.denoiser, sigma) * 2
-
-    def at(self, sigma: float) -> Denoiser:
-        """See `at_level`."""
-        return replace(self, denoiser=at_level(self.denoiser, sigma))
 
 
 def scale_at(scale: Scale, sigma: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.sampling import guidance
 from hybridgen.sampling import pipeline_inputs as inputs
 from hybridgen.sampling.conversions import SCHEDULERS
+from hybridgen.sampling.extrapolation import classifier_free_guidance
 from hybridgen.sampling.load import check_component, read_index, saved_kind
 from hybridgen.sampling.pretrained import DiffusersDenoiser
 from hybridgen.sampling.schedulers import Scheduled
@@ -163,7 +164,7 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         if classifier_free_scale is not None:
             if labels is None:
                 raise ValueError("classifier_free_scale needs class_labels, got None; give both")
-            denoiser = guidance.classifier_free_guidance(denoiser, classifier_free_scale)
+            denoiser = classifier_free_guidance(denoiser, classifier_free_scale)
         if self.discriminator is not None and guidance_scale != 0:
             trained_for, (low, high) = self.config["trained_for"], self.config["window"]
             inputs.warn_if_mismatched(trained_for, self.scheduler, steps)

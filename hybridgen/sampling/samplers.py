@@ -89,18 +89,29 @@ class Heun:
             x = x + image.to(x)
         draws, finite = rng_from(noise) if self.churn else None, []
         for now, after in pairwise(levels):
-            start = self._raised(now)
-            if draws is not None:
-                fresh = torch.randn(x.shape, generator=draws, device=x.device, dtype=x.dtype)
-                x = x + self.churn_noise * math.sqrt(start**2 - now**2) * fresh
-            slope = self._slope(x, start, label)
-            ahead = x + (after - start) * slope
-            if after > 0:
-                slope = (slope + self._slope(ahead, after, label)) / 2
-            x = x + (after - start) * slope
+            x = self.step(x, now, after, label, draws)
             finite.append(torch.isfinite(x).all())
         check_samples(finite, levels)
         return x.to(noise.dtype)
+
+    def step(
+        self,
+        x: Tensor,
+        now: float,
+        after: float,
+        label: Tensor | None,
+        draws: torch.Generator | None,
+    ) -> Tensor:
+        """From `x [b ...]` at one level to the next; `draws` the noise of the churn."""
+        start = self._raised(now)
+        if draws is not None:
+            fresh = torch.randn(x.shape, generator=draws, device=x.device, dtype=x.dtype)
+            x = x + self.churn_noise * math.sqrt(start**2 - now**2) * fresh
+        slope = self._slope(x, start, label)
+        ahead = x + (after - start) * slope
+        if after > 0:
+            slope = (slope + self._slope(ahead, after, label)) / 2
+        return x + (after - start) * slope
 
     def _raised(self, sigma: float) -> float:
         low, high = self.churn_levels

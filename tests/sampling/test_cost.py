@@ -14,12 +14,8 @@ from hybridgen.evaluation.cost import sampling_costs
 from hybridgen.maths.noise import karras_sigmas
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.sampling.build import build_sampler
-from hybridgen.sampling.guidance import (
-    Cost,
-    classifier_free_guidance,
-    cost_of,
-    discriminator_guidance,
-)
+from hybridgen.sampling.extrapolation import autoguidance, classifier_free_guidance
+from hybridgen.sampling.guidance import Cost, cost_of, discriminator_guidance
 from hybridgen.sampling.samplers import Heun
 from hybridgen.sampling.settings import SamplerName, SamplerSettings
 
@@ -89,6 +85,20 @@ def test_the_cost_that_is_told_is_the_cost_that_is_counted(name, churn, dtype):
     sampler(torch.randn(3, 2, dtype=dtype), LABEL)
     assert sampler.cost == cost(denoiser.calls, discriminator.forward, discriminator.backward)
     assert sampler.cost.calls == denoiser.calls
+
+
+def test_a_weaker_model_is_asked_inside_the_window_alone():
+    denoiser, weaker = Counted(halved), Counted(halved)
+    levels = karras_sigmas(7)
+    for window in ((0.0, math.inf), (0.3, 5.0)):
+        guided = autoguidance(denoiser, weaker, 2.0, window=window)
+        sampler = Heun(guided, (2,), levels)
+        before = denoiser.calls, weaker.calls
+        sampler(torch.randn(3, 2))
+        asked = denoiser.calls - before[0], weaker.calls - before[1]
+        inside = (levels[:-1] >= window[0]) & (levels[:-1] < window[1])
+        assert asked == (13, int(2 * inside.sum() - inside[0].long()))
+        assert sampler.cost.calls == sum(asked)
 
 
 @pytest.mark.parametrize("guidance", GUIDANCE)

@@ -23,7 +23,8 @@ from hybridgen.maths.noise import karras_sigmas, like
 from hybridgen.networks.dcgan import DcganDiscriminator
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.networks.mlp import MlpDiscriminator
-from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
+from hybridgen.sampling.extrapolation import classifier_free_guidance
+from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.sampling.samplers import Heun
 
 EVERYWHERE = (0.0, math.inf)

@@ -23,7 +23,8 @@ from hybridgen.errors import InputError
 from hybridgen.networks.denoisers import ImageDenoiser, PointDenoiser
 from hybridgen.networks.mlp import MlpDiscriminator
 from hybridgen.networks.residual import ResidualDiscriminator
-from hybridgen.sampling.guidance import classifier_free_guidance, discriminator_guidance
+from hybridgen.sampling.extrapolation import classifier_free_guidance
+from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.sampling.pipeline import GuidedDiffusionPipeline
 from hybridgen.sampling.schedulers import Scheduled
 

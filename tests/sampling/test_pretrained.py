@@ -8,7 +8,7 @@ from torch import nn
 
 from hybridgen.errors import InputError
 from hybridgen.maths.predictions import edm_from_clean, from_clean
-from hybridgen.sampling.guidance import classifier_free_guidance
+from hybridgen.sampling.extrapolation import classifier_free_guidance
 from hybridgen.sampling.load import load_denoiser
 from hybridgen.sampling.pretrained import DiffusersDenoiser
 from hybridgen.sampling.schedulers import Scheduled
