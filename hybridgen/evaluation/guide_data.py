@@ -45,7 +45,7 @@ def pipeline_and_data(name: str, data: DataSettings) -> tuple[Any, Source]:
         raise InputError(NO_DATA.format(name=name))
     source = load_data(data)
     try:
-        pipeline: Any = DiffusionPipeline.from_pretrained(name)
+        pipeline: Any = DiffusionPipeline.from_pretrained(name, use_safetensors=True)
     except Exception as error:  # a damaged file fails in as many ways as there are formats
         raise InputError(
             f"no pipeline can be read from {name!r} ({reason(error)}): name a finished run, or "

@@ -135,9 +135,8 @@ class Extrapolated:
 
     def cost(self, sigma: float) -> Cost:
         """Calls at one level, with labels given."""
-        both = self.denoiser, self.weaker
-        asked = both if self._asked(sigma) else both[:1]
-        return sum((cost_of(each, sigma) for each in asked), Cost())
+        inner = cost_of(self.denoiser, sigma)
+        return inner + cost_of(self.weaker, sigma) if self._asked(sigma) else inner
 
     def at(self, sigma: float) -> Denoiser:
         """See `at_level`: the denoiser itself outside the window."""

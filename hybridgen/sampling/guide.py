@@ -1,6 +1,7 @@
 """`guide` a pipeline of diffusers, and `unguide` it."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def guide(
     guiding: Any = discriminator
     settings: dict[str, Any] = {}
     if isinstance(discriminator, str | Path):
-        guiding, settings, _ = load_guide_folder(Path(discriminator))
+        guiding, settings, saved = load_guide_folder(Path(discriminator))
+        _check_guide(Path(discriminator), saved, pipe, scale)
     chosen = {"scale": scale, "window": window, "clip": clip}
     settings |= {key: value for key, value in chosen.items() if value is not None}
     for setting in ("guidance_embeds", "time_cond_proj_dim"):
@@ -81,6 +83,28 @@ def guide(
     how = {"trained_with": json.loads(scheduler.to_json_string()), "pure_noise": pure_noise}
     setattr(pipe, name, GuidedNetwork(network, Push(guiding, **settings), trained, how))
     return pipe
+
+
+def _check_guide(folder: Path, saved: dict[str, Any], pipe: Any, scale: Scale | None) -> None:
+    """Refuse what refines a GAN, and warn of a guide that is none, or is one for other samples."""
+    sampler, used = saved.get("sampler"), type(pipe.scheduler).__name__
+    if sampler == "single_pass":
+        raise ValueError(
+            f"{folder} knows a GAN's finished samples, which it can refine: to guide a pipeline "
+            "train a guide on its samples (experiments/guide.py)"
+        )
+    if scale is None and (not saved["scale"] or saved.get("significant") is False):
+        warnings.warn(
+            f"{folder} was not significant on held-out samples, or no scale helped (its scale is "
+            f"{saved['scale']:g}): the pipeline may be none the better; give scale= to try",
+            stacklevel=3,
+        )
+    if sampler not in (None, used):
+        warnings.warn(
+            f"{folder} knows the errors of {sampler} with {saved.get('steps')} steps, and this "
+            f"pipeline samples by {used}: compare with it unguided",
+            stacklevel=3,
+        )
 
 
 def unguide(pipe: Any) -> Any:

@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from hybridgen.errors import InputError
 from hybridgen.files import Number, read_object, write_atomically
 from hybridgen.networks.blocks import eval_mode
-from hybridgen.networks.build import CLASSES, check_numbers, load_network
+from hybridgen.networks.build import (
+    CLASSES,
+    check_complete,
+    check_numbers,
+    check_saved,
+    load_network,
+)
 from hybridgen.sampling.guidance import (
     HIGHEST,
     Push,
@@ -72,6 +78,11 @@ class GuidedNetwork(ModelMixin, ConfigMixin):
             return prediction
         names = self._parameters_of_forward
         x, t = arguments[names[0]], arguments.get("timestep", arguments.get(names[1]))
+        if any(len(shapes) > 1 for shapes in arguments.get("img_shapes") or ()):
+            raise ValueError(
+                "this pipeline shows its network images of a condition among the samples, and a "
+                "guide would push them too: it cannot be guided"
+            )
         label = arguments.get("class_labels", arguments.get("label"))
         channels = prediction.shape[1]
         if self._trained.variance or channels == 2 * x.shape[1]:
@@ -111,7 +122,8 @@ class GuidedNetwork(ModelMixin, ConfigMixin):
             return self.push(exploding, level, label)
         weight = next(network.parameters(), x)
         if weight.device != x.device:
-            network.to(x.device)
+            with torch.inference_mode(False):  # else its weights could never have gradients again
+                network.to(x.device)
         with eval_mode(network):
             return self.push(exploding, level, label)
 
@@ -217,19 +229,22 @@ class GuidedNetwork(ModelMixin, ConfigMixin):
         folder = Path(pretrained_model_name_or_path)
         name = read_object(folder / "config.json", {"_class_name": str})["_class_name"]
         network = _class_of(CLASSES.get(name) or getattr(diffusers, name, None), ModelMixin, name)
-        discriminator, settings, how = load_guide_folder(folder / "guide")
+        discriminator, settings, saved = load_guide_folder(folder / "guide")
+        how = {name: saved.get(name) for name in _HOW}
         trained_with = how.get("trained_with") or {}
         name = str(trained_with.get("_class_name"))
         kind = _class_of(getattr(diffusers, name, None), SchedulerMixin, name)
         trained_with = {k: v for k, v in trained_with.items() if not k.startswith("_")}
         check_numbers(trained_with)
-        inner = network.from_pretrained(folder, **kwargs)
+        check_saved(network, folder, kwargs.get("variant"))
+        inner = network.from_pretrained(folder, **{**kwargs, "use_safetensors": True})
+        check_complete(inner)
         trained = parametrisation(inner, kind.from_config(trained_with), how["pure_noise"])
         return cls(inner, Push(discriminator, **settings), trained, how)
 
 
 def load_guide_folder(folder: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """A discriminator, the settings of its push, and how its network was trained."""
+    """A discriminator, the settings of its push, and all that is saved beside it."""
     saved = read_object(folder / _SAVED, {"scale": Number, "window": list})
     module, name = saved.get("discriminator") or (None, None)
     # Somebody's own class is loaded where it is imported already: nothing is imported for a name.
@@ -246,7 +261,7 @@ def load_guide_folder(folder: Path) -> tuple[Any, dict[str, Any], dict[str, Any]
         Push(discriminator, **settings)
     except (TypeError, ValueError) as error:
         raise InputError(f"{folder / _SAVED} is damaged ({error}): save it again") from error
-    return discriminator, settings, {name: saved.get(name) for name in _HOW}
+    return discriminator, settings, saved
 
 
 def _class_of(kind: Any, base: type, name: str) -> Any:

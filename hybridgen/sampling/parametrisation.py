@@ -20,6 +20,8 @@ _IN_TIMESTEPS |= {"UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel"
 _IN_SHARES = {"FluxTransformer2DModel", "ChromaTransformer2DModel", "QwenImageTransformer2DModel"}
 _IN_SHARES |= {"AuraFlowTransformer2DModel"}
 """Networks of flow matching by what they are told: `1000 t`, or the share of noise t itself."""
+_REVERSED = {"Lumina2Transformer2DModel", "LuminaNextDiT2DModel", "ZImageTransformer2DModel"}
+_REVERSED |= {"HiDreamImageTransformer2DModel", "MochiTransformer3DModel"}
 
 Level = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -94,18 +96,24 @@ def parametrisation(
 
 
 def _top(network: Any, timesteps: float, pure_noise: float | None) -> float:
+    kinds = {kind.__name__ for kind in type(network).__mro__}
+    if kinds & _REVERSED:
+        raise ValueError(
+            f"the time of a {type(network).__name__} runs from noise to data, or its answer has "
+            "the other sign, which a guide does not know: it cannot be guided"
+        )
     if pure_noise is not None:
         if not 0 < pure_noise < math.inf:
             raise ValueError(f"pure_noise is a positive timestep, got {pure_noise}")
         return pure_noise
-    kinds = {kind.__name__ for kind in type(network).__mro__}
     if kinds & _IN_SHARES:
         return 1.0
-    if kinds & _IN_TIMESTEPS or not type(network).__module__.startswith("diffusers."):
+    if kinds & _IN_TIMESTEPS:
         return timesteps
     raise ValueError(
-        f"which timestep a {type(network).__name__} takes for pure noise is not known here: give "
-        f"pure_noise=, as a rule {timesteps:g} or 1"
+        f"which timestep a {type(network).__name__} takes for pure noise is not known here: if its "
+        "time runs from 0 at the data, and it answers noise minus data, give pure_noise=, as a "
+        f"rule {timesteps:g} or 1"
     )
 
 

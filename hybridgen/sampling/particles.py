@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,12 @@ class Particles:
     def __post_init__(self) -> None:
         check_guide(self.sampler.denoiser, self.discriminator)
         check_window(self.window)
-        if isinstance(self.sampler.denoiser, Guided):
+        denoiser: Any = self.sampler.denoiser
+        while denoiser is not None and not isinstance(denoiser, Guided):
+            denoiser = getattr(denoiser, "denoiser", None)
+        if self.sampler.churn == 0:
+            raise ValueError("without churn copies stay copies: give the sampler one, such as 8")
+        if denoiser is not None:
             raise ValueError(
                 "the sampler's denoiser is guided by a discriminator, so its samples are not those "
                 "that ratios to it are of: give the denoiser as it is"

@@ -174,7 +174,7 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
         bar = not getattr(self, "_progress_bar_config", {}).get("disable", False)
         # Levels of EDM, and so those of our denoisers, end at 80; a student's where it began.
         end = max(80.0, self.scheduler.config.get("sigma_max") or 0.0)
-        options = {"highest": end if hasattr(self.unet, "shape") else 1e3, "progress": bar}
+        options = {"highest": end if hasattr(self.unet, "shape") else None, "progress": bar}
         sampler = Scheduled(denoiser, self.scheduler, shape, steps, **options)
         with eval_mode(self.unet, self.discriminator):
             samples = sampler(noise, labels, generator=generator)
@@ -245,6 +245,20 @@ class GuidedDiffusionPipeline(DiffusionPipeline):
             licence=licence,
         )
         return f"{card}\n"
+
+    @classmethod
+    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Any:
+        """The parts of another pipeline in this one.
+
+        Raises:
+            ValueError: it decodes latents, which this one would leave as they are.
+        """
+        if decoders := [name for name in ("vae", "vqvae") if getattr(pipeline, name, None)]:
+            raise ValueError(
+                f"{type(pipeline).__name__} decodes what its network makes by its {decoders[0]}, "
+                "which a GuidedDiffusionPipeline does not have: use guide(pipe, discriminator)"
+            )
+        return super().from_pipe(pipeline, **kwargs)
 
     @classmethod
     def from_pretrained(

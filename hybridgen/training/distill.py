@@ -87,7 +87,8 @@ class Distillation:
     """The losses of one round on a micro-batch: of student, follower and discriminator.
 
     All learn from the ends of the student's own path down the levels, where only the last estimate
-    has a gradient (Yin et al. 2024, DMD2, arXiv:2405.14867, section 4.5). All denoisers are in
+    has a gradient (Yin et al. 2024, DMD2, arXiv:2405.14867, section 4.5), and for a share of the
+    batch from inputs of pairs in its place, while these have a weight. All denoisers are in
     eval mode, because a sampler has no dropout.
 
     Attributes:
@@ -156,12 +157,13 @@ class Distillation:
             draws: see `Draws`.
         """
         drawn, losses, parts = Draws(*draws), {}, {}
-        if start is not None and paired is not None and len(prepared) == 1:
+        if start is not None and paired is not None and regression > 0:
             x = start.to(real)
+            if len(prepared) > 1:
+                path = self.path(drawn.path, place, label)
+                x = torch.where(like(paired, x) > 0, x, path)
         else:
             x = self.path(drawn.path, place, label)
-            if start is not None and paired is not None:
-                x = torch.where(like(paired, x) > 0, start.to(x), x)
         with torch.set_grad_enabled(moves):
             sample = prepared["student"](x, x.new_full((len(x),), self.levels[place]), label)
         total = sample.new_zeros(())

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import warnings
 from functools import cache
 
 import accelerate
@@ -28,6 +29,7 @@ from pipelines import (
     stable_diffusion,
     unet,
 )
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hybridgen.errors import InputError
@@ -169,7 +171,8 @@ def exact_pipe(kind, mixture):
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", "flow"])
 def test_an_exact_discriminator_leads_a_wrong_network_to_the_data(kind):
     """Gates of fixture A; and path by path it is the pipeline of the data's own network."""
-    guided = guide(exact_pipe(kind, Q), exact_discriminator(P, Q), 1.0, EVERYWHERE)
+    how = {"pure_noise": 1000 if kind == "flow" else None}
+    guided = guide(exact_pipe(kind, Q), exact_discriminator(P, Q), 1.0, EVERYWHERE, **how)
     x = guided(unit_noise(), 80, ask=ask_plainly)
     assert w1(x) < 0.05 and ks(x) < 0.02  # .042, .011
     # Above sigma 80 the discriminator is asked at 80: 3e-5 where the data differ by 4.
@@ -352,6 +355,76 @@ def test_a_damaged_or_foreign_folder_is_refused(file, change, sentence, tmp_path
         GuidedNetwork.from_pretrained(tmp_path / "unet")
 
 
+def test_a_network_whose_weights_are_no_safetensors_or_not_all_there_is_refused(tmp_path):
+    for name, options in (("pickled", {"safe_serialization": False}), ("cut", {})):
+        pipe, guiding, _ = ddpm()
+        guide(pipe, guiding).unet.save_pretrained(tmp_path / name, **options)
+    path = tmp_path / "cut" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    del weights["conv_out.weight"]
+    save_file(weights, path)
+    for name in ("pickled", "cut"):
+        with pytest.raises(InputError, match=r"save (again|both again)"):
+            GuidedNetwork.from_pretrained(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "sentence"),
+    [
+        ({"scale": 0.0}, {}, "no scale helped"),
+        ({"significant": False}, {}, "was not significant"),
+        ({"significant": False}, {"scale": 2.0}, None),
+        ({"sampler": "DDIMScheduler", "steps": 5}, {}, "errors of DDIMScheduler with 5 steps"),
+        ({"sampler": "DDPMScheduler", "steps": 5, "significant": True}, {}, None),
+    ],
+)
+def test_a_guide_that_is_none_or_for_other_samples_warns(change, arguments, sentence, tmp_path):
+    pipe, guiding, _ = ddpm()
+    guide(pipe, guiding).unet.save_pretrained(tmp_path)
+    path = tmp_path / "guide" / "guide.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        guide(unguide(pipe), tmp_path / "guide", **arguments)
+    told = [str(each.message) for each in said if issubclass(each.category, UserWarning)]
+    assert not told if sentence is None else any(sentence in each for each in told), told
+
+
+def test_what_refines_a_gan_guides_nothing(tmp_path):
+    pipe, guiding, _ = ddpm()
+    guide(pipe, guiding).unet.save_pretrained(tmp_path)
+    path = tmp_path / "guide" / "guide.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sampler": "single_pass"}))
+    with pytest.raises(ValueError, match="a GAN's finished samples"):
+        guide(unguide(pipe), tmp_path / "guide")
+
+
+class Elsewhere(nn.Module):
+    """A discriminator on another device, that notes how it is moved."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones((), device="meta"))
+
+    def to(self, device):
+        self.moved = device, torch.is_inference_mode_enabled()
+        self.weight = nn.Parameter(torch.ones((), device=device))
+        return self
+
+    def forward(self, x, sigma, label=None):
+        return -self.weight * (x**2).flatten(1).sum(1)
+
+
+def test_a_discriminator_that_is_moved_in_inference_mode_can_still_have_gradients():
+    guiding = Elsewhere()
+    pipe = guide(Loop(Small(), DDPMScheduler()), guiding)
+    pipe.set_progress_bar_config(disable=True)
+    with torch.inference_mode():
+        first = pipe(torch.ones(1, 1, 8, 8), 3, ask=ask_plainly)
+    assert guiding.moved == (torch.device("cpu"), False)
+    assert not guiding.weight.is_inference() and bool(first.isfinite().all())
+
+
 def test_half_precision_is_the_networks_own_and_the_push_is_in_float32():
     pipe, guiding, call = ddpm()
     seen = []
@@ -493,6 +566,14 @@ def test_samples_with_the_same_noise_and_other_labels_are_no_halves():
             {},
             "give pure_noise=, as a rule 1000 or 1",
         ),
+        (lambda: Loop(Small(), FlowMatchEulerDiscreteScheduler()), {}, "give pure_noise="),
+        (
+            lambda: Loop(
+                type("ZImageTransformer2DModel", (Small,), {})(), FlowMatchEulerDiscreteScheduler()
+            ),
+            {"pure_noise": 1.0},
+            "ZImageTransformer2DModel runs from noise to data",
+        ),
         (lambda: Loop(unet(3), DDIMScheduler()), {}, r"\(1, 8, 8\) and this UNet2DModel .* 3"),
         (
             lambda: Loop(unet(), DDIMScheduler()),
@@ -536,6 +617,11 @@ def test_an_answer_that_fits_no_layout_is_refused():
     guided = guide(Loop(network, DDIMScheduler()), discriminator(2)).unet
     with pytest.raises(ValueError, match=r"answered \[1, 3, 8, 8\] to \[1, 2, 8, 8\]"):
         guided(torch.randn(1, 2, 8, 8), 500)
+    with pytest.raises(ValueError, match="images of a condition among the samples"):
+        guided._moved(
+            torch.zeros(1, 2, 8, 8),
+            {"sample": torch.randn(1, 2, 8, 8), "timestep": 5, "img_shapes": [[(1, 4, 4)] * 2]},
+        )
     with pytest.raises(ValueError, match="one timestep a sample, got 3 for 2"):
         guided_ = guide(Loop(conditional_unet(), DDIMScheduler()), discriminator(4)).unet
         guided_._moved(

@@ -21,6 +21,7 @@ from hybridgen.errors import RunError
 from hybridgen.maths.noise import karras_sigmas
 from hybridgen.networks.mlp import MlpDiscriminator
 from hybridgen.protocols import Cost
+from hybridgen.sampling.extrapolation import autoguidance
 from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.sampling.particles import Particles, resample
 from hybridgen.sampling.samplers import Heun
@@ -139,6 +140,10 @@ def test_what_cannot_work_is_refused():
     with pytest.raises(ValueError, match="is guided by a discriminator"):
         guided = discriminator_guidance(exact_denoiser(Q), exact_discriminator(P, Q))
         particles(sampler=heun(denoiser=guided))
+    with pytest.raises(ValueError, match="is guided by a discriminator"):
+        particles(sampler=heun(denoiser=autoguidance(guided, exact_denoiser(Q), 2.0)))
+    with pytest.raises(ValueError, match="without churn copies stay copies"):
+        particles(sampler=heun(churn=0.0))
     with pytest.raises(ValueError, match="a guide must know the noise level"):
         particles(MlpDiscriminator(width=4, depth=1))
     with pytest.raises(ValueError, match="a window is"):

@@ -17,6 +17,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import hub_utils
 from huggingface_hub.errors import EntryNotFoundError
 from oracles import heun_scheduler
+from pipelines import ldm as latent_pipeline
 from torch import nn
 
 from hybridgen.errors import InputError
@@ -325,6 +326,11 @@ def test_classes_of_a_plain_unet_have_a_null_label_where_one_is_named(tmp_path):
     assert not torch.equal(conditional, sample(again, class_labels=2, classifier_free_scale=3.0))
     with pytest.raises(ValueError, match=r"lie in 0\.\.2"):
         sample(again, class_labels=3)
+
+
+def test_a_pipeline_that_decodes_is_refused_and_not_robbed_of_its_decoder():
+    with pytest.raises(ValueError, match=r"decodes .* by its vqvae, .* use guide\(pipe"):
+        GuidedDiffusionPipeline.from_pipe(latent_pipeline()[0])
 
 
 def test_from_pipe_puts_a_guide_on_a_diffusers_pipeline():
