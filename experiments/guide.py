@@ -170,7 +170,8 @@ def model_of(settings: GuideExperiment) -> "tuple[SampledModel, DataSettings]":
     if is_pipeline(name) and (data.path or Path(name).is_dir()):
         pipeline, source = pipeline_and_data(name, data)
         network: Any = PipelineSampler(pipeline, source.shape, settings.pipeline_steps)
-        options: Any = {"fingerprint": weights_digest(network.network), "seed": settings.seed}
+        digest = weights_digest(network.network, pipeline.scheduler.to_json_string())
+        options: Any = {"fingerprint": digest, "seed": settings.seed}
         return SampledModel(source=source, network=network, settings=None, **options), data
     run = SavedRun(Path(name))
     generator = run.kind == "gan"  # refuses what is not finished

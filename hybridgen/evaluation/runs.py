@@ -208,9 +208,9 @@ def is_pipeline(name: str) -> bool:
     return (Path(name) / INDEX).is_file() or not Path(name).is_dir()
 
 
-def weights_digest(network: nn.Module) -> str:
-    """The SHA-256 of a network's weights as they are in memory."""
-    digest = hashlib.sha256()
+def weights_digest(network: nn.Module, settings: str = "") -> str:
+    """The SHA-256 of settings and of a network's weights as they are in memory."""
+    digest = hashlib.sha256(settings.encode())
     for weight in network.state_dict().values():
         digest.update(weight.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()

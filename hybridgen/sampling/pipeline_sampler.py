@@ -15,6 +15,7 @@ from hybridgen.maths.rng import rng_from
 from hybridgen.protocols import Cost
 from hybridgen.sampling.guidance import Push
 from hybridgen.sampling.guide import guide, network_name, unguide
+from hybridgen.sampling.parametrisation import parametrisation
 from hybridgen.sampling.samplers import check_noise, check_samples
 
 
@@ -56,6 +57,11 @@ class PipelineSampler:
                 f"{name} makes samples of shape {(config.get('in_channels'), *sides)} and the data "
                 f"has shape {shape}: give data like that (data.resolution, data.channels)"
             )
+
+        try:
+            parametrisation(self.network, self.pipeline.scheduler)
+        except ValueError as error:  # said before samples are drawn for hours
+            raise InputError(f"{name} cannot get a guide: {error}") from error
 
     @property
     def network(self) -> Any:

@@ -26,8 +26,9 @@ class Visit(NamedTuple):
     Attributes:
         sigma: the noise level at which it was called.
         clean: its estimate, `[b ...]`.
-        x: the samples after the step, `[b ...]`, in the scheduler's scale; what is written into
-            them is what the next step starts from.
+        x: the samples after the step, `[b ...]`, in the scheduler's scale. What is written into
+            them is what the next step starts from, but not under UniPC and in the middle of
+            HeunDiscrete's steps, which go on from samples of their own.
     """
 
     sigma: float

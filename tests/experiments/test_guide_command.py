@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from diffusers import DiffusionPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline, IPNDMScheduler
 from experiments.conftest import Answer, load
 from PIL import Image
 from pipelines import ddpm, ldm
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from hybridgen import guide
 from hybridgen.cli import command
 from hybridgen.errors import InputError
-from hybridgen.evaluation.runs import load_guide
+from hybridgen.evaluation.runs import load_guide, weights_digest
 from hybridgen.maths.rng import rng_from
 from hybridgen.networks.build import (
     DenoiserSettings,
@@ -384,6 +384,26 @@ def test_a_pipeline_without_fitting_data_is_refused(
     status, _, err = call("--run", run, "--out", tmp_path / "g", *smooth, *argv)
     assert status == 2 and expected in err
     assert not (tmp_path / "g").exists()
+
+
+def test_a_network_that_no_guide_understands_is_refused_before_anything_is_drawn(
+    call, pipelines, tmp_path
+):
+    shutil.copytree(pipelines["ddpm"], tmp_path / "pipe")
+    IPNDMScheduler().save_pretrained(tmp_path / "pipe" / "scheduler")
+    index = tmp_path / "pipe" / "model_index.json"
+    index.write_text(index.read_text().replace("DDPMScheduler", "IPNDMScheduler"))
+    argv = ("--run", tmp_path / "pipe", "--data.path", "digits", "--out", tmp_path / "run")
+    status, _, err = call(*argv)
+    assert status == 2 and "cannot get a guide: what a network trained with IPNDM" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pipelines_scheduler_is_part_of_what_its_samples_are_known_by(pipelines):
+    network, digests = DiffusionPipeline.from_pretrained(pipelines["ddpm"]).unet, set()
+    for settings in ("", DDPMScheduler().to_json_string(), IPNDMScheduler().to_json_string()):
+        digests.add(weights_digest(network, settings))
+    assert len(digests) == 3 and weights_digest(network) in digests
 
 
 def test_a_folder_of_no_pipeline_and_one_of_text_are_refused(call, tmp_path):
