@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from hybridgen.cli import command
+from hybridgen.errors import InputError
 from hybridgen.settings import Range, Samples, Seed, Settings
 
 
@@ -32,10 +33,13 @@ def main(settings: DiffusersDdpm) -> None:
     from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from diffusers.training_utils import EMAModel
+    from tqdm import tqdm
 
     from hybridgen import Shard, digits
 
     steps, batch, folder = settings.steps, settings.batch, settings.out
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not empty: name a new folder by --out, or remove it")
     torch.manual_seed(settings.seed)
     unet = UNet2DModel(
         sample_size=8,
@@ -51,9 +55,9 @@ def main(settings: DiffusersDdpm) -> None:
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     average = EMAModel(unet.parameters(), decay=0.995)
-    for step, (x, _) in zip(
-        range(1, steps + 1), digits().batches(Shard(batch=batch, seed=settings.seed)), strict=False
-    ):
+    bar = tqdm(range(steps), unit="step")
+    data = digits().batches(Shard(batch=batch, seed=settings.seed))
+    for _, (x, _) in zip(bar, data, strict=False):
         noise, t = torch.randn_like(x), torch.randint(1000, (batch,))
         noisy = noising.add_noise(x, noise, t)  # pyright: ignore[reportArgumentType]
         loss = F.mse_loss(unet(noisy, t).sample, noise)
@@ -63,8 +67,7 @@ def main(settings: DiffusersDdpm) -> None:
         optimizer.step()
         rate.step()
         average.step(unet.parameters())
-        if step % 250 == 0 or step == steps:
-            print(f"step {step} of {steps}: loss {loss.item():.4f}", flush=True)
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
     average.copy_to(unet.parameters())
     DDPMPipeline(unet.eval(), noising).save_pretrained(folder)
     print(f"the pipeline is in {folder}")

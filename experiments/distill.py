@@ -108,7 +108,7 @@ def main(settings: Distill) -> None:
     from hybridgen.evaluation.guide import SampledModel
     from hybridgen.evaluation.guide_data import draw_pairs
     from hybridgen.evaluation.monitor import Monitor
-    from hybridgen.evaluation.runs import load_teacher
+    from hybridgen.evaluation.teacher import load_teacher
     from hybridgen.networks.build import build_discriminator
     from hybridgen.networks.features import EncoderDiscriminator
     from hybridgen.sampling.build import build_sampler, build_scheduler

@@ -21,7 +21,7 @@ from hybridgen.settings import Interval, Samples, check_memory
 from hybridgen.training.settings import FinetuneTraining
 
 if TYPE_CHECKING:
-    from hybridgen.evaluation.runs import Teacher
+    from hybridgen.evaluation.teacher import Teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def main(settings: Finetune) -> None:
     from hybridgen.evaluation.guide import SampledModel
     from hybridgen.evaluation.guide_data import GuideData
     from hybridgen.evaluation.monitor import Monitor
-    from hybridgen.evaluation.runs import load_teacher
+    from hybridgen.evaluation.teacher import load_teacher
     from hybridgen.sampling.build import build_sampler
     from hybridgen.training.lock import refuse_inside_run
     from hybridgen.training.run import Run

@@ -163,7 +163,8 @@ def model_of(settings: GuideExperiment) -> "tuple[SampledModel, DataSettings]":
     from hybridgen import load_data
     from hybridgen.evaluation.guide import SampledModel
     from hybridgen.evaluation.guide_data import pipeline_and_data
-    from hybridgen.evaluation.runs import SavedRun, data_of, is_pipeline, weights_digest
+    from hybridgen.evaluation.runs import SavedRun
+    from hybridgen.evaluation.teacher import data_of, is_pipeline, weights_digest
     from hybridgen.sampling.pipeline_sampler import PipelineSampler
 
     name, data = settings.run, settings.data

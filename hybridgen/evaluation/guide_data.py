@@ -19,7 +19,7 @@ from hybridgen.data.settings import DataSettings
 from hybridgen.data.source import Batch, Shard, Source, labels_in_turn, row_batches
 from hybridgen.errors import InputError, reason
 from hybridgen.evaluation.guide import SampledModel
-from hybridgen.evaluation.runs import NO_DATA
+from hybridgen.evaluation.teacher import NO_DATA
 from hybridgen.files import write_atomically
 from hybridgen.maths.rng import rng_for
 from hybridgen.networks.blocks import in_chunks

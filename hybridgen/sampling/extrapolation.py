@@ -52,17 +52,18 @@ def autoguidance(
 ) -> Denoiser:
     """Away from a weaker model of the same data: `D + (scale - 1) (D - weaker)`.
 
-    Source: Karras et al. 2024, arXiv:2406.02507, equation 3. The weaker one is an earlier or
+    Source: Karras et al. 2024, arXiv:2406.02507. The weaker one is an earlier or
     smaller model with the same conditions, whose errors are the same and larger.
 
     Args:
         scale: a number, or a function of `sigma [b]`; 1 is the denoiser itself.
         window: noise levels, low included and high excluded, outside of which the denoiser is left
-            alone and the weaker one not called. Source: Kynkäänniemi et al. 2024, arXiv:2404.07724.
+            alone; samplers here do not call the weaker one there. Source: Kynkäänniemi et al. 2024,
+            arXiv:2404.07724.
         norm: the largest norm of a sample's difference, in units of the data.
         parallel: share that is kept of the part of the difference that is parallel to the estimate,
             which makes large scales lurid. With 0 and a `norm`, adaptive projected guidance without
-            its momentum: Sadat et al. 2024, arXiv:2410.02416, equations 6 to 9.
+            its momentum: Sadat et al. 2024, arXiv:2410.02416.
 
     Raises:
         ValueError: a scale that is not finite, an empty window, a norm that is not positive.
@@ -129,9 +130,10 @@ class Extrapolated:
             inner, square = ((estimate * each).flatten(1).sum(1) for each in (away, estimate))
             along = like(inner / square.clamp(min=1e-12), x) * estimate
             away = away - (1 - self.parallel) * along
-        inside = (sigma >= self.window[0]) & (sigma < self.window[1])
-        beyond = torch.where(inside, scale_at(self.scale, sigma) - 1, 0.0)
-        return estimate + like(beyond, x).to(x.dtype) * away
+        inside = like((sigma >= self.window[0]) & (sigma < self.window[1]), x)
+        beyond = like(scale_at(self.scale, sigma) - 1, x).to(x.dtype) * away
+        # Outside a difference that is not finite must not come through.
+        return torch.where(inside, estimate + beyond, estimate)
 
     def cost(self, sigma: float) -> Cost:
         """Calls at one level, with labels given."""

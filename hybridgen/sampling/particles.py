@@ -28,7 +28,7 @@ class Particles:
     makes stays missing, and a batch holds copies: give the sampler a `churn`, by which they part.
     With more members the result tends to p, up to the sampler's own error, which weights enlarge.
     Labels are kept: only members of one class compete. Source: Del Moral et al. 2006, "Sequential
-    Monte Carlo samplers", equation 14, with q's own sampler as the kernel.
+    Monte Carlo samplers", with q's own sampler as the kernel.
 
     Attributes:
         sampler: of q, of an unguided denoiser.

@@ -306,7 +306,7 @@ def test_a_setting_that_cannot_work_is_one_sentence_and_leaves_no_folder(
 @pytest.mark.parametrize("high", [80.0, 7.3])
 def test_the_highest_level_of_the_teacher_can_be_asked(high, teacher):
     """Levels are rounded: the first of a grid that begins at `high` may be a bit above it."""
-    from hybridgen.evaluation.runs import Teacher
+    from hybridgen.evaluation.teacher import Teacher
     from hybridgen.maths.noise import karras_sigmas
 
     network = load_network(teacher / "denoiser")

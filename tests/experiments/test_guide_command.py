@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from hybridgen import guide
 from hybridgen.cli import command
 from hybridgen.errors import InputError
-from hybridgen.evaluation.runs import load_guide, weights_digest
+from hybridgen.evaluation.runs import load_guide
+from hybridgen.evaluation.teacher import weights_digest
 from hybridgen.maths.rng import rng_from
 from hybridgen.networks.build import (
     DenoiserSettings,
@@ -384,6 +385,19 @@ def test_a_pipeline_without_fitting_data_is_refused(
     status, _, err = call("--run", run, "--out", tmp_path / "g", *smooth, *argv)
     assert status == 2 and expected in err
     assert not (tmp_path / "g").exists()
+
+
+def test_a_pipeline_that_diffusers_alone_trains_is_written_into_a_new_folder_only(tmp_path, capsys):
+    script, folder = load("diffusers_ddpm"), tmp_path / "ddpm"
+    argv = ["--steps", "2", "--batch", "8", "--out", str(folder)]
+    assert command(script.main, script.DiffusersDdpm, argv) == 0
+    images = DiffusionPipeline.from_pretrained(folder)(2, num_inference_steps=2, output_type="np")
+    assert images.images.shape == (2, 8, 8, 1)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert command(script.main, script.DiffusersDdpm, argv) == 2
+    assert "is not empty: name a new folder by --out" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_network_that_no_guide_understands_is_refused_before_anything_is_drawn(

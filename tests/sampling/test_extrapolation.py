@@ -44,6 +44,15 @@ def test_a_window_leaves_the_denoiser_alone_outside():
     assert guided.at(3.0) is guided.denoiser and guided.at(0.7) is not guided.denoiser
 
 
+def test_a_weaker_model_that_fails_outside_the_window_does_no_harm():
+    def broken(x, sigma, label=None):
+        return torch.where(sigma[:, None] < 1, x / 2, math.nan)
+
+    got = autoguidance(of_gaussian(1.0), broken, 3.0, window=(0.05, 1.0))(X, SIGMA)
+    torch.testing.assert_close(got[2], of_gaussian(1.0)(X, SIGMA)[2], rtol=0, atol=0)
+    assert bool(got.isfinite().all())
+
+
 def constant(*value):
     return lambda x, sigma, label=None: torch.tensor([value], dtype=x.dtype).expand_as(x)
 
