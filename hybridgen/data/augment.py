@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from hybridgen.data.settings import AugmentSettings, DiffusionNoiseSettings
 from hybridgen.errors import InputError
 from hybridgen.losses.denoising import noised
-from hybridgen.maths.noise import stratified
 
 _SHIFT = 0.125  # of the image's side
 _TURN = 15.0  # degrees
@@ -90,17 +89,6 @@ class DiffusionNoise(nn.Module):
         self.settings, self.ratio = settings, settings.highest / settings.lowest
         self.register_buffer("depth", torch.zeros(()))
 
-    def draws(
-        self, batch: int, x: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Random numbers for a whole batch of samples like `x [? ...]`: normal ones `[b ...]` for
-        the noise of real and of generated samples, uniform ones `[b]` for the levels."""
-        real, fake = (
-            torch.randn((batch, *x.shape[1:]), generator=generator, device=x.device, dtype=x.dtype)
-            for _ in range(2)
-        )
-        return real, fake, stratified(batch, generator, x.device).to(x.dtype)
-
     def level(self, uniform: Tensor) -> Tensor:
         """Numbers `[b]`, uniform in [0, 1), to levels `[b]`, of which a share is 0."""
         clean = self.settings.clean
@@ -114,7 +102,9 @@ class DiffusionNoise(nn.Module):
     ) -> dict[str, Tensor]:
         """Noisy samples `[b ...]` and their level `[b]`, by the names of an adversarial loss.
 
-        The noise and the numbers are those of `draws`.
+        Args:
+            real_noise, fake_noise: `[b ...]`, standard normal.
+            uniform: `[b]`, for the levels, see `level`.
         """
         sigma = self.level(uniform)
         real, fake = noised(real, sigma, real_noise), noised(fake, sigma, fake_noise)

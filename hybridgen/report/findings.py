@@ -99,7 +99,7 @@ def _question(
     opening = f"Guided diffusion is {result} than a single pass"
     if result == TIE:
         opening = f"Guided diffusion and a single pass {_level(comparison)}"
-    share = "no unguided row of equal calls says what the guide's part in it is"
+    share = "no comparable unguided row says what the guide's part in it is"
     if change is not None:
         _, base, effect = change
         figure = text.with_interval(base.figures[metric], "[]")

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from einops import reduce
 from torch import Tensor, nn
@@ -105,10 +104,10 @@ def train_autoencoder(
             penalty_rng = rng_for(seed, "penalty", number, setup.rank, device=setup.device)
             noise_rng = rng_for(seed, "noise", number, device=setup.device)
             x, _ = next(stream)
-            shape = config.batch, channels, x.shape[2] // factor, x.shape[3] // factor
-            noise = torch.randn(shape, generator=noise_rng, device=x.device, dtype=x.dtype)
+            shape = channels, x.shape[2] // factor, x.shape[3] // factor
+            noise = setup.normal(noise_rng, config.batch, x, *shape)
             parts = []
-            for real, draws in setup.micro_batches(names, x, setup.share(noise)):
+            for real, draws in setup.micro_batches(names, x, noise):
                 output, divergence = setup.models["autoencoder"](real, draws)
                 error, nats = (output - real).abs().mean(), divergence.mean() / real[0].numel()
                 losses = {"total": error + config.kl * nats, "l1": error.detach(), "kl": nats}

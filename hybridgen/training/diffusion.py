@@ -104,7 +104,7 @@ def train_diffusion(
                 loss_of, strength.steps = partial(loss_of, term.calls[int(choice)], rng), number - 1
             x0, label = next(stream)
             noise_rng = rng_for(seed, "noise", number, device=setup.device)
-            drawn = [setup.share(t) for t in _draw(x0, config.batch, extra, noise_rng)]
+            drawn = _draw(setup, x0, extra, noise_rng)
             drawn[2] = drawn[2] < config.label_drop
             parts = []
             for micro_batch in setup.micro_batches(names, x0, label, *drawn):
@@ -115,19 +115,19 @@ def train_diffusion(
     return steps()
 
 
-def _draw(x0: Tensor, batch: int, extra: int, rng: torch.Generator) -> list[Tensor]:
-    """For the batch: noise, normal numbers for its levels, uniform ones for dropped labels.
+def _draw(setup: TrainingSetup, x0: Tensor, extra: int, rng: torch.Generator) -> list[Tensor]:
+    """The share of a batch: noise, normal numbers for its levels, uniform ones for dropped labels.
 
     For the `extra` samples of a term: noise twice, normal and uniform numbers.
     """
 
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=rng, device=x0.device, dtype=x0.dtype)
+    def normal(count: int, *shape: int) -> Tensor:
+        return setup.normal(rng, count, x0, *shape)
 
     def uniform(count: int) -> Tensor:
-        return torch.rand(count, generator=rng, device=x0.device, dtype=x0.dtype)
+        return setup.share(torch.rand(count, generator=rng, device=x0.device, dtype=x0.dtype))
 
-    shape = x0.shape[1:]
+    batch, shape = setup.config.batch, x0.shape[1:]
     drawn = [normal(batch, *shape), normal(batch), uniform(batch)]
     if extra:
         drawn += [normal(extra, *shape), normal(extra, *shape), normal(extra), uniform(extra)]

@@ -50,21 +50,21 @@ class Draws(NamedTuple):
     clean: Tensor
 
     @classmethod
-    def of(cls, batch: int, levels: int, x: Tensor, rng: torch.Generator) -> "Draws":
-        """For the whole batch, of samples like `x [? ...]`."""
-        options: dict[str, Any] = {"generator": rng, "device": x.device, "dtype": x.dtype}
-        normal, uniform = partial(torch.randn, **options), partial(torch.rand, **options)
-        shape = x.shape[1:]
+    def of(cls, setup: TrainingSetup, levels: int, x: Tensor, rng: torch.Generator) -> "Draws":
+        """A process's share, of samples like `x [? ...]`."""
+        shape, batch = x.shape[1:], setup.config.batch
+        normal = partial(setup.normal, rng, batch, x)
+        numbers = {"generator": rng, "device": x.device, "dtype": x.dtype}
         return cls(
-            path=normal(batch, levels, *shape),
-            real=normal(batch, *shape),
-            fake=normal(batch, *shape),
-            learnt=normal(batch, *shape),
-            matched=normal(batch, *shape),
-            learnt_level=normal(batch),
-            matched_level=uniform(batch),
-            game_level=uniform(batch),
-            clean=uniform(batch),
+            path=normal(levels, *shape),
+            real=normal(*shape),
+            fake=normal(*shape),
+            learnt=normal(*shape),
+            matched=normal(*shape),
+            learnt_level=normal(),
+            matched_level=setup.share(torch.rand(batch, **numbers)),
+            game_level=setup.share(torch.rand(batch, **numbers)),
+            clean=setup.share(torch.rand(batch, **numbers)),
         )
 
 
@@ -343,8 +343,7 @@ def train_student(
                 key = number, turn
                 rng = partial(rng_for, seed, device=setup.device)
                 place = int(torch.randint(len(levels), (), generator=rng_for(seed, "place", *key)))
-                draws = Draws.of(config.batch, len(levels), x, rng("noise", *key))
-                draws = Draws(*map(setup.share, draws))
+                draws = Draws.of(setup, len(levels), x, rng("noise", *key))
                 start, target, taken = None, None, usual
                 if drawn is not None and taken is not None:
                     taken = torch.ones_like(taken) if only_pairs else taken

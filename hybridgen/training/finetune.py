@@ -134,7 +134,7 @@ def train_finetune(
             schedule(setup.optimizers["denoiser"], rate, (0.9, 0.99))
             (real, label), (fake, fake_label) = next(real_stream), next(fake_stream)
             rng = rng_for(seed, "noise", number, device=setup.device)
-            drawn = [setup.share(t) for t in _draw(real, config, rng)]
+            drawn = _draw(setup, real, config, rng)
             batch, parts = (real, fake, label, fake_label, *drawn), []
             for micro_batch in setup.micro_batches(["denoiser"], *batch):
                 parts.append(setup.backward(game(setup.models["denoiser"], *micro_batch)))
@@ -144,8 +144,10 @@ def train_finetune(
     return steps()
 
 
-def _draw(x: Tensor, config: FinetuneTraining, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Levels `[b l]` and noise `[b l ...]` for the whole batch, of samples like `x [? ...]`.
+def _draw(
+    setup: TrainingSetup, x: Tensor, config: FinetuneTraining, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The share of levels `[b l]` and noise `[b l ...]`, of samples like `x [? ...]`.
 
     A sample has a level in each of l equal shares of the distribution, and the batch has every
     level.
@@ -153,6 +155,5 @@ def _draw(x: Tensor, config: FinetuneTraining, rng: torch.Generator) -> tuple[Te
     batch, levels = config.batch, config.levels
     shares = [number + stratified(batch, rng, x.device) for number in range(levels)]
     uniform = torch.stack(shares, 1).to(x) / levels
-    shape = batch, levels, *x.shape[1:]
-    noise = torch.randn(shape, generator=rng, device=x.device, dtype=x.dtype)
-    return config.noise(uniform), noise
+    noise = setup.normal(rng, batch, x, levels, *x.shape[1:])
+    return setup.share(config.noise(uniform)), noise

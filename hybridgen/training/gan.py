@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from hybridgen.data.augment import DiffusionNoise
 from hybridgen.losses.adversarial import AdversarialLoss
+from hybridgen.maths.noise import stratified
 from hybridgen.maths.rng import rng_for
 from hybridgen.training.optim import TrainingSetup, schedule
 from hybridgen.training.settings import GanTraining
@@ -67,7 +68,7 @@ def train_gan(
         if noise is not None:
             setup.state["diffusion"], adapt = noise.to(setup.device), noise.update
         done = resume(setup.state) if resume is not None else 0
-        stream, total = batches(2 * done), config.steps
+        stream, total, like = batches(2 * done), config.steps, torch.empty(0, device=setup.device)
         if done == total:
             yield setup.step(done, {}, last=True)
 
@@ -81,11 +82,9 @@ def train_gan(
             noise_rng = rng_for(seed, "diffusion", number, device=setup.device)
 
             # The discriminator's half: tell real samples from generated ones.
-            latents = torch.randn(config.batch, latent, generator=latent_rng, device=setup.device)
-            batch, parts = (*next(stream), setup.share(latents)), []
+            batch, parts = (*next(stream), setup.normal(latent_rng, config.batch, like, latent)), []
             if noise is not None:
-                draws = noise.draws(config.batch, batch[0], noise_rng)
-                batch = (*batch, *map(setup.share, draws))
+                batch = (*batch, *_noise(setup, batch[0], noise_rng))
             for real, label, z, *drawn in setup.micro_batches(["discriminator"], *batch):
                 with torch.no_grad():
                     fake = prepared_generator(z, label)
@@ -98,11 +97,9 @@ def train_gan(
             means = {"discriminator": means.pop("total"), **means}
 
             # The generator's half: make samples that the discriminator takes for real.
-            latents = torch.randn(config.batch, latent, generator=latent_rng, device=setup.device)
-            batch, parts = (*next(stream), setup.share(latents)), []
+            batch, parts = (*next(stream), setup.normal(latent_rng, config.batch, like, latent)), []
             if noise is not None:
-                draws = noise.draws(config.batch, batch[0], noise_rng)
-                batch = (*batch, *map(setup.share, draws))
+                batch = (*batch, *_noise(setup, batch[0], noise_rng))
             for real, label, z, *drawn in setup.micro_batches(["generator"], *batch):
                 with accelerator.autocast():
                     fake = prepared_generator(z, label)
@@ -121,3 +118,11 @@ def train_gan(
             yield setup.step(number, means, last=number == total)
 
     return steps()
+
+
+def _noise(setup: TrainingSetup, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """The share of what `DiffusionNoise` takes, for samples like `x [? ...]`: normal numbers
+    `[b ...]` for real and for generated samples, uniform ones `[b]` for the levels."""
+    batch = setup.config.batch
+    real, fake = (setup.normal(rng, batch, x, *x.shape[1:]) for _ in range(2))
+    return real, fake, setup.share(stratified(batch, rng, x.device).to(x.dtype))

@@ -91,9 +91,8 @@ def train_guide(
             examples, labels = next(real_stream)
             rng = rng_for(seed, "noise", number, device=setup.device)
             uniform = stratified(config.batch, rng, setup.device).to(examples)
-            shape = config.batch, *examples.shape[1:]
-            normal = torch.randn(shape, generator=rng, device=setup.device)
-            drawn = setup.share(config.noise(uniform)), setup.share(normal.to(examples))
+            normal = setup.normal(rng, config.batch, examples, *examples.shape[1:])
+            drawn = setup.share(config.noise(uniform)), normal
             samples, sample_labels = (None, None) if fake_stream is None else next(fake_stream)
             if augment is not None and samples is not None:
                 examples, samples = augment(examples), augment(samples)

@@ -17,6 +17,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from hybridgen.errors import RunError
 from hybridgen.losses.adversarial import AdversarialLoss
+from hybridgen.maths.rng import normal_share
 from hybridgen.training.settings import OptimSettings
 from hybridgen.training.step import Losses, Step
 
@@ -118,6 +119,7 @@ class TrainingSetup:
         average: of the first network.
         state: what a checkpoint holds, by name: networks, average, optimizers.
         device, rank: where this process computes, and which of all processes it is.
+        normal: draws this process's share of noise for the whole batch, see `normal_share`.
     """
 
     def __init__(
@@ -125,6 +127,8 @@ class TrainingSetup:
     ) -> None:
         self.accelerator, self.config = accelerator, config
         self.device, self.rank = accelerator.device, accelerator.process_index
+        processes = accelerator.num_processes
+        self.normal = partial(normal_share, rank=self.rank, processes=processes)
         for model in models.values():
             if isinstance(model, AdversarialLoss):
                 model.check_finite = False  # `update` does it, and names the step

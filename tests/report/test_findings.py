@@ -31,7 +31,7 @@ def test_the_question_is_answered_first(quality, outcome):
     assert first == (
         f"{outcome}: Fr\u00e9chet distance {quality:.1f} [{quality - 1:.1f} to {quality + 1:.1f}] "
         "for \u201cguided, 8 calls, scale 1\u201d against 30.0 [29.0 to 31.0] for "
-        "\u201cGAN\u201d; no unguided row of equal calls says what the guide's part in it is. "
+        "\u201cGAN\u201d; no comparable unguided row says what the guide's part in it is. "
         "A sample takes 100 times as long (1.00 ms against 10.0 \u00b5s)."
     )
 

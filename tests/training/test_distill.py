@@ -4,6 +4,7 @@ import copy
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from hybridgen.losses.adaptive import AdversarialWeight
 from hybridgen.losses.denoising import denoising_loss, noised
 from hybridgen.losses.distillation import divergence_weight, matching_direction
 from hybridgen.maths.noise import karras_sigmas
-from hybridgen.maths.rng import rng_from
+from hybridgen.maths.rng import normal_share, rng_from
 from hybridgen.sampling.build import build_sampler
 from hybridgen.sampling.settings import StudentSettings
 from hybridgen.training.distill import Distillation, Draws, Pairs, evenly
@@ -150,7 +151,8 @@ def round_of(made, *, place=0, moves=True, levels=LEVELS, paired=None, regressio
     matching, term = changes.pop("matching", Matching()), changes.pop("term", term_of(clean=0.25))
     x, label = data(1, batch=8)[0]
     x = x.to(torch.get_default_dtype())
-    draws = Draws.of(8, len(levels), x, torch.Generator().manual_seed(3))
+    setup = SimpleNamespace(config=config_of(batch=8), normal=normal_share, share=lambda x: x)
+    draws = Draws.of(setup, len(levels), x, torch.Generator().manual_seed(3))
     parts = {
         "student": student,
         "teacher": teacher,
