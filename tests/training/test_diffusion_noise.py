@@ -1,5 +1,7 @@
 """Noise on all that a GAN's discriminator sees (Diffusion-GAN): levels, depth, and the loop."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -11,11 +13,13 @@ from hybridgen.data.images import digits
 from hybridgen.data.settings import AugmentSettings, DiffusionNoiseSettings
 from hybridgen.data.source import Shard
 from hybridgen.errors import InputError
+from hybridgen.maths.rng import normal_share
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 from hybridgen.networks.mlp import MlpDiscriminator
 from hybridgen.networks.patch import PatchDiscriminator
 from hybridgen.networks.residual import ResidualDiscriminator
 from hybridgen.training.gan import GanTraining, train_gan
+from hybridgen.training.gan import _noise as noise_of_the_loop
 
 
 def noise(depth=0.0, **changes):
@@ -38,11 +42,10 @@ def test_a_share_has_no_noise_and_the_other_levels_are_log_uniform_up_to_the_dep
 
 def test_real_and_generated_samples_have_one_level_and_noise_of_their_own():
     made, x = noise(1.0), torch.ones(64, 3, 4, 4)
-    real_noise, fake_noise, uniform = (
-        torch.randn_like(x),
-        torch.randn_like(x),
-        torch.arange(64) / 64,
-    )
+    setup = SimpleNamespace(config=GanTraining(batch=64), normal=normal_share, share=lambda x: x)
+    real_noise, fake_noise, uniform = noise_of_the_loop(setup, x, torch.Generator().manual_seed(0))
+    assert abs(float((real_noise * fake_noise).mean())) < 0.05
+    assert float(real_noise.std()) == pytest.approx(1, abs=0.05)
     pair = made(x, -x, real_noise, fake_noise, uniform)
     sigma = pair["sigma"]
     assert (sigma == 0).sum() == 32 and len(sigma.unique()) == 33
