@@ -36,7 +36,8 @@ from hybridgen.sampling.guidance import discriminator_guidance
 from hybridgen.sampling.settings import SamplerName, SamplerSettings
 from hybridgen.training.autoencoder import train_autoencoder
 from hybridgen.training.diffusion import train_diffusion
-from hybridgen.training.distill import Pairs, train_student
+from hybridgen.training.distill import train_student
+from hybridgen.training.distill_loss import Pairs
 from hybridgen.training.gan import train_gan
 from hybridgen.training.guide import train_guide
 from hybridgen.training.settings import (

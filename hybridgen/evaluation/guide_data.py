@@ -26,7 +26,7 @@ from hybridgen.networks.blocks import in_chunks
 from hybridgen.protocols import Denoiser
 from hybridgen.sampling.samplers import AT_ONCE
 from hybridgen.sampling.settings import StudentSettings
-from hybridgen.training.distill import Pairs
+from hybridgen.training.distill_loss import Pairs
 from hybridgen.training.run import Run
 from hybridgen.training.validation import HeldOutValidation
 

@@ -33,7 +33,8 @@ from hybridgen.maths.noise import karras_sigmas
 from hybridgen.maths.rng import normal_share, rng_from
 from hybridgen.sampling.build import build_sampler
 from hybridgen.sampling.settings import StudentSettings
-from hybridgen.training.distill import Distillation, Draws, Pairs, evenly
+from hybridgen.training.distill import evenly
+from hybridgen.training.distill_loss import Distillation, Draws, Pairs
 from hybridgen.training.run import Run
 from hybridgen.training.settings import Cosine, DistillTraining, LogUniform
 from hybridgen.training.setup import adversarial_weight

@@ -8,7 +8,8 @@ from training.workers.two_diffusions import SOURCE
 from hybridgen.data.source import Shard
 from hybridgen.networks.denoisers import PointDenoiser
 from hybridgen.networks.mlp import MlpDiscriminator
-from hybridgen.training.distill import Pairs, train_student
+from hybridgen.training.distill import train_student
+from hybridgen.training.distill_loss import Pairs
 from hybridgen.training.settings import Cosine, DistillTraining
 from hybridgen.training.setup import build_adversarial
 from hybridgen.training.terms import Matching, Regression, StudentTerm
