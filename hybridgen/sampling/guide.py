@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from hybridgen.protocols import Discriminator
+from hybridgen.sampling.conversions import SCHEDULERS
 from hybridgen.sampling.guidance import Push, Scale, check_guide, configured
 from hybridgen.sampling.guided_network import (
     GuidedNetwork,
@@ -88,6 +89,7 @@ def guide(
 def _check_guide(folder: Path, saved: dict[str, Any], pipe: Any, scale: Scale | None) -> None:
     """Refuse what refines a GAN, and warn of a guide that is none, or is one for other samples."""
     sampler, used = saved.get("sampler"), type(pipe.scheduler).__name__
+    sampler = SCHEDULERS[sampler].kind if sampler in SCHEDULERS else sampler
     if sampler == "single_pass":
         raise ValueError(
             f"{folder} knows a GAN's finished samples, which it can refine: to guide a pipeline "
@@ -143,7 +145,7 @@ def _check_channels(network: Any, discriminator: Any, trained: Parametrisation) 
     names = ("num_class_embeds", "num_embeds_ada_norm")
     most = max(configured(network, name) or 0 for name in names)
     classes = classes_of(discriminator)
-    if classes and getattr(network, "classes", most) not in (classes, classes + 1):
+    if classes and most not in (classes, classes + 1):
         raise ValueError(
             f"the discriminator knows {classes} classes and this {type(network).__name__} {most}: "
             "train one on samples of this pipeline (experiments/guide.py)"

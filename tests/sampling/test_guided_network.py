@@ -341,9 +341,13 @@ def test_somebodys_own_discriminator_is_saved_if_it_can_be(tmp_path):
     [
         ("guide.json", {"window": [3, 1]}, "damaged"),
         ("guide.json", {"scale": "much"}, "scale"),
-        ("guide.json", {"trained_with": {"_class_name": "DDPMPipeline"}}, "nothing is run"),
+        (
+            "guide.json",
+            {"trained_with": {"_class_name": "DDPMPipeline"}},
+            "no scheduler of diffusers",
+        ),
         ("guide.json", {"discriminator": ["torch.nn", "Linear"]}, "nothing is run"),
-        ("../config.json", {"_class_name": "DDPMPipeline"}, "nothing is run"),
+        ("../config.json", {"_class_name": "DDPMPipeline"}, "none of diffusers'"),
     ],
 )
 def test_a_damaged_or_foreign_folder_is_refused(file, change, sentence, tmp_path):
@@ -376,6 +380,8 @@ def test_a_network_whose_weights_are_no_safetensors_or_not_all_there_is_refused(
         ({"significant": False}, {"scale": 2.0}, None),
         ({"sampler": "DDIMScheduler", "steps": 5}, {}, "errors of DDIMScheduler with 5 steps"),
         ({"sampler": "DDPMScheduler", "steps": 5, "significant": True}, {}, None),
+        ({"sampler": "ddpm", "steps": 5}, {}, None),
+        ({"sampler": "heun", "steps": 5}, {}, "errors of heun with 5 steps"),
     ],
 )
 def test_a_guide_that_is_none_or_for_other_samples_warns(change, arguments, sentence, tmp_path):
