@@ -102,7 +102,9 @@ class Distill(MonitoredRunSettings):
 
 def main(settings: Distill) -> None:
     # Imported once the arguments are read: these take seconds.
-    from diffusers.pipelines.consistency_models import ConsistencyModelPipeline
+    from diffusers.pipelines.consistency_models.pipeline_consistency_models import (
+        ConsistencyModelPipeline,
+    )
 
     from hybridgen import load_data, train_student
     from hybridgen.data.load import identified
