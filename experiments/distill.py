@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hybridgen.cli import command
 from hybridgen.data.settings import DataSettings
@@ -102,6 +102,10 @@ class Distill(MonitoredRunSettings):
 
 def main(settings: Distill) -> None:
     # Imported once the arguments are read: these take seconds.
+    from diffusers.pipelines.consistency_models.pipeline_consistency_models import (
+        ConsistencyModelPipeline,
+    )
+
     from hybridgen import load_data, train_student
     from hybridgen.data.load import identified
     from hybridgen.evaluation.fit import finished, fit, monitored
@@ -112,7 +116,7 @@ def main(settings: Distill) -> None:
     from hybridgen.networks.build import build_discriminator
     from hybridgen.networks.features import EncoderDiscriminator
     from hybridgen.sampling.build import build_sampler, build_scheduler
-    from hybridgen.sampling.pipeline import GuidedDiffusionPipeline
+    from hybridgen.sampling.pipeline_network import PipelineNetwork
     from hybridgen.training.checkpoint import save_network
     from hybridgen.training.lock import refuse_inside_run
     from hybridgen.training.run import Run
@@ -200,11 +204,12 @@ def main(settings: Distill) -> None:
         conclude, between = monitored(run, settings, training, monitor, "denoiser", **options)
 
         def finish(step: "Step") -> None:
-            """Save the student as a pipeline too, then as every run."""
-            scheduler = build_scheduler(student.sampler)
-            steps = {"sampler": "consistency", "steps": student.calls}
-            pipeline = GuidedDiffusionPipeline.of_denoiser(step.average, scheduler, steps)
-            run.lead(lambda: save_network(pipeline, folder / "pipeline"))
+            """Save a student of square images as a pipeline too, then as every run."""
+            if shape[1:] == 2 * shape[-1:] and getattr(source, "decode", None) is None:
+                scheduler: Any = build_scheduler(student.sampler)
+                network: Any = PipelineNetwork(step.average, scheduler)
+                pipeline = ConsistencyModelPipeline(network, scheduler)
+                run.lead(lambda: save_network(pipeline, folder / "pipeline"))
             conclude(step)
 
         show = ("total", "matching", "generator", "discriminator")

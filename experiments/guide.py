@@ -18,7 +18,7 @@ from hybridgen.errors import InputError
 from hybridgen.evaluation.settings import Scale
 from hybridgen.networks.settings import DiscriminatorSettings
 from hybridgen.sampling.settings import SamplerSettings
-from hybridgen.settings import Range, Samples, Share, check_memory
+from hybridgen.settings import Positive, Range, Samples, Share, check_memory
 from hybridgen.training.settings import GuideTraining, RunSettings
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ class GuideExperiment(RunSettings):
             a diffusers pipeline by its folder or hub name, with `data.path`.
         data: what samples should be like; a run knows its own, a pipeline needs `data.path`.
         pipeline_steps: of a pipeline, which is sampled as it is, by its own scheduler.
+        trained_with: the `scheduler_config.json` of what a pipeline's network was trained with, if
+            its own scheduler does not tell that.
+        pure_noise: the timestep for pure noise of a network of flow matching, if its class does not
+            tell.
         discriminator: its network; `discriminator.noise_conditional` must be true.
         start: the folder of a run of `experiments/gan.py` whose discriminator is trained further,
             instead of a new one of `discriminator`'s settings. It has seen the validation images,
@@ -63,6 +67,8 @@ class GuideExperiment(RunSettings):
     run: str = "runs/diffusion/digits-seed0"
     data: DataSettings = field(default_factory=lambda: DataSettings(path=""))
     pipeline_steps: Annotated[int, Range(1, 1_000)] = 50
+    trained_with: str | None = None
+    pure_noise: Positive | None = None
     discriminator: DiscriminatorSettings = field(
         default_factory=lambda: DiscriminatorSettings(noise_conditional=True)
     )
@@ -165,15 +171,22 @@ def model_of(settings: GuideExperiment) -> "tuple[SampledModel, DataSettings]":
     from hybridgen.evaluation.guide_data import pipeline_and_data
     from hybridgen.evaluation.runs import SavedRun
     from hybridgen.evaluation.teacher import data_of, is_pipeline, weights_digest
+    from hybridgen.files import read_object
+    from hybridgen.sampling.parametrisation import saved_scheduler
     from hybridgen.sampling.pipeline_sampler import PipelineSampler
 
     name, data = settings.run, settings.data
     if is_pipeline(name) and (data.path or Path(name).is_dir()):
         pipeline, source = pipeline_and_data(name, data)
-        network: Any = PipelineSampler(pipeline, source.shape, settings.pipeline_steps)
+        trained_with, shape = settings.trained_with, source.shape
+        how: Any = {"classes": source.classes, "pure_noise": settings.pure_noise}
+        how["trained_with"] = trained_with and saved_scheduler(read_object(Path(trained_with)))
+        network: Any = PipelineSampler(pipeline, shape, settings.pipeline_steps, **how)
         digest = weights_digest(network.network, pipeline.scheduler.to_json_string())
         options: Any = {"fingerprint": digest, "seed": settings.seed}
         return SampledModel(source=source, network=network, settings=None, **options), data
+    if settings.trained_with or settings.pure_noise:
+        raise InputError(f"trained_with and pure_noise are of a pipeline, and {name} is a run")
     run = SavedRun(Path(name))
     generator = run.kind == "gan"  # refuses what is not finished
     if run.kind == "student":
@@ -221,6 +234,7 @@ def conclude(
     from hybridgen.evaluation.monitor import table
     from hybridgen.evaluation.plots import curves
     from hybridgen.files import write_atomically
+    from hybridgen.sampling.guidance import HIGHEST
     from hybridgen.training.checkpoint import save_network
 
     if not run.leads:
@@ -230,7 +244,8 @@ def conclude(
     curves(run.log_file.rows(), folder / "curves.png")
     outcome, figures = evaluate_guide(validation, best, folder)
     calibration, calibration_figures = calibrated(best, validation)
-    low, high = window = validation.window(best)
+    top = settings.training.noise.high
+    low, high = window = validation.window(best, top if top < HIGHEST else math.inf)
     model, significant = replace(model, window=window), outcome.significant
     if not model.guidable:
         ratio = LogRatio(discriminator=best, calibration=calibration)

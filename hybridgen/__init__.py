@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from hybridgen.sampling.guide import guide, unguide
     from hybridgen.sampling.load import load_denoiser
     from hybridgen.sampling.particles import Particles
-    from hybridgen.sampling.pipeline import GuidedDiffusionPipeline
+    from hybridgen.sampling.pipeline_network import PipelineNetwork
     from hybridgen.sampling.refinement import Refined
     from hybridgen.sampling.samplers import Heun, SinglePass
     from hybridgen.sampling.schedulers import Scheduled
@@ -118,8 +118,8 @@ _LAZY = {
     "sampling.guidance": ("discriminator_guidance",),
     "sampling.guide": ("guide", "unguide"),
     "sampling.load": ("load_denoiser",),
-    "sampling.pipeline": ("GuidedDiffusionPipeline",),
     "sampling.particles": ("Particles",),
+    "sampling.pipeline_network": ("PipelineNetwork",),
     "sampling.refinement": ("Refined",),
     "sampling.samplers": ("Heun", "SinglePass"),
     "sampling.schedulers": ("Scheduled",),

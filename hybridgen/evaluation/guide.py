@@ -1,5 +1,6 @@
 """What a guide does to the samples of the model that it was trained for: distances and pictures."""
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -82,10 +83,15 @@ class SampledModel:
 
     @property
     def sampled_by(self) -> dict[str, Any]:
-        """`sampler` and `steps` by name and number: whose errors a guide learns."""
+        """`sampler` and `steps` by name and number: whose errors a guide learns; of a pipeline also
+        what `guide` has to be told of it.
+        """
         if isinstance(self.network, PipelineSampler):
             name = type(self.network.pipeline.scheduler).__name__
-            return {"sampler": name, "steps": self.network.steps}
+            how = {"trained_with": self.network.trained_with, "pure_noise": self.network.pure_noise}
+            if how["trained_with"] is not None:
+                how["trained_with"] = json.loads(how["trained_with"].to_json_string())
+            return {"sampler": name, "steps": self.network.steps, **how}
         if self.settings is None:
             return {"sampler": "single_pass", "steps": 1}
         return {"sampler": self.settings.name, "steps": self.settings.steps}

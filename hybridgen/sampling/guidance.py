@@ -17,10 +17,8 @@ from hybridgen.protocols import Cost, Denoiser, Discriminator
 LOWEST = 0.0447
 """The noise level below which a guide is not used: gradients there are the least certain."""
 HIGHEST = 80.0
-"""The highest level that guides are trained at; inside a pipeline those above it count as it."""
-_SHOWN = 1e3
-"""What a guide is shown of higher levels, where its push hardly depends on the level any more and
-its gradient, of order 1 / sigma, has no digits left."""
+"""What a guide is shown of higher levels, at which it was not trained: its push hardly depends on
+the level any more there."""
 
 
 def check_scale(scale: Any) -> None:
@@ -154,8 +152,9 @@ def discriminator_guidance(
         discriminator: noise-conditional; raw logits are used, because a clipped probability has no
             gradient beyond logit 11.5.
         scale: a number, or a function of `sigma [b]`; 0 gives back the denoiser's answers.
-        window: the noise levels, low included and high excluded, where the discriminator is used.
-            At large sigma guidance mends the weights of modes, at small sigma their shape.
+        window: the noise levels, low included and high excluded, where the discriminator is used;
+            those above 80 (`HIGHEST`) count as 80. At large sigma guidance mends the weights of
+            modes, at small sigma their shape.
         clip: the largest norm, in units of the data, of what is added to one sample's estimate.
 
     Returns:
@@ -189,6 +188,11 @@ class Push:
     def __post_init__(self) -> None:
         check_scale(self.scale)
         check_window(self.window)
+        if self.window[0] > HIGHEST:
+            raise ValueError(
+                f"a window begins at {HIGHEST:g} at most, as which higher levels count, got "
+                f"{self.window}"
+            )
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip must be positive, got {self.clip}")
 
@@ -199,8 +203,8 @@ class Push:
         strength = self.strength(sigma)
         if sigma.device.type == "cpu" and not bool((strength != 0).any()):
             return None
-        level = sigma.clamp(max=_SHOWN)
-        gradient = self._gradient(x * like((_SHOWN / sigma).clamp(max=1), x), level, label)
+        level = sigma.clamp(max=HIGHEST)
+        gradient = self._gradient(x * like((HIGHEST / sigma).clamp(max=1), x), level, label)
         push = like(strength * level.to(strength).square(), x) * gradient
         if self.clip is not None:
             norm = push.flatten(1).norm(dim=1)
@@ -210,7 +214,7 @@ class Push:
 
     def strength(self, sigma: Tensor) -> Tensor:
         """The scale at each level, 0 outside the window: `[b]`, at least float32."""
-        level = sigma.to(torch.promote_types(sigma.dtype, torch.float32))
+        level = sigma.to(torch.promote_types(sigma.dtype, torch.float32)).clamp(max=HIGHEST)
         scale = scale_at(self.scale, level)
         inside = (level >= self.window[0]) & (level < self.window[1])
         return torch.where(inside, scale, torch.zeros_like(scale))

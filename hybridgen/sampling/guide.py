@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from hybridgen.protocols import Discriminator
+from hybridgen.sampling.conversions import SCHEDULERS
 from hybridgen.sampling.guidance import Push, Scale, check_guide, configured
 from hybridgen.sampling.guided_network import (
     GuidedNetwork,
@@ -15,7 +16,7 @@ from hybridgen.sampling.guided_network import (
     load_guide_folder,
     uncompiled,
 )
-from hybridgen.sampling.parametrisation import Parametrisation, parametrisation
+from hybridgen.sampling.parametrisation import Parametrisation, parametrisation, saved_scheduler
 
 _NETWORKS = ("unet", "transformer", "transformer_2")
 
@@ -48,7 +49,7 @@ def guide(
         scale, window, clip: see `discriminator_guidance`; scale 1 and all levels from `LOWEST` on
             if nothing says another. Levels above 80 count as 80.
         trained_with: the scheduler that the network was trained with, if the pipeline's own is not
-            made from its settings.
+            made from its settings and the folder does not say.
         pure_noise: of flow matching, the timestep that the network takes for pure noise, where its
             class does not say.
 
@@ -63,7 +64,7 @@ def guide(
     if isinstance(inner, GuidedNetwork):
         raise ValueError("this pipeline is guided already: call unguide(pipe) first")
     guiding: Any = discriminator
-    settings: dict[str, Any] = {}
+    settings, saved = {}, {}
     if isinstance(discriminator, str | Path):
         guiding, settings, saved = load_guide_folder(Path(discriminator))
         _check_guide(Path(discriminator), saved, pipe, scale)
@@ -76,7 +77,10 @@ def guide(
                 "what is guided already, from which no clean estimate can be told: take a "
                 "pipeline that is not distilled"
             )
+    if trained_with is None and saved.get("trained_with"):
+        trained_with = saved_scheduler(saved["trained_with"])
     scheduler = pipe.scheduler if trained_with is None else trained_with
+    pure_noise = saved.get("pure_noise") if pure_noise is None else pure_noise
     trained = parametrisation(inner, scheduler, pure_noise)
     check_guide(inner, guiding)
     _check_channels(inner, guiding, trained)
@@ -88,6 +92,7 @@ def guide(
 def _check_guide(folder: Path, saved: dict[str, Any], pipe: Any, scale: Scale | None) -> None:
     """Refuse what refines a GAN, and warn of a guide that is none, or is one for other samples."""
     sampler, used = saved.get("sampler"), type(pipe.scheduler).__name__
+    sampler = SCHEDULERS[sampler].kind if sampler in SCHEDULERS else sampler
     if sampler == "single_pass":
         raise ValueError(
             f"{folder} knows a GAN's finished samples, which it can refine: to guide a pipeline "
@@ -128,6 +133,12 @@ def network_name(pipe: Any) -> str:
     return names[0]
 
 
+def label_ids(network: Any) -> int:
+    """How many ids of classes a network of diffusers knows, that of "none" perhaps among them."""
+    names = ("num_class_embeds", "num_embeds_ada_norm")
+    return max(configured(network, name) or 0 for name in names)
+
+
 def _check_channels(network: Any, discriminator: Any, trained: Parametrisation) -> None:
     """Refuse a discriminator of images with other channels, or of classes that nobody names."""
     shape = getattr(discriminator, "shape", None) or ()
@@ -140,10 +151,8 @@ def _check_channels(network: Any, discriminator: Any, trained: Parametrisation) 
                 f"{type(network).__name__} works on {channels} channels: train one on what the "
                 "network sees (experiments/guide.py)"
             )
-    names = ("num_class_embeds", "num_embeds_ada_norm")
-    most = max(configured(network, name) or 0 for name in names)
-    classes = classes_of(discriminator)
-    if classes and getattr(network, "classes", most) not in (classes, classes + 1):
+    classes, most = classes_of(discriminator), label_ids(network)
+    if classes and most not in (classes, classes + 1):
         raise ValueError(
             f"the discriminator knows {classes} classes and this {type(network).__name__} {most}: "
             "train one on samples of this pipeline (experiments/guide.py)"

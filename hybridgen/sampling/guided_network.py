@@ -12,25 +12,15 @@ import diffusers
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
 from hybridgen.errors import InputError
 from hybridgen.files import Number, read_object, write_atomically
 from hybridgen.networks.blocks import eval_mode
-from hybridgen.networks.build import (
-    CLASSES,
-    check_complete,
-    check_numbers,
-    check_saved,
-    load_network,
-)
-from hybridgen.sampling.guidance import (
-    HIGHEST,
-    Push,
-    attribute_of,
-)
-from hybridgen.sampling.parametrisation import Parametrisation, parametrisation
+from hybridgen.networks.build import CLASSES, check_complete, check_saved, load_network
+from hybridgen.sampling.guidance import HIGHEST, Push, attribute_of
+from hybridgen.sampling.parametrisation import Parametrisation, parametrisation, saved_scheduler
+from hybridgen.sampling.pipeline_network import PipelineNetwork
 
 _COPIES = (2, 3)
 """Of the same noisy samples in one batch: classifier-free guidance's halves, thirds of others."""
@@ -83,7 +73,7 @@ class GuidedNetwork(ModelMixin, ConfigMixin):
                 "this pipeline shows its network images of a condition among the samples, and a "
                 "guide would push them too: it cannot be guided"
             )
-        label = arguments.get("class_labels", arguments.get("label"))
+        label = arguments.get("class_labels")
         channels = prediction.shape[1]
         if self._trained.variance or channels == 2 * x.shape[1]:
             channels //= 2
@@ -195,7 +185,8 @@ class GuidedNetwork(ModelMixin, ConfigMixin):
         """The network as ever, and in a folder `guide` beside its weights all that guides it.
 
         Raises:
-            ValueError: a discriminator or a scale that cannot be saved; nothing is written.
+            ValueError: a discriminator or a scale that cannot be saved, a network or a scheduler
+                that could not be read back; nothing is written.
         """
         discriminator, scale = self.push.discriminator, self.push.scale
         if not isinstance(discriminator, ModelMixin) or callable(scale):
@@ -205,6 +196,12 @@ class GuidedNetwork(ModelMixin, ConfigMixin):
                 "discriminator a ModelMixin and ConfigMixin of diffusers, or unguide(pipe) first"
             )
         network: Any = uncompiled(self.network)
+        saved_scheduler(self._how["trained_with"])
+        if _network_class(type(network).__name__) is not type(network):
+            raise ValueError(
+                f"this {type(network).__name__} is none of diffusers', and so could not be read "
+                "back: unguide(pipe), and save pipeline and discriminator each by itself"
+            )
         options = {"safe_serialization": safe_serialization, "variant": variant, **kwargs}
         network.save_pretrained(save_directory, **options)
         folder = Path(save_directory) / "guide"
@@ -228,18 +225,17 @@ class GuidedNetwork(ModelMixin, ConfigMixin):
         """
         folder = Path(pretrained_model_name_or_path)
         name = read_object(folder / "config.json", {"_class_name": str})["_class_name"]
-        network = _class_of(CLASSES.get(name) or getattr(diffusers, name, None), ModelMixin, name)
+        network = _network_class(name)
+        if network is None:
+            raise InputError(f"{folder} is of a network {name[:60]!r}, which is none of diffusers'")
         discriminator, settings, saved = load_guide_folder(folder / "guide")
         how = {name: saved.get(name) for name in _HOW}
-        trained_with = how.get("trained_with") or {}
-        name = str(trained_with.get("_class_name"))
-        kind = _class_of(getattr(diffusers, name, None), SchedulerMixin, name)
-        trained_with = {k: v for k, v in trained_with.items() if not k.startswith("_")}
-        check_numbers(trained_with)
-        check_saved(network, folder, kwargs.get("variant"))
+        scheduler = saved_scheduler(how["trained_with"] or {})
+        if network is not PipelineNetwork:  # which checks its own
+            check_saved(network, folder, kwargs.get("variant"))
         inner = network.from_pretrained(folder, **{**kwargs, "use_safetensors": True})
         check_complete(inner)
-        trained = parametrisation(inner, kind.from_config(trained_with), how["pure_noise"])
+        trained = parametrisation(inner, scheduler, how["pure_noise"])
         return cls(inner, Push(discriminator, **settings), trained, how)
 
 
@@ -251,9 +247,10 @@ def load_guide_folder(folder: Path) -> tuple[Any, dict[str, Any], dict[str, Any]
     kind = getattr(sys.modules.get(str(module)), str(name), None)
     if kind is None or kind.__name__ in CLASSES:
         discriminator: Any = load_network(folder / "discriminator")
-    else:
-        kind = _class_of(kind, ModelMixin, str(name))
+    elif isinstance(kind, type) and issubclass(kind, ModelMixin):
         discriminator = kind.from_pretrained(folder / "discriminator", use_safetensors=True)
+    else:
+        raise InputError(f"{str(name)[:60]!r} in {folder / _SAVED} is no network; nothing is run")
     try:
         low, high = saved["window"]
         window = (float(low), math.inf if high is None else float(high))
@@ -264,10 +261,10 @@ def load_guide_folder(folder: Path) -> tuple[Any, dict[str, Any], dict[str, Any]
     return discriminator, settings, saved
 
 
-def _class_of(kind: Any, base: type, name: str) -> Any:
-    if not (isinstance(kind, type) and issubclass(kind, base)):
-        raise InputError(f"a {name!r} is no {base.__name__} that is known here; nothing is run")
-    return kind
+def _network_class(name: str) -> Any:
+    """Of diffusers, or `PipelineNetwork`; `None` of any other name."""
+    kind = {"PipelineNetwork": PipelineNetwork}.get(name) or getattr(diffusers, name, None)
+    return kind if isinstance(kind, type) and issubclass(kind, ModelMixin) else None
 
 
 def uncompiled(network: Any) -> Any:

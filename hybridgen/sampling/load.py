@@ -1,6 +1,5 @@
 """Pipelines that diffusers saved, from a folder or the hub, as denoisers."""
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import diffusers
 import huggingface_hub
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from hybridgen.errors import InputError, reason
@@ -67,11 +65,7 @@ def load_denoiser(
         folder = _from_hub(str(name), subfolder, revision, variant, token)
     index = _index(folder)
     pipeline = str(index.get("_class_name", "a pipeline without a name"))[:60]
-    parts = [
-        part
-        for part in _NETWORKS
-        if saved_kind(index, part) is not None and index[part][0] == "diffusers"
-    ]
+    parts = [part for part in _NETWORKS if _saved_kind(index, part) is not None]
     saved, problem = index.get("scheduler"), ""
     if any(part.startswith(("text_encoder", "tokenizer", "image_encoder")) for part in index):
         problem = "needs text or images as conditions"
@@ -84,7 +78,7 @@ def load_denoiser(
         problem = "has no network of diffusers that can be told apart"
     elif scheduler is None and (not isinstance(saved, list) or saved[:1] != ["diffusers"]):
         problem = "has no scheduler of diffusers"
-    elif scheduler is None and saved_kind(index, "scheduler") is None:
+    elif scheduler is None and _saved_kind(index, "scheduler") is None:
         problem = (
             f"cannot be sampled: there is no conversion for a {str(index['scheduler'][-1])[:60]}, "
             "so pass scheduler=..., one of the same betas that is known, such as DDIMScheduler"
@@ -109,7 +103,7 @@ def load_denoiser(
 def _index(folder: Path) -> dict[str, Any]:
     """`model_index.json`, or what it would say of a network, and perhaps a scheduler, alone."""
     if (folder / INDEX).is_file() or not (folder / _CONFIG).is_file():
-        return read_index(folder)
+        return _read_index(folder)
     kind = read_object(folder / _CONFIG, advice="save it again").get("_class_name")
     index: dict[str, Any] = {"_class_name": kind, "unet": ["diffusers", kind]}
     if (path := folder / _SCHEDULER).is_file():
@@ -118,12 +112,8 @@ def _index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def read_index(folder: Path) -> dict[str, Any]:
-    """What `model_index.json` says: the pipeline's class and the class of each component.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
+def _read_index(folder: Path) -> dict[str, Any]:
+    """What `model_index.json` says: the pipeline's class and the class of each component."""
     path = folder / INDEX
     if not path.is_file():
         raise InputError(
@@ -150,17 +140,19 @@ def _from_hub(
             for place in places:
                 inside = [file[len(place) :] for file in files if file.startswith(place)]
                 _check_weights(f"{name}/{place}", inside, variant)
-        weights = f"{_WEIGHTS}*.{variant}*.safetensors" if variant else f"{_WEIGHTS}*.safetensors"
+        weights = [f"{_WEIGHTS}.safetensors", f"{_WEIGHTS}-?????-of-?????.safetensors"]
+        weights = [f"{_WEIGHTS}*.{variant}*.safetensors"] if variant else weights
         patterns = [f"{start}{file}" for file in (INDEX, _SCHEDULER, f"scheduler/{_SCHEDULER}")]
         patterns += [
-            f"{place}{file}" for place in places for file in (_CONFIG, weights, f"{_WEIGHTS}*.json")
+            f"{place}{file}"
+            for place in places
+            for file in (_CONFIG, *weights, f"{_WEIGHTS}*.json")
         ]
         copy = huggingface_hub.snapshot_download(
             name,
             revision=revision,
             token=token,
             allow_patterns=patterns,
-            ignore_patterns=None if variant else "*.*.safetensors",
             local_files_only=offline,
         )
         return Path(copy) / subfolder
@@ -181,33 +173,10 @@ def _from_hub(
         ) from error
 
 
-def saved_kind(index: dict[str, Any], part: str) -> type[Any] | None:
+def _saved_kind(index: dict[str, Any], part: str) -> type[Any] | None:
     """The class that a component is of, `None` if it is absent or none of those that are loaded."""
-    entry = index.get(part)
-    if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[1], str):
-        return None
-    if entry[0] == "diffusers":
-        return getattr(diffusers, entry[1]) if entry[1] in _DIFFUSERS else None
-    # Of this package, or somebody's own that is imported already: nothing is imported for a name.
-    kind = getattr(sys.modules.get(str(entry[0])), entry[1], None)
-    network = (
-        isinstance(kind, type) and issubclass(kind, ModelMixin) and kind.__module__ == entry[0]
-    )
-    return kind if network and not kind.__module__.startswith("diffusers.") else None
-
-
-def check_component(kind: type[Any], folder: Path, variant: str | None = None) -> None:
-    """See `check_saved`, of a network or a scheduler; what fails is an `InputError` too."""
-    if issubclass(kind, ModelMixin):
-        check_saved(kind, folder, variant)
-        return
-    path = folder / _SCHEDULER
-    try:
-        check_numbers(read_object(path, advice="save it again"))
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"{path} cannot be read ({reason(error)}); save it again") from error
+    names = [name for name in _DIFFUSERS if index.get(part) == ["diffusers", name]]
+    return getattr(diffusers, names[0]) if names else None
 
 
 def _check_weights(place: str, files: Iterable[str], variant: str | None) -> None:
@@ -227,15 +196,18 @@ def _check_weights(place: str, files: Iterable[str], variant: str | None) -> Non
 
 
 def _component(folder: Path, index: dict[str, Any], part: str, **how: Any) -> Any:
-    kind: Any = saved_kind(index, part)
+    kind: Any = _saved_kind(index, part)
     place = folder / part if (folder / part).is_dir() else folder
     if part != "scheduler":
         how["use_safetensors"] = True
         _check_weights(str(place), (path.name for path in place.iterdir()), how["variant"])
     try:
-        check_component(kind, place, how.get("variant"))
+        if part == "scheduler":
+            check_numbers(read_object(place / _SCHEDULER, advice="save it again"))
+        else:
+            check_saved(kind, place, how["variant"])
         component = kind.from_pretrained(place, local_files_only=True, **how)
-        if issubclass(kind, ModelMixin):
+        if part != "scheduler":
             check_complete(component)
         return component
     except Exception as error:  # a damaged file fails in as many ways as there are formats

@@ -1,22 +1,27 @@
 """What a network inside a diffusers pipeline is shown, and how it answers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
+import diffusers
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
+from hybridgen.errors import InputError
 from hybridgen.maths import predictions
-from hybridgen.maths.noise import scalings
+from hybridgen.maths.noise import like, scalings
+from hybridgen.networks.build import check_numbers
 from hybridgen.sampling.conversions import CONSISTENCY, PredictionType
 from hybridgen.sampling.guidance import configured
 
 _LEAST = 2.0**-24
 _IN_TIMESTEPS = {"SD3Transformer2DModel", "CogView4Transformer2DModel", "WanTransformer3DModel"}
 _IN_TIMESTEPS |= {"UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel"}
+_IN_TIMESTEPS |= {"PipelineNetwork"}
 _IN_SHARES = {"FluxTransformer2DModel", "ChromaTransformer2DModel", "QwenImageTransformer2DModel"}
 _IN_SHARES |= {"AuraFlowTransformer2DModel"}
 """Networks of flow matching by what they are told: `1000 t`, or the share of noise t itself."""
@@ -40,15 +45,18 @@ class Parametrisation:
     prediction: PredictionType
     variance: bool = False
 
+    def answer(self, x0: Tensor, x: Tensor, alpha: Tensor, s: Tensor) -> Tensor:
+        """The answer to `x [b ...]` that means the clean estimate `x0 [b ...]`."""
+        if self.prediction.edm is not None:
+            exploding = x / like(alpha, x)
+            return predictions.edm_from_clean(x0, exploding, s / alpha, *self.prediction.edm)
+        return predictions.from_clean(self.prediction.kind, x0, x, alpha, s)
+
     def moved(self, push: Tensor, alpha: Tensor, s: Tensor) -> Tensor:
         """What an answer changes by where the clean estimate does by `push [b ...]`: every
         prediction is linear in it.
         """
-        zero = torch.zeros_like(push)
-        alpha, s = alpha.to(push), s.to(push)
-        if self.prediction.edm is not None:
-            return predictions.edm_from_clean(push, zero, s / alpha, *self.prediction.edm)
-        return predictions.from_clean(self.prediction.kind, push, zero, alpha, s)
+        return self.answer(push, torch.zeros_like(push), alpha.to(push), s.to(push))
 
 
 def parametrisation(
@@ -62,8 +70,11 @@ def parametrisation(
     Raises:
         ValueError: what it was trained to be asked or to answer cannot be told.
     """
-    if configured(network, "data_std") is not None:  # of this package: asked and answers as it is
-        return Parametrisation(_exploding, PredictionType("sample"))
+    if configured(network, "data_std") is not None:
+        raise ValueError(
+            f"a {type(network).__name__} is asked by no pipeline of diffusers as it is: put "
+            "PipelineNetwork(denoiser, scheduler) around it"
+        )
     name, config = type(scheduler).__name__, scheduler.config
     prediction = config.get("prediction_type")
     kinds = [kind.__name__ for kind in type(scheduler).__mro__]
@@ -95,6 +106,23 @@ def parametrisation(
     return Parametrisation(partial(_tabled, log_sigmas), PredictionType(prediction), variance)
 
 
+def saved_scheduler(settings: Mapping[str, Any]) -> Any:
+    """A scheduler of diffusers by the settings that it saves; of another's, nothing is imported.
+
+    Raises:
+        ValueError: it is none of diffusers', or has impossible settings.
+    """
+    name = str(settings.get("_class_name"))
+    kind = getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        raise InputError(
+            f"a {name[:60]} is no scheduler of diffusers, and only one that is can be read back: "
+            "give trained_with=, one of the same settings"
+        )
+    check_numbers(settings)
+    return cast(Any, kind).from_config({k: v for k, v in settings.items() if k[:1] != "_"})
+
+
 def _top(network: Any, timesteps: float, pure_noise: float | None) -> float:
     kinds = {kind.__name__ for kind in type(network).__mro__}
     if kinds & _REVERSED:
@@ -115,10 +143,6 @@ def _top(network: Any, timesteps: float, pure_noise: float | None) -> float:
         "time runs from 0 at the data, and it answers noise minus data, give pure_noise=, as a "
         f"rule {timesteps:g} or 1"
     )
-
-
-def _exploding(t: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.ones_like(t), t
 
 
 def _mixed(top: float, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,9 @@
 """A pipeline of diffusers as a sampler: what its scheduler arrives at."""
 
+import copy
 import functools
 import inspect
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,8 +16,8 @@ from hybridgen.errors import InputError
 from hybridgen.maths.rng import rng_from
 from hybridgen.protocols import Cost
 from hybridgen.sampling.guidance import Push
-from hybridgen.sampling.guide import guide, network_name, unguide
-from hybridgen.sampling.parametrisation import parametrisation
+from hybridgen.sampling.guide import guide, label_ids, network_name, unguide
+from hybridgen.sampling.parametrisation import Parametrisation, parametrisation
 from hybridgen.sampling.samplers import check_noise, check_samples
 
 
@@ -30,7 +32,9 @@ class PipelineSampler:
         pipeline: of diffusers, unguided, that takes a batch size or class labels.
         noise_shape: of one sample.
         steps: of its scheduler.
+        classes: of the data, whose labels it is given; 0 for none.
         push: guides it, if anything does.
+        trained_with, pure_noise: what its own scheduler does not tell, see `guide`.
 
     Raises:
         InputError: a pipeline that needs more, such as a prompt, or makes other samples.
@@ -39,7 +43,10 @@ class PipelineSampler:
     pipeline: Any
     noise_shape: tuple[int, ...]
     steps: int
+    classes: int = 0
     push: Push | None = None
+    trained_with: Any = None
+    pure_noise: float | None = None
 
     def __post_init__(self) -> None:
         name = type(self.pipeline).__name__
@@ -57,9 +64,16 @@ class PipelineSampler:
                 f"{name} makes samples of shape {(config.get('in_channels'), *sides)} and the data "
                 f"has shape {shape}: give data like that (data.resolution, data.channels)"
             )
-
+        ids = label_ids(self.network) if "class_labels" in arguments else 0
+        needed = ids and arguments["class_labels"].default is inspect.Parameter.empty
+        fitting = {ids, max(ids - 1, 0)} if needed else {0, ids, max(ids - 1, 0)}
+        if self.classes not in fitting:
+            raise InputError(
+                f"{name} makes samples of {ids} classes and the data has {self.classes}: give data "
+                "of the same classes and set data.labels " + ("true" if ids else "false")
+            )
         try:
-            parametrisation(self.network, self.pipeline.scheduler)
+            _ = self._trained
         except ValueError as error:  # said before samples are drawn for hours
             raise InputError(f"{name} cannot get a guide: {error}") from error
 
@@ -67,6 +81,11 @@ class PipelineSampler:
     def network(self) -> Any:
         """The one network that is asked at every step."""
         return getattr(self.pipeline, network_name(self.pipeline))
+
+    @property
+    def _trained(self) -> Parametrisation:
+        scheduler = self.trained_with or self.pipeline.scheduler
+        return parametrisation(self.network, scheduler, self.pure_noise)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Of that network: where it computes, and in which type."""
@@ -79,8 +98,19 @@ class PipelineSampler:
 
     @property
     def cost(self) -> Cost:
-        """Steps: what a scheduler of higher order asks beyond them is not counted."""
-        return Cost(denoiser=self.steps)
+        """Calls at the timesteps that its scheduler lays out; `nan` of its network, where
+        classifier-free guidance may ask it twice.
+        """
+        scheduler = copy.deepcopy(self.pipeline.scheduler)
+        scheduler.set_timesteps(self.steps)
+        times = torch.as_tensor(scheduler.timesteps).cpu().double()
+        twice = "guidance_scale" in inspect.signature(self.pipeline.__call__).parameters
+        cost = Cost(denoiser=math.nan if twice else len(times))
+        if self.push is None:
+            return cost
+        alpha, s = self._trained.level(times)
+        asked = int((self.push.strength(s / alpha) != 0).sum())
+        return cost + Cost(discriminator_forward=asked, discriminator_backward=asked)
 
     def guided(self, push: Push) -> "PipelineSampler":
         """The same pipeline with a discriminator's push."""
@@ -102,7 +132,8 @@ class PipelineSampler:
             call["class_labels"] = None if label is None else label.tolist()
         push, pipe = self.push, self.pipeline
         if push is not None:
-            guide(pipe, push.discriminator, push.scale, push.window, clip=push.clip)
+            how = {"trained_with": self.trained_with, "pure_noise": self.pure_noise}
+            guide(pipe, push.discriminator, push.scale, push.window, clip=push.clip, **how)
         try:
             with _last_step(pipe.scheduler) as samples:
                 pipe(generator=rng_from(noise), num_inference_steps=self.steps, **call)

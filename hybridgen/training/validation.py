@@ -133,8 +133,8 @@ class HeldOutValidation:
         bce = float(F.softplus(-real).mean() + F.softplus(fake).mean())
         return ValidationResult(bce=bce, gain=gain, standard_error=error, degrees=degrees)
 
-    def window(self, discriminator: Discriminator) -> tuple[float, float]:
-        """The noise levels `(low, high)` of significant gain, on the choosing half.
+    def window(self, discriminator: Discriminator, top: float = math.inf) -> tuple[float, float]:
+        """The noise levels `(low, high)` of significant gain, on the choosing half; below `top`.
 
         From the lowest to the highest level whose gain exceeds chance, and half the way (in the
         logarithm) to the next ones; never below `LOWEST`. All levels from there on if there is no
@@ -144,9 +144,9 @@ class HeldOutValidation:
         inside = self._significant_levels(self._gains(discriminator))
         first, stop = inside.start, inside.stop
         if inside == slice(0, len(levels)):
-            return LOWEST, math.inf
+            return LOWEST, max(top, 2 * LOWEST)
         low = math.sqrt(levels[first - 1] * levels[first]) if first else 0.0
-        high = math.sqrt(levels[stop - 1] * levels[stop]) if stop < len(levels) else math.inf
+        high = math.sqrt(levels[stop - 1] * levels[stop]) if stop < len(levels) else top
         return max(low, LOWEST), max(high, 2 * LOWEST)
 
     def _significant_levels(self, gains: Sequence[Tensor]) -> slice:

@@ -14,7 +14,18 @@ from experiments.conftest import EXPERIMENTS, Answer, load
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from hybridgen import DataSettings, Shard, build_evaluator, digits, load_data, load_network
+from hybridgen import (
+    DataSettings,
+    Heun,
+    Shard,
+    build_evaluator,
+    digits,
+    discriminator_guidance,
+    karras_sigmas,
+    load_data,
+    load_guide,
+    load_network,
+)
 from hybridgen.cli import command, read_settings
 from hybridgen.data.images import as_images, split_validation
 from hybridgen.errors import InputError
@@ -295,6 +306,31 @@ def test_a_model_trains_on_latents_and_its_samples_are_seen_and_measured_as_imag
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     source = load_data(DataSettings(path=str(finished / "adversarial"), labels=True))
     assert config["data"]["identity"] == source.identity
+    if script == "diffusion":
+        gets_a_guide_that_guides_it(tmp_path / "run", tmp_path / "guide", source)
+
+
+def gets_a_guide_that_guides_it(run, folder, source):
+    """In the space of latents, neither clipped nor in 256 values; measured and drawn as images."""
+    module, argv = load("guide"), ["--run", str(run), "--out", str(folder), "--threads", "1"]
+    argv += ["--discriminator.architecture", "residual", "--discriminator.width", "8"]
+    argv += ["--training.steps", "4", "--training.batch", "8", "--num_samples", "40"]
+    argv += ["--scales", "[0.0, 1.0]", "--scale_samples", "8", "--scale_draws", "2"]
+    argv += ["--final_samples", "10", "--sampler.steps", "3"]
+    assert command(module.main, module.GuideExperiment, argv) == 0
+    fakes = load_file(folder / "generated.safetensors")["x"]
+    assert fakes.shape[1:] == source.shape and len(fakes.unique()) > 256
+    assert "frechet_distance_guided" in json.loads((folder / "result.json").read_text())
+    with Image.open(folder / "samples-guided.png") as picture:
+        assert picture.mode == "L"
+    saved = load_guide(folder)
+    denoiser, noise = load_network(saved.run / "denoiser"), torch.randn(4, *source.shape)
+    guided, label = discriminator_guidance(denoiser, saved.discriminator), torch.arange(4)
+    plain, moved = (
+        Heun(each, source.shape, karras_sigmas(3))(noise, label) for each in (denoiser, guided)
+    )
+    assert moved.isfinite().all() and not torch.equal(moved, plain)
+    assert as_images(moved, source).shape == (4, 1, 8, 8)
 
 
 @pytest.fixture

@@ -7,14 +7,22 @@ import shutil
 import pytest
 import torch
 import yaml
-from diffusers import DDPMScheduler, DiffusionPipeline, IPNDMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DiffusionPipeline,
+    HeunDiscreteScheduler,
+    IPNDMScheduler,
+)
 from experiments.conftest import Answer, load
 from PIL import Image
-from pipelines import ddpm, ldm
+from pipelines import ddpm, dit, ldm
+from pipelines import discriminator as guiding
 from safetensors.torch import load_file
 
 from hybridgen import guide
 from hybridgen.cli import command
+from hybridgen.data.settings import DataSettings
 from hybridgen.errors import InputError
 from hybridgen.evaluation.runs import load_guide
 from hybridgen.evaluation.teacher import weights_digest
@@ -28,6 +36,7 @@ from hybridgen.networks.build import (
     build_generator,
     load_network,
 )
+from hybridgen.sampling.guidance import Push
 from hybridgen.sampling.pipeline_sampler import PipelineSampler
 
 TINY = (
@@ -370,6 +379,9 @@ def test_a_pipeline_is_sampled_as_its_users_sample_it(pipelines):
         ("ddpm", ["--data.path", "ring"], "of shape (1, 8, 8) and the data has shape (2,)"),
         ("ldm", ["--data.path", "ring"], "ring is streamed or drawn"),
         ("digits", ["--data.labels", "true"], "has its own data settings"),
+        ("digits", ["--pure_noise", "1"], "are of a pipeline, and"),
+        ("ddpm", ["--data.path", "digits", "--data.labels", "true"], "set data.labels false"),
+        ("ddpm", ["--data.path", "digits", "--trained_with", "nowhere.json"], "nowhere.json"),
         (
             "ddpm",
             ["--data.path", "digits", "--training.objective", "score_matching"],
@@ -411,6 +423,53 @@ def test_a_network_that_no_guide_understands_is_refused_before_anything_is_drawn
     status, _, err = call(*argv)
     assert status == 2 and "cannot get a guide: what a network trained with IPNDM" in err
     assert not (tmp_path / "run").exists()
+
+
+def test_classes_of_a_pipeline_are_those_of_its_data_before_anything_is_drawn():
+    pipe = dit()[0]
+    for classes in (0, 10):
+        with pytest.raises(InputError, match=f"1000 classes and the data has {classes}: .* true"):
+            PipelineSampler(pipe, (4, 8, 8), 4, classes=classes)
+    cost = PipelineSampler(pipe, (4, 8, 8), 4, classes=1000).cost
+    assert math.isnan(cost.denoiser)  # classifier-free guidance asks twice, if it is on
+
+
+@pytest.mark.parametrize("scheduler", [HeunDiscreteScheduler, DDIMScheduler])
+def test_the_cost_of_a_pipeline_is_what_it_asks(scheduler):
+    pipe, guide_of_it, _ = ldm()
+    pipe.scheduler, asked = scheduler(), {"network": 0, "discriminator": 0}
+
+    def count(name):
+        def hook(*_):
+            asked[name] += 1
+
+        return hook
+
+    pipe.unet.register_forward_hook(count("network"))
+    guide_of_it.register_forward_hook(count("discriminator"))
+    pipe.set_progress_bar_config(disable=True)
+    sampler = PipelineSampler(pipe, (4, 8, 8), 5).guided(Push(guide_of_it, 1.0, (0.3, 50.0)))
+    sampler(torch.randn(2, 4, 8, 8))
+    cost = sampler.cost
+    assert (cost.denoiser, cost.discriminator_forward) == tuple(asked.values())
+    assert 0 < cost.discriminator_backward == asked["discriminator"] < cost.denoiser
+
+
+def test_what_a_pipelines_scheduler_does_not_tell_is_told_beside_it(pipelines, discriminator):
+    settings = discriminator.GuideExperiment(
+        run=str(pipelines["ldm"]),
+        data=DataSettings(path="digits"),
+        trained_with=str(pipelines["ldm"] / "scheduler" / "scheduler_config.json"),
+    )
+    model, _ = discriminator.model_of(settings)
+    assert model.sampled_by["trained_with"]["_class_name"] == "DDIMScheduler"
+    pipe, noise = model.network.pipeline, torch.randn(2, 4, 8, 8)
+    options = {"steps": 4, "trained_with": pipe.scheduler}
+    push = Push(guiding(4), 1.0, (0.01, math.inf))
+    pipe.scheduler = IPNDMScheduler()
+    sampler = PipelineSampler(pipe, (4, 8, 8), **options)
+    x, guided = sampler(noise), sampler.guided(push)(noise)
+    assert not torch.equal(x, guided) and guided.isfinite().all()
 
 
 def test_a_pipelines_scheduler_is_part_of_what_its_samples_are_known_by(pipelines):

@@ -63,7 +63,7 @@ GUIDANCE = {
     "a discriminator": lambda d, c: discriminator_guidance(d, c),
     "a discriminator at scale zero": lambda d, c: discriminator_guidance(d, c, 0.0),
     "a discriminator behind a closed window": lambda d, c: discriminator_guidance(
-        d, c, window=(90, 99)
+        d, c, window=(1e-9, 1e-8)
     ),
     "a discriminator in a window": lambda d, c: in_window(d, c),
     "a discriminator at some scales": lambda d, c: discriminator_guidance(

@@ -119,22 +119,25 @@ def test_outside_the_window_a_gradient_that_is_not_finite_does_no_harm():
 
 @pytest.mark.parametrize("level", [0.0, 1.0, 1e3, 1e5, 1e7])
 def test_far_up_a_guide_still_has_digits_in_float32(level):
-    """At 1e7 its gradient times sigma^2 was off by 38, where what it says is .92."""
+    """At 1e7 its gradient times sigma^2 was off by 38, where what it says is .92; shown level 80
+    instead, as guides are trained, it is off by .065 at most.
+    """
     guided = discriminator_guidance(zero, exact_discriminator(P, Q), window=EVERYWHERE)
     x = level * unit_noise(1_000).float() + 0.5
     exact = denoise(P, x.double(), level) - denoise(Q, x.double(), level)
     push = guided(x, torch.full((1_000,), level))
-    torch.testing.assert_close(push.double(), exact, rtol=0, atol=1e-2)
+    torch.testing.assert_close(push.double(), exact, rtol=0, atol=1e-2 if level < 80 else 0.07)
 
 
-def test_far_up_a_guide_is_shown_level_1000():
+def test_far_up_a_guide_is_shown_the_highest_level_that_it_was_trained_at():
     def scaled(x, sigma, label=None):
-        assert float(sigma.max()) <= 1e3
+        assert float(sigma.max()) <= 80
         return (x @ W.to(x)) / sigma
 
-    guided = discriminator_guidance(zero, scaled)
-    push = guided(torch.ones(3, 2), torch.tensor([10.0, 1e3, 1e6]))
-    torch.testing.assert_close(push, torch.tensor([[10.0], [1e3], [1e3]]) * W)
+    levels = torch.tensor([10.0, 1e3, 1e6])
+    for window, reached in [((0.1, 81.0), 80.0), (EVERYWHERE, 80.0), ((0.1, 80.0), 0.0)]:
+        push = discriminator_guidance(zero, scaled, window=window)(torch.ones(3, 2), levels)
+        torch.testing.assert_close(push, torch.tensor([[10.0], [reached], [reached]]) * W)
 
 
 def test_scale_zero_and_a_closed_window_ask_no_discriminator():
@@ -347,6 +350,7 @@ def test_networks_that_fit_are_accepted_through_every_wrapper():
         (lambda: classifier_free_guidance(no_denoiser, math.nan), "scale is a finite number"),
         (lambda: discriminator_guidance(no_denoiser, total, window=(2, 1)), r"window.*\(2, 1\)"),
         (lambda: discriminator_guidance(no_denoiser, total, window=(-1, 1)), "window"),
+        (lambda: discriminator_guidance(no_denoiser, total, window=(90, 99)), "begins at 80"),
         (
             lambda: discriminator_guidance(no_denoiser, total, window=(math.nan, 1)),
             "window",

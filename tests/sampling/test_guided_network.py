@@ -321,6 +321,29 @@ class SomebodysModel(ModelMixin, ConfigMixin):
         return -self.weight * (x**2).flatten(1).sum(1)
 
 
+class SomebodysScheduler(DDPMScheduler):
+    """Of a class that is not diffusers'."""
+
+
+class SomebodysUnet(diffusers.UNet2DModel):
+    """The same of a network."""
+
+
+def test_what_could_not_be_read_back_is_not_saved(tmp_path):
+    network = unet()
+    network.__class__ = SomebodysUnet
+    for pipe, what in (
+        (DDPMPipeline(unet(), SomebodysScheduler()), "SomebodysScheduler is no scheduler of"),
+        (DDPMPipeline(network, DDPMScheduler()), "this SomebodysUnet is none of diffusers'"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            guide(pipe, discriminator()).unet.save_pretrained(tmp_path / "unet")
+        assert not (tmp_path / "unet").exists()
+    pipe = DDPMPipeline(unet(), SomebodysScheduler())
+    guide(pipe, discriminator(), trained_with=DDPMScheduler()).unet.save_pretrained(tmp_path)
+    assert GuidedNetwork.from_pretrained(tmp_path).push.scale == 1
+
+
 def test_somebodys_own_discriminator_is_saved_if_it_can_be(tmp_path):
     pipe, _, call = ddpm()
     expected = sample(guide(pipe, SomebodysModel()), call)
@@ -341,9 +364,13 @@ def test_somebodys_own_discriminator_is_saved_if_it_can_be(tmp_path):
     [
         ("guide.json", {"window": [3, 1]}, "damaged"),
         ("guide.json", {"scale": "much"}, "scale"),
-        ("guide.json", {"trained_with": {"_class_name": "DDPMPipeline"}}, "nothing is run"),
+        (
+            "guide.json",
+            {"trained_with": {"_class_name": "DDPMPipeline"}},
+            "no scheduler of diffusers",
+        ),
         ("guide.json", {"discriminator": ["torch.nn", "Linear"]}, "nothing is run"),
-        ("../config.json", {"_class_name": "DDPMPipeline"}, "nothing is run"),
+        ("../config.json", {"_class_name": "DDPMPipeline"}, "none of diffusers'"),
     ],
 )
 def test_a_damaged_or_foreign_folder_is_refused(file, change, sentence, tmp_path):
@@ -376,6 +403,8 @@ def test_a_network_whose_weights_are_no_safetensors_or_not_all_there_is_refused(
         ({"significant": False}, {"scale": 2.0}, None),
         ({"sampler": "DDIMScheduler", "steps": 5}, {}, "errors of DDIMScheduler with 5 steps"),
         ({"sampler": "DDPMScheduler", "steps": 5, "significant": True}, {}, None),
+        ({"sampler": "ddpm", "steps": 5}, {}, None),
+        ({"sampler": "heun", "steps": 5}, {}, "errors of heun with 5 steps"),
     ],
 )
 def test_a_guide_that_is_none_or_for_other_samples_warns(change, arguments, sentence, tmp_path):
@@ -602,12 +631,15 @@ def test_what_cannot_be_told_is_refused_in_a_sentence(pipe, arguments, sentence)
         guide(pipe(), **({"discriminator": discriminator()} | arguments))
 
 
-def test_what_the_scheduler_does_not_tell_can_be_given():
+def test_what_the_scheduler_does_not_tell_can_be_given(tmp_path):
     scheduler = diffusers.IPNDMScheduler()
     told = guide(Loop(unet(), scheduler), discriminator(), trained_with=DDPMScheduler())
+    told.unet.save_pretrained(tmp_path)
+    again = guide(Loop(unet(), scheduler), tmp_path / "guide")  # its folder remembers
     same = guide(Loop(unet(), DDPMScheduler()), discriminator())
     x = torch.randn(2, 1, 8, 8)
     assert torch.equal(told.unet(x, 500).sample, same.unet(x, 500).sample)
+    assert torch.equal(again.unet(x, 500).sample, same.unet(x, 500).sample)
     with pytest.raises(ValueError, match="not guided"):
         unguide(ddpm()[0])
 

@@ -263,10 +263,10 @@ class Hub:
         files = [SimpleNamespace(rfilename=file) for file in self.files()]
         return SimpleNamespace(siblings=files)
 
-    def download(self, name, *, revision, token, allow_patterns, ignore_patterns, **how):
+    def download(self, name, *, revision, token, allow_patterns, **how):
         self.asked.append((name, revision, token))
         chosen = huggingface_hub.utils.filter_repo_objects(
-            self.files(), allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+            self.files(), allow_patterns=allow_patterns
         )
         self.copied = sorted(chosen)
         for file in self.copied:

@@ -183,6 +183,7 @@ def test_the_window_reaches_half_the_way_beyond_the_levels_where_something_is_kn
     assert known_from(1, 1) == (pytest.approx(math.sqrt(0.5)), pytest.approx(math.sqrt(2)))
     assert known_from(2, 9) == (pytest.approx(math.sqrt(2)), math.inf)
     assert asked.window(nothing) == (LOWEST, math.inf)
+    assert asked.window(nothing, 9.0) == (LOWEST, 9.0)  # a guide that was trained below it
 
 
 def test_the_window_is_found_on_the_choosing_half():
