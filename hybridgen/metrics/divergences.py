@@ -9,14 +9,12 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from scipy.stats import norm
 from torch import Tensor
 
 from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.maths.rng import rng_for
-from hybridgen.metrics.intervals import Estimate
+from hybridgen.metrics.intervals import Estimate, Z
 
-Z = float(norm.ppf(0.975))
 REACH, POINTS = 12.0, 4_001
 """Of a grid around each component: standard deviations to either side, and places."""
 
@@ -64,18 +62,33 @@ def exact_divergences(
         )
     log_p, log_q, x = log_p.double(), log_q.double(), x.double()
 
-    def integral(name: str, t: Tensor) -> float:
-        # What has no weight may have an infinite ratio: chosen, not multiplied by zero.
-        parts = [
-            torch.where(weight > 0, weight * term(t), 0.0)
-            for weight, term in zip((log_p.exp(), log_q.exp()), TERMS[name], strict=True)
-        ]
-        return float(torch.trapezoid(sum(parts, torch.zeros_like(x)), x))
-
-    figures = {name: integral(name, log_p - log_q) for name in TERMS}
+    logits = {name: log_p - log_q for name in TERMS}
+    figures = {name: _integrand(name, log_p.exp(), log_q.exp(), t) for name, t in logits.items()}
     if logit is not None:
-        figures["value_of_logit"] = integral("value", logit.double())
-    return figures
+        figures["value_of_logit"] = _integrand("value", log_p.exp(), log_q.exp(), logit.double())
+    return {name: float(torch.trapezoid(y, x)) for name, y in figures.items()}
+
+
+def histogram_divergences(p: Tensor, q: Tensor) -> dict[str, float]:
+    """The figures of `TERMS` of two histograms `[n]` over the same cells, normalised here.
+
+    Of two distributions none is greater than what it is of their densities: cells hide differences,
+    and make none (the data processing inequality).
+    """
+    if p.shape != q.shape or p.ndim != 1 or not min(float(p.sum()), float(q.sum())) > 0:
+        raise ValueError(
+            f"expected two histograms [n], neither empty, got {list(p.shape)} and {list(q.shape)}"
+        )
+    p, q = p.double() / p.sum(), q.double() / q.sum()
+    return {name: float(_integrand(name, p, q, p.log() - q.log()).sum()) for name in TERMS}
+
+
+def _integrand(name: str, p: Tensor, q: Tensor, t: Tensor) -> Tensor:
+    """`p f(t) + q g(t)`, `[n]`. What has no weight may have an infinite ratio: chosen, not
+    multiplied by zero."""
+    sides = zip((p, q), TERMS[name], strict=True)
+    on_p, on_q = (torch.where(w > 0, w * term(t), 0.0) for w, term in sides)
+    return on_p + on_q
 
 
 def sampled_divergences(

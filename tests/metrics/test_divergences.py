@@ -6,18 +6,20 @@ from statistics import fmean
 import pytest
 import torch
 from oracles import CROSS_ENTROPIES, P, Q, jensen_shannon, one_dimensional
+from scipy.stats import entropy as relative_entropy
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from hybridgen.maths.mixtures import GaussianMixture, ring
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.divergences import (
     TERMS,
-    Z,
     exact_divergences,
+    histogram_divergences,
     mixture_divergences,
     quadrature_places,
     sampled_divergences,
 )
+from hybridgen.metrics.intervals import Z
 from hybridgen.metrics.two_sample import TREES, examined, two_sample_test
 
 
@@ -231,3 +233,18 @@ def test_places_rise_and_reach_twelve_deviations_beyond_every_mean():
     assert bool((x.diff() > 0).all())
     assert float(x[0]) <= -1.7 - 12 * 0.45 + 1e-9
     assert float(x[-1]) >= 2.2 + 12 * 0.4 - 1e-9
+
+
+def test_histograms_have_the_divergences_of_their_cells_and_hide_what_is_inside_them():
+    p, q = torch.tensor([2.0, 1.0, 1.0, 0.0]), torch.tensor([0.1, 0.4, 0.5, 0.0])
+    figures = histogram_divergences(p, q)
+    assert figures["kl"] == pytest.approx(relative_entropy([2, 1, 1], [1, 4, 5]))
+    assert figures["reverse_kl"] == pytest.approx(relative_entropy([1, 4, 5], [2, 1, 1]))
+    assert figures["jsd"] == pytest.approx(jensen_shannon(p, q))
+    assert figures["total_variation"] == pytest.approx(0.4)
+    assert figures["value"] == pytest.approx(2 * figures["jsd"] - math.log(4))
+    coarser = histogram_divergences(*(torch.stack([x[0] + x[1], x[2]]) for x in (p, q)))
+    assert all(coarser[name] < figures[name] for name in TERMS)
+    assert histogram_divergences(q, torch.eye(4)[0])["kl"] == math.inf
+    with pytest.raises(ValueError, match="neither empty"):
+        histogram_divergences(p, 0 * q)
