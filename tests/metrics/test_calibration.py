@@ -1,6 +1,7 @@
 """Calibration of discriminators whose probabilities are known."""
 
 import math
+from statistics import fmean, stdev
 
 import pytest
 import torch
@@ -127,15 +128,19 @@ def test_a_discriminator_that_knows_all_by_heart_and_one_that_knows_nothing():
     assert nothing["overfit_rank"].value == 0.5
 
 
-@pytest.mark.parametrize(("truth", "held_out"), [(0.0, 2.0), (0.4, 1.2)])
+@pytest.mark.parametrize(("truth", "held_out"), [(0.0, 2.0), (0.9, 0.2)])
 def test_the_intervals_of_overfitting_hold_the_truth_as_often_as_they_say(truth, held_out):
     share = rank = 0
+    shares, reaches = [], []
     for seed in range(300):
         training, fake = normals(100, [2.0, 0.0], seed)
         figures = overfitting_figures(training, normals(60, [held_out], 1_000 + seed)[0], fake)
         share += figures["overfit_share"].low <= truth <= figures["overfit_share"].high
+        shares.append(figures["overfit_share"].value)
+        reaches.append(figures["overfit_share"].high - shares[-1])
         rank += figures["overfit_rank"].low <= 0.5 <= figures["overfit_rank"].high
     assert 276 <= share <= 295
+    assert fmean(reaches) == pytest.approx(1.96 * stdev(shares), rel=0.12)
     assert (276 <= rank <= 295) if truth == 0 else rank < 10
 
 
