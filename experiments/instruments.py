@@ -8,7 +8,8 @@ and the bound that a fresh classifier proves: does it rank the moments as the tr
 """
 
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ from hybridgen.settings import Count, Range, Seed, Settings, Weight
 from hybridgen.training.settings import AdversarialSettings, GanTraining, RunSettings, Threads
 
 MLP: Any = {"architecture": "mlp", "width": 128, "depth": 4}
+Row = dict[str, float]
 Number = Annotated[int, Range(40, 1e5)]
 
 
@@ -63,7 +65,7 @@ class Instruments(Settings):
             )
 
 
-def certificates(settings: Instruments) -> list[dict[str, float]]:
+def certificates(settings: Instruments) -> Iterator[Row]:
     """Of each pair the exact divergences, the bounds, and their excess in standard errors."""
     import torch
 
@@ -78,8 +80,7 @@ def certificates(settings: Instruments) -> list[dict[str, float]]:
         weights, stds = torch.rand(2, k, generator=rng) + 0.2
         return GaussianMixture(weights, 2 * torch.randn(k, 1, generator=rng), stds)
 
-    rows = []
-    for number in range(settings.pairs):
+    for number in range(1, settings.pairs + 1):
         rng = rng_for(settings.seed, number)
         p, q = mixture(rng), mixture(rng)
         exact = mixture_divergences(p, q)
@@ -88,18 +89,18 @@ def certificates(settings: Instruments) -> list[dict[str, float]]:
         flat = 0.5 * ratios + 0.3 * torch.randn(ratios.shape, generator=rng)
         tests = {"exact": examined(*ratios), "flat": examined(*flat)}
         tests["trained"] = two_sample_test(*x, seed=number)
-        row = {"jsd": exact["jsd"].value, "tv": exact["total_variation"].value}
+        row: Row = {"step": number, "jsd": exact["jsd"].value}
+        row["tv"] = exact["total_variation"].value
         for kind, test in tests.items():
             for name in ("jsd", "tv"):
                 bound = test[f"{name}_bound"]
                 error = max(bound.high - bound.value, bound.value - bound.low) / Z
                 row[f"{name}_{kind}"] = bound.value
                 row[f"{name}_excess_{kind}"] = (bound.value - row[name]) / error
-        rows.append(row)
-    return rows
+        yield row
 
 
-def gaps(settings: Instruments, accelerator: Any, log: Any) -> list[dict[str, float]]:
+def gaps(settings: Instruments, accelerator: Any) -> Iterator[Row]:
     """Of each moment of a training the duality gap, the truth, and the bound of a classifier."""
     import torch
 
@@ -111,10 +112,11 @@ def gaps(settings: Instruments, accelerator: Any, log: Any) -> list[dict[str, fl
     from hybridgen.metrics.two_sample import two_sample_test
     from hybridgen.networks.build import build_discriminator, build_generator
     from hybridgen.training.gan import train_gan
-    from hybridgen.training.setup import build_adversarial
+    from hybridgen.training.setup import build_adversarial, validate_memory
     from hybridgen.training.step import batches_of
 
-    source, seed, latent = load_data(settings.data), settings.seed, settings.generator.latent
+    source = load_data(replace(settings.data, labels=False))
+    seed, latent = settings.seed, settings.generator.latent
     mixture, last = getattr(source, "mixture", None), settings.training.steps
     if mixture is None:
         raise InputError(
@@ -122,6 +124,7 @@ def gaps(settings: Instruments, accelerator: Any, log: Any) -> list[dict[str, fl
         )
     generator = build_generator(settings.generator, source.shape, source.classes)
     discriminator = build_discriminator(settings.discriminator, source.shape, source.classes)
+    validate_memory(accelerator, settings.training, generator, discriminator)
     adversarial = build_adversarial(discriminator, settings.adversarial)
     ratio = (last / 20) ** (1 / (settings.moments - 1))
     moments = {round(20 * ratio**number) for number in range(settings.moments)}
@@ -133,18 +136,16 @@ def gaps(settings: Instruments, accelerator: Any, log: Any) -> list[dict[str, fl
     options = {"latent": latent, "steps": settings.worst_steps, "seed": seed}
     options |= {"centred": adversarial.objective.relativistic}
     batches = batches_of(source, accelerator, batch=settings.training.batch, seed=seed)
-    rows = []
-    for step in train_gan(
+    steps = train_gan(
         generator, adversarial, batches, settings.training, accelerator, latent=latent, seed=seed
-    ):
-        if step.number not in moments:
-            continue
+    )
+
+    def measured(step: int) -> Row:
         with torch.no_grad():
             fake = generator(noise.to(accelerator.device)).cpu()
         truth = histogram_divergences(*reversed(mode_histogram(fake, mixture)))
-        row: dict[str, float] = {"step": step.number}
-        row |= {name: truth[name] for name in ("reverse_kl", "jsd")}
         coverage = mode_coverage(fake, mixture)
+        row: Row = {"step": step} | {name: truth[name] for name in ("reverse_kl", "jsd")}
         row |= {name: coverage[name] for name in ("modes", "high_quality", "mode_std")}
         test = two_sample_test(held_out[0].cpu(), fake[: len(held_out[0])], seed=seed)
         row["jsd_bound"] = test["jsd_bound"].value
@@ -153,12 +154,12 @@ def gaps(settings: Instruments, accelerator: Any, log: Any) -> list[dict[str, fl
                 generator, discriminator, training, held_out, perturbation=width, **options
             )
             row |= {f"{name}{suffix}": figure.value for name, figure in figures.items()}
-        rows.append(row)
-        log(row)
-    return rows
+        return row
+
+    return (measured(step.number) for step in steps if step.number in moments)
 
 
-def figures_of(rows: list[dict[str, float]], what: str) -> dict[str, float]:
+def figures_of(rows: list[Row], what: str) -> Row:
     """What `result.json` says about all pairs, or all moments."""
     import numpy as np
     from scipy.stats import spearmanr
@@ -190,23 +191,24 @@ def main(settings: Instruments) -> None:
     what, seed = settings.what, settings.seed
     folder = settings.out or Path("runs", f"instruments-{what}", f"seed{seed}")
     accelerator = accelerator_for(folder, RunSettings(seed=seed, threads=settings.threads))
+    # Nothing is measured before it is asked for: what is wrong is said before the folder is made.
+    measured = certificates(settings) if what == "certificate" else gaps(settings, accelerator)
     with Run(folder, settings, accelerator) as run:
         if finished(run):
             return
         run.log_file.forget_after(0)
         start_trackers(accelerator, "hybridgen-instruments", run.config)
+        rows = []
+        for row in measured:
+            accelerator.log(row, step=int(row["step"]))
+            rows.append(row)
         if what == "certificate":
-            rows = certificates(settings)
-            for number, row in enumerate(rows, 1):
-                accelerator.log(row, step=number)
             kinds = ("exact", "flat", "trained")
             panels = {name: [f"{name}_{kind}" for kind in kinds] for name in ("jsd", "tv")}
-            against(rows, panels, folder / "bounds.png")
         else:
-            rows = gaps(settings, accelerator, lambda row: accelerator.log(row, step=row["step"]))
             shown = ["duality_gap", "duality_gap_perturbed", "jsd_bound", "jsd"]
             panels = {"step": shown, "reverse_kl": shown[:2]}
-            against(rows, panels, folder / "gaps.png", log=True)
+        against(rows, panels, folder / "picture.png", log=what == "gap")
         run.finish({**figures_of(rows, what), "seconds": run.seconds})
     print("\n".join(f"{name} {value:.4g}" for name, value in figures_of(rows, what).items()))
 
