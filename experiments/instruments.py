@@ -174,7 +174,8 @@ def figures_of(rows: list[Row], what: str) -> Row:
     for suffix in ("", "_perturbed"):
         gap = columns[f"duality_gap{suffix}"]
         for truth in ("reverse_kl", "jsd", "jsd_bound"):
-            rank = float(spearmanr(gap, columns[truth])[0])  # pyright: ignore[reportArgumentType]
+            constant = min(np.ptp(gap), np.ptp(columns[truth])) == 0  # which ranks nothing
+            rank = 0.0 if constant else float(spearmanr(gap, columns[truth])[0])  # pyright: ignore[reportArgumentType]
             figures[f"spearman_{truth}{suffix}"] = rank
         above = (gap > columns["jsd_bound"]).sum(), (gap > columns["jsd"]).sum()
         figures[f"above_jsd_bound{suffix}"], figures[f"above_jsd{suffix}"] = map(float, above)
@@ -206,8 +207,8 @@ def main(settings: Instruments) -> None:
             kinds = ("exact", "flat", "trained")
             panels = {name: [f"{name}_{kind}" for kind in kinds] for name in ("jsd", "tv")}
         else:
-            shown = ["duality_gap", "duality_gap_perturbed", "jsd_bound", "jsd"]
-            panels = {"step": shown, "reverse_kl": shown[:2]}
+            quantities = ["duality_gap", "duality_gap_perturbed", "jsd_bound", "jsd"]
+            panels = {"step": quantities, "reverse_kl": quantities[:2]}
         against(rows, panels, folder / "picture.png", log=what == "gap")
         run.finish({**figures_of(rows, what), "seconds": run.seconds})
     print("\n".join(f"{name} {value:.4g}" for name, value in figures_of(rows, what).items()))

@@ -38,8 +38,10 @@ def duality_gap(
     two were trained by. The worst-case players v' and u' begin as copies and are trained by it on
     `training`; the gap is of `held_out` and of latents not trained on. With ideal players it is at
     least the Jensen-Shannon divergence of data and samples, and 0 only where neither can win.
-    Players trained for too few steps make it smaller; it may then be below 0. The networks that are
-    given, their gradients, and everybody's random state stay as they are.
+    Players trained for too few steps make it smaller; it may then be below 0. `min M` has no bound
+    where logits grow without one away from the data, as they may before a discriminator was trained
+    on much; the gap is then huge. The networks that are given, their gradients, and everybody's
+    random state stay as they are.
     Source: Grnarova et al. 2019, arXiv:1811.05512, section 3; with a perturbation Sidheekh et al.
     2020, arXiv:2012.06723.
 
@@ -48,7 +50,7 @@ def duality_gap(
         discriminator: anything that `AdversarialLoss` takes; of patches each counts alike.
         training, held_out: real samples `[n ...]` and their labels, or `None`, on the networks'
             device; disjoint.
-        steps: Adam's, of each worst-case player, on `batch` real samples and as many latents.
+        steps: Adam's, of each worst-case network, on `batch` real samples and as many latents.
         perturbation: deviation of the noise on the weights that the players begin with, so that
             they do not stay where the gradient vanishes; the source's is .1.
         centred: first take the constant from the logits that makes v right about u on average. A
@@ -90,15 +92,15 @@ def duality_gap(
             offset = _even_offset(PerSample(plain), u, draws)
         v = _LogProbability(plain, offset)
 
-        def discriminator_loss(player: nn.Module, number: int) -> Tensor:
+        def discriminator_loss(network: nn.Module, number: int) -> Tensor:
             noise, real, label = draw("discriminator", number)
             with torch.no_grad():
                 fake = u(noise, label)
-            return -(player(real, label, True) + player(fake, label, False)).mean()
+            return -(network(real, label, True) + network(fake, label, False)).mean()
 
-        def generator_loss(player: nn.Module, number: int) -> Tensor:
+        def generator_loss(network: nn.Module, number: int) -> Tensor:
             noise, _, label = draw("generator", number)
-            return v(player(noise, label), label, False).mean()
+            return v(network(noise, label), label, False).mean()
 
         options = {"steps": steps, "learning_rate": learning_rate, "perturbation": perturbation}
         trainable = _LogProbability(discriminator, offset)
@@ -137,7 +139,7 @@ class _LogProbability(nn.Module):
 
 
 def _worst(
-    player: nn.Module,
+    network: nn.Module,
     loss: Callable[[nn.Module, int], Tensor],
     rng: torch.Generator,
     *,
@@ -146,7 +148,7 @@ def _worst(
     perturbation: float,
 ) -> nn.Module:
     """A copy of a network after so many steps down a loss of it and of the step's number."""
-    worst = copy.deepcopy(player).train()
+    worst = copy.deepcopy(network).train()
     if not any(p.requires_grad for p in worst.parameters()):  # an average
         worst.requires_grad_(True)
     parameters = [p for p in worst.parameters() if p.requires_grad]

@@ -107,8 +107,8 @@ def overfitting_figures(training: Tensor, held_out: Tensor, fake: Tensor) -> dic
     u, v, w = (float(x.var()) / len(x) for x in sides)
     gap, share = a - c, (a - b) / (a - c) if a > c else 0.0
     variance = u + v - 2 * share * u + share**2 * (u + w)
-    known = gap > Z * math.sqrt(u + w)
-    reach = Z * math.sqrt(variance) / gap if known else math.inf
+    apart = gap > Z * math.sqrt(u + w)
+    reach = Z * math.sqrt(variance) / gap if apart else math.inf
     # By their negatives, so that a high logit is near: the same statistic as of distances.
     rank = float(memorisation(-sides[0], -sides[1]).mean())
     n, m = len(training), len(held_out)

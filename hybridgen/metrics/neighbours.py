@@ -246,12 +246,12 @@ def collision_radius(real: Tensor, *, support: int = 1_000, chunk: int = CHUNK) 
             f"a support of {support} needs at least {fewest} examples to set its radius by, got "
             f"{len(real)}: take more, or a smaller support"
         )
-    wanted = round(len(real) * (len(real) - 1) / 2 / support)
+    closer = round(len(real) * (len(real) - 1) / 2 / support)
     closest = real.new_empty(0, dtype=torch.float64)
     for distance in _pairs(real, chunk):
         finite = distance[distance.isfinite()]
         closest = torch.cat([closest, finite])
-        closest = closest.topk(min(wanted + 1, len(closest)), largest=False).values
+        closest = closest.topk(min(closer + 1, len(closest)), largest=False).values
     return float(closest.max())
 
 
