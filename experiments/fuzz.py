@@ -44,6 +44,7 @@ SCRIPTS: dict[str, tuple[str, str, dict[str, str]]] = {
     "features": ("features.main", "features.FeatureExperiment", {"training.batch": "8"}),
     "compare": ("compare.main", "compare.Compare", {"config": "compare.yaml"}),
     "benchmark": ("benchmark.main", "benchmark.Benchmark", {}),
+    "instruments": ("instruments.main", "instruments.Instruments", _NETWORKS),
     "seeds": ("seeds.main", "seeds.Seeds", {}),
     "endurance": ("endurance.main", "endurance.Endurance", {}),
 }

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hybridgen.data.points import MixturePoints
     from hybridgen.data.settings import DataSettings
     from hybridgen.data.source import Shard
+    from hybridgen.evaluation.duality_gap import duality_gap
     from hybridgen.evaluation.evaluator import Evaluator, build_evaluator
     from hybridgen.evaluation.measure import measure
     from hybridgen.evaluation.runs import load_guide
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from hybridgen.maths.mixtures import grid, ring
     from hybridgen.maths.noise import karras_sigmas
     from hybridgen.maths.objectives import Objective, smoothed
+    from hybridgen.metrics.calibration import overfitting_figures
+    from hybridgen.metrics.divergences import mixture_divergences
+    from hybridgen.metrics.neighbours import collision_radius, support_size
     from hybridgen.networks.audio import (
         MultiPeriodDiscriminator,
         MultiScaleDiscriminator,
@@ -82,6 +86,7 @@ _LAZY = {
     "data.points": ("MixturePoints",),
     "data.settings": ("DataSettings",),
     "data.source": ("Shard",),
+    "evaluation.duality_gap": ("duality_gap",),
     "evaluation.evaluator": ("Evaluator", "build_evaluator"),
     "evaluation.measure": ("measure",),
     "evaluation.runs": ("load_guide",),
@@ -101,6 +106,9 @@ _LAZY = {
     "maths.mixtures": ("grid", "ring"),
     "maths.noise": ("karras_sigmas",),
     "maths.objectives": ("Objective", "smoothed"),
+    "metrics.calibration": ("overfitting_figures",),
+    "metrics.divergences": ("mixture_divergences",),
+    "metrics.neighbours": ("collision_radius", "support_size"),
     "networks.audio": (
         "MultiPeriodDiscriminator",
         "MultiScaleDiscriminator",

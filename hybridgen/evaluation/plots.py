@@ -164,6 +164,31 @@ def curves(rows: Sequence[Mapping], path: Path) -> None:
     _save(figure, path)
 
 
+def against(
+    rows: Sequence[Mapping], panels: Mapping[str, Sequence[str]], path: Path, *, log: bool = False
+) -> None:
+    """Draw quantities of each row against another one, a panel for each of those.
+
+    Args:
+        panels: what is to the right, and what is drawn above it; a dashed diagonal where they
+            should be equal, everywhere but against the step.
+        log: both axes, which leaves out what is not positive.
+    """
+    figure, grid = _panels(len(panels), 2, (4.6, 3.6))
+    for axes, (x, names) in zip(grid.flat, panels.items(), strict=False):
+        across = [row[x] for row in rows]
+        for name, colour in zip(names, COLOURS, strict=False):
+            label, dots = name.replace("_", " "), "." if x != "step" else ".-"
+            axes.plot(across, [row[name] for row in rows], dots, color=colour, label=label)
+        if x != "step":
+            axes.axline((across[0], across[0]), slope=1, color=REAL, linestyle="--", linewidth=0.9)
+        if log:
+            axes.set(xscale="log", yscale="log")
+        axes.set_xlabel(x.replace("_", " "), fontsize=8)
+        _finish(axes, least=1)
+    _save(figure, path)
+
+
 def curve_panels(rows: Sequence[Mapping]) -> dict[str, list[str]]:
     """The quantities in `rows` by the title of the panel that `curves` draws them in."""
     panels: dict[str, list[str]] = {}

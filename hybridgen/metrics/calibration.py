@@ -1,10 +1,13 @@
-"""Whether a discriminator's probabilities mean what they say, at every noise level."""
+"""Whether a discriminator's logits mean what they say, and of what it has not seen as well."""
 
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from hybridgen.metrics.intervals import Estimate, Z
+from hybridgen.metrics.neighbours import memorisation
 
 BINS = 10
 
@@ -77,3 +80,42 @@ def cross_entropy(real: Tensor, fake: Tensor) -> float:
     """Of logits, real and generated summed, in nats; chance is `2 log 2`."""
     value = float(F.softplus(-real).mean() + F.softplus(fake).mean())
     return value if math.isfinite(value) else math.inf
+
+
+def overfitting_figures(training: Tensor, held_out: Tensor, fake: Tensor) -> dict[str, Estimate]:
+    """How much better a discriminator knows the real examples that it was trained on.
+
+    `overfit_share`: `(E D(train) - E D(held out)) / (E D(train) - E D(fake))`, 0 if it does not
+    overfit, 1 if it takes what is new for generated. Its interval is by the delta method, and has
+    no ends where the discriminator cannot tell training examples from generated ones.
+    `overfit_rank`: the probability that a training example's logit is above a held-out one's, .5 if
+    it does not overfit, 1 if it knows every one by heart; the same for any rising function of the
+    logits. Its interval has the width of one that does not overfit, `sqrt((n + m + 1) / (12 n m))`
+    for a standard error (Mann & Whitney 1947). Each `floor` is what no overfitting gives.
+    Source: Karras et al. 2020, arXiv:2006.06676, equation 1 (`r_v`).
+
+    Args:
+        training, held_out, fake: logits `[n]`, `[m]` and `[k]`, at least two of each.
+    """
+    sides = [x.detach().double() for x in (training, held_out, fake)]
+    if min(map(len, sides)) < 2 or not bool(torch.cat(sides).isfinite().all()):
+        raise ValueError(
+            "need two finite logits of training, held-out and generated examples each, got "
+            f"{', '.join(str(len(x)) for x in sides)}"
+        )
+    a, b, c = (float(x.mean()) for x in sides)
+    u, v, w = (float(x.var()) / len(x) for x in sides)
+    gap, share = a - c, (a - b) / (a - c) if a > c else 0.0
+    variance = u + v - 2 * share * u + share**2 * (u + w)
+    apart = gap > Z * math.sqrt(u + w)
+    reach = Z * math.sqrt(variance) / gap if apart else math.inf
+    # By their negatives, so that a high logit is near: the same statistic as of distances.
+    rank = float(memorisation(-sides[0], -sides[1]).mean())
+    n, m = len(training), len(held_out)
+    width = Z * math.sqrt((n + m + 1) / (12 * n * m))
+    return {
+        "overfit_share": Estimate(value=share, low=share - reach, high=share + reach, floor=0.0),
+        "overfit_rank": Estimate(
+            value=rank, low=max(0.0, rank - width), high=min(1.0, rank + width), floor=0.5
+        ),
+    }

@@ -7,6 +7,7 @@ from statistics import fmean
 
 import numpy as np
 import torch
+from scipy.stats import norm
 from scipy.stats import t as student
 from torch import Tensor
 
@@ -42,6 +43,8 @@ class Estimate:
     degrees: int | None = None
 
 
+Z = float(norm.ppf(0.975))
+"""Standard errors from a value to either end of its 95 % interval, where they are known."""
 SUBSETS = 32
 LEFT_OUT = 8
 """Of so many samples a subset lacks one. Halves would do for means, but not for coverage: of places

@@ -73,11 +73,17 @@ def mode_coverage(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
 
 
 def mode_distance(points: Tensor, mixture: GaussianMixture) -> float:
-    """Total variation between the shares of points and of the mixture around its modes, in [0, 1].
+    """Total variation between the two of `mode_histogram`, in [0, 1]: so wrong weights, modes of
+    the wrong width and points between the modes all count."""
+    observed, expected = mode_histogram(points, mixture)
+    return float((observed - expected).abs().sum()) / 2
 
-    The shares are those of shells around each mode, up to one, two and three of its standard
-    deviations, and of all that is outside; so wrong weights, modes of the wrong width and points
-    between the modes all count. Shells of different modes are taken not to overlap.
+
+def mode_histogram(points: Tensor, mixture: GaussianMixture) -> tuple[Tensor, Tensor]:
+    """The shares of points and of the mixture around its modes, `[k 3 + 1]` each.
+
+    The cells are shells around each mode, up to one, two and three of its standard deviations, and
+    last all that is outside. Shells of different modes are taken not to overlap.
 
     Args:
         points: `[b d]`; one that is not finite is outside.
@@ -86,12 +92,10 @@ def mode_distance(points: Tensor, mixture: GaussianMixture) -> float:
     points, distance, nearest = _nearest_modes(points, mixture)
     radii = torch.arange(1, HIGH_QUALITY + 1, dtype=torch.float64, device=points.device)
     shell = torch.searchsorted(radii, distance / mixture.stds.to(points)[nearest])
-    inside = torch.nonzero(shell < len(radii))[:, 0]
-    index = nearest[inside] * len(radii) + shell[inside]
     shells = mixture.components * len(radii)
-    observed = torch.bincount(index, minlength=shells).to(points) / len(points)
+    index = torch.where(shell < len(radii), nearest * len(radii) + shell, shells)
+    observed = torch.bincount(index, minlength=shells + 1).to(points) / len(points)
     within = torch.special.gammainc(radii.new_tensor(mixture.dimension / 2), radii.square() / 2)
     share = within.diff(prepend=within.new_zeros(1))
     expected = rearrange(torch.outer(mixture.weights.to(points), share), "k s -> (k s)")
-    outside = (observed.sum() - expected.sum()).abs()
-    return float((observed - expected).abs().sum() + outside) / 2
+    return observed, torch.cat([expected, 1 - expected.sum(dim=0, keepdim=True)])

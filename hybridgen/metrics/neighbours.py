@@ -1,11 +1,13 @@
-"""Nearest neighbours of features: precision, recall, density, coverage, and memorisation."""
+"""Near pairs of features: precision, recall, density, coverage, memorisation, size of support."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from hybridgen.metrics.intervals import Estimate, Z
 from hybridgen.networks.blocks import in_chunks
 
 CHUNK = 160
@@ -226,3 +228,67 @@ def memorisation(distance: Tensor, held_out: Tensor) -> Tensor:
     before = torch.searchsorted(ordered, distance, side="left")
     until = torch.searchsorted(ordered, distance, side="right")
     return 1 - (before + until).double() / (2 * len(ordered))
+
+
+def collision_radius(real: Tensor, *, support: int = 1_000, chunk: int = CHUNK) -> float:
+    """The distance below which real examples `[n d]` count as the same: so that `support_size` of
+    them is `support`, because that fraction of their pairs is as close.
+
+    So a sampler's size is to be read against `support`: half of it, half of the diversity. The
+    examples' own size is as uncertain as a sampler's: by 10 % or more with `sqrt(200 support)`.
+
+    Raises:
+        ValueError: fewer than ten pairs would be as close.
+    """
+    if not support > 0 or len(real) * (len(real) - 1) < 20 * support:
+        fewest = math.isqrt(20 * max(1, support)) + 2
+        raise ValueError(
+            f"a support of {support} needs at least {fewest} examples to set its radius by, got "
+            f"{len(real)}: take more, or a smaller support"
+        )
+    closer = round(len(real) * (len(real) - 1) / 2 / support)
+    closest = real.new_empty(0, dtype=torch.float64)
+    for distance in _pairs(real, chunk):
+        finite = distance[distance.isfinite()]
+        closest = torch.cat([closest, finite])
+        closest = closest.topk(min(closer + 1, len(closest)), largest=False).values
+    return float(closest.max())
+
+
+def support_size(x: Tensor, radius: float, *, chunk: int = CHUNK) -> Estimate:
+    """The birthday test: how many equally likely points would give as many pairs of samples `[s d]`
+    that are closer than `radius`: `s (s - 1) / (2 pairs)`, with its 95 % interval.
+
+    Of samples that are not equally likely it is the inverse of the probability that two are the
+    same, less than their number. The variance of the share of pairs is that of a U-statistic
+    (Hoeffding 1948), its first part from how unequally the pairs fall on the samples. Without any
+    pair the size is infinite, and the interval begins at `s (s - 1) / 2 / -log(.025)`.
+    Source: Arora & Zhang 2017, arXiv:1706.08224, section 2.
+
+    Args:
+        radius: see `collision_radius`.
+    """
+    if len(x) < 2 or not radius > 0:
+        raise ValueError(f"need two samples and a positive radius, got {len(x)} and {radius}")
+    close = torch.cat([(d < radius).sum(dim=1) for d in _pairs(x, chunk, both=True)]).double()
+    others, pairs = len(x) - 1, len(x) * (len(x) - 1) / 2
+    share = float(close.sum()) / 2 / pairs
+    if share == 0:
+        return Estimate(value=math.inf, low=pairs / -math.log(0.025), high=math.inf)
+    chance = share * (1 - share)
+    first = max(0.0, float((close / others).var()) - chance / others)
+    reach = Z * math.sqrt(4 * first / len(x) + chance / pairs)
+    high = 1 / (share - reach) if share > reach else math.inf
+    return Estimate(value=1 / share, low=1 / (share + reach), high=high)
+
+
+def _pairs(x: Tensor, chunk: int, *, both: bool = False) -> Iterator[Tensor]:
+    """Distances of some points at a time to all, infinite to themselves and, unless `both`, to
+    those before them."""
+    x, _ = _comparable(x, x, chunk)
+    every = torch.arange(len(x), device=x.device)
+    for rows in every.split(chunk_for(x, chunk)):
+        distance = _distances(x[rows], x, itself=rows)
+        if not both:
+            distance[every < rearrange(rows, "n -> n 1")] = torch.inf
+        yield distance

@@ -13,11 +13,10 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor
 
 from hybridgen.maths.rng import rng_for
-from hybridgen.metrics.intervals import Estimate
+from hybridgen.metrics.intervals import Estimate, Z
 from hybridgen.metrics.neighbours import check_features
 from hybridgen.metrics.registry import FEWEST, metric_of
 
-Z = float(norm.ppf(0.975))
 LUCK = 1 / 8
 """Standard error from the draw of the training half, over what the classifier overfits by."""
 TREES: Any = {"early_stopping": True, "validation_fraction": 0.2, "n_iter_no_change": 5}

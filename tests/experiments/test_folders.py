@@ -33,6 +33,7 @@ CLASSES = {
         "features": "FeatureExperiment",
     },
     **{"benchmark": "Benchmark", "endurance": "Endurance", "distill": "Distill"},
+    **{"instruments": "Instruments"},
 }
 RUNS = ["--threads", "1", "--training.steps", "2", "--training.batch", "8", "--log_every", "1"]
 ARGUMENTS = {
@@ -59,6 +60,7 @@ ARGUMENTS = {
     "features": ["--training.steps", "2", "--training.batch", "8", "--log_every", "1"],
     "benchmark": [],
     "endurance": [],
+    "instruments": ["--pairs", "1", "--samples", "40"],
 }
 MADE = ("gan", "autoencoder", "guide", "distill", "compare", "features", "seeds")
 """Scripts whose whole folders are made here; the others share their parts."""

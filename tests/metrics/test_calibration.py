@@ -1,6 +1,7 @@
 """Calibration of discriminators whose probabilities are known."""
 
 import math
+from statistics import fmean, stdev
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hybridgen.evaluation.plots import draw_calibration
 from hybridgen.metrics.calibration import (
     calibration_figures,
     expected_calibration_error,
+    overfitting_figures,
     reliability,
 )
 
@@ -100,3 +102,49 @@ def test_the_picture_has_a_panel_for_each_level(tmp_path):
 def test_misuse_gets_a_sentence(misuse, sentence):
     with pytest.raises(ValueError, match=sentence):
         misuse()
+
+
+def normals(count, means, seed=0):
+    draws = torch.randn(len(means), count, generator=torch.Generator().manual_seed(seed)).double()
+    return draws + torch.tensor(means)[:, None]
+
+
+def test_overfitting_is_its_closed_form_for_normal_logits():
+    figures = overfitting_figures(*normals(40_000, [2.0, 1.5, -0.5]))
+    assert figures["overfit_share"].value == pytest.approx(0.2, abs=0.02)
+    rank = (1 + math.erf(0.5 / 2)) / 2  # Phi(.5 / sqrt(2))
+    assert figures["overfit_rank"].value == pytest.approx(rank, abs=0.01)
+    bold = overfitting_figures(*(3 * normals(40_000, [2.0, 1.5, -0.5]) + 7))
+    assert bold["overfit_share"].value == pytest.approx(figures["overfit_share"].value)
+    assert bold["overfit_rank"].value == pytest.approx(figures["overfit_rank"].value)
+
+
+def test_a_discriminator_that_knows_all_by_heart_and_one_that_knows_nothing():
+    heart = overfitting_figures(torch.full((50,), 9.0), *normals(50, [0.0, 0.0]))
+    assert heart["overfit_share"].value == pytest.approx(1, abs=0.06)
+    assert heart["overfit_rank"].value == 1
+    nothing = overfitting_figures(torch.ones(9), torch.ones(7), torch.ones(5))
+    assert (nothing["overfit_share"].low, nothing["overfit_share"].high) == (-math.inf, math.inf)
+    assert nothing["overfit_rank"].value == 0.5
+
+
+@pytest.mark.parametrize(("truth", "held_out"), [(0.0, 2.0), (0.9, 0.2)])
+def test_the_intervals_of_overfitting_hold_the_truth_as_often_as_they_say(truth, held_out):
+    share = rank = 0
+    shares, reaches = [], []
+    for seed in range(300):
+        training, fake = normals(100, [2.0, 0.0], seed)
+        figures = overfitting_figures(training, normals(60, [held_out], 1_000 + seed)[0], fake)
+        share += figures["overfit_share"].low <= truth <= figures["overfit_share"].high
+        shares.append(figures["overfit_share"].value)
+        reaches.append(figures["overfit_share"].high - shares[-1])
+        rank += figures["overfit_rank"].low <= 0.5 <= figures["overfit_rank"].high
+    assert 270 <= share <= 295
+    assert fmean(reaches) == pytest.approx(1.96 * stdev(shares), rel=0.12)
+    assert (276 <= rank <= 295) if truth == 0 else rank < 10
+
+
+@pytest.mark.parametrize("bad", [torch.ones(1), torch.tensor([1.0, math.nan])])
+def test_logits_that_cannot_tell_of_overfitting_are_refused(bad):
+    with pytest.raises(ValueError, match="two finite logits of training"):
+        overfitting_figures(torch.ones(3), bad, torch.ones(3))

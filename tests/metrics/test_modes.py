@@ -8,6 +8,7 @@ from hybridgen.maths.mixtures import GaussianMixture, grid, ring
 from hybridgen.metrics.modes import (
     mode_coverage,
     mode_distance,
+    mode_histogram,
     mode_statistics,
 )
 
@@ -115,3 +116,17 @@ def test_the_mode_distance_counts_weights_widths_and_points_between_the_modes():
     narrow = centres + 0.02 * (points - centres)
     assert mode_distance(narrow, mixture) == pytest.approx(math.exp(-0.5), abs=0.01)
     assert mode_distance(points * torch.nan, mixture) == pytest.approx(0.9889, abs=0.01)
+
+
+def test_the_histogram_of_perfect_points_is_the_expected_one_and_both_sum_to_one():
+    mixture = GaussianMixture(
+        torch.tensor([1.0, 3.0]), torch.tensor([[0.0], [50.0]]), torch.ones(2)
+    )
+    observed, expected = mode_histogram(mixture.sample(400_000, torch.Generator())[0], mixture)
+    within = torch.tensor([0.6827, 0.2718, 0.0428])  # the rule of 68, 95 and 99.7 %
+    by_hand = torch.cat([within / 4, 3 * within / 4, torch.tensor([0.0027])]).double()
+    torch.testing.assert_close(expected, by_hand, rtol=0, atol=1e-4)
+    torch.testing.assert_close(observed, expected, rtol=0, atol=3e-3)
+    assert float(observed.sum()) == pytest.approx(1)
+    lost = mode_histogram(torch.tensor([[20.0], [math.nan]]), mixture)[0]
+    assert lost.tolist() == [0] * 6 + [1]

@@ -1,4 +1,5 @@
 import math
+from statistics import fmean, stdev
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ from hybridgen.metrics import neighbours
 from hybridgen.metrics.distances import kernel_distance, mean_kernel
 from hybridgen.metrics.intervals import jackknife_subsets
 from hybridgen.metrics.neighbours import (
+    collision_radius,
     expected_coverage,
     memorisation,
     nearest,
     neighbour_radii,
     prdc,
+    support_size,
 )
 
 
@@ -308,3 +311,65 @@ def test_of_very_many_points_fewer_are_compared_at_a_time_with_equal_figures(mon
     )
     assert figures() == pytest.approx(before, rel=1e-12, abs=1e-12)
     assert max(sizes) == 7
+
+
+def discrete(points, samples, seed, dimension=3, noise=1e-3):
+    """Samples of equally likely points, with a little noise."""
+    places = torch.randn(points, dimension, generator=rng(0))
+    chosen = places[torch.randint(points, (samples,), generator=rng(seed + 1))]
+    return chosen + noise * torch.randn(samples, dimension, generator=rng(seed + 2))
+
+
+@pytest.mark.parametrize(("points", "dimension"), [(20, 3), (100, 3), (100, 30)])
+def test_the_birthday_test_counts_discrete_points_within_its_error(points, dimension):
+    sizes = [
+        support_size(discrete(points, 300, 3 * seed, dimension), 0.02, chunk=77)
+        for seed in range(100)
+    ]
+    assert sum(size.low <= points <= size.high for size in sizes) >= 90
+    values = [size.value for size in sizes]
+    assert fmean(values) == pytest.approx(points, rel=0.03)
+    reach = fmean(size.high - size.low for size in sizes) / 2
+    assert 1 < reach / (1.96 * stdev(values)) < 1.5  # a little wide where all are equally likely
+
+
+def test_the_interval_knows_that_points_are_not_equally_likely():
+    chances = torch.tensor([0.5, 0.3, 0.1, 0.05, 0.05])
+    truth, held = 1 / float(chances.square().sum()), 0
+    for seed in range(100):
+        index = torch.multinomial(chances, 200, replacement=True, generator=rng(seed))
+        size = support_size(index[:, None].float(), 0.5)
+        held += size.low <= truth <= size.high
+    assert 90 <= held <= 99
+
+
+def test_without_a_collision_the_support_may_be_endless():
+    size = support_size(torch.arange(50.0)[:, None], 0.5)
+    assert (size.value, size.high) == (math.inf, math.inf)
+    # So many points would give none one time in forty.
+    assert math.exp(-50 * 49 / 2 / size.low) == pytest.approx(0.025)
+    assert support_size(torch.arange(50.0)[:, None], 1.5).value == pytest.approx(25)
+
+
+def test_the_radius_gives_real_examples_the_support_that_was_asked_for():
+    real, new = torch.randn(2, 1_000, 4, generator=rng())
+    radius = collision_radius(real, support=500)
+    pairs = torch.pdist(real.double()).sort().values
+    assert radius == pytest.approx(float(pairs[999]), rel=1e-6)
+    assert support_size(real, radius).value == pytest.approx(500, rel=2e-3)
+    assert support_size(new, radius).value == pytest.approx(500, rel=0.2)
+    assert support_size(0.5 * new, radius).value < 60  # a sixteenth of the volume
+
+
+@pytest.mark.parametrize(
+    ("misuse", "sentence"),
+    [
+        (lambda: collision_radius(torch.randn(100, 2)), "needs at least 143 examples .* got 100"),
+        (lambda: collision_radius(torch.randn(100, 2), support=0), "smaller support"),
+        (lambda: support_size(torch.randn(9, 2), 0.0), "a positive radius, got 9 and 0"),
+        (lambda: support_size(torch.full((9, 2), math.nan), 1.0), "finite"),
+    ],
+)
+def test_a_support_that_cannot_be_counted_gets_a_sentence(misuse, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        misuse()
