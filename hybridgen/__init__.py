@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hybridgen.maths import objectives
     from hybridgen.maths.mixtures import grid, ring
     from hybridgen.maths.noise import karras_sigmas
-    from hybridgen.maths.objectives import Objective, smoothed
+    from hybridgen.maths.objectives import Objective, flipped, smoothed
     from hybridgen.networks.audio import (
         MultiPeriodDiscriminator,
         MultiScaleDiscriminator,
@@ -100,7 +100,7 @@ _LAZY = {
     "maths": ("objectives",),
     "maths.mixtures": ("grid", "ring"),
     "maths.noise": ("karras_sigmas",),
-    "maths.objectives": ("Objective", "smoothed"),
+    "maths.objectives": ("Objective", "flipped", "smoothed"),
     "networks.audio": (
         "MultiPeriodDiscriminator",
         "MultiScaleDiscriminator",
