@@ -133,6 +133,7 @@ class TrainingSetup:
         accelerator: Accelerator,
         config: OptimSettings,
         kinds: Mapping[str, str] | None = None,
+        /,
         **models: nn.Module,
     ) -> None:
         self.accelerator, self.config = accelerator, config
