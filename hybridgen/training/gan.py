@@ -60,10 +60,10 @@ def train_gan(
     _validate(accelerator, config, adversarial)
     if noise is not None:
         validate_noise(adversarial)
-    players = {"generator": config.generator, "discriminator": config.discriminator}
+    networks = {"generator": config.generator, "discriminator": config.discriminator}
 
     def steps() -> Iterator[Step]:
-        kinds = {name: player.optimizer for name, player in players.items()}
+        kinds = {name: network.optimizer for name, network in networks.items()}
         setup = TrainingSetup(
             accelerator, config, kinds, generator=generator, discriminator=adversarial
         )
@@ -81,7 +81,7 @@ def train_gan(
             replay = Replay(config.replay, config.replay_size // config.pack, setup.device)
             setup.state["replay"] = replay
         done = resume(setup.state) if resume is not None else 0
-        moves, total = {name: player.moves for name, player in players.items()}, config.steps
+        moves, total = {name: network.moves for name, network in networks.items()}, config.steps
         stream = batches(sum(moves.values()) * done)
         if done == total:
             yield setup.step(done, {}, last=True)
@@ -102,10 +102,10 @@ def train_gan(
         for number in range(done + 1, total + 1):
             progress = (number - 1) / total
             for name, optimizer in setup.optimizers.items():
-                player = players[name]
-                beta2 = config.beta2(progress) if player.beta2 is None else player.beta2
-                rate = player.rate * config.learning_rate(progress)
-                schedule(optimizer, rate, (player.beta1, beta2))
+                network = networks[name]
+                beta2 = config.beta2(progress) if network.beta2 is None else network.beta2
+                rate = network.rate * config.learning_rate(progress)
+                schedule(optimizer, rate, (network.beta1, beta2))
             penalty_rng = rng_for(seed, "penalty", number, setup.rank, device=setup.device)
             rngs = {
                 name: rng_for(seed, name, number, device=setup.device)

@@ -198,7 +198,7 @@ class LogUniform(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlayerTraining(Settings):
+class NetworkTraining(Settings):
     """How one of a GAN's networks moves, where it differs from the other.
 
     Attributes:
@@ -234,7 +234,7 @@ class GanTraining(OptimSettings):
             are multiplied by it (lazy regularisation, arXiv:1912.04958, appendix B).
         replay: share of the discriminator's generated samples that are past ones.
         replay_size: how many past samples are kept; checkpoints hold them.
-        pack: samples that the discriminator judges together, joined on their first axis (PacGAN).
+        pack: samples that the discriminator sees together, joined on their first axis (PacGAN).
         discriminator: how it moves, where it differs.
         generator: how it moves, where it differs.
     """
@@ -249,8 +249,8 @@ class GanTraining(OptimSettings):
     replay: Annotated[float, Range(0, 1, "[)")] = 0.0
     replay_size: Samples = 1_000
     pack: Annotated[int, Range(1, 64)] = 1
-    discriminator: PlayerTraining = field(default_factory=PlayerTraining)
-    generator: PlayerTraining = field(default_factory=PlayerTraining)
+    discriminator: NetworkTraining = field(default_factory=NetworkTraining)
+    generator: NetworkTraining = field(default_factory=NetworkTraining)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,7 +19,7 @@ from hybridgen.maths.mixtures import ring
 from hybridgen.maths.rng import rng_for
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.training.run import Run
-from hybridgen.training.settings import AdversarialSettings, Cosine, GanTraining, PlayerTraining
+from hybridgen.training.settings import AdversarialSettings, Cosine, GanTraining, NetworkTraining
 from hybridgen.training.setup import build_adversarial
 
 POINTS = MixturePoints(mixture=ring().standardised(), name="ring")
@@ -59,7 +59,7 @@ def unlabelled(discriminator=None, **game):
 def test_each_network_moves_as_often_as_asked_on_batches_of_its_own_and_goes_on_so(train, training):
     made, source = unlabelled(), Watched()
     config = training(
-        steps=3, discriminator=PlayerTraining(moves=3), generator=PlayerTraining(moves=2)
+        steps=3, discriminator=NetworkTraining(moves=3), generator=NetworkTraining(moves=2)
     )
     steps = list(train(config, made, source=source))
     assert source.taken == list(range(15))
@@ -78,7 +78,7 @@ def test_the_average_counts_the_images_of_every_move_of_the_generator(train, tra
         lambda *_: moved.append([p.detach().clone() for p in made[0].parameters()])
     )
     try:
-        (step,) = train(training(steps=1, generator=PlayerTraining(moves=3), **half), made)
+        (step,) = train(training(steps=1, generator=NetworkTraining(moves=3), **half), made)
     finally:
         hook.remove()
     _, first, second, third = moved
@@ -87,8 +87,8 @@ def test_the_average_counts_the_images_of_every_move_of_the_generator(train, tra
 
 
 def test_rates_betas_and_optimisers_are_of_one_network_where_it_differs(train, training):
-    slow = PlayerTraining(optimizer="sgd", rate=0.5, beta1=0.9)
-    fast = PlayerTraining(beta1=0.5, beta2=0.8)
+    slow = NetworkTraining(optimizer="sgd", rate=0.5, beta1=0.9)
+    fast = NetworkTraining(beta1=0.5, beta2=0.8)
     *_, step = train(training(steps=2, discriminator=slow, generator=fast), unlabelled())
     rate = training(steps=2).learning_rate(0.5)
     (disc,) = step.state["discriminator_optimizer"].param_groups
@@ -101,7 +101,7 @@ def test_rates_betas_and_optimisers_are_of_one_network_where_it_differs(train, t
 def test_sgd_moves_by_rate_times_gradient(train, training):
     made = unlabelled()
     before = [p.detach().clone() for p in made[1].parameters()]
-    config = training(steps=1, discriminator=PlayerTraining(optimizer="sgd", rate=2.0))
+    config = training(steps=1, discriminator=NetworkTraining(optimizer="sgd", rate=2.0))
     list(train(config, made))
     for old, p in zip(before, made[1].parameters(), strict=True):
         torch.testing.assert_close(p.detach(), old - 2 * config.learning_rate(0) * p.grad)
@@ -120,7 +120,7 @@ def test_lazy_penalties_weigh_in_one_move_what_they_weigh_in_all(train, training
 
 
 def test_lazy_penalties_count_the_moves_of_the_discriminator(train, training):
-    twice = training(steps=4, penalty_every=4, discriminator=PlayerTraining(moves=2))
+    twice = training(steps=4, penalty_every=4, discriminator=NetworkTraining(moves=2))
     list(train(twice, unlabelled(slopes := Slopes())))
     assert slopes.penalised == [True, False, False, False] * 2
 
@@ -187,7 +187,7 @@ def test_a_pack_holds_neighbours_on_its_first_axis(channels):
     assert torch.equal(y[1], torch.cat([x[3], x[4], x[5]]))
 
 
-def test_a_packed_discriminator_judges_samples_together(train, training):
+def test_a_packed_discriminator_sees_samples_together(train, training):
     disc, seen = MlpDiscriminator(dimension=4, width=16, depth=2), []
     generator, adversarial = unlabelled(disc)
     disc.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))

@@ -34,7 +34,7 @@ from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.training.gan import GanTraining, train_gan
 from hybridgen.training.optim import check_ranks_agree
 from hybridgen.training.run import Run
-from hybridgen.training.settings import Cosine, PlayerTraining
+from hybridgen.training.settings import Cosine, NetworkTraining
 
 BATCH, LATENT = 16, 3
 SOURCE = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)
@@ -117,8 +117,8 @@ def knobs_training(accelerator, made, *, steps=3, resume=None):
         replay_size=60,
         pack=2,
         penalty_every=2,
-        discriminator=PlayerTraining(optimizer="sgd", beta1=0.5, rate=5.0, moves=3),
-        generator=PlayerTraining(beta1=0.5, beta2=0.9, moves=2),
+        discriminator=NetworkTraining(optimizer="sgd", beta1=0.5, rate=5.0, moves=3),
+        generator=NetworkTraining(beta1=0.5, beta2=0.9, moves=2),
         check_ranks=True,
     )
 
