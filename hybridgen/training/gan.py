@@ -119,12 +119,12 @@ def train_gan(
                 weight = 0 if moved % config.penalty_every else config.penalty_every
                 adversarial.r1 = weight * config.r1(progress)
                 adversarial.r2 = weight * config.r2(progress)
-                parts, fakes = [], []
+                parts, new = [], []
                 for real, label, z, past, *drawn in parts_of("discriminator", rngs):
                     with torch.no_grad():
                         fake = together(prepared_generator(z, label))
                     if replay is not None:
-                        fakes.append(fake)
+                        new.append(fake)
                         fake = replay.mixed(fake, past)
                     pair = {"real": real, "fake": fake}
                     if noise is not None:
@@ -133,8 +133,8 @@ def train_gan(
                     parts.append(setup.backward(losses))
                 means = setup.update(["discriminator"], parts, number)
                 if replay is not None:
-                    new = torch.as_tensor(accelerator.gather(torch.cat(fakes)))
-                    replay.add(new, rngs["replay"])
+                    whole = accelerator.gather(torch.cat(new))
+                    replay.add(torch.as_tensor(whole), rngs["replay"])
             means = {"discriminator": means.pop("total"), **means}
 
             # The generator's half: make samples that the discriminator takes for real.
