@@ -49,7 +49,8 @@ def main(settings: Gan) -> None:
     # Nothing trains before `fit`: what is wrong is said before the folder is made by `Run`.
     batches = batches_of(source, accelerator, batch=settings.training.batch, seed=seed)
     generator = build_generator(settings.generator, source.shape, source.classes)
-    discriminator = build_discriminator(settings.discriminator, source.shape, source.classes)
+    shape = (settings.training.pack * source.shape[0], *source.shape[1:])
+    discriminator = build_discriminator(settings.discriminator, shape, source.classes)
     validate_memory(accelerator, settings.training, generator, discriminator)
     steps = train_gan(
         generator,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hybridgen.maths import objectives
     from hybridgen.maths.mixtures import grid, ring
     from hybridgen.maths.noise import karras_sigmas
-    from hybridgen.maths.objectives import Objective, smoothed
+    from hybridgen.maths.objectives import Objective, flipped, smoothed
     from hybridgen.metrics.calibration import overfitting_figures
     from hybridgen.metrics.divergences import mixture_divergences
     from hybridgen.metrics.neighbours import collision_radius, support_size
@@ -105,7 +105,7 @@ _LAZY = {
     "maths": ("objectives",),
     "maths.mixtures": ("grid", "ring"),
     "maths.noise": ("karras_sigmas",),
-    "maths.objectives": ("Objective", "smoothed"),
+    "maths.objectives": ("Objective", "flipped", "smoothed"),
     "metrics.calibration": ("overfitting_figures",),
     "metrics.divergences": ("mixture_divergences",),
     "metrics.neighbours": ("collision_radius", "support_size"),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hybridgen.data.settings import AugmentSettings, DiffusionNoiseSettings
 from hybridgen.errors import InputError
 from hybridgen.losses.denoising import noised
+from hybridgen.maths.noise import like
 
 _SHIFT = 0.125  # of the image's side
 _TURN = 15.0  # degrees
@@ -114,6 +115,63 @@ class DiffusionNoise(nn.Module):
     def update(self, sign_accuracy: float | Tensor, images: int) -> None:
         """Move the depth by `move`, as the paper does `T <- T + sgn(r - target) C`."""
         move(self.depth, sign_accuracy, images, self.settings)
+
+
+class Replay:
+    """Past generated samples, of which a discriminator sees a share, so that it does not forget.
+
+    Once it is full, as many as are taken out of a batch are replaced by new ones, at random.
+    Source: Shrivastava et al. 2017, arXiv:1612.07828, section 2.3, with a share of 1/2.
+
+    Args:
+        share: of the discriminator's generated samples.
+        size: how many are kept.
+        device: where.
+    """
+
+    def __init__(self, share: float, size: int, device: torch.device | str = "cpu") -> None:
+        self.share, self.size, self.device = share, size, device
+        self.samples: Tensor | None = None
+
+    def draws(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Which past sample takes the place of each new one, `[b]`; -1 for none."""
+        past, place = torch.rand(2, batch, generator=generator, device=self.device)
+        kept = 0 if self.samples is None else len(self.samples)
+        index = (place * kept).long().clamp(max=kept - 1)
+        return torch.where(past < self.share, index, -1)
+
+    def mixed(self, fake: Tensor, index: Tensor) -> Tensor:
+        """`fake [b ...]`, some replaced by what `draws` says."""
+        if self.samples is None:
+            return fake
+        past = self.samples[index].to(fake.dtype)
+        return torch.where(like(index, fake) < 0, fake, past)
+
+    def add(self, fake: Tensor, generator: torch.Generator) -> None:
+        """Keep some of the new samples `[b ...]` of a whole batch."""
+        order = torch.randperm(len(fake), generator=generator, device=self.device)
+        samples = fake[:0] if self.samples is None else self.samples
+        appended = order[: self.size - len(samples)]
+        if not len(appended):
+            count = min(max(round(self.share * len(fake)), 1), self.size)
+            place = torch.randperm(self.size, generator=generator, device=self.device)[:count]
+            samples[place] = fake[order[: len(place)]]
+        self.samples = torch.cat([samples, fake[appended]]) if len(appended) else samples
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {} if self.samples is None else {"samples": self.samples}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.samples = state["samples"].to(self.device) if state else None
+
+
+def packed(x: Tensor, count: int) -> Tensor:
+    """Neighbouring samples joined on their first axis: `[(b m) c ...] -> [b (m c) ...]`.
+
+    Samples of a generator that has lost variety are more alike than real ones, which a
+    discriminator of single samples cannot see. Source: Lin et al. 2018, arXiv:1712.04086.
+    """
+    return rearrange(x, "(b m) c ... -> b (m c) ...", m=count)
 
 
 def move(

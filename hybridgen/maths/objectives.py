@@ -68,11 +68,28 @@ def smoothed(objective: Objective, share: float) -> Objective:
         raise ValueError(
             f"smoothing takes a share in [0, 1) of a game with labels, got {share} of {game}"
         )
+    return replace(objective, real_loss=_mixed(objective.real_loss, objective.fake_loss, share))
 
-    def real_loss(real: Tensor) -> Tensor:
-        return (1 - share) * objective.real_loss(real) + share * objective.fake_loss(real)
 
-    return replace(objective, real_loss=real_loss)
+def flipped(objective: Objective, share: float) -> Objective:
+    """A share of the discriminator's labels exchanged, in expectation and so without noise.
+
+    `(1 - share) real_loss + share fake_loss` on real logits, and the reverse on fake ones. Of a
+    relativistic objective, whose logits are differences, the two samples of a pair are exchanged.
+
+    Raises:
+        ValueError: a share outside [0, 1/2), where labels would say nothing or the opposite.
+    """
+    if not 0 <= share < 0.5:
+        raise ValueError(f"a share of flipped labels is in [0, 1/2), got {share}")
+    real, fake = objective.real_loss, objective.fake_loss
+    return replace(
+        objective, real_loss=_mixed(real, fake, share), fake_loss=_mixed(fake, real, share)
+    )
+
+
+def _mixed(loss: Loss, other: Loss, share: float) -> Loss:
+    return lambda logits: (1 - share) * loss(logits) + share * other(logits)
 
 
 def _logistic_real(real: Tensor) -> Tensor:

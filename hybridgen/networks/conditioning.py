@@ -1,6 +1,7 @@
 """What every network knows about labels and noise levels, and the checks at its border."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from einops import rearrange
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from hybridgen.errors import InputError
 from hybridgen.maths.noise import like
+from hybridgen.networks.settings import Prior
 
 _FREQUENCIES = 12
 _SMALLEST_SIGMA = 0.002
@@ -100,13 +102,18 @@ class LabelledNoise(nn.Module):
     """A learned vector per class, joined to the latent noise: `[b latent] -> [b size]`.
 
     Without classes the noise passes unchanged. A vector has `min(classes, 64)` entries, and
-    starts at the scale of the noise; `size` is the length of the two joined.
+    starts at the scale of the noise; `size` is the length of the two joined. With a uniform prior
+    the noise is made uniform in [-1, 1] first, `2 Phi(z) - 1`, so that whoever samples draws
+    standard normal noise whatever the generator.
     """
 
-    def __init__(self, *, latent: int, classes: int) -> None:
+    def __init__(self, *, latent: int, classes: int, prior: Prior = "normal") -> None:
         super().__init__()
         require_positive(latent=latent)
         require_classes(classes)
+        if prior not in get_args(Prior):
+            raise InputError(f"prior is {prior!r}; choose one of {', '.join(get_args(Prior))}")
+        self.prior = prior
         extra = min(classes, 64)
         self.latent, self.classes, self.size = latent, classes, latent + extra
         self.embedding = nn.Embedding(classes, extra) if classes else None
@@ -114,6 +121,8 @@ class LabelledNoise(nn.Module):
     def forward(self, noise: Tensor, label: Tensor | None) -> Tensor:
         check_input(noise, (self.latent,), "noise")
         check_label(label, self.classes, len(noise))
+        if self.prior == "uniform":
+            noise = torch.erf(noise * 0.5**0.5)
         if self.embedding is None:
             return noise
         return torch.cat([noise, self.embedding(label).to(noise.dtype)], dim=1)

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from hybridgen.networks import blocks, conditioning
-from hybridgen.networks.settings import Activation
+from hybridgen.networks.settings import Activation, Prior
 
 
 class DcganGenerator(ModelMixin, ConfigMixin):
@@ -30,6 +30,7 @@ class DcganGenerator(ModelMixin, ConfigMixin):
         channels: of the image, or of a latent.
         width: channels at half the resolution, doubled as `hybridgen.networks.blocks` says.
         classes: number of labels; 0 for none.
+        prior: of the noise, see `LabelledNoise`.
     """
 
     @register_to_config
@@ -41,13 +42,14 @@ class DcganGenerator(ModelMixin, ConfigMixin):
         channels: int = 1,
         width: int = 32,
         classes: int = 0,
+        prior: Prior = "normal",
     ) -> None:
         super().__init__()
         base, widths = blocks.resolutions(
             resolution=resolution, channels=channels, width=width, least=8
         )
         widths = widths[1:]
-        self.entry = conditioning.LabelledNoise(latent=latent, classes=classes)
+        self.entry = conditioning.LabelledNoise(latent=latent, classes=classes, prior=prior)
         first = nn.ConvTranspose2d(self.entry.size, widths[0], base, bias=False)
         mix = nn.Conv2d(widths[0], widths[0], 3, padding=1, bias=False)
         grow = [nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False) for a, b in pairwise(widths)]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hybridgen.errors import InputError
 from hybridgen.networks import conditioning
 from hybridgen.networks.blocks import SLOPE, activation_named
-from hybridgen.networks.settings import Activation
+from hybridgen.networks.settings import Activation, Prior
 
 _MAX_WAVELENGTH = 8.0
 
@@ -30,6 +30,7 @@ class MlpGenerator(ModelMixin, ConfigMixin):
         width: units of a hidden layer.
         depth: hidden layers.
         classes: number of labels; 0 for none.
+        prior: of the noise, see `LabelledNoise`.
     """
 
     @register_to_config
@@ -41,10 +42,11 @@ class MlpGenerator(ModelMixin, ConfigMixin):
         width: int = 128,
         depth: int = 4,
         classes: int = 0,
+        prior: Prior = "normal",
     ) -> None:
         super().__init__()
         conditioning.require_positive(latent=latent, dimension=dimension, width=width, depth=depth)
-        self.entry = conditioning.LabelledNoise(latent=latent, classes=classes)
+        self.entry = conditioning.LabelledNoise(latent=latent, classes=classes, prior=prior)
         self.hidden = _hidden(self.entry.size, width, depth)
         self.out = nn.Linear(width, dimension)
 

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from hybridgen.networks import blocks, conditioning
+from hybridgen.networks.settings import Prior
 
 
 class ResidualGenerator(ModelMixin, ConfigMixin):
@@ -27,6 +28,7 @@ class ResidualGenerator(ModelMixin, ConfigMixin):
         width: channels at full resolution; see `hybridgen.networks.blocks.resolutions`.
         depth: residual blocks at each resolution.
         classes: number of labels; 0 for none.
+        prior: of the noise, see `LabelledNoise`.
     """
 
     @register_to_config
@@ -39,11 +41,12 @@ class ResidualGenerator(ModelMixin, ConfigMixin):
         width: int = 32,
         depth: int = 2,
         classes: int = 0,
+        prior: Prior = "normal",
     ) -> None:
         super().__init__()
         conditioning.require_positive(depth=depth)
         base, widths = blocks.resolutions(resolution=resolution, channels=channels, width=width)
-        self.entry = conditioning.LabelledNoise(latent=latent, classes=classes)
+        self.entry = conditioning.LabelledNoise(latent=latent, classes=classes, prior=prior)
         self.constant = nn.Parameter(torch.randn(widths[0], base, base))
         self.modulate = blocks.initialised(nn.Linear(self.entry.size, widths[0], bias=False))
         self.depth = depth

@@ -10,6 +10,7 @@ DiscriminatorArchitecture = Literal["mlp", "dcgan", "residual", "patch"]
 Activation = Literal["leaky_relu", "silu"]
 """Between a discriminator's layers. SiLU is smooth: a loss on the discriminator's gradient, as
 score matching is, needs a second derivative, and that of a LeakyReLU is zero wherever it exists."""
+Prior = Literal["normal", "uniform"]
 Width = Annotated[int, Range(1, 65_536)]
 Depth = Annotated[int, Range(1, 256)]
 
@@ -24,12 +25,15 @@ class GeneratorSettings(Settings):
         width: units of a hidden layer, or channels at the finest resolution inside (for `dcgan`
             half the image's).
         depth: hidden layers, or residual blocks per resolution; ignored by `dcgan`.
+        prior: what the network makes of its standard normal noise first: nothing, or `uniform`
+            numbers in [-1, 1].
     """
 
     architecture: Architecture = "dcgan"
     latent: Width = 64
     width: Width = 64
     depth: Depth = 2
+    prior: Prior = "normal"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,8 +109,8 @@ class PipelineSampler:
         if self.push is None:
             return cost
         alpha, s = self._trained.level(times)
-        asked = int((self.push.strength(s / alpha) != 0).sum())
-        return cost + Cost(discriminator_forward=asked, discriminator_backward=asked)
+        guided = int((self.push.strength(s / alpha) != 0).sum())
+        return cost + Cost(discriminator_forward=guided, discriminator_backward=guided)
 
     def guided(self, push: Push) -> "PipelineSampler":
         """The same pipeline with a discriminator's push."""

@@ -1,15 +1,19 @@
 """GAN training: in each step the discriminator moves, then the generator."""
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hybridgen.data.augment import DiffusionNoise
+from hybridgen.data.augment import DiffusionNoise, Replay, packed
+from hybridgen.errors import InputError
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.maths.noise import stratified
 from hybridgen.maths.rng import rng_for
+from hybridgen.sampling.guidance import configured
 from hybridgen.training.optim import TrainingSetup, schedule
 from hybridgen.training.settings import GanTraining
 from hybridgen.training.setup import validate_noise, validate_setup
@@ -30,17 +34,17 @@ def train_gan(
 ) -> Iterator[Step]:
     """Train both networks, one `Step` at a time; the caller decides what to do between steps.
 
-    Every step takes two batches of real samples, one for each network. Latents and noise are drawn
+    Every move of a network takes a batch of real samples of its own. Latents and noise are drawn
     for the whole batch and each process keeps its share, so with exact penalties the number of
     processes changes nothing (a generator with batch normalisation aside, which sees only its
     share).
 
     Args:
         generator: `(noise [b latent], label) -> samples [b ...]`.
-        adversarial: the discriminator and its objective; its r1 and r2 are overwritten by
-            `config`'s.
+        adversarial: the discriminator (of packs, if `config.pack` is more than 1) and its
+            objective; its r1 and r2 are overwritten by `config`'s.
         batches: gives this process's share of the real batches from batch number n on, on the
-            accelerator's device: `(samples, labels or None)`; twice `config.steps` are taken.
+            accelerator's device: `(samples, labels or None)`; one is taken for each move.
         latent: the dimension of the generator's noise, standard normal.
         noise: put on real and generated samples before the discriminator sees them, in both halves
             of a step; the discriminator must look at its level.
@@ -54,11 +58,16 @@ def train_gan(
         RunError: a loss is not finite; the network whose loss it is has not moved.
     """
     validate_setup(accelerator, config, adversarial, config.r1, config.r2)
+    _validate(accelerator, config, adversarial)
     if noise is not None:
         validate_noise(adversarial)
+    networks = {"generator": config.generator, "discriminator": config.discriminator}
 
     def steps() -> Iterator[Step]:
-        setup = TrainingSetup(accelerator, config, generator=generator, discriminator=adversarial)
+        kinds = {name: network.optimizer for name, network in networks.items()}
+        setup = TrainingSetup(
+            accelerator, config, kinds, generator=generator, discriminator=adversarial
+        )
         # Prepared, their forward passes synchronise gradients. What the discriminator lends to the
         # generator must not: it is called on `adversarial` itself.
         prepared_generator, discriminator_loss = setup.models.values()
@@ -67,51 +76,83 @@ def train_gan(
         adapt = getattr(adversarial.augment, "update", None)  # of an adaptive augmentation
         if noise is not None:
             setup.state["diffusion"], adapt = noise.to(setup.device), noise.update
+        single, rows, replay = config.pack == 1, config.batch // config.pack, None
+        together = nn.Identity() if single else partial(packed, count=config.pack)
+        if config.replay > 0:
+            replay = Replay(config.replay, config.replay_size // config.pack, setup.device)
+            setup.state["replay"] = replay
         done = resume(setup.state) if resume is not None else 0
-        stream, total, like = batches(2 * done), config.steps, torch.empty(0, device=setup.device)
+        moves, total = {name: network.moves for name, network in networks.items()}, config.steps
+        stream = batches(sum(moves.values()) * done)
+        like = torch.empty(0, device=setup.device)
         if done == total:
             yield setup.step(done, {}, last=True)
 
+        def parts_of(name: str, rngs: dict[str, torch.Generator]) -> Iterator[tuple[Any, ...]]:
+            """Micro-batches of real samples, labels, latents, past fakes' places and noise."""
+            real, label = next(stream)
+            real = together(real)
+            latents = setup.normal(rngs["latents"], config.batch, like, latent)
+            past = None
+            if replay is not None and name == "discriminator":
+                past = setup.share(replay.draws(rows, rngs["replay"]))
+            draws = () if noise is None else _noise(setup, real, rows, rngs["diffusion"])
+            return setup.micro_batches([name], real, label, latents, past, *draws)
+
         for number in range(done + 1, total + 1):
             progress = (number - 1) / total
-            for optimizer in setup.optimizers.values():
-                schedule(optimizer, config.learning_rate(progress), (0.0, config.beta2(progress)))
-            adversarial.r1, adversarial.r2 = config.r1(progress), config.r2(progress)
+            for name, optimizer in setup.optimizers.items():
+                network = networks[name]
+                beta2 = config.beta2(progress) if network.beta2 is None else network.beta2
+                rate = network.rate * config.learning_rate(progress)
+                schedule(optimizer, rate, (network.beta1, beta2))
             penalty_rng = rng_for(seed, "penalty", number, setup.rank, device=setup.device)
-            latent_rng = rng_for(seed, "latents", number, device=setup.device)
-            noise_rng = rng_for(seed, "diffusion", number, device=setup.device)
+            rngs = {
+                name: rng_for(seed, name, number, device=setup.device)
+                for name in ("latents", "diffusion", "replay")
+            }
+            means: dict[str, Any] = {}
 
             # The discriminator's half: tell real samples from generated ones.
-            batch, parts = (*next(stream), setup.normal(latent_rng, config.batch, like, latent)), []
-            if noise is not None:
-                batch = (*batch, *_noise(setup, batch[0], noise_rng))
-            for real, label, z, *drawn in setup.micro_batches(["discriminator"], *batch):
-                with torch.no_grad():
-                    fake = prepared_generator(z, label)
-                pair = {"real": real, "fake": fake}
-                if noise is not None:
-                    pair = noise(real, fake, *drawn)
-                losses = discriminator_loss(**pair, label=label, rng=penalty_rng)
-                parts.append(setup.backward(losses))
-            means = setup.update(["discriminator"], parts, number)
-            means = {"discriminator": means.pop("total"), **means}
-
-            # The generator's half: make samples that the discriminator takes for real.
-            batch, parts = (*next(stream), setup.normal(latent_rng, config.batch, like, latent)), []
-            if noise is not None:
-                batch = (*batch, *_noise(setup, batch[0], noise_rng))
-            for real, label, z, *drawn in setup.micro_batches(["generator"], *batch):
-                with accelerator.autocast():
-                    fake = prepared_generator(z, label)
+            for move in range(moves["discriminator"]):
+                moved = (number - 1) * moves["discriminator"] + move
+                weight = 0 if moved % config.penalty_every else config.penalty_every
+                adversarial.r1 = weight * config.r1(progress)
+                adversarial.r2 = weight * config.r2(progress)
+                parts, new = [], []
+                for real, label, z, past, *drawn in parts_of("discriminator", rngs):
+                    with torch.no_grad():
+                        fake = together(prepared_generator(z, label))
+                    if replay is not None:
+                        new.append(fake)
+                        fake = replay.mixed(fake, past)
                     pair = {"real": real, "fake": fake}
                     if noise is not None:
                         pair = noise(real, fake, *drawn)
-                    loss = adversarial.generator_loss(**pair, label=label)
-                parts.append(setup.backward({"total": loss}))
-            means["generator"] = setup.update(["generator"], parts, number)["total"]
+                    losses = discriminator_loss(**pair, label=label, rng=penalty_rng)
+                    parts.append(setup.backward(losses))
+                means = setup.update(["discriminator"], parts, number)
+                if replay is not None:
+                    whole = accelerator.gather(torch.cat(new))
+                    replay.add(torch.as_tensor(whole), rngs["replay"])
+            means = {"discriminator": means.pop("total"), **means}
+
+            # The generator's half: make samples that the discriminator takes for real.
+            for move in range(moves["generator"]):
+                moved, parts = (number - 1) * moves["generator"] + move + 1, []
+                for real, label, z, _, *drawn in parts_of("generator", rngs):
+                    with accelerator.autocast():
+                        fake = together(prepared_generator(z, label))
+                        pair = {"real": real, "fake": fake}
+                        if noise is not None:
+                            pair = noise(real, fake, *drawn)
+                        loss = adversarial.generator_loss(**pair, label=label)
+                    parts.append(setup.backward({"total": loss}))
+                lost = setup.update(["generator"], parts, number, moved=moved)
+                means["generator"] = lost["total"]
 
             if adapt is not None:
-                adapt(means["sign_accuracy"], config.batch)
+                adapt(means["sign_accuracy"], config.batch * moves["discriminator"])
             if noise is not None:
                 at_once = setup.device.type == "cpu"  # elsewhere reading it would wait
                 means["depth"] = noise.depth.item() if at_once else noise.depth.clone()
@@ -120,9 +161,27 @@ def train_gan(
     return steps()
 
 
-def _noise(setup: TrainingSetup, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def _noise(
+    setup: TrainingSetup, x: Tensor, rows: int, rng: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
     """The share of what `DiffusionNoise` takes, for samples like `x [? ...]`: normal numbers
     `[b ...]` for real and for generated samples, uniform ones `[b]` for the levels."""
-    batch = setup.config.batch
-    real, fake = (setup.normal(rng, batch, x, *x.shape[1:]) for _ in range(2))
-    return real, fake, setup.share(stratified(batch, rng, x.device).to(x.dtype))
+    real, fake = (setup.normal(rng, rows, x, *x.shape[1:]) for _ in range(2))
+    return real, fake, setup.share(stratified(rows, rng, x.device).to(x.dtype))
+
+
+def _validate(accelerator: Accelerator, config: GanTraining, adversarial: AdversarialLoss) -> None:
+    """Refuse, by `InputError`, packs and past samples where they cannot be."""
+    labels = configured(adversarial.discriminator, "classes")
+    if labels and max(config.pack - 1, config.replay) > 0:
+        what = "a pack has" if config.pack > 1 else "past samples have"
+        raise InputError(
+            f"the discriminator is told a label of each sample, and {what} others: leave "
+            "training.pack at 1 and training.replay at 0, or train without labels"
+        )
+    parts = accelerator.num_processes * config.accumulation * config.pack
+    if config.batch % parts:
+        raise InputError(
+            f"a batch of {config.batch} cannot be cut evenly into packs of {config.pack} in "
+            f"each of {parts // config.pack} part(s): choose a multiple of {parts}"
+        )

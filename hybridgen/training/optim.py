@@ -100,9 +100,16 @@ def power_iterations(model: nn.Module) -> list[Callable[[], Any]]:
 
 
 def schedule(optimizer: torch.optim.Optimizer, rate: float, betas: tuple[float, float]) -> None:
-    """Set Adam's learning rate and betas for the next step."""
+    """Set the learning rate and Adam's betas, or SGD's momentum, for the next step."""
     for group in optimizer.param_groups:
-        group["lr"], group["betas"] = rate, betas
+        momentum = {"betas": betas} if "betas" in group else {"momentum": float(betas[0])}
+        group.update(lr=rate, **momentum)
+
+
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "sgd": partial(torch.optim.SGD, lr=0.0, momentum=0.0),
+}
 
 
 class TrainingSetup:
@@ -112,6 +119,7 @@ class TrainingSetup:
         config: of micro-batches, average and checks.
         models: by name, what an optimizer of its own updates: a network, or a loss that holds the
             network under that name. The first one's network is averaged.
+        kinds: of their optimizers, by name, `adam` or `sgd`; Adam if not given.
 
     Attributes:
         models: by name, prepared.
@@ -123,7 +131,12 @@ class TrainingSetup:
     """
 
     def __init__(
-        self, accelerator: Accelerator, config: OptimSettings, **models: nn.Module
+        self,
+        accelerator: Accelerator,
+        config: OptimSettings,
+        kinds: Mapping[str, str] | None = None,
+        /,
+        **models: nn.Module,
     ) -> None:
         self.accelerator, self.config = accelerator, config
         self.device, self.rank = accelerator.device, accelerator.process_index
@@ -148,7 +161,7 @@ class TrainingSetup:
         # Not prepared: Accelerate's wrapper serves what `validate_setup` refuses (fp16, its own
         # accumulation) and searches sys.path twice in every step.
         self.optimizers = {
-            name: torch.optim.Adam(model.parameters(), fused=True)
+            name: _OPTIMIZERS[(kinds or {}).get(name, "adam")](model.parameters(), fused=True)
             for name, model in self.models.items()
         }
         self.state: dict[str, Any] = {**networks, "average": self.average.module}
@@ -200,6 +213,7 @@ class TrainingSetup:
         parts: Sequence[dict[str, Tensor]],
         number: int,
         *,
+        moved: int | None = None,
         clip: float | None = None,
     ) -> dict[str, Any]:
         """Step the optimizers `names` and the average if nothing is wrong; returns the mean losses.
@@ -210,6 +224,7 @@ class TrainingSetup:
             parts: the losses of all micro-batches, by name; `total` is the first model's, and
                 those of others have their names.
             number: of the step.
+            moved: how often the first model has moved, this time included, if not once a step.
             clip: the largest norm of the first model's whole gradient.
 
         Raises:
@@ -238,7 +253,8 @@ class TrainingSetup:
         for name in names:
             self.optimizers[name].step()
         if names[0] == next(iter(self.models)):
-            self.average.update(seen=number * self.config.batch, images=self.config.batch)
+            seen = (number if moved is None else moved) * self.config.batch
+            self.average.update(seen=seen, images=self.config.batch)
         return losses
 
     def check(self) -> None:

@@ -92,11 +92,24 @@ class AdversarialSettings(Settings):
         gp: weight of the one-centred penalty that the Wasserstein objective needs.
         finite_difference: estimate r1 and r2 with steps of this size (data is in [-1, 1] or of
             unit scale) instead of a double backward, which is slow on a CPU.
+        smoothing: one-sided label smoothing, the share to which real samples count as generated
+            ones; not with `relativistic`.
+        flips: the share of the discriminator's labels that are exchanged.
     """
 
     objective: ObjectiveName = "relativistic"
     gp: Weight = 0.0
     finite_difference: Positive | None = None
+    smoothing: Annotated[float, Range(0, 0.5, "[)")] = 0.0
+    flips: Annotated[float, Range(0, 0.5, "[)")] = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.smoothing > 0 and self.objective == "relativistic":
+            raise InputError(
+                "a relativistic objective compares samples and has no labels to smooth: leave "
+                "adversarial.smoothing at 0, or choose another adversarial.objective"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +198,25 @@ class LogUniform(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NetworkTraining(Settings):
+    """How one of a GAN's networks moves, where it differs from the other.
+
+    Attributes:
+        optimizer: `adam` or `sgd`, whose momentum is beta1.
+        rate: what `training.learning_rate` is multiplied by.
+        beta1: Adam's first momentum, or that of SGD.
+        beta2: Adam's second momentum; `training.beta2` if not given.
+        moves: how often it moves in a step, every time on a new batch; losses are of the last.
+    """
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    rate: Positive = 1.0
+    beta1: Annotated[float, Range(0, 1, "[)")] = 0.0
+    beta2: Annotated[float, Range(0, 1, "[)")] | None = None
+    moves: Annotated[int, Range(1, 1_000)] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class GanTraining(OptimSettings):
     """How a GAN is trained, whatever its networks and data.
 
@@ -192,12 +224,19 @@ class GanTraining(OptimSettings):
     GP and augmentation draw per micro-batch.
 
     Attributes:
-        steps: discriminator and generator move once in each.
-        learning_rate: Adam's, for both networks (beta1 is 0). This and the next three are
-            schedules: set `.start` and `.end`; `.end null` keeps the start.
+        steps: in each the discriminator moves, then the generator.
+        learning_rate: of both networks. This and the next three are schedules: set `.start` and
+            `.end`; `.end null` keeps the start.
         beta2: Adam's second momentum.
         r1: weight of the squared gradient on real samples.
         r2: weight of the squared gradient on generated samples.
+        penalty_every: moves of the discriminator from one with r1 and r2 to the next; the weights
+            are multiplied by it (lazy regularisation, arXiv:1912.04958, appendix B).
+        replay: share of the discriminator's generated samples that are past ones.
+        replay_size: how many past samples are kept; checkpoints hold them.
+        pack: samples that the discriminator sees together, joined on their first axis (PacGAN).
+        discriminator: how it moves, where it differs.
+        generator: how it moves, where it differs.
     """
 
     steps: Count = 2_000
@@ -206,9 +245,20 @@ class GanTraining(OptimSettings):
     r1: Cosine = field(default_factory=lambda: Cosine(start=0.1, end=0.01))
     r2: Cosine = field(default_factory=lambda: Cosine(start=0.1, end=0.01))
     ema_ramp: Positive = 0.05
+    penalty_every: Annotated[int, Range(1, 1_000)] = 1
+    replay: Annotated[float, Range(0, 1, "[)")] = 0.0
+    replay_size: Samples = 1_000
+    pack: Annotated[int, Range(1, 64)] = 1
+    discriminator: NetworkTraining = field(default_factory=NetworkTraining)
+    generator: NetworkTraining = field(default_factory=NetworkTraining)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.replay_size < self.pack:
+            raise InputError(
+                f"training.replay_size must hold a pack of {self.pack} samples, got "
+                f"{self.replay_size}: raise it"
+            )
         if self.beta2.greatest >= 1:
             raise InputError(f"training.beta2 must stay below 1, got {self.beta2.greatest}")
 

@@ -30,7 +30,7 @@ from hybridgen.data.settings import AugmentSettings
 from hybridgen.errors import InputError
 from hybridgen.losses.adaptive import AdversarialWeight
 from hybridgen.losses.adversarial import AdversarialLoss
-from hybridgen.maths.objectives import objective
+from hybridgen.maths.objectives import flipped, objective, smoothed
 from hybridgen.networks.build import activation_bytes
 from hybridgen.sampling.guidance import configured
 from hybridgen.settings import check_memory
@@ -126,10 +126,15 @@ def build_adversarial(
     if augment is not None and not augment.adaptive and augment.strength == 0:
         augment = None
     try:
+        game, gp = objective(settings.objective), 0.0
+        if isinstance(settings, AdversarialSettings):
+            gp = settings.gp
+            game = smoothed(game, settings.smoothing) if settings.smoothing else game
+            game = flipped(game, settings.flips) if settings.flips else game
         return AdversarialLoss(
             discriminator,
-            objective(settings.objective),
-            gp=settings.gp if isinstance(settings, AdversarialSettings) else 0.0,
+            game,
+            gp=gp,
             finite_difference=settings.finite_difference,
             augment=None if augment is None else Augment(augment),
         )

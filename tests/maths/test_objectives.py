@@ -55,6 +55,24 @@ def test_the_discriminator_wants_real_up_and_fake_down_and_the_player_wants_fake
     assert (generator < 0).all()
 
 
+@pytest.mark.parametrize("name", BY_HAND)
+def test_flipped_labels_are_the_mean_over_all_that_may_be_exchanged(name):
+    """Each pair's real and fake logit exchange their roles with the share as probability."""
+    real = torch.tensor([-2.5, 0.3, 1.7, 0.0], dtype=torch.float64)
+    fake = torch.tensor([0.4, -1.2, 3.0, -0.5], dtype=torch.float64)
+    discriminator, _ = BY_HAND[name]
+    game = objectives.flipped(GAMES[name], 0.3)
+    pairs = list(zip(real.tolist(), fake.tolist(), strict=True))
+    expected = [0.7 * discriminator(r, f) + 0.3 * discriminator(f, r) for r, f in pairs]
+    torch.testing.assert_close(sum(game.discriminator(real, fake)).tolist(), expected)
+    assert game.generator(fake, real).tolist() == GAMES[name].generator(fake, real).tolist()
+
+
+def test_labels_that_would_say_nothing_are_refused():
+    with pytest.raises(ValueError, match=r"in \[0, 1/2\), got 0\.5"):
+        objectives.flipped(objectives.hinge, 0.5)
+
+
 @pytest.mark.parametrize("name", ["minimax", "non_saturating"])
 def test_the_best_discriminator_reaches_the_jensen_shannon_divergence(name):
     p, q = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.1, 0.1, 0.8]).double()

@@ -20,6 +20,15 @@ def test_without_classes_the_noise_passes_unchanged():
     assert entry(noise, None) is noise
 
 
+def test_a_uniform_prior_makes_normal_noise_uniform_and_draws_nothing():
+    entry = LabelledNoise(latent=1, classes=0, prior="uniform")
+    quantiles = torch.tensor([-1.959964, -0.6744898, 0.0, 1.281552], dtype=torch.float64)
+    expected = torch.tensor([-0.95, -0.5, 0.0, 0.8], dtype=torch.float64)
+    torch.testing.assert_close(entry(quantiles[:, None], None)[:, 0], expected, rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match="prior is 'cauchy'; choose one of normal, uniform"):
+        LabelledNoise(latent=1, classes=0, prior="cauchy")
+
+
 def test_a_label_is_joined_to_the_noise_as_its_own_vector():
     noise, entry = torch.randn(3, 4), LabelledNoise(latent=4, classes=10)
     out = entry(noise, torch.tensor([7, 0, 7]))

@@ -43,7 +43,9 @@ def test_a_share_has_no_noise_and_the_other_levels_are_log_uniform_up_to_the_dep
 def test_real_and_generated_samples_have_one_level_and_noise_of_their_own():
     made, x = noise(1.0), torch.ones(64, 3, 4, 4)
     setup = SimpleNamespace(config=GanTraining(batch=64), normal=normal_share, share=lambda x: x)
-    real_noise, fake_noise, uniform = noise_of_the_loop(setup, x, torch.Generator().manual_seed(0))
+    real_noise, fake_noise, uniform = noise_of_the_loop(
+        setup, x, 64, torch.Generator().manual_seed(0)
+    )
     assert abs(float((real_noise * fake_noise).mean())) < 0.05
     assert float(real_noise.std()) == pytest.approx(1, abs=0.05)
     pair = made(x, -x, real_noise, fake_noise, uniform)

@@ -34,7 +34,7 @@ from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.training.gan import GanTraining, train_gan
 from hybridgen.training.optim import check_ranks_agree
 from hybridgen.training.run import Run
-from hybridgen.training.settings import Cosine
+from hybridgen.training.settings import Cosine, NetworkTraining
 
 BATCH, LATENT = 16, 3
 SOURCE = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)
@@ -97,6 +97,46 @@ def noisy_outcome(accelerator):
     """The same with noise on all that the discriminator sees, and its depth among the losses."""
     settings = DiffusionNoiseSettings(highest=1.0, target=-0.3, speed_images=100)
     return outcome(accelerator, 2, DiffusionNoise(settings))
+
+
+def knobs_players():
+    """Without labels, and a discriminator of packs of two."""
+    torch.manual_seed(0)
+    return MlpGenerator(latent=LATENT, width=16, depth=2), AdversarialLoss(
+        MlpDiscriminator(dimension=4, width=16, depth=2), r1=0.3, r2=0.2
+    )
+
+
+def knobs_training(accelerator, made, *, steps=3, resume=None):
+    """Past samples, packs, lazy penalties, SGD with momentum, several moves a step."""
+    config = GanTraining(
+        steps=steps,
+        batch=BATCH,
+        accumulation=2,
+        replay=0.5,
+        replay_size=60,
+        pack=2,
+        penalty_every=2,
+        discriminator=NetworkTraining(optimizer="sgd", beta1=0.5, rate=5.0, moves=3),
+        generator=NetworkTraining(beta1=0.5, beta2=0.9, moves=2),
+        check_ranks=True,
+    )
+
+    def batches(start):
+        return ((x, None) for x, _ in batches_for(accelerator)(start))
+
+    return train_gan(*made, batches, config, accelerator, latent=LATENT, seed=5, resume=resume)
+
+
+def knobs_outcome(accelerator):
+    """Every weight after the last step, the past samples and the losses."""
+    made = knobs_players()
+    *_, step = knobs_training(accelerator, made)
+    tensors = {f"generator.{k}": p.detach().clone() for k, p in made[0].named_parameters()}
+    tensors |= {f"adversarial.{k}": p.detach().clone() for k, p in made[1].named_parameters()}
+    tensors |= {f"average.{k}": x.clone() for k, x in step.average.state_dict().items()}
+    tensors["replay"] = step.state["replay"].samples.clone()
+    return tensors | {name: torch.tensor(loss) for name, loss in step.losses.items()}
 
 
 def answers(accelerator):
@@ -216,6 +256,7 @@ def main(folder):
             folder / f"rank{rank}-accumulation{accumulation}.safetensors",
         )
     save_file(noisy_outcome(accelerator), folder / f"rank{rank}-noise.safetensors")
+    save_file(knobs_outcome(accelerator), folder / f"rank{rank}-knobs.safetensors")
     save_file(answers(accelerator), folder / f"rank{rank}-answers.safetensors")
     two_diffusions.leave_outcomes(accelerator, folder)
     save_file(
