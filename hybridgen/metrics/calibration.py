@@ -77,3 +77,17 @@ def cross_entropy(real: Tensor, fake: Tensor) -> float:
     """Of logits, real and generated summed, in nats; chance is `2 log 2`."""
     value = float(F.softplus(-real).mean() + F.softplus(fake).mean())
     return value if math.isfinite(value) else math.inf
+
+
+def effect_size(one: Tensor, other: Tensor) -> float:
+    """`(m_1 - m_2) / sqrt((v_1 + v_2) / 2)`, how many deviations the mean of `[n]` numbers lies
+    above that of `[m]`; 0 if all are equal. Its standard error near 0 is `sqrt(1 / n + 1 / m)`.
+
+    Source: Cohen 1988, Statistical Power Analysis, equation 2.5.1.
+    """
+    one, other = one.double(), other.double()
+    spread = float((one.var() + other.var()) / 2) ** 0.5
+    difference = float(one.mean() - other.mean())
+    if difference == 0:
+        return 0.0
+    return difference / spread if spread > 0 else math.copysign(math.inf, difference)

@@ -1,0 +1,268 @@
+"""What the log of a training says about it: alarms, the best evaluation, and when to end.
+
+Losses of two players oscillate and tell nothing, so all of this reads the evaluations along the
+way, on data that was held out, and takes the losses between them as one fact more. Everything is a
+pure function of the rows of `log.jsonl`: a run that is resumed comes to what it would have come to.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from statistics import median
+from typing import Any
+
+from hybridgen.evaluation.settings import Alarms, Stopping
+
+Rows = Sequence[Mapping[str, Any]]
+DISTANCES = ("frechet_distance", "sliced_wasserstein", "l1")
+"""Of images, of points and of reconstructions, to what was held out; the first that there is."""
+ADVICE = {
+    "collapse": "raise r1 and r2, take the relativistic objective, or let the discriminator move "
+    "as often as the generator",
+    "hopping": "let the discriminator move as often as the generator, or lower the learning rate",
+    "divergence": "lower the learning rate, raise r1 and r2, or use full precision",
+    "overfitting": "augment (augment.adaptive true), raise r1, or take a smaller discriminator",
+    "stuck": "raise r1 and r2, let the discriminator move less often, or raise the learning rate",
+}
+"""What usually helps against each kind of alarm."""
+_TWICE = 2
+"""Evaluations in a row that must agree: one alone may be noise."""
+_CERTAIN, _PROGRESS, _POOR = 0.9, 0.9, 3.0
+_SPREAD = 0.2
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Something that goes wrong: one of `ADVICE`, since which step, and a sentence for a person."""
+
+    kind: str
+    since: int
+    sentence: str
+
+
+Check = Callable[[Rows, Alarms], Alarm | None]
+"""From evaluations, as `evaluations` returns them, to what the last one has wrong with it."""
+
+
+def evaluations(rows: Rows) -> list[dict[str, Any]]:
+    """One entry an evaluation: its figures, and the medians of what was logged since the one before
+    it. A number that was not finite, which is null in a log, makes them infinite."""
+    entries, values = [], {}
+    for row in rows:
+        for name, value in row.items():
+            bad = value is None or (isinstance(value, float) and not math.isfinite(value))
+            values.setdefault(name, []).append(math.inf if bad else value)
+        if any(name.startswith("floor_") for name in row):  # which no other row has
+            entries.append({name: _middle(each) for name, each in values.items()})
+            entries[-1] |= {"step": row["step"]}
+            values = {}
+    return entries
+
+
+def _middle(values: list[Any]) -> Any:
+    if isinstance(values[-1], str):
+        return values[-1]
+    numbers = [value for value in values if not isinstance(value, str)]
+    return math.inf if math.inf in numbers else median(numbers)
+
+
+def alarms(rows: Rows, settings: Alarms) -> list[Alarm]:
+    """What goes wrong at the last evaluation in the log."""
+    history = evaluations(rows)
+    checks: Sequence[Check] = (collapse, hopping, divergence, overfitting, stuck)
+    return [alarm for check in checks if history and (alarm := check(history, settings))]
+
+
+def first_alarms(rows: Rows) -> dict[str, int]:
+    """The step of the first evaluation at which each kind was logged."""
+    steps: dict[str, int] = {}
+    for row in rows:
+        for kind in ADVICE:
+            if row.get(f"alarm_{kind}") == 1:
+                steps.setdefault(f"alarm_{kind}", row["step"])
+    return steps
+
+
+def shares_of(entry: Mapping[str, Any]) -> list[float]:
+    """The shares of its samples over modes or classes; none if the evaluation knows neither."""
+    return [float(share) for share in str(entry.get("shares", "")).split()]
+
+
+def effective_number(shares: Iterable[float]) -> float:
+    """`exp(- sum_i p_i log p_i)`: k for k equal shares, 1 if one has everything."""
+    return math.exp(-sum(p * math.log(p) for p in shares if p > 0))
+
+
+def shift(one: Sequence[float], other: Sequence[float]) -> float:
+    """Total variation between two histograms of as many shares, `sum_i |p_i - q_i| / 2`."""
+    return sum(abs(p - q) for p, q in zip(one, other, strict=True)) / 2
+
+
+def changes(rows: Rows) -> dict[str, float]:
+    """`mode_shift`, how far the shares of the last evaluation are from those of the one before."""
+    *_, one, other = [[], [], *map(shares_of, evaluations(rows))]
+    return {"mode_shift": shift(one, other)} if one and other else {}
+
+
+def collapse(history: Rows, settings: Alarms) -> Alarm | None:
+    """Diversity below a fraction of its own best, or of real samples', at two evaluations.
+
+    Diversity is the effective number of modes or classes, coverage and recall. The last two are
+    compared with their own best alone: they are low wherever samples are merely poor.
+    """
+    if all(shares_of(entry) for entry in history):
+        numbers = [effective_number(shares_of(entry)) for entry in history]
+        floors = [_first(entry, "floor_class_reverse_kl", "floor_reverse_kl") for entry in history]
+        count = len(shares_of(history[-1]))
+        least = [settings.collapse * count * math.exp(-(floor or 0)) for floor in floors]
+        own = [settings.collapse * best for best in accumulate(numbers, max)]
+        low = [
+            number < own[i] or (i >= settings.patience - 1 and number < least[i])
+            for i, number in enumerate(numbers)
+        ]
+        if (since := _since(history, low)) is not None:
+            text = f"samples are spread as over {numbers[-1]:.1f} of {count} modes or classes"
+            best = max(numbers)
+            return _alarm("collapse", since, f"{text} (at best over {best:.1f})")
+    for name in ("coverage", "recall"):
+        values = [entry.get(name, 0.0) for entry in history]
+        bests = list(accumulate(values, max))
+        low = [v < settings.collapse * best for v, best in zip(values, bests, strict=True)]
+        if (since := _since(history, low)) is not None:
+            text = f"{name} fell to {values[-1]:.2f} from {bests[-1]:.2f}"
+            return _alarm("collapse", since, text)
+    return None
+
+
+def hopping(history: Rows, settings: Alarms) -> Alarm | None:
+    """Samples change their modes or classes from one evaluation to the next, twice in a row."""
+    shares = [shares_of(entry) for entry in history]
+    if len(history) <= _TWICE or not all(shares):
+        return None
+    shifts = [0.0, *(shift(one, other) for one, other in pairwise(shares))]
+    since = _since(history, [value > settings.hopping for value in shifts])
+    if since is None:
+        return None
+    text = f"{shifts[-1]:.0%} of the samples changed their mode or class since the last evaluation"
+    return _alarm("hopping", since, text)
+
+
+def divergence(history: Rows, settings: Alarms) -> Alarm | None:
+    """A distance or a loss that is not finite; a gap of logits that is too wide, or a loss or
+    penalty far from its earlier values, at two evaluations.
+
+    Far is measured in the median deviation from the earlier median, or a fifth of that if it is
+    more: losses that hardly moved are not alarming because they move.
+    """
+    entry = history[-1]
+    losses = [name for name in entry if f"floor_{name}" not in entry and name not in _NO_LOSSES]
+    losses = [name for name in losses if isinstance(entry[name], int | float)]
+    for name in (*losses, *(name for name in DISTANCES if name in entry)):
+        if entry[name] == math.inf:
+            return _alarm("divergence", entry["step"], f"{name} is not finite")
+    if {"logit_real", "logit_fake"} <= entry.keys():
+        gaps = [entry["logit_real"] - entry["logit_fake"] for entry in history]
+        wide = [abs(gap) > settings.logit_gap for gap in gaps]
+        if (since := _since(history, wide)) is not None:
+            text = f"logits of real and generated samples are {gaps[-1]:.3g} apart"
+            return _alarm("divergence", since, text)
+    for name in losses:
+        values = [entry.get(name, math.nan) for entry in history]
+        far = [False] * len(values)
+        for i in range(settings.patience, len(values)):
+            # Not the last one: of two in a row both are compared with what was usual before them.
+            usual = median(values[: i - 1])
+            deviation = 1.4826 * median(abs(value - usual) for value in values[: i - 1])
+            spread = max(deviation, _SPREAD * abs(usual))
+            far[i] = abs(values[i] - usual) > settings.divergence * spread
+        if (since := _since(history, far)) is not None:
+            text = f"{name} is {values[-1]:.3g} and used to be {usual:.3g}"
+            return _alarm("divergence", since, text)
+    return None
+
+
+_NO_LOSSES = {"step", "overfitting", "mode_shift", "best", "logit_real", "logit_fake", "depth"}
+_NO_LOSSES |= {"sign_accuracy", *(f"alarm_{kind}" for kind in ADVICE)}
+
+
+def overfitting(history: Rows, settings: Alarms) -> Alarm | None:
+    """The discriminator knows training examples from held-out ones, at two evaluations."""
+    values = [entry.get("overfitting", 0.0) for entry in history]
+    since = _since(history, [value > settings.overfitting for value in values])
+    if since is None:
+        return None
+    text = (
+        "the discriminator's logits of training examples are "
+        f"{values[-1]:.2g} deviations above those of held-out ones"
+    )
+    return _alarm("overfitting", since, text)
+
+
+def stuck(history: Rows, settings: Alarms) -> Alarm | None:
+    """A poor distance that is not a tenth better than at the first evaluation; or, while the
+    discriminator tells samples apart without fail, than at any before. Poor is more than three
+    times that of real samples."""
+    name = distance_name(history)
+    values, floor = (
+        [entry.get(name, math.inf) for entry in history],
+        history[-1].get(f"floor_{name}"),
+    )
+    patience, poor = settings.patience, floor is not None and values[-1] > _POOR * floor
+    if len(values) <= patience or not poor:
+        return None
+    recent, before = values[-patience:], values[:-patience]
+    certain = all(entry.get("sign_accuracy", 0.0) > _CERTAIN for entry in history[-patience:])
+    start = min(before) if certain else values[0]
+    if min(recent) < _PROGRESS * start:
+        return None
+    always = "and the discriminator always tells samples apart, " if certain else ""
+    text = f"{name} is {values[-1]:.3g}, {always}and was {start:.3g} at step {history[0]['step']}"
+    return _alarm("stuck", history[-patience]["step"], text.replace(", and", " and"))
+
+
+def distance_name(history: Rows) -> str:
+    """The figure by which evaluations are compared; empty if they have none."""
+    return next((n for n in DISTANCES if history and n in history[-1]), "")
+
+
+def best_step(rows: Rows) -> int | None:
+    """The step of the evaluation with the least distance, the first of equal ones."""
+    history = evaluations(rows)
+    name = distance_name(history)
+    finite = [e for e in history if math.isfinite(e.get(name, math.inf))]
+    return min(finite, key=lambda entry: entry[name])["step"] if finite else None
+
+
+def ending(rows: Rows, settings: Alarms, stopping: Stopping) -> str:
+    """Why the run should end with the last evaluation, in a sentence; empty if it should not."""
+    history = evaluations(rows)
+    if settings.on and settings.stop and (raised := alarms(rows, settings)):
+        return f"an alarm ends the run (alarms.stop true): {raised[0].sentence}"
+    best = best_step(rows)
+    steps = [entry["step"] for entry in history]
+    if (
+        stopping.patience is None
+        or best is None
+        or steps.index(best) + stopping.patience >= len(steps)
+    ):
+        return ""
+    return (
+        f"the {stopping.patience} evaluations since step {best} were no better, which ends the run "
+        f"(stopping.patience {stopping.patience})"
+    )
+
+
+def _since(history: Rows, holds: Sequence[bool]) -> int | None:
+    """The first step of the evaluations up to the last at which it holds, if they are two."""
+    count = next((i for i, each in enumerate(reversed(holds)) if not each), len(holds))
+    return history[-count]["step"] if count >= _TWICE else None
+
+
+def _first(entry: Mapping[str, Any], *names: str) -> float | None:
+    return next((entry[name] for name in names if name in entry), None)
+
+
+def _alarm(kind: str, since: int, text: str) -> Alarm:
+    helps = f"what usually helps: {ADVICE[kind]}"
+    return Alarm(kind, since, f"{kind} since step {since}: {text}; {helps}")
