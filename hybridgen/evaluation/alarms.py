@@ -29,7 +29,7 @@ ADVICE = {
 _TWICE = 2
 """Evaluations in a row that must agree: one alone may be noise."""
 _CERTAIN, _PROGRESS, _POOR = 0.9, 0.9, 3.0
-_SPREAD = 0.2
+_SPREAD, _NARROW = 0.2, 0.75
 
 
 @dataclass(frozen=True)
@@ -46,25 +46,23 @@ Check = Callable[[Rows, Alarms], Alarm | None]
 
 
 def evaluations(rows: Rows) -> list[dict[str, Any]]:
-    """One entry an evaluation: its figures, and the medians of what was logged since the one before
-    it. A number that was not finite, which is null in a log, makes them infinite."""
-    entries, values = [], {}
+    """One entry an evaluation: its row, and as `losses` the medians of the other numbers that were
+    logged since the one before. A null, of a number that was not finite, makes them infinite."""
+    entries, since = [], {}
     for row in rows:
-        for name, value in row.items():
-            bad = value is None or (isinstance(value, float) and not math.isfinite(value))
-            values.setdefault(name, []).append(math.inf if bad else value)
+        numbers = {k: _number(v) for k, v in row.items() if not isinstance(v, str)}
         if any(name.startswith("floor_") for name in row):  # which no other row has
-            entries.append({name: _middle(each) for name, each in values.items()})
-            entries[-1] |= {"step": row["step"]}
-            values = {}
+            losses = {k: math.inf if math.inf in v else median(v) for k, v in since.items()}
+            entries.append({**row, **numbers, "step": row["step"], "losses": losses})
+            since = {}
+            continue
+        for name, value in numbers.items():
+            since.setdefault(name, []).append(value)
     return entries
 
 
-def _middle(values: list[Any]) -> Any:
-    if isinstance(values[-1], str):
-        return values[-1]
-    numbers = [value for value in values if not isinstance(value, str)]
-    return math.inf if math.inf in numbers else median(numbers)
+def _number(value: float | None) -> float:
+    return value if value is not None and math.isfinite(value) else math.inf
 
 
 def alarms(rows: Rows, settings: Alarms) -> list[Alarm]:
@@ -136,13 +134,15 @@ def collapse(history: Rows, settings: Alarms) -> Alarm | None:
 
 
 def hopping(history: Rows, settings: Alarms) -> Alarm | None:
-    """Samples change their modes or classes from one evaluation to the next, twice in a row."""
+    """Samples change their modes or classes from one evaluation to the next, twice in a row, and
+    are not spread over all of them meanwhile: one odd evaluation is a change there and back."""
     shares = [shares_of(entry) for entry in history]
-    if len(history) <= _TWICE or not all(shares):
+    if not all(shares):
         return None
     shifts = [0.0, *(shift(one, other) for one, other in pairwise(shares))]
-    since = _since(history, [value > settings.hopping for value in shifts])
-    if since is None:
+    narrow = [effective_number(each) < _NARROW * len(each) for each in shares]
+    moved = [s > settings.hopping and n for s, n in zip(shifts, narrow, strict=True)]
+    if (since := _since(history, moved)) is None:
         return None
     text = f"{shifts[-1]:.0%} of the samples changed their mode or class since the last evaluation"
     return _alarm("hopping", since, text)
@@ -155,35 +155,35 @@ def divergence(history: Rows, settings: Alarms) -> Alarm | None:
     Far is measured in the median deviation from the earlier median, or a fifth of that if it is
     more: losses that hardly moved are not alarming because they move.
     """
-    entry = history[-1]
-    losses = [name for name in entry if f"floor_{name}" not in entry and name not in _NO_LOSSES]
-    losses = [name for name in losses if isinstance(entry[name], int | float)]
-    for name in (*losses, *(name for name in DISTANCES if name in entry)):
-        if entry[name] == math.inf:
-            return _alarm("divergence", entry["step"], f"{name} is not finite")
-    if {"logit_real", "logit_fake"} <= entry.keys():
-        gaps = [entry["logit_real"] - entry["logit_fake"] for entry in history]
-        wide = [abs(gap) > settings.logit_gap for gap in gaps]
-        if (since := _since(history, wide)) is not None:
-            text = f"logits of real and generated samples are {gaps[-1]:.3g} apart"
-            return _alarm("divergence", since, text)
-    for name in losses:
-        values = [entry.get(name, math.nan) for entry in history]
-        far = [False] * len(values)
-        for i in range(settings.patience, len(values)):
+    losses, name = history[-1]["losses"], distance_name(history)
+    infinite = [n for n, value in losses.items() if value == math.inf]
+    if infinite or history[-1].get(name) == math.inf:
+        text = f"{(*infinite, name)[0]} is not finite"
+        return _alarm("divergence", history[-1]["step"], text)
+    gaps = [_loss(entry, "logit_real") - _loss(entry, "logit_fake") for entry in history]
+    if (since := _since(history, [abs(gap) > settings.logit_gap for gap in gaps])) is not None:
+        text = f"logits of real and generated samples are {gaps[-1]:.3g} apart"
+        return _alarm("divergence", since, text)
+    for name in (name for name in losses if name not in _NO_LOSSES):
+        values, far, usual = [_loss(entry, name) for entry in history], [], math.nan
+        for i, value in enumerate(values):
             # Not the last one: of two in a row both are compared with what was usual before them.
-            usual = median(values[: i - 1])
-            deviation = 1.4826 * median(abs(value - usual) for value in values[: i - 1])
-            spread = max(deviation, _SPREAD * abs(usual))
-            far[i] = abs(values[i] - usual) > settings.divergence * spread
+            past = values[: max(i - 1, 0)]
+            usual = median(past) if len(past) >= settings.patience - 1 else math.nan
+            spread = 1.4826 * median(abs(v - usual) for v in past) if past else math.nan
+            least = max(spread, _SPREAD * abs(usual))
+            far.append(abs(value - usual) > settings.divergence * least)
         if (since := _since(history, far)) is not None:
             text = f"{name} is {values[-1]:.3g} and used to be {usual:.3g}"
             return _alarm("divergence", since, text)
     return None
 
 
-_NO_LOSSES = {"step", "overfitting", "mode_shift", "best", "logit_real", "logit_fake", "depth"}
-_NO_LOSSES |= {"sign_accuracy", *(f"alarm_{kind}" for kind in ADVICE)}
+_NO_LOSSES = {"step", "logit_real", "logit_fake", "sign_accuracy", "depth"}
+
+
+def _loss(entry: Mapping[str, Any], name: str) -> float:
+    return entry["losses"].get(name, math.nan)
 
 
 def overfitting(history: Rows, settings: Alarms) -> Alarm | None:
@@ -212,7 +212,7 @@ def stuck(history: Rows, settings: Alarms) -> Alarm | None:
     if len(values) <= patience or not poor:
         return None
     recent, before = values[-patience:], values[:-patience]
-    certain = all(entry.get("sign_accuracy", 0.0) > _CERTAIN for entry in history[-patience:])
+    certain = all(_loss(entry, "sign_accuracy") > _CERTAIN for entry in history[-patience:])
     start = min(before) if certain else values[0]
     if min(recent) < _PROGRESS * start:
         return None
