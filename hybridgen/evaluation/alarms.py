@@ -29,7 +29,7 @@ ADVICE = {
 _TWICE = 2
 """Evaluations in a row that must agree: one alone may be noise."""
 _CERTAIN, _PROGRESS, _POOR = 0.9, 0.9, 3.0
-_SPREAD, _NARROW = 0.2, 0.75
+_SPREAD, _NEW, _NARROW = 0.2, 3.0, 0.75
 
 
 @dataclass(frozen=True)
@@ -135,13 +135,15 @@ def collapse(history: Rows, settings: Alarms) -> Alarm | None:
 
 def hopping(history: Rows, settings: Alarms) -> Alarm | None:
     """Samples change their modes or classes from one evaluation to the next, twice in a row, and
-    are not spread over all of them meanwhile: one odd evaluation is a change there and back."""
+    are not spread over all of them meanwhile: one odd evaluation is a change there and back. A
+    young training may."""
     shares = [shares_of(entry) for entry in history]
     if not all(shares):
         return None
     shifts = [0.0, *(shift(one, other) for one, other in pairwise(shares))]
     narrow = [effective_number(each) < _NARROW * len(each) for each in shares]
     moved = [s > settings.hopping and n for s, n in zip(shifts, narrow, strict=True)]
+    moved[: settings.patience] = [False] * min(settings.patience, len(moved))
     if (since := _since(history, moved)) is None:
         return None
     text = f"{shifts[-1]:.0%} of the samples changed their mode or class since the last evaluation"
@@ -153,7 +155,8 @@ def divergence(history: Rows, settings: Alarms) -> Alarm | None:
     penalty far from its earlier values, at two evaluations.
 
     Far is measured in the median deviation from the earlier median, or a fifth of that if it is
-    more: losses that hardly moved are not alarming because they move.
+    more: losses that hardly moved are not alarming because they move. And it is three times as much
+    as ever before, for penalties grow in every training that comes to something.
     """
     losses, name = history[-1]["losses"], distance_name(history)
     infinite = [n for n, value in losses.items() if value == math.inf]
@@ -172,7 +175,8 @@ def divergence(history: Rows, settings: Alarms) -> Alarm | None:
             usual = median(past) if len(past) >= settings.patience - 1 else math.nan
             spread = 1.4826 * median(abs(v - usual) for v in past) if past else math.nan
             least = max(spread, _SPREAD * abs(usual))
-            far.append(abs(value - usual) > settings.divergence * least)
+            new = abs(value) > _NEW * max(map(abs, past), default=math.inf)
+            far.append(new and abs(value - usual) > settings.divergence * least)
         if (since := _since(history, far)) is not None:
             text = f"{name} is {values[-1]:.3g} and used to be {usual:.3g}"
             return _alarm("divergence", since, text)

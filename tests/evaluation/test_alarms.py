@@ -89,6 +89,10 @@ def test_hopping_is_the_same_change_of_modes_twice_in_a_row():
     shares = [EVEN] * 4 + [ONE, OTHER, ONE, OTHER]
     times = raised(history(FALLING, shares))
     assert times["hopping"] == [6, 7, 8] and times["collapse"] == [6, 7, 8]
+    assert raised(history(FALLING, [ONE, OTHER] * 4))["hopping"] == [5, 6, 7, 8]  # not while young
+    broad = [*[0.25] * 4, *[0.0] * 4]
+    spread = [EVEN] * 3 + [broad, broad[::-1], EVEN, broad, EVEN]
+    assert raised(history(FALLING, spread)) == {"hopping": [5]}
     assert "hopping" not in raised(history(FALLING, [EVEN] * 4 + [ONE] * 4))
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from oracles import P, Q, draws, exact_discriminator
@@ -10,6 +11,7 @@ from PIL import Image
 from hybridgen.evaluation.plots import draw_calibration
 from hybridgen.metrics.calibration import (
     calibration_figures,
+    effect_size,
     expected_calibration_error,
     reliability,
 )
@@ -100,3 +102,22 @@ def test_the_picture_has_a_panel_for_each_level(tmp_path):
 def test_misuse_gets_a_sentence(misuse, sentence):
     with pytest.raises(ValueError, match=sentence):
         misuse()
+
+
+def test_an_effect_size_is_the_difference_of_means_in_deviations():
+    one, other = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([-1.0, 1.0, 3.0, 1.0])
+    spread = np.sqrt((np.var([1, 2, 3], ddof=1) + np.var([-1, 1, 3, 1], ddof=1)) / 2)
+    assert effect_size(one, other) == pytest.approx((2 - 1) / spread)
+    assert effect_size(other, one) == -effect_size(one, other)
+    assert effect_size(torch.zeros(3), torch.zeros(4)) == 0
+    assert effect_size(torch.ones(3), torch.zeros(4)) == math.inf
+
+
+def test_an_effect_size_of_equal_distributions_is_within_its_standard_error():
+    rng = torch.Generator().manual_seed(0)
+    sizes = [
+        effect_size(torch.randn(256, generator=rng), 3 * torch.randn(128, generator=rng))
+        for _ in range(200)
+    ]
+    error = math.sqrt((1 / 256 + 9 / 128) / 5)  # of unequal variances, in their root mean square
+    assert np.std(sizes) == pytest.approx(error, rel=0.15)

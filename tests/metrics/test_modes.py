@@ -8,6 +8,7 @@ from hybridgen.maths.mixtures import GaussianMixture, grid, ring
 from hybridgen.metrics.modes import (
     mode_coverage,
     mode_distance,
+    mode_shares,
     mode_statistics,
 )
 
@@ -115,3 +116,10 @@ def test_the_mode_distance_counts_weights_widths_and_points_between_the_modes():
     narrow = centres + 0.02 * (points - centres)
     assert mode_distance(narrow, mixture) == pytest.approx(math.exp(-0.5), abs=0.01)
     assert mode_distance(points * torch.nan, mixture) == pytest.approx(0.9889, abs=0.01)
+
+
+def test_shares_are_of_the_nearest_mode_whatever_the_quality_and_of_finite_points():
+    mixture = ring()
+    x = torch.cat([mixture.means[:2], 3 * mixture.means[:1], torch.tensor([[math.nan, 0.0]])])
+    assert mode_shares(x, mixture).tolist() == pytest.approx([2 / 3, 1 / 3, *[0] * 6])
+    assert mode_shares(x[3:], mixture).tolist() == [0] * 8
