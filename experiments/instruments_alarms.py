@@ -64,7 +64,7 @@ def history(regime: Regime, seed: int, *, count: int = 10, batch: int = 128) -> 
     adversarial = AdversarialLoss(MlpDiscriminator(width=48, depth=3), objective(regime.objective))
     average = EMA(generator, 50_000.0)
     optimizers = [torch.optim.Adam(m.parameters(), fused=True) for m in (generator, adversarial)]
-    judges = {
+    evaluators = {
         prefix: build_evaluator(source, samples=samples, seed=number, intervals=False)
         for number, (prefix, samples) in enumerate({"": 1_000, "true_": 10_000}.items())
     }
@@ -104,16 +104,16 @@ def history(regime: Regime, seed: int, *, count: int = 10, batch: int = 128) -> 
             rows.append({"step": number, "generator": float(loss.detach()), **values})
         if number % (regime.rounds // count) == 0:
             row: dict[str, Any] = {"step": number}
-            for prefix, judge in judges.items():
-                noise = torch.randn(judge.samples, 2, generator=rng_for("judge", prefix, seed))
+            for prefix, evaluator in evaluators.items():
+                noise = torch.randn(evaluator.samples, 2, generator=rng_for("judge", prefix, seed))
                 with torch.no_grad():
-                    features = judge.extractor.extract(average.module(noise, None))
-                figures = judge.values(features)
+                    features = evaluator.extractor.extract(average.module(noise, None))
+                figures = evaluator.values(features)
                 row |= {
                     f"{prefix}{k}": v for k, v in figures.items() if not prefix or "floor" not in k
                 }
                 if not prefix:
-                    row["shares"] = " ".join(f"{share:.4g}" for share in judge.shares(features))
+                    row["shares"] = " ".join(f"{share:.4g}" for share in evaluator.shares(features))
             rows.append(row)
     return rows
 

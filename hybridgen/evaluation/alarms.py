@@ -114,9 +114,9 @@ def collapse(history: Rows, settings: Alarms) -> Alarm | None:
         floors = [_first(entry, "floor_class_reverse_kl", "floor_reverse_kl") for entry in history]
         count = len(shares_of(history[-1]))
         least = [settings.collapse * count * math.exp(-(floor or 0)) for floor in floors]
-        own = [settings.collapse * best for best in accumulate(numbers, max)]
+        kept = [settings.collapse * best for best in accumulate(numbers, max)]
         low = [
-            number < own[i] or (i >= settings.patience - 1 and number < least[i])
+            number < kept[i] or (i >= settings.patience - 1 and number < least[i])
             for i, number in enumerate(numbers)
         ]
         if (since := _since(history, low)) is not None:
