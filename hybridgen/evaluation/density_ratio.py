@@ -1,19 +1,24 @@
-"""A calibrated log density ratio of clean samples from a trained discriminator's logit."""
+"""A calibrated log density ratio of clean samples from a trained discriminator's logit, and whether
+the logit is of examples that the discriminator knows by heart."""
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
-from torch import Tensor
+from torch import Tensor, nn
 
 from hybridgen.data.images import quantised
+from hybridgen.data.source import Source
+from hybridgen.evaluation.sharing import gathered, rows_of
 from hybridgen.losses.answers import one_logit
-from hybridgen.metrics.calibration import cross_entropy
-from hybridgen.networks.blocks import in_chunks
+from hybridgen.losses.discriminators import PerSample
+from hybridgen.metrics.calibration import cross_entropy, overfit_rank
+from hybridgen.networks.blocks import eval_mode, in_chunks
 from hybridgen.protocols import Discriminator
+from hybridgen.sampling.guidance import configured
 from hybridgen.settings import Level, Range, Settings
 from hybridgen.training.validation import HeldOutValidation
 
@@ -23,6 +28,8 @@ BOUND = 0.95
 The largest ratio would have rejection refuse nearly all; among those above the bound it keeps the
 model's proportions. Source: Azadi et al. 2019, arXiv:1810.06758, section 3.2, gamma.
 """
+_EXAMPLES, _LEVEL = 256, 0.05
+"""What `overfitting` looks at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +110,42 @@ def clean_logits(
         return one_logit(discriminator(x, sigma, label), len(x))
 
     return in_chunks(logits, x, sigmas, label, size=1_000).cpu().double()
+
+
+@torch.no_grad()
+def overfitting(
+    discriminator: nn.Module, source: Source, *, seed: int = 0, accelerator: Any = None
+) -> float | None:
+    """`overfit_rank` of a discriminator's logits of training and of held-out examples: about .5 if
+    it knows none by heart.
+
+    It is called on at most 256 of either, of which each process takes its share; as if they had
+    noise of deviation .05 where it knows levels.
+    Source: after Karras et al. 2020, arXiv:2006.06676, section 3 (held-out logits).
+
+    Returns:
+        `None` for data that is drawn without end, or with fewer than 16 held-out examples.
+    """
+    if source.size is None:
+        return None
+    network, sides = PerSample(discriminator), []
+    like = next(discriminator.parameters())
+    sigma = _LEVEL if configured(discriminator, "noise_conditional") is True else 0.0
+
+    def logits(x: Tensor, label: Tensor | None) -> Tensor:
+        x, label = x.to(like.device), None if label is None else label.to(like.device)
+        return network(x, x.new_full((len(x),), sigma), label).double().cpu()
+
+    for part in ("train", "held_out"):
+        x, label = source.reference(part, _EXAMPLES, seed)
+        if len(x) < 16:
+            return None
+        rows = rows_of(len(x), accelerator)
+        label = label[rows] if label is not None and source.classes else None
+        with eval_mode(discriminator):
+            share = in_chunks(logits, x[rows], label, size=_EXAMPLES)
+        sides.append(gathered(share, len(x), accelerator))
+    return overfit_rank(*sides).value
 
 
 def platt(real: Tensor, fake: Tensor) -> tuple[float, float]:

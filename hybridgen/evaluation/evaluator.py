@@ -45,7 +45,7 @@ from hybridgen.metrics.intervals import (
     jackknife_error,
     jackknife_subsets,
 )
-from hybridgen.metrics.modes import mode_coverage
+from hybridgen.metrics.modes import mode_coverage, mode_shares
 from hybridgen.metrics.neighbours import memorisation, nearest, neighbour_radii, prdc
 from hybridgen.metrics.registry import FEWEST, NEIGHBOURS
 from hybridgen.metrics.two_sample import two_sample_test
@@ -149,6 +149,15 @@ class Evaluator:
         if label is None or not self.classes:
             return ()
         return tuple(count_classes(label, self.classes).tolist())
+
+    def shares(self, x: Features) -> list[float]:
+        """What share of the samples is nearest to each mode of the density, or is taken for each
+        class; empty where there are neither."""
+        if self.mixture is not None:
+            return mode_shares(x.features, self.mixture).tolist()
+        if x.label is None or not self.classes:
+            return []
+        return (count_classes(x.label, self.classes) / len(x.label)).tolist()
 
     def nearest(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Index of the training example nearest to each of `[b ...]`, by features, the distance to

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hybridgen.data.images import as_images
 from hybridgen.data.latents import decode, encode, write_latents
 from hybridgen.data.source import Source, labels_in_turn
+from hybridgen.evaluation.alarms import distance_name
 from hybridgen.evaluation.evaluator import IMAGES, Evaluator, Unmeasurable, build_evaluator
 from hybridgen.evaluation.plots import (
     curve_panels,
@@ -31,8 +32,6 @@ from hybridgen.protocols import Sampler
 from hybridgen.sampling.samplers import AT_ONCE, draw_samples
 
 _FRAMES = 100
-DISTANCES = ("frechet_distance", "sliced_wasserstein")
-"""Of images and of points, what samplers are compared by."""
 
 
 class Previews(ABC):
@@ -42,10 +41,14 @@ class Previews(ABC):
     Args:
         folder: of the run; pictures go to `samples/` in it.
         source: what the model was trained on.
+
+    Attributes:
+        shares: of the samples measured last over modes or classes, see `Evaluator.shares`.
     """
 
     def __init__(self, folder: Path, source: Source) -> None:
         self.folder, self.source = folder, source
+        self.shares: list[float] = []
 
     @abstractmethod
     def picture(self, model: nn.Module) -> Image.Image:
@@ -146,11 +149,13 @@ class Monitor(Previews):
 
         def values(sampler: Callable[[Any], Sampler]) -> dict[str, float]:
             x = self.samples(model, count, "judge", rows_of(count, accelerator), sampler)
-            features = evaluator.extractor.extract(x)
-            return evaluator.values(gathered_features(features, count, accelerator))
+            features = gathered_features(evaluator.extractor.extract(x), count, accelerator)
+            if sampler is self.sampler:
+                self.shares = evaluator.shares(features)
+            return evaluator.values(features)
 
         figures = values(self.sampler)
-        distance = next((name for name in DISTANCES if name in figures), "")
+        distance = distance_name([figures])
         for name, sampler in self.others.items() if distance else ():
             figures[f"{distance}_{name}"] = values(sampler)[distance]
         return figures

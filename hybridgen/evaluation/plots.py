@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from hybridgen.data.images import to_bytes
+from hybridgen.evaluation.alarms import ADVICE, DISTANCES, first_alarms
 from hybridgen.evaluation.scale_search import ScaleChoice
 from hybridgen.files import replacing
 from hybridgen.maths.mixtures import GaussianMixture
@@ -120,8 +121,12 @@ TOGETHER = {
     "logits": ("logit_real", "logit_fake"),
 }
 """Quantities that share a panel, by the part of their name after the last slash."""
-NOT_CURVES = {"step", "steps", "time", "timestamp", "epoch", "seconds", "images"}
-LINEAR = {"sign_accuracy", *(name for name, metric in METRICS.items() if metric.better != "lower")}
+NOT_CURVES = {"step", "steps", "time", "timestamp", "epoch", "seconds", "images", "best"}
+NOT_CURVES |= {f"alarm_{kind}" for kind in ADVICE}
+FIRST = ("losses", *DISTANCES, "coverage", "high_quality", "mode_shift", "logits", "overfit_rank")
+"""The order of panels, then as in the rows: what tells nothing beside what does."""
+LINEAR = {"sign_accuracy", "mode_shift", "overfit_rank"}
+LINEAR |= {name for name, metric in METRICS.items() if metric.better != "lower"}
 """Fractions, counts and what is best near a value, which never get a log scale."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's, which the colour-blind tell apart."""
@@ -134,7 +139,8 @@ Series = dict[str, tuple[list[float], list[float]]]
 def curves(rows: Sequence[Mapping], path: Path) -> None:
     """Draw every number in `rows` against its `step`; values that are not finite are left out.
 
-    The last value of `floor_x` becomes a dashed line beside the quantity `x`.
+    The last value of `floor_x` becomes a dashed line beside the quantity `x`. A vertical line in
+    every panel marks the best evaluation, and one each the first evaluation with an alarm.
 
     Args:
         rows: each with `step`; other numbers are quantities and the rest is passed over. Not every
@@ -144,6 +150,9 @@ def curves(rows: Sequence[Mapping], path: Path) -> None:
     lines, panels = series(rows), curve_panels(rows)
     if not panels:
         raise ValueError(f"there is nothing to draw against the step in {len(rows)} rows")
+    best = [row["step"] for row in rows if row.get("best") == 1][-1:]
+    marks = [(step, "best", COLOURS[2]) for step in best]
+    marks += [(step, kind[6:], FAKE) for kind, step in first_alarms(rows).items()]
     floors = {_leaf(name): values[-1] for name, (_, values) in lines.items()}
     figure, grid = _panels(len(panels), 3, (3.2, 2.3), sharex=True)
     for axes, (title, names) in zip(grid.flat, panels.items(), strict=False):
@@ -155,8 +164,17 @@ def curves(rows: Sequence[Mapping], path: Path) -> None:
         values = [value for name in names for value in lines[name][1]]
         if title not in LINEAR and min(values) > 0 and max(values) > LOGARITHMIC * min(values):
             axes.set_yscale("log")
+        for step, _, colour in marks:
+            axes.axvline(step, color=colour, linestyle=":", linewidth=1.1)
         axes.set_title(title.replace("_", " "), fontsize=9, loc="left")
         _finish(axes)
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
+    style = {"fontsize": 6, "rotation": 90, "va": "top", "ha": "center", "bbox": box}
+    for axes in grid[0]:
+        place = axes.get_xaxis_transform()
+        for step, colour in {step: colour for step, _, colour in marks}.items():
+            words = ", ".join(word for other, word, _ in marks if other == step)
+            axes.text(step, 0.98, words, color=colour, transform=place, **style)
     for column in grid.T:
         lowest = [axes for axes in column if axes.figure is not None][-1]
         lowest.set_xlabel("step", fontsize=8)
@@ -196,7 +214,11 @@ def curve_panels(rows: Sequence[Mapping]) -> dict[str, list[str]]:
         if not _leaf(name).startswith("floor_"):
             shared = (title for title, members in TOGETHER.items() if _leaf(name) in members)
             panels.setdefault(next(shared, _leaf(name)), []).append(name)
-    return panels
+    return {title: panels[title] for title in sorted(panels, key=_rank)}
+
+
+def _rank(title: str) -> int:
+    return FIRST.index(title) if title in FIRST else len(FIRST)
 
 
 def _draw(axes: Axes, steps: list[float], values: list[float], colour: str, label: str) -> None:

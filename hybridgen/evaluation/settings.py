@@ -1,14 +1,14 @@
 """How a training is watched, and ways to samples, as a person names them in settings."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Annotated
 
 from hybridgen.errors import InputError, quoted
 from hybridgen.metrics.registry import NEIGHBOURS
 from hybridgen.sampling.settings import How, SamplerName, SamplerSettings, with_calls
-from hybridgen.settings import Interval, Level, Range, Settings
+from hybridgen.settings import Interval, Level, Positive, Range, Settings, Share
 from hybridgen.training.settings import RunSettings
 
 Measured = Annotated[int, Range(NEIGHBOURS + 1, 1e6)]
@@ -20,6 +20,46 @@ Calls = Annotated[int, Range(1, 2_000)]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Alarms(Settings):
+    """When a training is said to go wrong, and whether it ends then.
+
+    Attributes:
+        on: look at every evaluation.
+        stop: end the run at the first alarm, as a finished one.
+        patience: evaluations that a young training has before it is compared with what it should
+            be, and without progress after which it is stuck.
+        collapse: share of its own best, or of that of real samples, that diversity must keep.
+        hopping: share of the samples that may change their mode or class between two evaluations.
+        divergence: how many times its usual spread a loss or a penalty may leave its usual value.
+        logit_gap: the largest difference of mean logits, real less fake.
+        overfitting: the largest probability that the discriminator rates a training example above a
+            held-out one, of which .5 is right.
+    """
+
+    on: bool = True
+    stop: bool = False
+    patience: Interval = 3
+    collapse: Share = 0.5
+    hopping: Share = 0.4
+    divergence: Positive = 10.0
+    logit_gap: Positive = 50.0
+    overfitting: Share = 0.75
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopping(Settings):
+    """Which weights of a training are kept beside the last, and when it ends early.
+
+    Attributes:
+        keep_best: keep those of the evaluation nearest to the held-out data as `best/`.
+        patience: evaluations without a better one after which the run ends; never if not given.
+    """
+
+    keep_best: bool = True
+    patience: Interval | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class MonitoredRunSettings(RunSettings):
     """How an experiment runs whose model is sampled and evaluated along the way.
 
@@ -28,11 +68,15 @@ class MonitoredRunSettings(RunSettings):
         eval_every: steps between two evaluations on `eval_samples` samples.
         eval_samples: samples for the metrics along the way; the last evaluation is as large as
             the data allows.
+        alarms: what is said of a training that goes wrong.
+        stopping: which weights are kept, and when it ends early.
     """
 
     sample_every: Interval = 100
     eval_every: Interval = 500
     eval_samples: Measured = 1_000
+    alarms: Alarms = field(default_factory=Alarms)
+    stopping: Stopping = field(default_factory=Stopping)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,10 +88,7 @@ def overfitting_figures(training: Tensor, held_out: Tensor, fake: Tensor) -> dic
     `overfit_share`: `(E D(train) - E D(held out)) / (E D(train) - E D(fake))`, 0 if it does not
     overfit, 1 if it takes what is new for generated. Its interval is by the delta method, and has
     no ends where the discriminator cannot tell training examples from generated ones.
-    `overfit_rank`: the probability that a training example's logit is above a held-out one's, .5 if
-    it does not overfit, 1 if it knows every one by heart; the same for any rising function of the
-    logits. Its interval has the width of one that does not overfit, `sqrt((n + m + 1) / (12 n m))`
-    for a standard error (Mann & Whitney 1947). Each `floor` is what no overfitting gives.
+    `overfit_rank`: see there. Each `floor` is what no overfitting gives.
     Source: Karras et al. 2020, arXiv:2006.06676, equation 1 (`r_v`).
 
     Args:
@@ -109,13 +106,22 @@ def overfitting_figures(training: Tensor, held_out: Tensor, fake: Tensor) -> dic
     variance = u + v - 2 * share * u + share**2 * (u + w)
     apart = gap > Z * math.sqrt(u + w)
     reach = Z * math.sqrt(variance) / gap if apart else math.inf
-    # By their negatives, so that a high logit is near: the same statistic as of distances.
-    rank = float(memorisation(-sides[0], -sides[1]).mean())
-    n, m = len(training), len(held_out)
-    width = Z * math.sqrt((n + m + 1) / (12 * n * m))
     return {
         "overfit_share": Estimate(value=share, low=share - reach, high=share + reach, floor=0.0),
-        "overfit_rank": Estimate(
-            value=rank, low=max(0.0, rank - width), high=min(1.0, rank + width), floor=0.5
-        ),
+        "overfit_rank": overfit_rank(*sides[:2]),
     }
+
+
+def overfit_rank(training: Tensor, held_out: Tensor) -> Estimate:
+    """The probability that a training example's logit `[n]` is above a held-out one's `[m]`.
+
+    It is .5 if the discriminator does not overfit, 1 if it knows every example by heart, and the
+    same for any rising function of the logits. The interval has the width of one that does not
+    overfit, `sqrt((n + m + 1) / (12 n m))` for a standard error (Mann & Whitney 1947).
+    """
+    # By their negatives, so that a high logit is near: the same statistic as of distances.
+    rank = float(memorisation(-training.double(), -held_out.double()).mean())
+    n, m = len(training), len(held_out)
+    width = Z * math.sqrt((n + m + 1) / (12 * n * m))
+    low, high = max(0.0, rank - width), min(1.0, rank + width)
+    return Estimate(value=rank, low=low, high=high, floor=0.5)

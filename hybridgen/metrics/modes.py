@@ -44,6 +44,15 @@ def _nearest_modes(points: Tensor, mixture: GaussianMixture) -> tuple[Tensor, Te
     return points, distance, nearest
 
 
+def mode_shares(points: Tensor, mixture: GaussianMixture) -> Tensor:
+    """Which share of the points `[b d]` is nearest to each mean, `[k]`, float64; of those that are
+    finite. Unlike convention A it counts points of low quality too, so it tells early where a
+    sampler goes."""
+    _, distance, nearest = _nearest_modes(points, mixture)
+    counts = torch.bincount(nearest[distance.isfinite()], minlength=mixture.components)
+    return counts.double() / counts.sum().clamp_min(1)
+
+
 def mode_coverage(points: Tensor, mixture: GaussianMixture) -> dict[str, float]:
     """Mode coverage by convention A, the one of VEEGAN and PacGAN.
 

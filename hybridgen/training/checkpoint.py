@@ -90,14 +90,17 @@ def _replacing(folder: Path, what: str) -> Iterator[Path]:
         remove(temporary)
 
 
-def save_network(network: Any, folder: Path) -> None:
+def save_network(network: Any, folder: Path, name: str = "") -> None:
     """Save a network by its `save_pretrained` as `folder`, in place of an earlier one.
+
+    Args:
+        name: of a folder in it that the network goes into instead.
 
     Raises:
         RunError: it cannot be written; an earlier one is as it was.
     """
     with _replacing(folder, folder.name) as temporary:
-        network.save_pretrained(temporary)
+        network.save_pretrained(temporary / name)
 
 
 def flush(path: Path) -> None:

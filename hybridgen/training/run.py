@@ -50,12 +50,19 @@ class JsonLines(GeneralTracker):
     def store_init_configuration(self, values: dict[str, Any]) -> None:
         """Nothing: the settings are in config.yaml."""
 
-    def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
+    def log(
+        self,
+        values: dict[str, Any],
+        step: int | None = None,
+        text: Mapping[str, str] | None = None,
+        **_: Any,
+    ) -> None:
+        """Append a line; `text` is what other trackers, which draw numbers, have no place for."""
         infinite = {k for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)}
         clean = {k: None if k in infinite else v for k, v in values.items()}
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
         with os.fdopen(os.open(self._path, flags, 0o666), "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **clean}) + os.linesep)
+            file.write(json.dumps({"step": step, **clean, **(text or {})}) + os.linesep)
 
     def rows(self) -> list[dict[str, Any]]:
         """What was logged so far, without lines that are damaged or were cut by a kill."""
@@ -266,6 +273,11 @@ class Run:
         if bool(torch.as_tensor(self.accelerator.gather(failed)).any()):
             raise error or FailedElsewhere("the first process could not go on")
         return outcome
+
+    def decide(self, question: Callable[[], Any]) -> bool:
+        """Whether the first process says yes, in all of them."""
+        yes = torch.tensor([bool(self.lead(question))], device=self.accelerator.device)
+        return bool(torch.as_tensor(self.accelerator.gather(yes)).any())
 
     def _check_facts(self, saved: checkpoint.Checkpoint) -> None:
         for name, now in self.facts.items():

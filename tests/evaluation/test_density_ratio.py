@@ -2,6 +2,7 @@
 
 import json
 import math
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from oracles import P, Q, draws, ks, w1
 from sklearn.linear_model import LogisticRegression
 
 from hybridgen import Refined, SinglePass
-from hybridgen.data.images import quantised
+from hybridgen.data.images import digits, quantised
+from hybridgen.data.points import MixturePoints
 from hybridgen.errors import InputError
 from hybridgen.evaluation.density_ratio import (
     BOUND,
@@ -18,10 +20,13 @@ from hybridgen.evaluation.density_ratio import (
     LogRatio,
     calibrated,
     clean_logits,
+    overfitting,
     platt,
 )
 from hybridgen.evaluation.runs import SavedRun, load_guide
+from hybridgen.maths.mixtures import ring
 from hybridgen.metrics.calibration import cross_entropy
+from hybridgen.networks.dcgan import DcganDiscriminator
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 from hybridgen.training.validation import HeldOutValidation
 
@@ -219,3 +224,31 @@ def test_logits_that_are_not_finite_have_no_calibration():
 def test_a_guide_of_another_generator_is_refused(guide):
     with pytest.raises(InputError, match="a guide for another model"):
         guide(model="another", log_ratio=CALIBRATION)
+
+
+class Memory(torch.nn.Module):
+    """Knows training examples from others, with noise of deviation 1 about logits 2 apart."""
+
+    def __init__(self, known):
+        super().__init__()
+        self.known = torch.nn.Parameter(known.flatten(1))
+        self.modes = []
+
+    def forward(self, x, sigma, label):
+        self.modes.append(self.training)
+        seen = torch.cdist(x.flatten(1), self.known).amin(1) < 0.1
+        rng = torch.Generator().manual_seed(len(x))
+        return 2.0 * seen + torch.randn(len(x), generator=rng)
+
+
+def test_a_discriminator_that_knows_training_examples_by_heart_overfits():
+    source = digits()
+    memory = Memory(source.reference("train", 2_000)[0])
+    assert overfitting(memory, source) == pytest.approx(NormalDist().cdf(2**0.5), abs=0.03)
+    assert memory.modes == [False, False] and memory.training
+    torch.manual_seed(0)
+    untrained = DcganDiscriminator(resolution=8, width=8)
+    before = torch.get_rng_state()
+    assert abs(overfitting(untrained, source, seed=3) - 0.5) < 4 * math.sqrt(1 / 6 / 256)
+    assert torch.equal(before, torch.get_rng_state())
+    assert overfitting(MlpDiscriminator(width=8), MixturePoints(mixture=ring(), name="r")) is None

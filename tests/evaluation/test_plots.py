@@ -132,3 +132,18 @@ def test_the_suffix_chooses_the_format(tmp_path, suffix, kind):
 def test_a_log_without_numbers_is_refused(tmp_path):
     with pytest.raises(ValueError, match="nothing to draw"):
         curves([{"step": 1, "note": "started"}], tmp_path / "curves.png")
+
+
+def test_the_best_evaluation_and_the_first_alarm_of_a_kind_are_marked(tmp_path):
+    log = [{"step": n, "discriminator": 0.7, "sliced_wasserstein": 1 / n} for n in (1, 2, 3, 4)]
+    log[1] |= {"best": 1.0, "alarm_collapse": 0.0}
+    log[2] |= {"best": 0.0, "alarm_collapse": 1.0, "alarm_stuck": 1.0}
+    log[3] |= {"alarm_collapse": 1.0}
+    curves(log, tmp_path / "curves.svg")
+    text = (tmp_path / "curves.svg").read_text()
+    assert text.count("<!-- best -->") == text.count("<!-- collapse, stuck -->") == 2  # panels
+    assert list(curve_panels([{"step": 1, "r1": 1.0}, *log])) == [
+        "losses",
+        "sliced_wasserstein",
+        "penalties",
+    ]

@@ -72,7 +72,7 @@ def test_a_run_leaves_settings_log_result_pictures_and_weights(finished):
     names = {path.name for path in finished.iterdir()} - {".lock"}
     assert names == {
         *("config.yaml", "log.jsonl", "result.json", "samples", "samples.png", "samples.webp"),
-        *("curves.png", "generator", "discriminator", "checkpoints"),
+        *("curves.png", "generator", "discriminator", "checkpoints", "best"),
     }
     config = yaml.safe_load((finished / "config.yaml").read_text())
     assert config["training"]["steps"] == 6 and config["data"]["path"] == "digits"
@@ -81,6 +81,7 @@ def test_a_run_leaves_settings_log_result_pictures_and_weights(finished):
     assert [row["step"] for row in rows] == [2, 4, 6, 6]
     assert {"discriminator", "adversarial", "r1", "r2", "generator"} <= rows[0].keys()
     assert "frechet_distance" in rows[-1]
+    assert rows[-1]["best"] == 1 and len(rows[-1]["shares"].split()) == 10
     result = json.loads((finished / "result.json").read_text())
     assert {type(value) for value in result.values()} <= {int, float}
     assert {"steps", "seconds", "images_per_second", "floor_kid", "class_reverse_kl"} <= set(result)

@@ -9,6 +9,7 @@ from hybridgen.metrics.modes import (
     mode_coverage,
     mode_distance,
     mode_histogram,
+    mode_shares,
     mode_statistics,
 )
 
@@ -130,3 +131,10 @@ def test_the_histogram_of_perfect_points_is_the_expected_one_and_both_sum_to_one
     assert float(observed.sum()) == pytest.approx(1)
     lost = mode_histogram(torch.tensor([[20.0], [math.nan]]), mixture)[0]
     assert lost.tolist() == [0] * 6 + [1]
+
+
+def test_shares_are_of_the_nearest_mode_whatever_the_quality_and_of_finite_points():
+    mixture = ring()
+    x = torch.cat([mixture.means[:2], 3 * mixture.means[:1], torch.tensor([[math.nan, 0.0]])])
+    assert mode_shares(x, mixture).tolist() == pytest.approx([2 / 3, 1 / 3, *[0] * 6])
+    assert mode_shares(x[3:], mixture).tolist() == [0] * 8
