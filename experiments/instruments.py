@@ -4,7 +4,9 @@
 divergences are exact: of the exact discriminator, of one that is too flat and noisy, and of trees
 that were trained. None may be two standard errors above the truth, but by chance. `gap`: the
 duality gap at moments of a training on a mixture, beside the divergence of the generator's samples
-and the bound that a fresh classifier proves: does it rank the moments as the truth does?
+and the bound that a fresh classifier proves: does it rank the moments as the truth does? `alarms`:
+trainings that are known to work and to fail; which of them raise an alarm, and how good is what the
+stopping rule chose?
 """
 
 import sys
@@ -12,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
+
+from instruments_alarms import figures_of_trainings, trainings
 
 from hybridgen.cli import command
 from hybridgen.data.settings import DataSettings
@@ -21,7 +25,7 @@ from hybridgen.settings import Count, Range, Seed, Settings, Weight
 from hybridgen.training.settings import AdversarialSettings, GanTraining, RunSettings, Threads
 
 MLP: Any = {"architecture": "mlp", "width": 128, "depth": 4}
-Row = dict[str, float]
+Row = dict[str, Any]
 Number = Annotated[int, Range(40, 1e5)]
 
 
@@ -37,9 +41,10 @@ class Instruments(Settings):
         worst_steps: of each worst-case player.
         perturbation: of the weights that the worst-case players of the second gap begin with.
         data: a mixture, for the gap: `ring` or `grid`.
+        seeds: trainings of each kind, for the alarms.
     """
 
-    what: Literal["certificate", "gap"] = "certificate"
+    what: Literal["certificate", "gap", "alarms"] = "certificate"
     seed: Seed = 0
     out: Path | None = None
     pairs: Annotated[int, Range(1, 1e5)] = 100
@@ -47,6 +52,7 @@ class Instruments(Settings):
     moments: Annotated[int, Range(3, 1_000)] = 12
     worst_steps: Count = 300
     perturbation: Weight = 0.1
+    seeds: Annotated[int, Range(1, 1_000)] = 20
     data: DataSettings = field(default_factory=lambda: DataSettings(path="ring"))
     generator: GeneratorSettings = field(default_factory=lambda: GeneratorSettings(latent=2, **MLP))
     discriminator: DiscriminatorSettings = field(
@@ -134,7 +140,7 @@ def gaps(settings: Instruments, accelerator: Any) -> Iterator[Row]:
     )
     noise = torch.randn(4 * settings.samples, latent, generator=rng_for("samples", seed))
     options = {"latent": latent, "steps": settings.worst_steps, "seed": seed}
-    options |= {"centred": adversarial.objective.relativistic}
+    options |= {"centred": bool(adversarial.objective.relativistic)}
     batches = batches_of(source, accelerator, batch=settings.training.batch, seed=seed)
     steps = train_gan(
         generator, adversarial, batches, settings.training, accelerator, latent=latent, seed=seed
@@ -164,6 +170,8 @@ def figures_of(rows: list[Row], what: str) -> Row:
     import numpy as np
     from scipy.stats import spearmanr
 
+    if what == "alarms":
+        return figures_of_trainings(rows)
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     if what == "certificate":
         excess = {name: each for name, each in columns.items() if "excess" in name}
@@ -193,7 +201,10 @@ def main(settings: Instruments) -> None:
     folder = settings.out or Path("runs", f"instruments-{what}", f"seed{seed}")
     accelerator = accelerator_for(folder, RunSettings(seed=seed, threads=settings.threads))
     # Nothing is measured before it is asked for: what is wrong is said before the folder is made.
-    measured = certificates(settings) if what == "certificate" else gaps(settings, accelerator)
+    if what == "alarms":
+        measured = trainings(settings.seeds, accelerator)
+    else:
+        measured = certificates(settings) if what == "certificate" else gaps(settings, accelerator)
     with Run(folder, settings, accelerator) as run:
         if finished(run):
             return
@@ -206,6 +217,8 @@ def main(settings: Instruments) -> None:
         if what == "certificate":
             kinds = ("exact", "flat", "trained")
             panels = {name: [f"{name}_{kind}" for kind in kinds] for name in ("jsd", "tv")}
+        elif what == "alarms":
+            panels = {"step": ["first_alarm"], "last_over_best": ["rule_over_best"]}
         else:
             quantities = ["duality_gap", "duality_gap_perturbed", "jsd_bound", "jsd"]
             panels = {"step": quantities, "reverse_kl": quantities[:2]}
