@@ -139,7 +139,7 @@ def gaps(settings: Instruments, accelerator: Any) -> Iterator[Row]:
         for part in ("train", "held_out")
     )
     noise = torch.randn(4 * settings.samples, latent, generator=rng_for("samples", seed))
-    options = {"latent": latent, "steps": settings.worst_steps, "seed": seed}
+    options: dict[str, Any] = {"latent": latent, "steps": settings.worst_steps, "seed": seed}
     options |= {"centred": bool(adversarial.objective.relativistic)}
     batches = batches_of(source, accelerator, batch=settings.training.batch, seed=seed)
     steps = train_gan(
