@@ -241,7 +241,7 @@ def best_step(rows: Rows) -> int | None:
 def ending(rows: Rows, settings: Alarms, stopping: Stopping) -> str:
     """Why the run should end with the last evaluation, in a sentence; empty if it should not."""
     history = evaluations(rows)
-    if settings.on and settings.stop and (raised := alarms(rows, settings)):
+    if settings.enabled and settings.stop and (raised := alarms(rows, settings)):
         return f"an alarm ends the run (alarms.stop true): {raised[0].sentence}"
     best = best_step(rows)
     steps = [entry["step"] for entry in history]

@@ -149,7 +149,7 @@ def monitored(
         # Not again after a resume; a figure's floor is in no other row.
         if not any(r["step"] == number and any(k.startswith("floor_") for k in r) for r in rows):
             figures = monitor.figures(step.average, settings.eval_samples)
-            if settings.alarms.on and figures and "discriminator" in step.state:
+            if settings.alarms.enabled and figures and "discriminator" in step.state:
                 options = {"seed": settings.seed, "accelerator": run.accelerator}
                 rank = overfitting(step.state["discriminator"], monitor.source, **options)
                 figures |= {} if rank is None else {"overfit_rank": rank}
@@ -205,7 +205,7 @@ def _record(
         figures["best"] = float(best_step(history) == number)
     if figures.get("best"):
         save_network(step.average, run.folder / "best", network)
-    if settings.alarms.on and figures:
+    if settings.alarms.enabled and figures:
         raised = alarms(history, settings.alarms)
         figures |= {f"alarm_{kind}": float(kind in [a.kind for a in raised]) for kind in ADVICE}
         before = evaluations(rows)[-1:]

@@ -24,7 +24,7 @@ class Alarms(Settings):
     """When a training is said to go wrong, and whether it ends then.
 
     Attributes:
-        on: look at every evaluation.
+        enabled: look at every evaluation.
         stop: end the run at the first alarm, as a finished one.
         patience: evaluations that a young training has before it is compared with what it should
             be, and without progress after which it is stuck.
@@ -36,7 +36,7 @@ class Alarms(Settings):
             held-out one, of which .5 is right.
     """
 
-    on: bool = True
+    enabled: bool = True
     stop: bool = False
     patience: Interval = 3
     collapse: Share = 0.5
