@@ -32,7 +32,12 @@ CLASSES = {
         "seeds": "Seeds",
         "features": "FeatureExperiment",
     },
-    **{"benchmark": "Benchmark", "endurance": "Endurance", "distill": "Distill"},
+    **{
+        "benchmark": "Benchmark",
+        "endurance": "Endurance",
+        "distill": "Distill",
+        "lecture": "Lecture",
+    },
 }
 RUNS = ["--threads", "1", "--training.steps", "2", "--training.batch", "8", "--log_every", "1"]
 ARGUMENTS = {
@@ -59,6 +64,7 @@ ARGUMENTS = {
     "features": ["--training.steps", "2", "--training.batch", "8", "--log_every", "1"],
     "benchmark": [],
     "endurance": [],
+    "lecture": ["--effort", "0.01", "--statements", "[modes]"],
 }
 MADE = ("gan", "autoencoder", "guide", "distill", "compare", "features", "seeds")
 """Scripts whose whole folders are made here; the others share their parts."""
