@@ -10,6 +10,7 @@ from lecture_parts import (
     FAKE,
     INK,
     MUTED,
+    ONE_OF_TWO,
     Check,
     Statement,
     axes_of,
@@ -135,7 +136,6 @@ def modes(settings: "Lecture") -> Statement:
         y = gaussian((1, mean, std)).log_density(x[::9, None]).exp()
         axes.plot(x[::9], y, dash, color=colour, lw=2.2, label=labels[name])
     axes.set_ylim(0, 1.15)
-    half = 0.25 * math.log(2 / 3) + 0.25 * math.log(2) + 0.5 * math.log(4 / 3)
     return Statement(
         name="modes",
         short="seek or cover",
@@ -159,7 +159,7 @@ def modes(settings: "Lecture") -> Statement:
                 tolerance=0.01,
             ),
             Check("JSD: mean", fits["jsd"][0], 3, tolerance=0.05),
-            Check("JSD: one of two modes", fits["jsd"][2], half, tolerance=0.01),
+            Check("JSD: one of two modes", fits["jsd"][2], ONE_OF_TWO, tolerance=0.01),
         ),
         panels=(panel(axes, "fits", "Best Gaussians; those that seek take either mode."),),
     )

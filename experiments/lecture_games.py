@@ -1,7 +1,7 @@
 """Statements about playing the game: steps in turn, losses that swing, modes that are lost."""
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from lecture_parts import (
@@ -11,6 +11,7 @@ from lecture_parts import (
     INK,
     LOG4,
     MUTED,
+    ONE_OF_TWO,
     Check,
     Statement,
     axes_of,
@@ -27,6 +28,7 @@ from hybridgen.maths import objectives
 from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.metrics.divergences import histogram_divergences
 from hybridgen.networks.mlp import MlpDiscriminator
+from hybridgen.report.text import number
 
 if TYPE_CHECKING:
     from lecture import Lecture
@@ -75,9 +77,9 @@ def normal_quantiles(count: int) -> Tensor:
     return torch.special.ndtri(levels)[:, None].float()
 
 
-def snapshot(step: int, losses: dict, players: tuple[nn.Module, nn.Module], p: Tensor) -> Snapshot:
+def snapshot(step: int, losses: dict, networks: tuple[nn.Module, nn.Module], p: Tensor) -> Snapshot:
     """How things stand; the JSD is that of the cells, which is at most that of the densities."""
-    generator, discriminator = players
+    generator, discriminator = networks
     with torch.no_grad():
         x = generator(normal_quantiles(20_000))[:, 0].double()
         places = generator(normal_quantiles(25))[:, 0]
@@ -89,15 +91,18 @@ def snapshot(step: int, losses: dict, players: tuple[nn.Module, nn.Module], p: T
 
 
 def played(
-    settings: "Lecture", mixture: GaussianMixture, steps: int, every: int, **options: object
+    settings: "Lecture", mixture: GaussianMixture, steps: int, every: int, **options: Any
 ) -> list[Snapshot]:
     """Snapshots of a game on a line, before it and after every so many steps."""
-    players = (LineGenerator(), MlpDiscriminator(dimension=1, width=32, depth=2, activation="silu"))
+    networks = (
+        LineGenerator(),
+        MlpDiscriminator(dimension=1, width=32, depth=2, activation="silu"),
+    )
     p = cell_shares(mixture)
-    shots = [snapshot(0, {}, players, p)]
-    for step in game(settings, mixture, players, steps=steps, latent=1, **options):
+    shots = [snapshot(0, {}, networks, p)]
+    for step in game(settings, mixture, networks, steps=steps, latent=1, **options):
         if step.number % every == 0:
-            shots.append(snapshot(step.number, dict(step.losses), players, p))
+            shots.append(snapshot(step.number, dict(step.losses), networks, p))
     return shots
 
 
@@ -123,8 +128,8 @@ def play(settings: "Lecture") -> Statement:
     axes.axhline(-0.55, color=MUTED, lw=1)
     axes.text(-4.4, -0.53, "noise z", color=MUTED, va="bottom")
     noise, cell = normal_quantiles(25)[:, 0].tolist(), float(EDGES[1] - EDGES[0])
-    for number, shot in enumerate(shots):
-        gid = frame(number, len(shots))
+    for place, shot in enumerate(shots):
+        gid = frame(place, len(shots))
         arrows = [
             [(z, -0.55), (x, -0.03)] for z, x in zip(noise, shot.places.tolist(), strict=True)
         ]
@@ -138,7 +143,7 @@ def play(settings: "Lecture") -> Statement:
     return Statement(
         name="play",
         short="the game",
-        title="Two players move in turn, on minibatches, until D is 1/2",
+        title="Two networks move in turn, on minibatches, until D is 1/2",
         at="11:22",
         sentence="The discriminator steps up its objective on m real and m generated samples, then "
         "the generator steps down it through the discriminator: its arrows z to x move to where "
@@ -184,13 +189,14 @@ def losses(settings: "Lecture") -> Statement:
     both = {name: torch.tensor([s.losses[name] for s in shots]) for name in shots[0].losses}
     late = slice(len(shots) // 4, None)
     r = float(torch.corrcoef(torch.stack([both["generator"][late], jsd[late]]))[0, 1])
-    drawn = axes_of("step", "loss (nats)")
+    drawn = axes_of("step", "loss (nats)", ylim=(0.6, 1.75))
     drawn.plot(at, both["discriminator"], color=ANSWER, lw=1.4, label="discriminator")
     drawn.plot(at, both["generator"], "--", color=FAKE, lw=1.4, label="generator")
     for level in (LOG4, LOG4 / 2):
         drawn.axhline(level, color=MUTED, ls=":")
     true = axes_of("step", "JSD(p, q) (nats)", ylim=(0, math.log(2)))
-    true.plot(at, jsd, color=INK, lw=1.4)
+    true.plot(at, jsd, color=INK, lw=1.4, label="exact")
+    true.axhline(ONE_OF_TWO, color=MUTED, ls=":", label="one of two modes")
     cloud = axes_of("generator's loss (nats)", "JSD(p, q) (nats)")
     cloud.plot(both["generator"][late], jsd[late], "o", color=INK, alpha=0.5, markersize=5)
     swing = float(both["generator"][late].max() - both["generator"][late].min())
@@ -200,7 +206,7 @@ def losses(settings: "Lecture") -> Statement:
         title="The losses oscillate and do not tell how good the samples are",
         at="19:11",
         sentence="Without penalties the players chase each other; the generator's loss "
-        f"correlates with the true divergence by {r:.2f}, where a loss to steer by would reach 1.",
+        f"correlates with the true divergence by {number(r, 2)}; one to steer by would reach 1.",
         checks=(
             Check("correlation of the generator's loss with the JSD", r, 0.7, 0.0, "at most "),
             Check(
@@ -215,7 +221,9 @@ def losses(settings: "Lecture") -> Statement:
             panel(drawn, "losses-drawn", "Losses; dotted: their values at the optimum."),
             panel(true, "losses-jsd", "The true divergence at the same steps."),
             panel(
-                cloud, "losses-cloud", f"One against the other, last three quarters: r = {r:.2f}."
+                cloud,
+                "losses-cloud",
+                f"The last three quarters of steps: r = {number(r, 2)}.",
             ),
         ),
     )

@@ -1,4 +1,4 @@
-"""What a statement of the lecture is made of: checks, panels, and two players on a line."""
+"""What a statement of the lecture is made of: checks, panels, and games on a line."""
 
 import math
 import re
@@ -34,6 +34,8 @@ DATA, FAKE, ANSWER = LIGHT["kind-1"], LIGHT["kind-2"], LIGHT["kind-0"]
 """Colours of data, of generated samples, and of what a discriminator says."""
 MUTED, INK = LIGHT["muted"], LIGHT["ink"]
 LOG4 = math.log(4)
+ONE_OF_TWO = math.log(2 / 3) / 4 + math.log(2) / 4 + math.log(4 / 3) / 2
+"""JSD in nats of two equal modes, far apart, and one of them: to the mixture, of 3/4 and 1/4."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,13 @@ def panel(
     name: str,
     caption: str,
     *,
-    place: str = "best",
+    place: Literal["best", "upper left"] = "best",
     frames: int = 0,
     seconds: float = 0.2,
 ) -> Panel:
     """What was drawn, as a part of the page; `place` is the legend's."""
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=10, loc=place, handlelength=1.6, borderaxespad=0.2)
+        axes.legend(fontsize=11, loc=place, handlelength=1.6, borderaxespad=0.2)
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":  # powers would be written as formulas
             axis.set_major_formatter(lambda value, _: number(value))
@@ -176,7 +178,7 @@ def logit_of(discriminator: nn.Module, x: Tensor) -> Tensor:
 def game(
     settings: "Lecture",
     mixture: GaussianMixture,
-    players: Sequence[nn.Module],
+    networks: Sequence[nn.Module],
     objective: Objective,
     *,
     steps: int,
@@ -186,7 +188,7 @@ def game(
     batch: int = 256,
 ) -> Iterator[Step]:
     """The package's GAN training of a generator and a discriminator on a mixture."""
-    generator, discriminator = players
+    generator, discriminator = networks
     accelerator = Accelerator(cpu=True)
     start, end = penalty
     training = GanTraining(

@@ -1,7 +1,7 @@
 """Mode collapse, on eight Gaussians on a ring."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from lecture_parts import (
@@ -39,11 +39,11 @@ class Coverage(NamedTuple):
     points: Tensor
 
 
-def ahead(settings: "Lecture", players: Sequence[nn.Module], steps: int) -> Iterator[int]:
+def ahead(settings: "Lecture", networks: Sequence[nn.Module], steps: int) -> Iterator[int]:
     """The same two steps, but the generator takes fifteen to the discriminator's one."""
-    generator, discriminator = players
+    generator, discriminator = networks
     loss, rng = AdversarialLoss(discriminator, objectives.non_saturating), rng_for(settings.seed)
-    moves = [torch.optim.Adam(net.parameters(), 1e-3, (0.5, 0.99)) for net in players]
+    moves = [torch.optim.Adam(net.parameters(), 1e-3, (0.5, 0.99)) for net in networks]
 
     def latents() -> Tensor:
         return torch.randn(256, 2, generator=rng)
@@ -64,22 +64,22 @@ def ahead(settings: "Lecture", players: Sequence[nn.Module], steps: int) -> Iter
 def circled(settings: "Lecture", name: str) -> list[Coverage]:
     """A game on a ring of eight: "in turn" as the package plays it, or with one player "ahead"."""
     torch.manual_seed(settings.seed)
-    players = (MlpGenerator(width=64, depth=3), MlpDiscriminator(width=64, depth=3))
+    networks = (MlpGenerator(width=64, depth=3), MlpDiscriminator(width=64, depth=3))
     if name == "ahead":
         steps = settings.scaled(400, 8)
-        numbers = ahead(settings, players, steps)
+        numbers = ahead(settings, networks, steps)
     else:
         steps = settings.scaled(800, 8)
-        options = {"rate": (1e-3, 1e-4), "penalty": (0.1, 0.01)}
+        options: dict[str, Any] = {"rate": (1e-3, 1e-4), "penalty": (0.1, 0.01)}
         played = game(
-            settings, RING, players, objectives.relativistic, steps=steps, latent=2, **options
+            settings, RING, networks, objectives.relativistic, steps=steps, latent=2, **options
         )
         numbers = (step.number for step in played)
     shots, noise, every = [], torch.randn(1_000, 2), max(1, steps // 40)
     for number in numbers:
         if number % every == 0:
             with torch.no_grad():
-                points = players[0](noise)
+                points = networks[0](noise)
             nearest = torch.cdist(points.double(), RING.means).argmin(dim=1)
             shares = torch.bincount(nearest, minlength=8) / len(points)
             shots.append(Coverage(number, shares, points[:200]))
@@ -95,10 +95,11 @@ def collapse(settings: "Lecture") -> Statement:
     runs, panels = {name: circled(settings, name) for name in captions}, []
     for name, shots in runs.items():
         axes = axes_of("x", "y", height=360, xlim=(-2.2, 2.2), ylim=(-2.2, 2.2))
-        axes.plot(*RING.means.T, "o", color=DATA, markersize=15, alpha=0.35)
+        axes.plot(RING.means[:, 0], RING.means[:, 1], "o", color=DATA, markersize=15, alpha=0.35)
         for place, shot in enumerate(shots):
             gid = frame(place, len(shots))
-            dots(axes, *shot.points.clamp(-2.2, 2.2).T, FAKE, gid)
+            x, y = shot.points.clamp(-2.2, 2.2).T
+            dots(axes, x, y, FAKE, gid)
             axes.text(2.15, 2.0, f"step {shot.step}", ha="right", gid=gid)
         label = f"ring-{name.replace(' ', '-')}"
         panels.append(panel(axes, label, captions[name], frames=len(shots)))

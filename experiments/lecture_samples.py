@@ -121,13 +121,11 @@ def samples(settings: "Lecture") -> Statement:
             rng = rng_for("bound", settings.seed, size, repeat)
             torch.manual_seed(repeat)
             parts = [m.sample(size, rng)[0] for m in (real, fake)]
-            train, test = (
-                [part[rows] for part in parts] for rows in (slice(0, size, 2), slice(1, size, 2))
-            )
+            p, q, *test = (part[half::2] for half in (0, 1) for part in parts)
             steps = settings.scaled(120)
-            trained = classifier(*train, settings, steps=steps, batch=min(size // 2, 512))
+            trained = classifier(p, q, settings, steps=steps, batch=min(size // 2, 512))
             bounds.append(certificate(*(logit_of(trained, x) for x in test)).value)
-            each = mixture_divergences(real, fake, lambda p, d=trained: logit_of(d, p))
+            each = mixture_divergences(real, fake, lambda x, d=trained: logit_of(d, x))
             truths.append((each["value_of_logit"].value + LOG4) / 2)
         held.append(bounds)
         reached.append(truths)
@@ -144,7 +142,7 @@ def samples(settings: "Lecture") -> Statement:
         title="Only samples are needed, never a likelihood",
         at="10:19",
         sentence="A classifier trained on half of the samples and scored on the other half bounds "
-        "the JSD from below, and the bound rises to it as samples are added.",
+        "the JSD from below: the bound's expectation rises to it as samples are added.",
         checks=(
             Check(
                 f"mean held-out bound of {sizes[-1]} samples",
@@ -152,7 +150,12 @@ def samples(settings: "Lecture") -> Statement:
                 exact,
                 tolerance=0.02,
             ),
-            Check(f"the same of {sizes[0]} samples", float(means[0]), exact, relation="at most "),
+            Check(
+                f"mean expectation of classifiers of {sizes[0]} samples",
+                float(worth[0]),
+                exact - 0.01,
+                relation="at most ",
+            ),
             Check(
                 "greatest expectation of all classifiers",
                 max(map(max, reached)),

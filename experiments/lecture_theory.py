@@ -94,7 +94,7 @@ def value(settings: "Lecture") -> Statement:
     left = [mixture_divergences(STANDARD, gaussian((1, mu, 1)))["value"].value for mu in shifts]
     axes = axes_of("shift \u03bc", "value of the game (nats)", xlim=(-0.1, 5))
     axes.plot(shifts, right, color=INK, lw=2, label="2 JSD \u2212 log 4")
-    axes.plot(values.keys(), values.values(), "o", color=ANSWER, label="trained D")
+    axes.plot(list(values), list(values.values()), "o", color=ANSWER, label="trained D")
     axes.axhline(-LOG4, color=MUTED, ls="--", label="\u2212log 4")
     difference = max(abs(x - y) for x, y in zip(left, right, strict=True))
     return Statement(

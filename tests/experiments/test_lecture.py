@@ -137,6 +137,14 @@ class Reader(HTMLParser):
         self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
 
 
+def test_of_two_modes_one_is_as_far_from_both_as_histograms_say(modules):
+    parts = modules["lecture_parts"]
+    both, one = torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0])
+    jsd = modules["lecture_divergences"].histogram_divergences(both, one)["jsd"]
+    assert jsd == pytest.approx(parts.ONE_OF_TWO, abs=1e-9)
+    assert jsd == pytest.approx(0.216, abs=5e-4)  # 4 of 8 modes kept
+
+
 def test_a_page_of_all_statements_stands_alone_and_its_figures_are_flat(modules, tmp_path, capsys):
     script = modules["lecture"]
     argv = ["--out", str(tmp_path / "run"), "--effort", "0.01"]
