@@ -1,7 +1,10 @@
-"""From a comparison to the text of its page, and to a file."""
+"""From a comparison to the text of its page, and to a file; and how any page is filled."""
 
 import re
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -11,7 +14,7 @@ from hybridgen.files import write_atomically
 from hybridgen.metrics.registry import metric_of
 from hybridgen.report import charts, findings, svg, tables
 from hybridgen.report.ranking import ranked
-from hybridgen.report.text import grouped
+from hybridgen.report.text import grouped, number
 
 Cards = list[charts.Card]
 
@@ -23,25 +26,17 @@ def write_page(comparison: Comparison, path: Path) -> None:
 
 def render(comparison: Comparison) -> str:
     """The text of the page."""
-    environment = Environment(
-        loader=PackageLoader("hybridgen.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     facts = {"features": comparison.features, "samples a row": comparison.samples}
     trainings = enumerate(comparison.models)
-    environment.filters |= {"grouped": grouped, "bold": _bold}
     galleries = {
         "samples": charts.pictures(comparison, "picture", comparison.quality),
         "classes": charts.histograms(comparison),
         "neighbours": charts.pictures(comparison, "neighbours", "memorisation"),
     }
-    return environment.get_template("page.html").render(
+    return filled(
+        "page.html",
         comparison=comparison,
         facts={**comparison.data, **facts},
-        themes=(svg.LIGHT, svg.DARK),
         keys=svg.keys(comparison.rows),
         charts={price: charts.charts(comparison, price) for price in ("seconds", "calls")},
         galleries={name: _gallery(comparison, cards) for name, cards in galleries.items()},
@@ -50,6 +45,27 @@ def render(comparison: Comparison) -> str:
         tables=tables,
         metrics=[metric_of(name) for name in metrics_of(comparison)],
     )
+
+
+def filled(template: str, **values: Any) -> str:
+    """The text of a page, in the colours of both themes; `values` are what its template names."""
+    environment = Environment(
+        loader=PackageLoader("hybridgen.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"grouped": grouped, "bold": _bold, "css": _css}
+    digits = {"figure": partial(number, digits=4), "tolerance": partial(number, digits=1)}
+    environment.filters |= digits
+    themes = (svg.LIGHT, svg.DARK)
+    return environment.get_template(template).render(themes=themes, **values)
+
+
+def _css(colours: Mapping[str, str]) -> str:
+    """Colours by name, as variables of a style."""
+    return "".join(f"--{name}: {code}; " for name, code in colours.items())
 
 
 def _gallery(comparison: Comparison, cards: Cards) -> tuple[Cards, Cards]:

@@ -33,7 +33,7 @@ CLASSES = {
         "features": "FeatureExperiment",
     },
     **{"benchmark": "Benchmark", "endurance": "Endurance", "distill": "Distill"},
-    **{"instruments": "Instruments"},
+    **{"instruments": "Instruments", "lecture": "Lecture"},
 }
 RUNS = ["--threads", "1", "--training.steps", "2", "--training.batch", "8", "--log_every", "1"]
 ARGUMENTS = {
@@ -61,6 +61,7 @@ ARGUMENTS = {
     "benchmark": [],
     "endurance": [],
     "instruments": ["--pairs", "1", "--samples", "40"],
+    "lecture": ["--effort", "0.01", "--statements", "[modes]"],
 }
 MADE = ("gan", "autoencoder", "guide", "distill", "compare", "features", "seeds")
 """Scripts whose whole folders are made here; the others share their parts."""

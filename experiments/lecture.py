@@ -1,0 +1,99 @@
+"""The lecture as one page, statement by statement: `python experiments/lecture.py`.
+
+Each statement is a sentence, numbers beside their closed forms, and pictures, all computed here.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from tqdm import tqdm
+
+from hybridgen.cli import command
+from hybridgen.settings import Range, Seed, Settings
+from hybridgen.training.settings import RunSettings, Threads
+
+Name = Literal[
+    "sampler",
+    "discriminator",
+    "value",
+    "divergences",
+    "optimum",
+    "samples",
+    "play",
+    "modes",
+    "losses",
+    "collapse",
+]
+"""Of the statements, in the lecture's order; each is a function of one of the modules below."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lecture(Settings):
+    """Settings of `experiments/lecture.py`.
+
+    Attributes:
+        statements: names of those to make, in the lecture's order; all if not given.
+        effort: of trainings and of samples, as a share of the usual; less is for trials.
+        out: the folder of `lecture.html` and `result.json`.
+        threads: of torch on the CPU; networks as small as these are fastest with one.
+    """
+
+    statements: tuple[Name, ...] | None = None
+    effort: Annotated[float, Range(0, 10, "(]")] = 1.0
+    seed: Seed = 0
+    out: Path = Path("runs/lecture")
+    threads: Threads = 1
+
+    def scaled(self, usual: int, least: int = 2) -> int:
+        """A number of steps or samples at this effort."""
+        return max(least, round(self.effort * usual))
+
+
+def main(settings: Lecture) -> None:
+    # Imported once the arguments are read: these take seconds.
+    import lecture_divergences
+    import lecture_games
+    import lecture_ring
+    import lecture_samples
+    import lecture_theory
+    import torch
+    from matplotlib import rc_context
+
+    from hybridgen.files import write_atomically
+    from hybridgen.report.page import filled
+    from hybridgen.report.svg import LOOK
+    from hybridgen.training.run import Run
+    from hybridgen.training.setup import accelerator_for
+
+    modules = (lecture_samples, lecture_theory, lecture_divergences, lecture_games, lecture_ring)
+    out = settings.out
+    accelerator = accelerator_for(out, RunSettings(seed=settings.seed, threads=settings.threads))
+    names = settings.statements or get_args(Name)
+    figures, statements, costs = {}, [], {}
+    with Run(out, settings, accelerator) as run, rc_context(LOOK):
+        for name in tqdm(names, unit="statement"):
+            make = next(getattr(module, name) for module in modules if hasattr(module, name))
+            start = time.process_time()
+            torch.manual_seed(settings.seed)
+            statements.append(make(settings))
+            costs[name] = time.process_time() - start
+            for check in statements[-1].checks:
+                key = f"{name}/{check.key}"
+                figures[key], figures[f"{key}_truth"] = check.measured, check.truth
+                figures[f"{key}_holds"] = float(check.holds)
+            figures[f"{name}/cpu_seconds"] = costs[name]
+        words = " ".join(["python", "experiments/lecture.py", *sys.argv[1:]])
+        facts = {"CPU seconds": f"{sum(costs.values()):.0f}", "seed": str(settings.seed)}
+        page = filled(
+            "lecture.html", statements=statements, seconds=costs, command=words, facts=facts
+        )
+        write_atomically(out / "lecture.html", page)
+        run.finish({**figures, "seconds": run.seconds})
+    print(f"the page is {out / 'lecture.html'}")
+
+
+if __name__ == "__main__":
+    sys.exit(command(main, Lecture, description=__doc__ or ""))

@@ -1,0 +1,229 @@
+"""Statements about playing the game: steps in turn, losses that swing, modes that are lost."""
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from lecture_parts import (
+    ANSWER,
+    DATA,
+    FAKE,
+    INK,
+    LOG4,
+    MUTED,
+    ONE_OF_TWO,
+    Check,
+    Statement,
+    axes_of,
+    frame,
+    game,
+    gaussian,
+    logit_of,
+    panel,
+)
+from matplotlib.collections import LineCollection
+from torch import Tensor, nn
+
+from hybridgen.maths import objectives
+from hybridgen.maths.mixtures import GaussianMixture
+from hybridgen.metrics.divergences import histogram_divergences
+from hybridgen.networks.mlp import MlpDiscriminator
+from hybridgen.report.text import number
+
+if TYPE_CHECKING:
+    from lecture import Lecture
+
+EDGES = torch.linspace(-6, 6, 241, dtype=torch.float64)
+CENTRES = (EDGES[1:] + EDGES[:-1]) / 2
+
+
+class LineGenerator(nn.Module):
+    """`x = shift + slope z + sum_k v_k tanh(w_k z + c_k)`, smooth, so that its density is:
+    `[b 1] -> [b 1]`."""
+
+    def __init__(self, width: int = 16, shift: float = 2.5, slope: float = 0.5) -> None:
+        super().__init__()
+        self.line, self.hidden, self.out = nn.Linear(1, 1), nn.Linear(1, width), nn.Linear(width, 1)
+        nn.init.constant_(self.line.weight, slope)
+        nn.init.constant_(self.line.bias, shift)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.line(z) + self.out(torch.tanh(2 * self.hidden(z)))
+
+
+class Snapshot(NamedTuple):
+    """A game on a line at one step: shares of generated samples in the cells of `EDGES`, the
+    probability of "real" at `CENTRES`, where evenly spread noise goes, losses, and the JSD."""
+
+    step: int
+    shares: Tensor
+    probability: Tensor
+    places: Tensor
+    losses: dict[str, float]
+    jsd: float
+
+
+def cell_shares(mixture: GaussianMixture) -> Tensor:
+    """Probabilities of the cells of `EDGES` `[n]`, exactly."""
+    z = (EDGES[:, None] - mixture.means[:, 0]) / mixture.stds
+    return (mixture.weights * torch.special.ndtr(z)).sum(dim=1).diff()
+
+
+def normal_quantiles(count: int) -> Tensor:
+    """Noise of equal probability each, `[count 1]`: the expectation without a draw."""
+    levels = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    return torch.special.ndtri(levels)[:, None].float()
+
+
+def snapshot(step: int, losses: dict, networks: tuple[nn.Module, nn.Module], p: Tensor) -> Snapshot:
+    """How things stand; the JSD is that of the cells, which is at most that of the densities."""
+    generator, discriminator = networks
+    with torch.no_grad():
+        x = generator(normal_quantiles(20_000))[:, 0].double()
+        places = generator(normal_quantiles(25))[:, 0]
+    shares = torch.histogram(x.clamp(-5.999, 5.999), EDGES).hist / len(x)
+    probability = logit_of(discriminator, CENTRES[:, None]).sigmoid()
+    return Snapshot(
+        step, shares, probability, places, losses, histogram_divergences(p, shares)["jsd"]
+    )
+
+
+def played(
+    settings: "Lecture", mixture: GaussianMixture, steps: int, every: int, **options: Any
+) -> list[Snapshot]:
+    """Snapshots of a game on a line, before it and after every so many steps."""
+    networks = (
+        LineGenerator(),
+        MlpDiscriminator(dimension=1, width=32, depth=2, activation="silu"),
+    )
+    p = cell_shares(mixture)
+    shots = [snapshot(0, {}, networks, p)]
+    for step in game(settings, mixture, networks, steps=steps, latent=1, **options):
+        if step.number % every == 0:
+            shots.append(snapshot(step.number, dict(step.losses), networks, p))
+    return shots
+
+
+def play(settings: "Lecture") -> Statement:
+    """The lecture's own picture, moving."""
+    data = gaussian((0.6, -1.6, 0.5), (0.4, -0.2, 0.7))
+    steps = settings.scaled(320, 8)
+    shots = played(
+        settings,
+        data,
+        steps,
+        max(1, steps // 40),
+        objective=objectives.non_saturating,
+        rate=(1e-2, 3e-4),
+        penalty=(0.05, 0.02),
+    )
+    last, p = shots[-1], data.log_density(CENTRES[:, None]).exp()
+    axes = axes_of("x", "density and D(x)", height=340, xlim=(-4.5, 4.5), ylim=(-0.62, 1.05))
+    axes.set_yticks([0, 0.5, 1])
+    axes.plot(CENTRES, p, color=DATA, lw=2.2, label="data p")
+    axes.plot([], [], "--", color=FAKE, lw=2.2, label="generator q")
+    axes.plot([], [], ":", color=ANSWER, lw=2.2, label="D(x)")
+    axes.axhline(-0.55, color=MUTED, lw=1)
+    axes.text(-4.4, -0.53, "noise z", color=MUTED, va="bottom")
+    noise, cell = normal_quantiles(25)[:, 0].tolist(), float(EDGES[1] - EDGES[0])
+    for place, shot in enumerate(shots):
+        gid = frame(place, len(shots))
+        arrows = [
+            [(z, -0.55), (x, -0.03)] for z, x in zip(noise, shot.places.tolist(), strict=True)
+        ]
+        axes.add_collection(LineCollection(arrows, colors=FAKE, linewidths=0.7, alpha=0.6, gid=gid))
+        axes.plot(CENTRES, shot.shares / cell, "--", color=FAKE, lw=2.2, gid=gid)
+        axes.plot(CENTRES, shot.probability, ":", color=ANSWER, lw=2.2, gid=gid)
+        axes.text(4.4, 0.98, f"step {shot.step}", ha="right", gid=gid)
+    middle = (p.cumsum(0) * cell > 0.01) & (p.cumsum(0) * cell < 0.99)
+    curve = axes_of("step", "JSD(p, q) (nats)", height=340, yscale="log")
+    curve.plot([s.step for s in shots], [s.jsd for s in shots], color=INK, lw=2)
+    return Statement(
+        name="play",
+        short="the game",
+        title="Two networks move in turn, on minibatches, until D is 1/2",
+        at="11:22",
+        sentence="The discriminator steps up its objective on m real and m generated samples, then "
+        "the generator steps down it through the discriminator: its arrows z to x move to where "
+        "D says \u201creal\u201d, until both curves are one.",
+        checks=(
+            Check("JSD at the start", shots[0].jsd, 0.5, 0.0, "at least "),
+            Check("JSD at the end", last.jsd, 0, 0.02),
+            Check(
+                "greatest |D \u2212 1/2| over the middle 98 % of the data",
+                float((last.probability - 0.5).abs()[middle].max()),
+                0,
+                0.1,
+            ),
+        ),
+        panels=(
+            panel(
+                axes,
+                "line-game",
+                "Arrows from noise z below to samples x above.",
+                place="upper left",
+                frames=len(shots),
+            ),
+            panel(curve, "line-jsd", "How far apart they are, computed from the densities."),
+        ),
+        note="Gradient penalties on both sides (R1, R2), without which it need not settle: next.",
+    )
+
+
+def losses(settings: "Lecture") -> Statement:
+    """Losses beside the divergence that they should tell."""
+    data = gaussian((0.5, -2, 0.4), (0.5, 2, 0.4))
+    steps = settings.scaled(450, 40)
+    shots = played(
+        settings,
+        data,
+        steps,
+        max(1, steps // 100),
+        objective=objectives.non_saturating,
+        rate=(3e-2, None),
+    )[1:]
+    at = [s.step for s in shots]
+    jsd = torch.tensor([s.jsd for s in shots])
+    both = {name: torch.tensor([s.losses[name] for s in shots]) for name in shots[0].losses}
+    late = slice(len(shots) // 4, None)
+    r = float(torch.corrcoef(torch.stack([both["generator"][late], jsd[late]]))[0, 1])
+    drawn = axes_of("step", "loss (nats)", ylim=(0.6, 1.75))
+    drawn.plot(at, both["discriminator"], color=ANSWER, lw=1.4, label="discriminator")
+    drawn.plot(at, both["generator"], "--", color=FAKE, lw=1.4, label="generator")
+    for level in (LOG4, LOG4 / 2):
+        drawn.axhline(level, color=MUTED, ls=":")
+    true = axes_of("step", "JSD(p, q) (nats)", ylim=(0, math.log(2)))
+    true.plot(at, jsd, color=INK, lw=1.4, label="exact")
+    true.axhline(ONE_OF_TWO, color=MUTED, ls=":", label="one of two modes")
+    cloud = axes_of("generator's loss (nats)", "JSD(p, q) (nats)")
+    cloud.plot(both["generator"][late], jsd[late], "o", color=INK, alpha=0.5, markersize=5)
+    swing = float(both["generator"][late].max() - both["generator"][late].min())
+    return Statement(
+        name="losses",
+        short="losses",
+        title="The losses oscillate and do not tell how good the samples are",
+        at="19:11",
+        sentence="Without penalties the players chase each other; the generator's loss "
+        f"correlates with the true divergence by {number(r, 2)}; one to steer by would reach 1.",
+        checks=(
+            Check("correlation of the generator's loss with the JSD", r, 0.7, 0.0, "at most "),
+            Check(
+                "swing of the generator's loss in the last three quarters",
+                swing,
+                0.3,
+                0.0,
+                "at least ",
+            ),
+        ),
+        panels=(
+            panel(drawn, "losses-drawn", "Losses; dotted: their values at the optimum."),
+            panel(true, "losses-jsd", "The true divergence at the same steps."),
+            panel(
+                cloud,
+                "losses-cloud",
+                f"The last three quarters of steps: r = {number(r, 2)}.",
+            ),
+        ),
+    )

@@ -1,0 +1,177 @@
+"""The lecture's page: its numbers against values worked out elsewhere, and a small one in full."""
+
+import importlib
+import json
+import math
+import sys
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from experiments.conftest import EXPERIMENTS
+
+from hybridgen.cli import command
+
+NORMALS = {0: -1.3863, 0.5: -1.3257, 1: -1.1635, 2: -0.7126, 4: -0.1209}
+"""The value of the game of N(0, 1) and N(mu, 1) with the best discriminator."""
+
+
+@pytest.fixture(scope="module")
+def modules():
+    sys.path.insert(0, str(EXPERIMENTS))
+    parts = ("parts", "samples", "theory", "divergences", "games", "ring")
+    names = ["lecture", *(f"lecture_{part}" for part in parts)]
+    yield {name: importlib.import_module(name) for name in names}
+    sys.path.remove(str(EXPERIMENTS))
+    for name in names:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def theory(modules):
+    return modules["lecture_theory"]
+
+
+@pytest.fixture
+def samples(modules):
+    return modules["lecture_samples"]
+
+
+@pytest.fixture
+def games(modules):
+    return modules["lecture_games"]
+
+
+def quick(modules, **values):
+    return modules["lecture"].Lecture(effort=0.02, **values)
+
+
+def values(statement):
+    return {check.key: check.measured for check in statement.checks}
+
+
+def test_the_folding_network_is_the_fold_and_its_density_integrates_to_one(samples):
+    z = torch.linspace(-4, 4, 81)[:, None]
+    torch.testing.assert_close(samples.folding_network()(z), (z.abs() - 1).abs())
+    x = torch.linspace(0, 9, 90_001, dtype=torch.float64)
+    mass = torch.trapezoid(samples.folded_density(x), x)
+    # The jump at 1 costs the trapezoid rule half a step of it.
+    assert float(mass) == pytest.approx(1, abs=1e-4)
+    branch = torch.trapezoid(samples.folded_density(x, branches=False), x)
+    assert float(branch) == pytest.approx(0.158655, abs=1e-6)
+
+
+def test_twice_the_jsd_by_the_two_kls_is_the_value_of_the_game(theory):
+    for mu, value in NORMALS.items():
+        assert theory.two_jsd(mu) - math.log(4) == pytest.approx(value, abs=5e-5)
+
+
+def test_the_best_discriminator_is_the_ratio_of_the_densities(theory):
+    x = torch.linspace(-3, 5, 41, dtype=torch.float64)
+    p, q = (torch.exp(-((x - m) ** 2) / 2) for m in (0, 2))
+    torch.testing.assert_close(theory.best(x, 2.0), p / (p + q))
+
+
+def test_what_is_exact_holds_at_any_effort(modules, samples):
+    settings, divergences = quick(modules), modules["lecture_divergences"]
+    for statement in (divergences.divergences(settings), divergences.modes(settings)):
+        assert all(check.holds for check in statement.checks), statement.name
+    assert samples.sampler(settings).checks[2].holds
+
+
+def test_a_discriminator_trained_briefly_is_near_the_ratio(modules, theory):
+    discriminator = theory.discriminator(modules["lecture"].Lecture(effort=0.6))
+    assert len(discriminator.checks) == 5
+    assert max(values(discriminator).values()) <= 0.03
+    value = theory.value(modules["lecture"].Lecture(effort=0.6))
+    assert all(check.holds for check in value.checks)
+    for mu, expected in NORMALS.items():
+        key = f"v_of_the_trained_d_mu_{mu:g}".replace(".", "_")
+        assert values(value)[key] == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("relation", "measured", "holds"),
+    [
+        *(("", 1.05, True), ("", 0.95, True), ("", 1.2, False), ("", math.nan, False)),
+        *(("at most ", 0.2, True), ("at most ", 1.2, False), ("at most ", math.nan, False)),
+        *(("at least ", 1.2, True), ("at least ", 0.8, False), ("at least ", math.nan, False)),
+    ],
+)
+def test_a_check_holds_on_its_side_and_within_its_tolerance(modules, relation, measured, holds):
+    check = modules["lecture_parts"].Check("a number, \u03bc = 0.5", measured, 1, 0.1, relation)
+    assert check.holds is holds
+    assert check.key == "a_number_mu_0_5"
+
+
+def test_cells_hold_the_probability_of_a_mixture_and_quantiles_its_noise(games):
+    mixture = games.gaussian((0.5, -1, 0.5), (0.5, 1, 0.5))
+    shares = games.cell_shares(mixture)
+    assert float(shares.sum()) == pytest.approx(1, abs=1e-9)
+    below = float(shares[games.CENTRES < -1].sum())
+    assert below == pytest.approx(0.25, abs=1e-4)
+    z = games.normal_quantiles(10_001)
+    assert float(z.var()) == pytest.approx(1, abs=5e-3)
+
+
+def test_the_jsd_of_a_snapshot_is_that_of_the_densities(games, theory):
+    generator = games.LineGenerator(shift=2.0, slope=1.0)
+    p = games.cell_shares(games.gaussian((1, 0, 1)))
+    networks = (generator, games.MlpDiscriminator(dimension=1, width=4, depth=1))
+    shot = games.snapshot(0, {}, networks, p)
+    assert shot.jsd == pytest.approx(theory.two_jsd(2.0) / 2, abs=2e-3)
+    assert len(shot.places) == 25
+
+
+class Reader(HTMLParser):
+    """Which elements a page has, by name, and their ids."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.ids, self.links = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.ids += [value for name, value in attrs if name == "id"]
+        self.links += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+
+def test_of_two_modes_one_is_as_far_from_both_as_histograms_say(modules):
+    parts = modules["lecture_parts"]
+    both, one = torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0])
+    jsd = modules["lecture_divergences"].histogram_divergences(both, one)["jsd"]
+    assert jsd == pytest.approx(parts.ONE_OF_TWO, abs=1e-9)
+    assert jsd == pytest.approx(0.216, abs=5e-4)  # 4 of 8 modes kept
+
+
+def test_a_page_of_all_statements_stands_alone_and_its_figures_are_flat(modules, tmp_path, capsys):
+    script = modules["lecture"]
+    argv = ["--out", str(tmp_path / "run"), "--effort", "0.01"]
+    assert command(script.main, script.Lecture, argv) == 0, capsys.readouterr().err
+    page = (tmp_path / "run" / "lecture.html").read_text()
+    figures = json.loads((tmp_path / "run" / "result.json").read_text())
+    reader = Reader(page)
+    names = script.get_args(script.Name)
+    assert [name for name in reader.ids if name in names] == list(names)
+    assert len(reader.ids) == len(set(reader.ids))
+    assert reader.tags.count("svg") >= len(names)
+    assert all(link.startswith(("#", "data:")) for link in reader.links)
+    assert "script" not in reader.tags
+    for name in names:
+        own_figures = [key for key in figures if key.startswith(f"{name}/")]
+        assert f"{name}/cpu_seconds" in own_figures
+        assert len(own_figures) >= 4
+    assert figures["optimum/v_truth"] == pytest.approx(-math.log(4))
+    assert set(map(type, figures.values())) <= {int, float, type(None)}
+
+
+def test_some_statements_are_made_alone_and_an_unknown_one_is_refused(modules, tmp_path, capsys):
+    script = modules["lecture"]
+    argv = ["--out", str(tmp_path / "run"), "--effort", "0.01", "--statements"]
+    assert command(script.main, script.Lecture, [*argv, "[modes]"]) == 0
+    assert 'id="modes"' in (tmp_path / "run" / "lecture.html").read_text()
+    assert command(script.main, script.Lecture, [*argv, "[mode]"]) == 2
+    assert (
+        "must be a list of which each is one of sampler, discriminator" in capsys.readouterr().err
+    )
