@@ -134,7 +134,7 @@ def overfitting(
 
     def logits(x: Tensor, label: Tensor | None) -> Tensor:
         x, label = x.to(like.device), None if label is None else label.to(like.device)
-        return network(x, x.new_full((len(x),), sigma), label).double().cpu()
+        return network(x, x.new_full((len(x),), sigma), label).cpu().double()
 
     for part in ("train", "held_out"):
         x, label = source.reference(part, _EXAMPLES, seed)

@@ -88,7 +88,7 @@ def test_a_run_leaves_settings_log_result_pictures_weights_and_latents(finished,
     folder = finished / kind
     assert {path.name for path in folder.iterdir()} - {".lock"} == {
         *("config.yaml", "log.jsonl", "result.json", "samples", "samples.png", "samples.webp"),
-        *("curves.png", "autoencoder", "checkpoints", "latents.safetensors"),
+        *("curves.png", "autoencoder", "best", "checkpoints", "latents.safetensors"),
         *(("discriminator",) if kind == "adversarial" else ()),
     }
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -96,7 +96,7 @@ def test_a_run_leaves_settings_log_result_pictures_and_weights(finished, kind):
     folder = finished / kind
     assert {path.name for path in folder.iterdir()} - {".lock"} == {
         *("config.yaml", "log.jsonl", "result.json", "samples", "samples.png", "samples.webp"),
-        *("curves.png", "denoiser", "checkpoints"),
+        *("curves.png", "denoiser", "best", "checkpoints"),
         *(("discriminator",) if kind == "hybrid" else ()),
     }
     config = yaml.safe_load((folder / "config.yaml").read_text())

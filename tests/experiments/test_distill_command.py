@@ -118,7 +118,7 @@ def test_a_run_leaves_settings_log_result_pictures_pairs_weights_and_a_pipeline(
     assert {path.name for path in finished.iterdir()} - {".lock"} == {
         *("config.yaml", "log.jsonl", "result.json", "samples", "samples.png", "samples.webp"),
         *("curves.png", "denoiser", "discriminator", "pipeline", "pairs.safetensors"),
-        "checkpoints",
+        *("best", "checkpoints"),
     }
     config = yaml.safe_load((finished / "config.yaml").read_text())
     assert config["student"]["calls"] == 2 and config["run"] == str(teacher)

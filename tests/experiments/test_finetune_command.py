@@ -73,7 +73,7 @@ def tuned(finetune, start, tmp_path_factory):
 def test_a_run_is_one_of_a_diffusion_model_with_data_and_sampler_of_its_start(tuned, start):
     assert {path.name for path in tuned.iterdir()} - {".lock"} == {
         *("config.yaml", "log.jsonl", "result.json", "samples", "samples.png", "samples.webp"),
-        *("curves.png", "denoiser", "checkpoints", "generated.safetensors"),
+        *("curves.png", "denoiser", "best", "checkpoints", "generated.safetensors"),
     }
     run = SavedRun(tuned)
     assert run.kind == "diffusion" and run.sampler_settings == SamplerSettings(**SHORT)

@@ -71,7 +71,11 @@ def before_the_settings_are_written():
 
 
 def between_the_weights_and_the_result():
-    at(fit, "save_network", lambda network, folder: folder.name == "discriminator")
+    at(fit, "save_network", lambda network, folder, *_: folder.name == "discriminator")
+
+
+def between_the_best_weights_and_their_row():
+    at(fit, "save_network", lambda network, folder, *_: folder.name == "best", after=True)
 
 
 PLACES = (
@@ -82,6 +86,7 @@ PLACES = (
     in_the_middle_of_removing_an_old_one,
     before_the_settings_are_written,
     between_the_weights_and_the_result,
+    between_the_best_weights_and_their_row,
 )
 
 
