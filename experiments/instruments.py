@@ -64,6 +64,10 @@ class Instruments(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.what == "gap" and self.training.pack > 1:
+            raise InputError(
+                f"the gap is of single samples, got training.pack {self.training.pack}: take 1"
+            )
         if self.what == "gap" and self.training.steps < 20 + self.moments:
             raise InputError(
                 f"{self.moments} moments from step 20 on need a longer training, got "

@@ -164,15 +164,19 @@ def divergence(history: Rows, settings: Alarms) -> Alarm | None:
         text = f"{(*infinite, name)[0]} is not finite"
         return _alarm("divergence", history[-1]["step"], text)
     gaps = [_loss(entry, "logit_real") - _loss(entry, "logit_fake") for entry in history]
-    if (since := _since(history, [abs(gap) > settings.logit_gap for gap in gaps])) is not None:
+    # A Wasserstein game's logits have the data's units, and may begin as far apart.
+    widest = max(settings.logit_gap, _NEW * abs(gaps[0]) if math.isfinite(gaps[0]) else 0.0)
+    if (since := _since(history, [abs(gap) > widest for gap in gaps])) is not None:
         text = f"logits of real and generated samples are {gaps[-1]:.3g} apart"
         return _alarm("divergence", since, text)
     for name in (name for name in losses if name not in _NO_LOSSES):
         values, far, usual = [_loss(entry, name) for entry in history], [], math.nan
         for i, value in enumerate(values):
             # Not the last one: of two in a row both are compared with what was usual before them.
-            past = values[: max(i - 1, 0)]
-            usual = median(past) if len(past) >= settings.patience - 1 else math.nan
+            # A quantity that is not there yet, or has no weight, is not usual.
+            past = [v for v in values[: max(i - 1, 0)] if math.isfinite(v) and v != 0]
+            known = len(past) >= max(settings.patience - 1, 1)
+            usual = median(past) if known else math.nan
             spread = 1.4826 * median(abs(v - usual) for v in past) if past else math.nan
             least = max(spread, _SPREAD * abs(usual))
             new = abs(value) > _NEW * max(map(abs, past), default=math.inf)
@@ -212,7 +216,7 @@ def stuck(history: Rows, settings: Alarms) -> Alarm | None:
         [entry.get(name, math.inf) for entry in history],
         history[-1].get(f"floor_{name}"),
     )
-    patience, poor = settings.patience, floor is not None and values[-1] > _POOR * floor
+    patience, poor = settings.patience, floor is not None and values[-1] > _POOR * floor > 0
     if len(values) <= patience or not poor:
         return None
     recent, before = values[-patience:], values[:-patience]
@@ -221,7 +225,8 @@ def stuck(history: Rows, settings: Alarms) -> Alarm | None:
     if min(recent) < _PROGRESS * start:
         return None
     always = "and the discriminator always tells samples apart, " if certain else ""
-    text = f"{name} is {values[-1]:.3g}, {always}and was {start:.3g} at step {history[0]['step']}"
+    step = history[values.index(start)]["step"]
+    text = f"{name} is {values[-1]:.3g}, {always}and was {start:.3g} at step {step}"
     return _alarm("stuck", history[-patience]["step"], text.replace(", and", " and"))
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
+from hybridgen.data.augment import packed
 from hybridgen.data.images import quantised
 from hybridgen.data.source import Source
 from hybridgen.evaluation.sharing import gathered, rows_of
@@ -114,13 +115,18 @@ def clean_logits(
 
 @torch.no_grad()
 def overfitting(
-    discriminator: nn.Module, source: Source, *, seed: int = 0, accelerator: Any = None
+    discriminator: nn.Module,
+    source: Source,
+    *,
+    pack: int = 1,
+    seed: int = 0,
+    accelerator: Any = None,
 ) -> float | None:
     """`overfit_rank` of a discriminator's logits of training and of held-out examples: about .5 if
     it knows none by heart.
 
     It is called on at most 256 of either, of which each process takes its share; as if they had
-    noise of deviation .05 where it knows levels.
+    noise of deviation .05 where it knows levels; or on so many packs, if it looks at those.
     Source: after Karras et al. 2020, arXiv:2006.06676, section 3 (held-out logits).
 
     Returns:
@@ -137,7 +143,9 @@ def overfitting(
         return network(x, x.new_full((len(x),), sigma), label).cpu().double()
 
     for part in ("train", "held_out"):
-        x, label = source.reference(part, _EXAMPLES, seed)
+        x, label = source.reference(part, _EXAMPLES * pack, seed)
+        if pack > 1:
+            x, label = packed(x[: len(x) // pack * pack], pack), None
         if len(x) < 16:
             return None
         rows = rows_of(len(x), accelerator)

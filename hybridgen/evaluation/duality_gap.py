@@ -113,7 +113,7 @@ def duality_gap(
             """What M is the mean of, of real and of generated samples; `[n]` each."""
             real = in_chunks(lambda s, y: d(s, y, True), test, test_labels, size=batch)
             fake = in_chunks(lambda z, y: d(g(z, y), y, False), noise, test_labels, size=batch)
-            return [real.double(), fake.double()]
+            return [real.cpu().double(), fake.cpu().double()]
 
         with torch.no_grad():
             best, least = terms(u, worst_v), terms(worst_u, v)

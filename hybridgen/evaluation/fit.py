@@ -150,7 +150,8 @@ def monitored(
         if not any(r["step"] == number and any(k.startswith("floor_") for k in r) for r in rows):
             figures = monitor.figures(step.average, settings.eval_samples)
             if settings.alarms.enabled and figures and "discriminator" in step.state:
-                options = {"seed": settings.seed, "accelerator": run.accelerator}
+                options: dict[str, Any] = {"seed": settings.seed, "accelerator": run.accelerator}
+                options["pack"] = getattr(training, "pack", 1)
                 rank = overfitting(step.state["discriminator"], monitor.source, **options)
                 figures |= {} if rank is None else {"overfit_rank": rank}
             run.lead(lambda: _record(run, settings, step, rows, figures, monitor.shares, network))

@@ -45,6 +45,14 @@ class Alarms(Settings):
     logit_gap: Positive = 50.0
     overfitting: Share = 0.75
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stop and not self.enabled:
+            raise InputError(
+                "alarms.stop ends a run at an alarm, and alarms.enabled false raises none: leave "
+                "one of them out"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stopping(Settings):

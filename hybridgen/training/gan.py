@@ -85,6 +85,7 @@ def train_gan(
         moves, total = {name: network.moves for name, network in networks.items()}, config.steps
         stream = batches(sum(moves.values()) * done)
         like = torch.empty(0, device=setup.device)
+        penalties: dict[str, Any] = {}  # of the last move that had any, for the log
         if done == total:
             yield setup.step(done, {}, last=True)
 
@@ -116,7 +117,8 @@ def train_gan(
             # The discriminator's half: tell real samples from generated ones.
             for move in range(moves["discriminator"]):
                 moved = (number - 1) * moves["discriminator"] + move
-                weight = 0 if moved % config.penalty_every else config.penalty_every
+                lazy = (moved + 1) % config.penalty_every
+                weight = 0 if lazy else config.penalty_every
                 adversarial.r1 = weight * config.r1(progress)
                 adversarial.r2 = weight * config.r2(progress)
                 parts, new = [], []
@@ -132,10 +134,11 @@ def train_gan(
                     losses = discriminator_loss(**pair, label=label, rng=penalty_rng)
                     parts.append(setup.backward(losses))
                 means = setup.update(["discriminator"], parts, number)
+                penalties |= {name: means[name] for name in ("r1", "r2") if name in means}
                 if replay is not None:
                     whole = accelerator.gather(torch.cat(new))
                     replay.add(torch.as_tensor(whole), rngs["replay"])
-            means = {"discriminator": means.pop("total"), **means}
+            means = {"discriminator": means.pop("total"), **means, **penalties}
 
             # The generator's half: make samples that the discriminator takes for real.
             for move in range(moves["generator"]):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hybridgen.errors import InputError
 from hybridgen.evaluation.alarms import (
     ADVICE,
     alarms,
@@ -153,7 +154,8 @@ def test_a_run_ends_when_its_patience_is_over_or_an_alarm_may_end_it():
     stuck = history([0.5] * 4)
     assert ending(stuck, quiet, Stopping()) == ""
     assert "stuck since step 200" in ending(stuck, Alarms(stop=True), Stopping())
-    assert ending(stuck, Alarms(stop=True, enabled=False), Stopping()) == ""
+    with pytest.raises(InputError, match="enabled false raises none"):
+        Alarms(stop=True, enabled=False)
 
 
 def test_losses_between_evaluations_become_their_medians():

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from experiments.conftest import load
+from experiments.conftest import EXPERIMENTS, load
 
 from hybridgen.cli import command
 from hybridgen.errors import InputError
@@ -11,7 +11,9 @@ from hybridgen.errors import InputError
 
 @pytest.fixture(scope="module")
 def script():
-    return load("instruments")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXPERIMENTS)
+        yield load("instruments")
 
 
 def test_bounds_of_a_few_pairs_are_written_with_their_excess_and_a_picture(script, tmp_path):
@@ -65,3 +67,17 @@ def test_data_without_a_density_and_too_short_a_training_are_refused(script, tmp
     assert command(script.main, script.Instruments, argv) == 2
     assert "known of mixtures alone" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_protocol_of_the_alarms_counts_runs_of_each_regime(script, tmp_path, monkeypatch):
+    regimes = {
+        "1:1": script.trainings.__globals__["Regime"](steps=20),
+        "1:15": script.trainings.__globals__["Regime"](steps=10, generator=15, fails=True),
+    }
+    monkeypatch.setitem(script.trainings.__globals__, "REGIMES", regimes)
+    argv = ["--what", "alarms", "--seeds", "2", "--out", str(tmp_path / "run")]
+    assert command(script.main, script.Instruments, argv) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["1_to_1/runs"] == result["1_to_15/runs"] == 2
+    assert result["1_to_15/with_an_alarm"] == 2 and result["1_to_15/latest_first_alarm"] >= 3
+    assert result["1_to_1/rule_over_best"] >= 1
