@@ -156,6 +156,7 @@ def fuzz(count: int, seed: int, folder: Path) -> Iterator[Fault | None]:
     than a minute.
     """
     import huggingface_hub
+    from torch import nn
 
     from hybridgen.evaluation import fit, guide_data
     from hybridgen.training import lock, run
@@ -177,6 +178,8 @@ def fuzz(count: int, seed: int, folder: Path) -> Iterator[Fault | None]:
         for module, name in ends:
             stack.enter_context(mock.patch.object(module, name, side_effect=Reached))
         stack.enter_context(mock.patch.object(fit, "fit", side_effect=one_step))
+        # A compiler may take more than a minute by right.
+        stack.enter_context(mock.patch.object(nn.Module, "compile"))
         for script, argv in inputs(count, seed):
             fake.reset_mock()
             wrong = answer(script, argv, late=lambda: fake.__enter__.called)
