@@ -175,8 +175,8 @@ def divergence(history: Rows, settings: Alarms) -> Alarm | None:
             # Not the last one: of two in a row both are compared with what was usual before them.
             # A quantity that is not there yet, or has no weight, is not usual.
             past = [v for v in values[: max(i - 1, 0)] if math.isfinite(v) and v != 0]
-            known = len(past) >= max(settings.patience - 1, 1)
-            usual = median(past) if known else math.nan
+            enough = len(past) >= max(settings.patience - 1, 1)
+            usual = median(past) if enough else math.nan
             spread = 1.4826 * median(abs(v - usual) for v in past) if past else math.nan
             least = max(spread, _SPREAD * abs(usual))
             new = abs(value) > _NEW * max(map(abs, past), default=math.inf)
