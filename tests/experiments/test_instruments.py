@@ -69,15 +69,14 @@ def test_data_without_a_density_and_too_short_a_training_are_refused(script, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_the_protocol_of_the_alarms_counts_runs_of_each_regime(script, tmp_path, monkeypatch):
-    regimes = {
-        "1:1": script.trainings.__globals__["Regime"](steps=20),
-        "1:15": script.trainings.__globals__["Regime"](steps=10, generator=15, fails=True),
-    }
-    monkeypatch.setitem(script.trainings.__globals__, "REGIMES", regimes)
-    argv = ["--what", "alarms", "--seeds", "2", "--out", str(tmp_path / "run")]
+def test_the_protocol_of_the_alarms_counts_the_runs_of_a_regime(script, tmp_path, monkeypatch):
+    names = script.trainings.__globals__
+    regime = names["Regime"](steps=10, generator=15, fails=True)
+    monkeypatch.setitem(names, "REGIMES", {"1:15": regime})
+    monkeypatch.setitem(names, "EVALUATIONS", 5)
+    argv = ["--what", "alarms", "--seeds", "1", "--out", str(tmp_path / "run")]
     assert command(script.main, script.Instruments, argv) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["1_to_1/runs"] == result["1_to_15/runs"] == 2
-    assert result["1_to_15/with_an_alarm"] == 2 and result["1_to_15/latest_first_alarm"] >= 3
-    assert result["1_to_1/rule_over_best"] >= 1
+    assert result["1_to_15/runs"] == result["1_to_15/with_an_alarm"] == 1
+    assert 3 <= result["1_to_15/latest_first_alarm"] <= 5
+    assert result["1_to_15/rule_over_best"] >= 1
