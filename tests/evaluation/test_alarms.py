@@ -183,3 +183,26 @@ def test_the_first_alarm_of_each_kind_is_remembered():
     rows = [{"step": 1, "alarm_stuck": 0.0}, {"step": 2, "alarm_stuck": 1.0}]
     rows += [{"step": 3, "alarm_stuck": 1.0, "alarm_collapse": 1.0}]
     assert first_alarms(rows) == {"alarm_stuck": 2, "alarm_collapse": 3}
+
+
+def test_a_patience_of_one_asks_for_one_usual_value():
+    assert raised(history(FALLING, r1=[0.1] * 8), patience=1) == {}
+
+
+def test_a_quantity_that_begins_late_is_watched_from_then_on():
+    rows = history(FALLING, generator=[1.0] * 5 + [1e4] * 3)
+    for row in rows[:3]:
+        row.pop("generator", None)
+    assert raised(rows) == {"divergence": [7]}
+    assert raised(history(FALLING, weight=[0.0] * 3 + [0.1] * 5)) == {}
+
+
+def test_logits_that_began_as_far_apart_are_those_of_a_wasserstein_game():
+    real = [60.0, 58.0, 57.0, 56.0, 55.0, 54.0, 53.0, 52.0]
+    assert raised(history(FALLING, logit_real=real, logit_fake=[0.0] * 8)) == {}
+    assert "divergence" in raised(history(FALLING, logit_real=[1.0, *real[1:]], logit_fake=[0] * 8))
+
+
+def test_reconstructions_whose_floor_is_zero_are_not_stuck():
+    values = enumerate([0.05, 0.048, 0.047, 0.0465, 0.046, 0.046], start=1)
+    assert raised([{"step": 100 * i, "l1": value, "floor_l1": 0.0} for i, value in values]) == {}

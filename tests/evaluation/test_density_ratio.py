@@ -252,3 +252,13 @@ def test_a_discriminator_that_knows_training_examples_by_heart_overfits():
     assert abs(overfitting(untrained, source, seed=3) - 0.5) < 4 * math.sqrt(1 / 6 / 256)
     assert torch.equal(before, torch.get_rng_state())
     assert overfitting(MlpDiscriminator(width=8), MixturePoints(mixture=ring(), name="r")) is None
+
+
+def test_a_discriminator_of_packs_is_shown_packs():
+    class OfTwo(DcganDiscriminator):
+        def forward(self, x, sigma, label=None):
+            assert x.shape[1:] == (2, 8, 8)
+            return super().forward(x, sigma, label)
+
+    rank = overfitting(OfTwo(resolution=8, channels=2, width=8), digits(), pack=2)
+    assert 0.3 < rank < 0.7
