@@ -1,5 +1,6 @@
 """Train a GAN, watch it, say how good it is: `accelerate launch experiments/gan.py`."""
 
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,7 @@ def main(settings: Gan) -> None:
     from hybridgen.evaluation.fit import finished, fit, monitored
     from hybridgen.evaluation.monitor import Monitor
     from hybridgen.networks.build import build_discriminator, build_generator
+    from hybridgen.settings import check_memory
     from hybridgen.training.run import Run
     from hybridgen.training.setup import accelerator_for, build_adversarial, start, validate_memory
     from hybridgen.training.step import batches_of
@@ -52,6 +54,10 @@ def main(settings: Gan) -> None:
     shape = (settings.training.pack * source.shape[0], *source.shape[1:])
     discriminator = build_discriminator(settings.discriminator, shape, source.classes)
     validate_memory(accelerator, settings.training, generator, discriminator)
+    if settings.training.replay > 0:
+        kept = settings.training.replay_size
+        needed = 4.0 * kept * math.prod(source.shape)
+        check_memory(needed, f"{kept} past samples", "lower training.replay_size")
     steps = train_gan(
         generator,
         build_adversarial(discriminator, settings.adversarial, settings.augment),

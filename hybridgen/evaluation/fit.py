@@ -98,7 +98,7 @@ def _go_through(
             if bar.n == 0:  # after a resume, the speed is that of this sitting
                 bar.initial = bar.n = (number - 1) * batch
             bar.update(batch)
-            worth = step.last or number % settings.log_every == 0 or "held_out" in step.losses
+            worth = step.last or settings.logs(number) or "held_out" in step.losses
             if worth and step.losses:
                 losses = dict(step.losses)
                 run.accelerator.log(losses, step=number)

@@ -86,6 +86,10 @@ class MonitoredRunSettings(RunSettings):
     alarms: Alarms = field(default_factory=Alarms)
     stopping: Stopping = field(default_factory=Stopping)
 
+    def logs(self, step: int) -> bool:
+        """Also those of an evaluation, which its alarms look at."""
+        return super().logs(step) or step % self.eval_every == 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Method(Settings):

@@ -54,6 +54,10 @@ class RunSettings(Settings):
     threads: Threads | None = None
     tracking: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
 
+    def logs(self, step: int) -> bool:
+        """Whether the losses of this step are logged."""
+        return step % self.log_every == 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimSettings(Settings):

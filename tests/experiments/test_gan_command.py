@@ -243,6 +243,14 @@ def test_a_folder_of_images_is_trained_on(call, tmp_path):
     assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 6
 
 
+def test_more_past_samples_than_memory_holds_are_refused(call, tmp_path):
+    data = pictures(tmp_path / "data", size=(256, 256), mode="RGB", count=20)
+    past = ("--training.replay", "0.5", "--training.replay_size", "1000000")
+    line = sentence(call("--data.path", data, *past, "--out", tmp_path / "run"), 2)
+    assert "1000000 past samples would take at least 732 GiB" in line
+    assert "lower training.replay_size" in line
+
+
 def test_a_hub_name_while_offline_is_one_sentence(call, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
@@ -413,6 +421,12 @@ def test_an_evaluation_cut_off_after_its_step_was_saved_is_made_up_for(
             assert call("--eval_every", 4, "--out", tmp_path / "run").status == 0
     rows = [json.loads(row) for row in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "kid" in row] == [4, 6]
+
+
+def test_the_losses_at_an_evaluation_are_logged_however_seldom_others_are(call, blind, tmp_path):
+    assert call("--log_every", 50, "--eval_every", 3, "--out", tmp_path / "run").status == 0
+    rows = [json.loads(row) for row in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "discriminator" in row] == [3, 6]
 
 
 def test_the_losses_of_the_step_at_which_a_signal_came_are_logged(
