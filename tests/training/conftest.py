@@ -1,10 +1,6 @@
-"""A small labelled GAN on the ring, and two processes that train everything once."""
+"""A small labelled GAN on the ring."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,25 +15,6 @@ from hybridgen.training.gan import GanTraining, train_gan
 from hybridgen.training.settings import Cosine
 
 SOURCE = MixturePoints(mixture=ring().standardised(), name="ring", labelled=True)
-
-
-@pytest.fixture(scope="session")
-def two_processes_folder(tmp_path_factory) -> Path:
-    """What `workers/two_processes.py` left, started once for all tests."""
-    folder = tmp_path_factory.mktemp("two")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    tests = Path(__file__).parents[1]
-    path = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [*launch, Path(__file__).with_name("workers") / "two_processes.py", folder],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
-"""Two processes are one, only faster: of a GAN, a denoiser with each kind of term, guides, an
+"""Two processes are one, only faster: of GANs, a denoiser with each kind of term, guides, an
 autoencoder, a student."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +19,23 @@ from hybridgen.training.run import Run
 from hybridgen.training.signals import AGREE_EVERY
 
 
-@pytest.fixture
-def folder(two_processes_folder: Path) -> Path:
-    return two_processes_folder
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """What `workers/two_processes.py` left, started once for all tests."""
+    folder = tmp_path_factory.mktemp("two")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    tests = Path(__file__).parents[1]
+    path = os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [*launch, Path(__file__).with_name("workers") / "two_processes.py", folder],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.fixture
@@ -40,6 +57,10 @@ def test_two_processes_put_the_noise_of_one_on_what_the_discriminator_sees(folde
     one = two_processes.noisy_outcome(Accelerator(cpu=True))
     assert one["3.depth"] > 0
     compare(folder, "noise", one)
+
+
+def test_two_processes_train_a_gan_of_unusual_settings_as_one(folder, double):
+    compare(folder, "knobs", two_processes.knobs_outcome(Accelerator(cpu=True)))
 
 
 def test_both_processes_hold_the_same_bits(folder):
