@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -154,7 +154,12 @@ def curves(rows: Sequence[Mapping], path: Path) -> None:
     marks = [(step, "best", COLOURS[2]) for step in best]
     marks += [(step, kind[6:], FAKE) for kind, step in first_alarms(rows).items()]
     floors = {_leaf(name): values[-1] for name, (_, values) in lines.items()}
-    figure, grid = _panels(len(panels), 3, (3.2, 2.3), sharex=True)
+    figure, grid = _panels(len(panels), 3, (3.2, 2.3), sharex=True, layout=None)
+    wide, high = figure.get_size_inches()
+    figure.subplots_adjust(
+        **{"left": 0.55 / wide, "right": 1 - 0.1 / wide, "wspace": 0.6 / (3.2 - 0.6)},
+        **{"bottom": 0.42 / high, "top": 1 - 0.4 / high, "hspace": 0.45 / (2.3 - 0.45)},
+    )
     for axes, (title, names) in zip(grid.flat, panels.items(), strict=False):
         for name, colour in zip(names, COLOURS * len(names), strict=False):
             _draw(axes, *lines[name], colour, _leaf(name).replace("_", " "))
@@ -233,11 +238,17 @@ def _draw(axes: Axes, steps: list[float], values: list[float], colour: str, labe
     axes.plot(middle, mean, color=colour, linewidth=1.3, label=label)
 
 
-def _panels(count: int, columns: int, size: tuple[float, float], **options: Any) -> tuple:
+def _panels(
+    count: int,
+    columns: int,
+    size: tuple[float, float],
+    layout: Literal["constrained"] | None = "constrained",
+    **options: Any,
+) -> tuple:
     """A figure of `count` panels of this size in inches, at most `columns` a row; its axes."""
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout=layout)
     grid = figure.subplots(rows, columns, squeeze=False, **options)
     for axes in grid.flat:
         axes.tick_params(labelsize=7)
