@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from instruments_alarms import figures_of_trainings, trainings
+from instruments_alarms import REGIMES, figures_of_trainings, trainings
 
 from hybridgen.cli import command
 from hybridgen.data.settings import DataSettings
@@ -41,7 +41,7 @@ class Instruments(Settings):
         worst_steps: of each worst-case player.
         perturbation: of the weights that the worst-case players of the second gap begin with.
         data: a mixture, for the gap: `ring` or `grid`.
-        seeds: trainings of each kind, for the alarms.
+        seeds: trainings of each kind from `seed` on, for the alarms.
     """
 
     what: Literal["certificate", "gap", "alarms"] = "certificate"
@@ -196,6 +196,8 @@ def figures_of(rows: list[Row], what: str) -> Row:
 
 def main(settings: Instruments) -> None:
     # Imported once the arguments are read: these take seconds.
+    from tqdm import tqdm
+
     from hybridgen.evaluation.fit import finished
     from hybridgen.evaluation.plots import against
     from hybridgen.training.run import Run
@@ -206,7 +208,7 @@ def main(settings: Instruments) -> None:
     accelerator = accelerator_for(folder, RunSettings(seed=seed, threads=settings.threads))
     # Nothing is measured before it is asked for: what is wrong is said before the folder is made.
     if what == "alarms":
-        measured = trainings(settings.seeds, accelerator)
+        measured = trainings(range(seed, seed + settings.seeds), accelerator)
     else:
         measured = certificates(settings) if what == "certificate" else gaps(settings, accelerator)
     with Run(folder, settings, accelerator) as run:
@@ -215,7 +217,9 @@ def main(settings: Instruments) -> None:
         run.log_file.forget_after(0)
         start_trackers(accelerator, "hybridgen-instruments", run.config)
         rows = []
-        for row in measured:
+        total = {"certificate": settings.pairs, "gap": settings.moments}
+        total = total.get(what, settings.seeds * len(REGIMES))
+        for row in tqdm(measured, total=total, unit="row"):
             accelerator.log(row, step=int(row["step"]))
             rows.append(row)
         if what == "certificate":

@@ -114,11 +114,11 @@ def first_raised(rows: Sequence[Mapping[str, Any]], settings: Alarms) -> dict[st
     return first
 
 
-def trainings(seeds: int, accelerator: Any) -> Iterator[Row]:
+def trainings(seeds: Sequence[int], accelerator: Any) -> Iterator[Row]:
     """Of each regime and seed: the first alarm and the true distance of what the rule chose, over
     that of the best evaluation in hindsight; likewise of the last one."""
     number = 0
-    for seed in range(seeds):
+    for seed in seeds:
         for place, regime in enumerate(REGIMES.values()):
             rows = history(regime, seed, accelerator)
             entries, raised = evaluations(rows), first_raised(rows, Alarms())
