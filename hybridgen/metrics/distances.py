@@ -97,7 +97,7 @@ def kernel_distance(
     """
     check_features(real, fake, 2)
     if real_kernel is None:
-        real_kernel = mean_kernel(real)
+        real_kernel = mean_kernel(real, chunk=chunk)
     weights = subsets_of(fake, members).double()
     sizes = weights.sum(dim=1)
     if float(sizes.min()) < 2:
