@@ -68,7 +68,8 @@ _LOST = (
 
 
 def resource_sentence(error: BaseException, training: Any) -> str | None:
-    """What to do about exhausted memory or a process that was lost; `None` for other errors.
+    """What to do about exhausted memory, a process that was lost, or `torch.compile` without what
+    it needs; `None` for other errors.
 
     Args:
         training: settings with `batch` and `accumulation`, if anything is trained.
@@ -88,6 +89,11 @@ def resource_sentence(error: BaseException, training: Any) -> str | None:
             "a process that reads images ahead was lost, mostly for want of memory: lower "
             "--data.workers (0 reads in this process); the same command goes on from the last "
             "checkpoint"
+        )
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return (
+            f"torch.compile failed ({one_line(text.splitlines()[0])[:120]}): leave "
+            "--training.compile false, or install what it needs, which is a C++ compiler on a CPU"
         )
     if type(error).__name__.startswith("Dist") or any(phrase in text for phrase in _LOST):
         return (

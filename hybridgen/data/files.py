@@ -3,7 +3,6 @@
 import glob
 import os
 import re
-import shutil
 import warnings
 from collections import Counter
 from itertools import takewhile
@@ -12,12 +11,12 @@ from typing import Any
 
 import datasets
 import huggingface_hub
-import pyarrow.parquet
 from datasets import config
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from hybridgen.data.decode import ENDINGS, FORMATS
+from hybridgen.data.parquet import check_unpacked
 from hybridgen.errors import InputError, reason
 
 _PATIENCE_SECONDS = 10.0
@@ -181,24 +180,19 @@ def _parquet_tables(root: Path, files: list[File], left_out: Counter[str]) -> da
     A `README.md` there is not asked: it could name files elsewhere.
     """
     splits: dict[str, list[str]] = {}
-    expanded = 0
+    paths = list[str]()
     for file in files:
         words = [word for part in reversed(file) for word in re.split("[^a-z]+", part.lower())]
         split = next((_SPLIT_OF[word] for word in words if word in _SPLIT_OF), "")
         path = str(root.joinpath(*file))
         splits.setdefault(split, []).append(glob.escape(path))
-        try:
-            content = pyarrow.parquet.read_metadata(path)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read: {reason(error)}.") from error
-        groups = range(content.num_row_groups)
-        expanded += sum(content.row_group(i).total_byte_size for i in groups)
+        paths.append(path)
     if unnamed := splits.pop("", []):
         if "train" in splits:
             left_out["parquet files whose names say no split"] += len(unnamed)
         else:
             splits["train"] = unnamed
-    _check_room(root, expanded)
+    check_unpacked(root, paths)
     bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
@@ -206,17 +200,6 @@ def _parquet_tables(root: Path, files: list[File], left_out: Counter[str]) -> da
     finally:
         if bars:
             datasets.enable_progress_bars()
-
-
-def _check_room(root: Path, size: int) -> None:
-    """Refuse tables of more bytes than the disk of the cache has room for."""
-    cache = Path(config.HF_DATASETS_CACHE)
-    cache.mkdir(parents=True, exist_ok=True)
-    if size > (free := shutil.disk_usage(cache).free):
-        raise InputError(
-            f"the parquet files of {root} unpack to {size / 2**30:.3g} GiB, and {cache} has room "
-            f"for {free / 2**30:.3g}; make room or set HF_DATASETS_CACHE."
-        )
 
 
 def _image_tables(root: Path, images: list[File], left_out: Counter[str]) -> datasets.DatasetDict:

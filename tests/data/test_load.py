@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hybridgen.data import tables
+from hybridgen.data import parquet, tables
 from hybridgen.data.decode import FORMATS
 from hybridgen.data.files import hub_folders
 from hybridgen.data.images import ImageSource, split_validation, to_float
@@ -623,6 +623,54 @@ def test_parquet_that_unpacks_to_more_than_there_is_room_for_is_refused(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
     with pytest.raises(InputError, match=r"unpack to .* make room or set HF_DATASETS_CACHE"):
         load(tmp_path / "all.parquet")
+
+
+@pytest.mark.parametrize("encoding", ["dictionary", "delta", "arrow's dictionary"])
+@pytest.mark.parametrize("scarce", ["disk", "memory"])
+def test_one_cell_stored_for_many_rows_is_counted_as_often_without_unpacking_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, scarce: str
+) -> None:
+    length, count = (2**17, 100) if encoding == "delta" else (2**20, 50_000)
+    cells = pyarrow.DictionaryArray.from_arrays(np.zeros(count, dtype=np.int32), [b"x" * length])
+    if encoding == "delta":
+        cells = cells.cast("binary")
+    table = pyarrow.table({"image": pyarrow.StructArray.from_arrays([cells], ["bytes"])})
+    pyarrow.parquet.write_table(
+        table,
+        path := tmp_path / "bomb.parquet",
+        store_schema=encoding == "arrow's dictionary",
+        use_dictionary=encoding != "delta",
+        column_encoding={"image.bytes": "DELTA_BYTE_ARRAY"} if encoding == "delta" else None,
+    )
+    del cells, table
+    assert path.stat().st_size < 2**21
+    size = length * count
+    free, memory = (size - 1, 2 * size) if scarce == "disk" else (2 * size, size - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=memory))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("unpacked"))
+    pool = pyarrow.default_memory_pool()
+    before = pool.max_memory()
+    expected = "GiB or more, and" if scarce == "disk" else "a row group of .* write it in smaller"
+    with pytest.raises(InputError, match=expected):
+        load(path)
+    assert pool.max_memory() - before < 2**27
+
+
+def test_many_rows_of_their_own_or_of_a_short_repeated_value_are_no_bomb(
+    tmp_path: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_parquet(tmp_path, "all", range(60), picture, label=["a", "b"] * 30, note=["c" * 99] * 60)
+    path = str(tmp_path / "all.parquet")
+    table = pyarrow.parquet.read_table(path)
+    pyarrow.parquet.write_table(table, path)  # with dictionaries of images, too
+    most, counted = (list(size(path, 0))[-1] for size in (parquet._at_most, parquet._counted))
+    assert most > 5 * table.nbytes
+    assert counted == pytest.approx(table.nbytes, rel=0.1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2 * table.nbytes))
+    parquet.check_unpacked(tmp_path, [path, path])
+    with pytest.raises(InputError, match="or more"):
+        parquet.check_unpacked(tmp_path, [path] * 3)
 
 
 def test_an_image_of_too_many_bytes_is_refused(

@@ -98,8 +98,20 @@ def test_kid_of_whole_sets_is_the_unbiased_mmd_with_the_cubic_kernel():
 def test_kid_of_all_samples_is_the_unbiased_mmd_whatever_their_numbers():
     real, fake = torch.randn(25, 7, generator=rng()), 1.4 * torch.randn(17, 7, generator=rng(1))
     exact = direct_mmd(real.double(), fake.double())
-    assert float(kernel_distance(real, fake)) == pytest.approx(exact, rel=1e-10)
-    assert float(kernel_distance(fake, real)) == pytest.approx(exact, rel=1e-10)
+    assert float(kernel_distance(real.double(), fake.double())) == pytest.approx(exact, rel=1e-10)
+    for chunk in (4, 17, 512):  # in parts, in one, and in less than one
+        assert float(kernel_distance(real, fake, chunk=chunk)) == pytest.approx(exact, rel=1e-6)
+        assert float(kernel_distance(fake, real, chunk=chunk)) == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0, 30.0])
+def test_kid_of_features_in_single_precision_is_right_to_a_fraction_of_its_deviation(offset):
+    sets = torch.randn(12, 100, 256, generator=rng()) + offset
+    single, double = (
+        torch.cat([kernel_distance(a, b) for a, b in pairs.chunk(6)])
+        for pairs in (sets, sets.double())
+    )
+    assert (single - double).abs().max() < 0.01 * double.std()
 
 
 def moments(mean, root):

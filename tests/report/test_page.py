@@ -2,8 +2,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+import torch
 from comparisons import comparison, diffusion, estimate, full, gan, guided, png, row
 
+from hybridgen.metrics.two_sample import two_sample_test
 from hybridgen.report import write_page
 from hybridgen.report.page import render
 
@@ -163,3 +165,10 @@ def test_the_page_says_what_a_discriminator_did_beside_every_change():
         *("guidance", "10.0 9.0 to 11.0", "20.0 19.0 to 21.0; diffusion, 8 calls", "better"),
         "about as long",
     ]
+
+
+def test_the_page_says_that_two_sample_tests_are_not_compared_part_by_part_and_they_are_not():
+    text = render(comparison(diffusion(8, quality=20.0), guided(8, quality=10.0)))
+    assert "others, and the figures of the two-sample test (C2ST), each from a classifier" in text
+    figures = two_sample_test(*torch.randn(2, 60, 2))
+    assert all(figure.deviations == () for figure in figures.values())
