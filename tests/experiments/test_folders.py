@@ -274,7 +274,7 @@ def test_a_training_that_is_refused_leaves_nothing_of_the_whole(
     shutil.copy(tmp_path / "gan.py", home / "diffusion.py")
     for name, more, line in (
         ("compare", argv, "error: no data"),
-        ("seeds", ("--script", "diffusion"), "error: seed 0: no data"),
+        ("seeds", ("--script", "diffusion"), "error: seed0: no data"),
     ):
         capfd.readouterr()
         assert run(name, tmp_path / "out", *more) in (1, 2)
