@@ -19,6 +19,7 @@ from seeds import Children, Figures, Job, run, run_all
 from hybridgen.cli import command, read_settings
 from hybridgen.errors import InputError, RunError, quoted
 from hybridgen.files import Number, read_object
+from hybridgen.metrics.registry import METRICS
 from hybridgen.settings import Positive, Range, Seed, Settings, did_you_mean
 from hybridgen.training.lock import FolderLock, differences
 
@@ -99,6 +100,10 @@ class Stability(Settings):
                         f"each {what} has a name of its own, of letters, digits, spaces and .+-, "
                         f"got {quoted(name)}: rename it"
                     )
+        for each in self.sets:
+            for measure in each.measures:
+                if measure not in METRICS or METRICS[measure].better is None:
+                    raise InputError(f"{each.name}: no metric {quoted(measure)} ranks models")
         wanted = [("trick", name, tricks) for name in self.run_tricks or ()]
         wanted += [("set of data", name, sets) for name in self.run_sets or ()]
         wanted += [("set of data", name, sets) for each in self.tricks for name in each.sets or ()]

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from scipy.special import stdtrit
 
+from hybridgen.evaluation.results import provenance
 from hybridgen.files import replacing, write_atomically
 from hybridgen.metrics.intervals import Estimate, holm, mean_of, paired_errors
 from hybridgen.metrics.registry import metric_of
@@ -120,7 +120,11 @@ def report(settings: "Stability", results: Mapping[str, "Figures"]) -> str:
         table_of_tricks=table,
         galleries={data: gallery(settings, data, columns) for data in settings.chosen},
         tricks=settings.tricks,
-        command=shlex.join(["python", "experiments/stability.py", *sys.argv[1:]]),
+        provenance=provenance(
+            ["experiments/stability.py", *sys.argv[1:]],
+            seed=settings.seed,
+            trainings={"each trick": settings.seeds},
+        ),
     )
     write_atomically(settings.out / "stability.html", page)
     write_atomically(settings.out / "table.md", markdown_of(table))
@@ -180,13 +184,12 @@ def findings(columns: Columns) -> list[str]:
     """A sentence on each measure of each set."""
     sentences = []
     for (data, measure), rows in columns.items():
-        named = {
-            key: ", ".join(name for name, effect in rows.items() if effect.outcome == key)
-            for key in KEYS
-        }
-        parts = [f"{named[key] or 'nothing'} {key}" for key in ("helps", "harms")]
-        parts += [f"{named['not finite']}: not finite"] * bool(named["not finite"])
-        sentences.append(f"{data}, {metric_of(measure).label}: {'; '.join(parts)}.")
+        parts = []
+        for key, words in (("helps", "helped by"), ("harms", "harmed by"), ("not finite", "with")):
+            names = ", ".join(name for name, effect in rows.items() if effect.outcome == key)
+            parts += [f"{words} {names}" + " not finite" * (key == "not finite")] * bool(names)
+        result = "; ".join(parts) or "no trick can be told apart from the base"
+        sentences.append(f"{metric_of(measure).label} on {data}: {result}.")
     return sentences
 
 
@@ -219,7 +222,8 @@ def draw(axes: Axes, data: str, measure: str, rows: Mapping[str, Effect]) -> dic
         colour, gid = LIGHT[key.colour], f"point/{data}-{measure}-{place}"
         facts[gid] = [f"{name}: {row.outcome}"]
         if name not in finite:
-            axes.plot(0, place, key.mark, color=colour, gid=gid, markersize=7)
+            where = {"transform": axes.get_yaxis_transform(), "gid": gid}  # worse than any other
+            axes.plot(0.02, place, key.mark, color=colour, markersize=7, **where)
             continue
         facts[gid][0] += f", {with_sign(change)}, p {p_words(row.p)}"
         axes.plot([change.low, change.high], [place, place], color=colour, linewidth=2)
@@ -247,11 +251,11 @@ def picture(columns: Columns, path: Path) -> None:
     with rc_context(LOOK | {"font.size": 8, "axes.titlesize": 9}):
         size = (4 * across, (0.9 + 0.17 * tallest) * down)
         figure = Figure(figsize=size, layout="constrained")
-        places = figure.subplots(down, across, squeeze=False).flat
+        places = list(figure.subplots(down, across, squeeze=False).flat)
         for axes, ((data, measure), rows) in zip(places, columns.items(), strict=False):
             draw(axes, data, measure, rows)
             axes.set_title(f"{data}: {metric_of(measure).label}")
-        for axes in list(places)[len(columns) :]:
+        for axes in places[len(columns) :]:
             axes.set_axis_off()
         with replacing(path) as file:
             figure.savefig(file, format="png", dpi=150)
