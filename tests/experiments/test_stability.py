@@ -103,7 +103,7 @@ def test_an_effect_is_scipys_paired_t_test_with_holms_correction(modules, measur
     assert outcomes == [good, "neutral", "neutral"]
 
 
-def test_a_trick_that_is_not_finite_once_has_no_effect_and_takes_no_place_from_others(modules):
+def test_a_trick_that_is_not_finite_once_has_no_effect_and_the_others_have(modules):
     values = {"base": [0.1, 0.2, 0.15], "lost": [0.1, math.inf, 0.2], "better": [0.05, 0.15, 0.1]}
     rows = modules["stability_report"].effects("reverse_kl", values)
     assert rows["lost"].outcome == "not finite" and rows["lost"].p == 1
@@ -164,7 +164,9 @@ def test_what_cannot_be_run_is_refused_in_a_sentence_and_nothing_is_made(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_real_run_is_known_as_finished_and_refused_with_other_settings(call, modules, tmp_path):
+def test_a_real_run_is_known_as_finished_and_refused_with_other_settings(
+    call, blind, modules, tmp_path
+):
     stability, argv = modules["stability"], ["--data.path", "digits", "--seed", "3"]
     assert call(*argv, "--out", tmp_path / "run").status == 0
     gan = read_settings(modules["gan"].Gan, [*TINY, *argv])
@@ -180,7 +182,10 @@ def test_the_shipped_tricks_are_settings_of_gan_py(modules, tmp_path):
     stability = modules["stability"]
     argv = ["--config", str(stability.DEFAULT), "--out", str(tmp_path), "--seeds", "2"]
     settings = read_settings(stability.Stability, argv)
-    jobs, finished, seconds = stability.queue(settings)
-    assert not finished and seconds > 0
-    assert len({job.name for job in jobs}) == len(jobs) == 2 * (19 + 19 + 20)
-    assert jobs[0].name == "ring/base/seed0"  # whole seeds first
+    rows = {name: len(tricks) for name, (_, tricks) in settings.chosen.items()}
+    assert rows == {"ring": 19, "grid": 19, "digits": 20}
+    few = stability.replace(settings, run_tricks=("R1", "packing", "spectral norm"))
+    jobs, finished, seconds = stability.queue(few)
+    assert not finished and seconds == 2 * 4 * sum(each.seconds for each in settings.sets)
+    assert len({job.name for job in jobs}) == len(jobs) == 2 * 3 * 4
+    assert jobs[0].name == "ring/base/seed0" and jobs[12].name == "ring/base/seed1"
