@@ -104,10 +104,12 @@ class Stability(Settings):
             for measure in each.measures:
                 if measure not in METRICS or METRICS[measure].better is None:
                     raise InputError(f"{each.name}: no metric {quoted(measure)} ranks models")
-        wanted = [("trick", name, tricks) for name in self.run_tricks or ()]
-        wanted += [("set of data", name, sets) for name in self.run_sets or ()]
-        wanted += [("set of data", name, sets) for each in self.tricks for name in each.sets or ()]
-        for what, name, choices in wanted:
+        choices_of = [("trick", name, tricks) for name in self.run_tricks or ()]
+        choices_of += [("set of data", name, sets) for name in self.run_sets or ()]
+        choices_of += [
+            ("set of data", name, sets) for each in self.tricks for name in each.sets or ()
+        ]
+        for what, name, choices in choices_of:
             if name not in choices:
                 raise InputError(
                     f"there is no {what} {quoted(name)}{did_you_mean(name, choices)}; there are "
