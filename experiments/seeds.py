@@ -7,12 +7,13 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from threading import Event
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tqdm import tqdm
 
@@ -44,59 +45,99 @@ class Seeds(Settings):
     out: Path = Path("runs/seeds")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run of a queue.
+
+    Attributes:
+        name: its folder in that of the queue; its log is beside it.
+        script: of experiments/.
+        arguments: of the script, but for `--out` and `--threads`.
+    """
+
+    name: str
+    script: str
+    arguments: tuple[str, ...]
+
+
 def main(settings: Seeds) -> None:
     config = {"script": settings.script, "seeds": settings.seeds, "arguments": PASSED_ON}
+    jobs = [
+        Job(name=f"seed{n}", script=settings.script, arguments=(*PASSED_ON, "--seed", str(n)))
+        for n in range(settings.seeds)
+    ]
     with FolderLock(settings.out, config, "Seeds", changing=True):
-        figures, text = summary(run_all(settings))
+        results = run_all(jobs, settings.out, settings.jobs)
+        figures, text = summary([results[job.name] for job in jobs])
         write_atomically(settings.out / "table.md", text)
         write_atomically(settings.out / "result.json", json.dumps(figures, indent=1))
     print(text)
 
 
-def run_all(settings: Seeds) -> list[Figures]:
-    """The figures of every seed."""
-    from hybridgen.training.signals import raised
+class Children:
+    """Processes that end together."""
 
-    children: list[subprocess.Popen] = []
-    stopping = Event()
-    with ThreadPoolExecutor(settings.jobs) as pool, raised():
-        seeds = range(settings.seeds)
-        runs = [pool.submit(run, settings, seed, children, stopping) for seed in seeds]
-        try:
-            with tqdm(as_completed(runs), total=settings.seeds, unit="seed") as done:
-                return [future.result() for future in done]
-        finally:  # after the first failure or a signal, nothing runs on unseen
-            pool.shutdown(wait=False, cancel_futures=True)
-            stopping.set()
-            for child in children:
-                child.terminate()
+    def __init__(self) -> None:
+        self._processes: list[subprocess.Popen] = []
+        self._stopped = Event()
+
+    def wait_for(self, call: list[Any], **options: Any) -> int:
+        """The exit status of a command."""
+        child = start_command(call, **options)
+        self._processes.append(child)
+        if self._stopped.is_set():  # it came too late for those who stop all
+            child.terminate()
+        return child.wait()
+
+    def stop(self) -> None:
+        """Ask all of them, and those that come later, to end."""
+        self._stopped.set()
+        for child in self._processes:
+            child.terminate()
 
 
-def run(settings: Seeds, seed: int, children: list[subprocess.Popen], stopping: Event) -> Figures:
-    """One seed's figures; trains unless they are there."""
-    folder, log = settings.out / f"seed{seed}", settings.out / f"seed{seed}.log"
-    call = [sys.executable, Path(__file__).with_name(f"{settings.script}.py"), *PASSED_ON]
-    call += ["--seed", str(seed), "--out", folder, "--threads", "1"]
+def run(job: Job, out: Path, children: Children) -> Figures:
+    """The figures of a run in the folder `out`; one that is finished only says them again."""
+    folder, log = out / job.name, out / f"{job.name}.log"
+    call = [sys.executable, Path(__file__).with_name(f"{job.script}.py"), *job.arguments]
+    call += ["--out", folder, "--threads", "1"]
+    log.parent.mkdir(parents=True, exist_ok=True)
     earlier = log.read_bytes() if log.is_file() and not log.is_symlink() else b""
     with new_file(log) as file:
         file.write(earlier)
         file.flush()
-        child = start_command(call, stdout=file, stderr=file, env={"OMP_NUM_THREADS": "1"})
-        children.append(child)
-        if stopping.is_set():  # it came too late for those who stop all
-            child.terminate()
-        status = child.wait()
+        status = children.wait_for(call, stdout=file, stderr=file, env={"OMP_NUM_THREADS": "1"})
     if status:
         last = " ".join(log.read_text(errors="replace").strip().splitlines()[-1:])
         if status == 2 and not folder.exists():  # refused, so nothing is left of it
             write_atomically(log, earlier) if earlier else log.unlink()
-            raise InputError(f"seed {seed}: {last.removeprefix('error: ')}")
-        raise RunError(f"seed {seed} ended with status {status}: {last}")
+            raise InputError(f"{job.name}: {last.removeprefix('error: ')}")
+        raise RunError(f"{job.name} ended with status {status}: {last}")
     advice = "remove it and give the same command again"
     return read_object(folder / "result.json", values=Number | None, advice=advice)
 
 
-def summary(results: list[Figures]) -> tuple[Figures, str]:
+def run_all(
+    jobs: Sequence[Job],
+    out: Path,
+    at_once: int,
+    run: Callable[[Job, Path, Children], Figures] = run,
+) -> dict[str, Figures]:
+    """The figures of every run by its name; each is a process on one core, `at_once` at a time."""
+    from hybridgen.training.signals import raised
+
+    children = Children()
+    with ThreadPoolExecutor(at_once) as pool, raised():
+        runs = {pool.submit(run, job, out, children): job.name for job in jobs}
+        try:
+            with tqdm(as_completed(runs), total=len(jobs), unit="run") as done:
+                return {runs[future]: future.result() for future in done}
+        finally:  # after the first failure or a signal, nothing runs on unseen
+            pool.shutdown(wait=False, cancel_futures=True)
+            children.stop()
+
+
+def summary(results: Sequence[Figures]) -> tuple[Figures, str]:
     """Mean and standard error of every figure, flat and as a Markdown table.
 
     A figure that is infinite for any seed has an infinite mean, not the mean of the others.

@@ -102,6 +102,25 @@ def jackknife_deviations(values: Sequence[float], count: int) -> tuple[float, ..
     return tuple(factor * (value - mean) for value in values)
 
 
+def mean_of(name: str, values: Sequence[float]) -> Estimate:
+    """The mean of a figure called `name` over two trainings or more, with its deviations over them:
+    means over the same seeds are compared in pairs. Infinite if a value is not finite."""
+    mean, count = fmean(values), len(values)
+    if not math.isfinite(mean):
+        return Estimate(value=math.inf, low=-math.inf, high=math.inf)
+    deviations = tuple((value - mean) / math.sqrt(count) for value in values)
+    error = float(np.std(deviations, ddof=1))
+    low, high = interval(name, mean, error, subsets=count)
+    return Estimate(
+        value=mean,
+        low=low,
+        high=high,
+        standard_error=error,
+        deviations=(deviations,),
+        degrees=count - 1,
+    )
+
+
 def paired_errors(a: Estimate, b: Estimate) -> list[tuple[float, int]]:
     """The standard errors of `a - b`, and the degrees of freedom of each: over the parts of their
     samples, and over trainings where both are means.

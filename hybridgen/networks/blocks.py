@@ -5,7 +5,7 @@ from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 
 from hybridgen.errors import InputError, quoted
 from hybridgen.networks.conditioning import require_positive
-from hybridgen.networks.settings import Activation
+from hybridgen.networks.settings import Activation, Normalisation
 
 SLOPE = 0.2
 """Of every LeakyReLU; GELU and Swish were worse in Huang et al. 2024, arXiv:2501.05441."""
@@ -24,9 +24,6 @@ GAIN = math.sqrt(2 / (1 + SLOPE**2))
 """Of weights before a LeakyReLU, so that the pair keeps the second moment."""
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
-Normalisation = Literal["spectral", "weight", "none"]
-"""Of a layer's weights: divided by their largest singular value (Miyato et al. 2018,
-arXiv:1802.05957), or split into direction and length (Salimans & Kingma 2016, arXiv:1602.07868)."""
 
 _GROUP = 16
 _SILU = math.sqrt((1 + SLOPE**2) / 2 / 0.35578)

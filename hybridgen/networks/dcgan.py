@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from hybridgen.networks import blocks, conditioning
-from hybridgen.networks.settings import Activation, Prior
+from hybridgen.networks.settings import Activation, Normalisation, Prior
 
 
 class DcganGenerator(ModelMixin, ConfigMixin):
@@ -80,6 +80,7 @@ class DcganDiscriminator(ModelMixin, ConfigMixin):
         classes: number of labels; 0 for none.
         noise_conditional: whether it looks at `sigma`.
         activation: `leaky_relu` or, for a loss on the discriminator's gradient, `silu`.
+        norm: of the weights of every layer, but not of those of labels and noise levels.
     """
 
     @register_to_config
@@ -92,6 +93,7 @@ class DcganDiscriminator(ModelMixin, ConfigMixin):
         classes: int = 0,
         noise_conditional: bool = False,
         activation: Activation = "leaky_relu",
+        norm: Normalisation = "none",
     ) -> None:
         super().__init__()
         base, widths = blocks.resolutions(
@@ -102,8 +104,11 @@ class DcganDiscriminator(ModelMixin, ConfigMixin):
         self.activate = blocks.activation_named(activation)
         layers = [nn.Conv2d(a, b, 4, 2, 1) for a, b in pairwise((channels, *widths))]
         layers.append(nn.Conv2d(widths[-1], widths[-1], 3, padding=1))
-        self.layers = nn.ModuleList(blocks.initialised(layer, blocks.GAIN) for layer in layers)
+        self.layers = nn.ModuleList(
+            blocks.normalised(blocks.initialised(layer, blocks.GAIN), norm) for layer in layers
+        )
         self.head = conditioning.ProjectionHead(features=widths[-1] * base**2, classes=classes)
+        blocks.normalised(self.head.linear, norm)
         sizes = [*widths, widths[-1]]
         self.noise = conditioning.NoiseConditioning(sizes) if noise_conditional else None
 

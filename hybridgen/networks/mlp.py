@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from hybridgen.errors import InputError
 from hybridgen.networks import conditioning
-from hybridgen.networks.blocks import SLOPE, activation_named
-from hybridgen.networks.settings import Activation, Prior
+from hybridgen.networks.blocks import SLOPE, activation_named, normalised
+from hybridgen.networks.settings import Activation, Normalisation, Prior
 
 _MAX_WAVELENGTH = 8.0
 
 
-def _hidden(size: int, width: int, depth: int) -> nn.ModuleList:
-    return nn.ModuleList(nn.Linear(width if i else size, width) for i in range(depth))
+def _hidden(size: int, width: int, depth: int, norm: Normalisation = "none") -> nn.ModuleList:
+    sizes = [size, *[width] * (depth - 1)]
+    return nn.ModuleList(normalised(nn.Linear(before, width), norm) for before in sizes)
 
 
 class MlpGenerator(ModelMixin, ConfigMixin):
@@ -101,6 +102,7 @@ class MlpDiscriminator(ModelMixin, ConfigMixin):
         classes: number of labels; 0 for none.
         noise_conditional: whether it looks at `sigma`; points should have about unit scale then.
         activation: `leaky_relu` or, for a loss on the discriminator's gradient, `silu`.
+        norm: of the weights of every layer, but not of those of labels and noise levels.
     """
 
     @register_to_config
@@ -115,6 +117,7 @@ class MlpDiscriminator(ModelMixin, ConfigMixin):
         classes: int = 0,
         noise_conditional: bool = False,
         activation: Activation = "leaky_relu",
+        norm: Normalisation = "none",
     ) -> None:
         super().__init__()
         conditioning.require_positive(dimension=dimension, width=width, depth=depth)
@@ -126,8 +129,9 @@ class MlpDiscriminator(ModelMixin, ConfigMixin):
                 dimension=dimension, frequencies=frequencies, min_wavelength=min_wavelength
             )
         size = dimension if self.features is None else self.features.size
-        self.hidden = _hidden(size, width, depth)
+        self.hidden = _hidden(size, width, depth, norm)
         self.head = conditioning.ProjectionHead(features=width, classes=classes)
+        normalised(self.head.linear, norm)
         self.noise = conditioning.NoiseConditioning([width] * depth) if noise_conditional else None
 
     def forward(

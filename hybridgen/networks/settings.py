@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from hybridgen.errors import InputError
 from hybridgen.settings import Positive, Range, Settings
 
 Architecture = Literal["mlp", "dcgan", "residual"]
@@ -11,6 +12,9 @@ Activation = Literal["leaky_relu", "silu"]
 """Between a discriminator's layers. SiLU is smooth: a loss on the discriminator's gradient, as
 score matching is, needs a second derivative, and that of a LeakyReLU is zero wherever it exists."""
 Prior = Literal["normal", "uniform"]
+Normalisation = Literal["spectral", "weight", "none"]
+"""Of a layer's weights: divided by their largest singular value (Miyato et al. 2018,
+arXiv:1802.05957), or split into direction and length (Salimans & Kingma 2016, arXiv:1602.07868)."""
 Width = Annotated[int, Range(1, 65_536)]
 Depth = Annotated[int, Range(1, 256)]
 
@@ -52,6 +56,8 @@ class DiscriminatorSettings(Settings):
         noise_conditional: whether it looks at the noise level of its input.
         activation: `leaky_relu`, or `silu` for a loss on the discriminator's gradient (score
             matching).
+        norm: of the weights, which bounds how steep it is; if not given, spectral for `patch` and
+            none for others. Not for `residual`.
     """
 
     architecture: DiscriminatorArchitecture = "dcgan"
@@ -60,6 +66,15 @@ class DiscriminatorSettings(Settings):
     frequencies: Annotated[int, Range(0, 32)] = 0
     noise_conditional: bool = False
     activation: Activation = "leaky_relu"
+    norm: Normalisation | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.architecture == "residual" and self.norm not in (None, "none"):
+            raise InputError(
+                f"a residual discriminator has weights without normalisation, got norm {self.norm}:"
+                " leave discriminator.norm out, or choose mlp, dcgan or patch"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -110,6 +110,14 @@ def markdown(comparison: Comparison) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def markdown_of(table: Table) -> str:
+    """Any table, a line for each row, with what stands below a figure behind it."""
+    titles = [escaped(title) for title in table.columns]
+    lines = [titles, ["---", *["---:"] * (len(titles) - 1)]]
+    lines += [[*map(_marked, cells)] for cells in (*table.fixed, *table.rows)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
 def _metrics_table(comparison: Comparison, names: Sequence[str]) -> Table:
     rows, signs = comparison.rows, keys(comparison.rows)
     best = {n: ranking.clear_winner(rows, n) for n in names if metric_of(n).better is not None}

@@ -61,6 +61,11 @@ def train_gan(
     _validate(accelerator, config, adversarial)
     if noise is not None:
         validate_noise(adversarial)
+        if config.instance_noise.greatest > 0:
+            raise InputError(
+                "training.instance_noise would add noise of a level that the discriminator is not "
+                "told to that of diffusion.highest, which it is: leave one of them out"
+            )
     networks = {"generator": config.generator, "discriminator": config.discriminator}
 
     def steps() -> Iterator[Step]:
@@ -97,8 +102,17 @@ def train_gan(
             past = None
             if replay is not None and name == "discriminator":
                 past = setup.share(replay.draws(rows, rngs["replay"]))
-            draws = () if noise is None else _noise(setup, real, rows, rngs["diffusion"])
+            noisy = noise is not None or config.instance_noise.greatest > 0
+            draws = _noise(setup, real, rows, rngs["diffusion"]) if noisy else ()
             return setup.micro_batches([name], real, label, latents, past, *draws)
+
+        def pair_of(real: Tensor, fake: Tensor, drawn: list[Tensor], std: float) -> dict[str, Any]:
+            """What the discriminator sees, by the names of an adversarial loss."""
+            if noise is not None:
+                return noise(real, fake, *drawn)
+            if drawn:
+                real, fake = real + std * drawn[0], fake + std * drawn[1]
+            return {"real": real, "fake": fake}
 
         for number in range(done + 1, total + 1):
             progress = (number - 1) / total
@@ -107,6 +121,7 @@ def train_gan(
                 beta2 = config.beta2(progress) if network.beta2 is None else network.beta2
                 rate = network.rate * config.learning_rate(progress)
                 schedule(optimizer, rate, (network.beta1, beta2))
+            std = config.instance_noise(progress)
             penalty_rng = rng_for(seed, "penalty", number, setup.rank, device=setup.device)
             rngs = {
                 name: rng_for(seed, name, number, device=setup.device)
@@ -128,9 +143,7 @@ def train_gan(
                     if replay is not None:
                         new.append(fake)
                         fake = replay.mixed(fake, past)
-                    pair = {"real": real, "fake": fake}
-                    if noise is not None:
-                        pair = noise(real, fake, *drawn)
+                    pair = pair_of(real, fake, drawn, std)
                     losses = discriminator_loss(**pair, label=label, rng=penalty_rng)
                     parts.append(setup.backward(losses))
                 means = setup.update(["discriminator"], parts, number)
@@ -146,9 +159,7 @@ def train_gan(
                 for real, label, z, _, *drawn in parts_of("generator", rngs):
                     with accelerator.autocast():
                         fake = together(prepared_generator(z, label))
-                        pair = {"real": real, "fake": fake}
-                        if noise is not None:
-                            pair = noise(real, fake, *drawn)
+                        pair = pair_of(real, fake, drawn, std)
                         loss = adversarial.generator_loss(**pair, label=label)
                     parts.append(setup.backward({"total": loss}))
                 lost = setup.update(["generator"], parts, number, moved=moved)

@@ -239,6 +239,8 @@ class GanTraining(OptimSettings):
         replay: share of the discriminator's generated samples that are past ones.
         replay_size: how many past samples are kept; checkpoints hold them.
         pack: samples that the discriminator sees together, joined on their first axis (PacGAN).
+        instance_noise: standard deviation of noise on all that the discriminator sees, which is not
+            told (arXiv:1610.04490); a schedule, usually down to 0.
         discriminator: how it moves, where it differs.
         generator: how it moves, where it differs.
     """
@@ -253,6 +255,7 @@ class GanTraining(OptimSettings):
     replay: Annotated[float, Range(0, 1, "[)")] = 0.0
     replay_size: Samples = 1_000
     pack: Annotated[int, Range(1, 64)] = 1
+    instance_noise: Cosine = field(default_factory=lambda: Cosine(start=0.0))
     discriminator: NetworkTraining = field(default_factory=NetworkTraining)
     generator: NetworkTraining = field(default_factory=NetworkTraining)
 

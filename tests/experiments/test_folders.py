@@ -33,7 +33,7 @@ CLASSES = {
         "features": "FeatureExperiment",
     },
     **{"benchmark": "Benchmark", "endurance": "Endurance", "distill": "Distill"},
-    **{"instruments": "Instruments", "lecture": "Lecture"},
+    **{"instruments": "Instruments", "lecture": "Lecture", "stability": "Stability"},
 }
 RUNS = ["--threads", "1", "--training.steps", "2", "--training.batch", "8", "--log_every", "1"]
 ARGUMENTS = {
@@ -62,6 +62,10 @@ ARGUMENTS = {
     "endurance": [],
     "instruments": ["--pairs", "1", "--samples", "40"],
     "lecture": ["--effort", "0.01", "--statements", "[modes]"],
+    "stability": [
+        *("--config", str(EXPERIMENTS.parent / "configs" / "stability" / "tricks.yaml")),
+        *("--seeds", "2", "--run_tricks", "[R1]", "--run_sets", "[ring]"),
+    ],
 }
 MADE = ("gan", "autoencoder", "guide", "distill", "compare", "features", "seeds")
 """Scripts whose whole folders are made here; the others share their parts."""
@@ -274,7 +278,7 @@ def test_a_training_that_is_refused_leaves_nothing_of_the_whole(
     shutil.copy(tmp_path / "gan.py", home / "diffusion.py")
     for name, more, line in (
         ("compare", argv, "error: no data"),
-        ("seeds", ("--script", "diffusion"), "error: seed 0: no data"),
+        ("seeds", ("--script", "diffusion"), "error: seed0: no data"),
     ):
         capfd.readouterr()
         assert run(name, tmp_path / "out", *more) in (1, 2)

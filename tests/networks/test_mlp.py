@@ -34,6 +34,32 @@ def test_a_discriminator_is_linear_maps_with_leaky_relus_between():
     torch.testing.assert_close(discriminator(x, torch.zeros(5)), expected)
 
 
+@pytest.mark.parametrize(("architecture", "shape"), [("mlp", (2,)), ("dcgan", (1, 8, 8))])
+def test_under_spectral_norm_no_layer_of_a_discriminator_stretches(architecture, shape, tmp_path):
+    torch.manual_seed(0)
+    settings = DiscriminatorSettings(architecture=architecture, width=16, norm="spectral")
+    discriminator, x = build_discriminator(settings, shape), torch.randn(64, *shape)
+    for _ in range(50):  # power iterations
+        discriminator(x)
+    layers = [m for m in discriminator.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    assert len(layers) == 3
+    for layer in layers:
+        greatest = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2)
+        assert float(greatest) == pytest.approx(1, abs=1e-3)
+    discriminator.eval().save_pretrained(tmp_path)
+    torch.testing.assert_close(load_network(tmp_path)(x), discriminator(x))
+    if architecture == "mlp":  # every slope is at most 1, so a logit is no steeper than a distance
+        y = x.flip(0)
+        apart = (discriminator(x) - discriminator(y)).abs() / (x - y).norm(dim=1)
+        assert float(apart.detach().max()) <= 1 + 1e-3
+
+
+def test_a_norm_that_an_architecture_does_not_have_is_refused():
+    with pytest.raises(InputError, match="residual discriminator has weights without norm"):
+        DiscriminatorSettings(architecture="residual", norm="spectral")
+    assert DiscriminatorSettings(architecture="residual", norm="none").norm == "none"
+
+
 def test_fourier_features_are_sines_and_cosines_of_each_coordinate():
     features = FourierFeatures(dimension=2, frequencies=3, min_wavelength=0.5)
     x = torch.tensor([[0.3, -1.1]])

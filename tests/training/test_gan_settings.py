@@ -11,8 +11,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from training.workers.two_processes import knobs_players, knobs_training
 
 from hybridgen import AdversarialLoss
-from hybridgen.data.augment import Replay, packed
+from hybridgen.data.augment import DiffusionNoise, Replay, packed
 from hybridgen.data.points import MixturePoints
+from hybridgen.data.settings import DiffusionNoiseSettings
 from hybridgen.errors import InputError
 from hybridgen.maths.mixtures import ring
 from hybridgen.maths.rng import rng_for
@@ -194,6 +195,31 @@ def test_a_packed_discriminator_sees_samples_together(train, training):
     *_, step = train(training(steps=3, batch=16, pack=2), (generator, adversarial))
     assert set(seen) == {(16, 4)}  # eight packs of real samples and eight of generated ones
     assert step.average(torch.zeros(1, 3)).shape == (1, 2)
+
+
+def test_instance_noise_fades_as_its_schedule_says(train, training):
+    disc, calls = MlpDiscriminator(width=16, depth=2), []
+    disc.register_forward_pre_hook(lambda module, inputs: calls.append(inputs[0].detach().clone()))
+    for noise in (Cosine(start=0.0), Cosine(start=0.8, end=0.0, until=2 / 3)):
+        config = training(steps=3, batch=2_000, instance_noise=noise)
+        list(train(config, unlabelled(disc)))  # a new generator, the same each time
+    # A step has two calls; in the first, of the discriminator's half, real samples come before
+    # generated ones, and they are the same in both trainings.
+    first = [x[:2_000] for x in calls[::2]]
+    assert len(first) == 6
+    added = [float((b - a).std()) for a, b in zip(first[:3], first[3:], strict=True)]
+    assert added == pytest.approx([0.8, 0.4, 0.0], rel=0.05, abs=1e-9)
+    # While the generator has not moved, its samples are the same too, in both halves.
+    for clean, noisy in zip(calls[:2], calls[6:8], strict=True):
+        for a, b in zip(clean.chunk(2), noisy.chunk(2), strict=True):
+            assert float((b - a).std()) == pytest.approx(0.8, rel=0.05)
+
+
+def test_instance_noise_is_not_mixed_with_noise_of_a_level_that_is_told(train, training):
+    told = DiffusionNoise(DiffusionNoiseSettings(highest=1.0))
+    players = unlabelled(MlpDiscriminator(width=16, depth=2, noise_conditional=True))
+    with pytest.raises(InputError, match="leave one of them out"):
+        train(training(instance_noise=Cosine(start=0.1)), players, noise=told)
 
 
 def test_what_does_not_go_together_is_refused_at_once(train, training, players):
