@@ -59,20 +59,24 @@ class MlpGenerator(ModelMixin, ConfigMixin):
 
 
 class FourierFeatures(nn.Module):
-    """`[x, sin(x w_1), ..., cos(x w_1), ...]`: `[b d] -> [b size]`.
+    """`[x, a_1 sin(x w_1), ..., a_1 cos(x w_1), ...]`: `[b d] -> [b size]`.
 
-    Source: Tancik et al. 2020, arXiv:2006.10739, with frequencies on a grid.
+    Source: Tancik et al. 2020, arXiv:2006.10739, with frequencies on a grid; amplitudes are
+    `a = w^-decay`, as the power laws of their one-dimensional examples.
 
     Args:
         dimension: d.
         frequencies: a coordinate, geometric from wavelength 8 to `min_wavelength`.
         min_wavelength: the shortest.
+        decay: 0 for equal amplitudes, 1 for equal slopes.
 
     Attributes:
         size: `d (2 frequencies + 1)`.
     """
 
-    def __init__(self, *, dimension: int, frequencies: int, min_wavelength: float) -> None:
+    def __init__(
+        self, *, dimension: int, frequencies: int, min_wavelength: float, decay: float = 0.0
+    ) -> None:
         super().__init__()
         conditioning.require_positive(dimension=dimension, frequencies=frequencies)
         if not 0 < min_wavelength < math.inf:
@@ -81,17 +85,23 @@ class FourierFeatures(nn.Module):
         ends = math.log10(_MAX_WAVELENGTH), math.log10(min_wavelength)
         lengths = torch.logspace(*ends, frequencies, dtype=torch.float64)
         self.register_buffer("frequencies", 2 * math.pi / lengths.float(), persistent=False)
+        self.decay = decay
 
     def forward(self, x: Tensor) -> Tensor:
-        angles = (x.unsqueeze(-1) * cast(Tensor, self.frequencies).to(x)).flatten(1)
-        return torch.cat([x, angles.sin(), angles.cos()], dim=1)
+        frequencies = cast(Tensor, self.frequencies).to(x)
+        angles = (x.unsqueeze(-1) * frequencies).flatten(1)
+        waves = [angles.sin(), angles.cos()]
+        if self.decay:
+            amplitudes = (frequencies**-self.decay).repeat(x.shape[1])
+            waves = [amplitudes * wave for wave in waves]
+        return torch.cat([x, *waves], dim=1)
 
 
 class MlpDiscriminator(ModelMixin, ConfigMixin):
     """`(x [b dimension], sigma [b], label [b] or None) -> logits [b]`.
 
-    With Fourier features it sees finer structure: made to know two finished sets of points apart.
-    In a GAN they do harm, because the generator is led along their waves.
+    With Fourier features it sees finer structure. In a GAN those of equal amplitude do harm: the
+    slopes of the shortest waves lead the generator astray. With `decay` .5 they help.
 
     Args:
         dimension: entries of a point.
@@ -99,6 +109,7 @@ class MlpDiscriminator(ModelMixin, ConfigMixin):
         depth: hidden layers.
         frequencies: Fourier features a coordinate, see `FourierFeatures`; 0 for none.
         min_wavelength: the shortest wavelength of them; points should have about unit scale.
+        decay: how fast their amplitudes fall with the frequency.
         classes: number of labels; 0 for none.
         noise_conditional: whether it looks at `sigma`; points should have about unit scale then.
         activation: `leaky_relu` or, for a loss on the discriminator's gradient, `silu`.
@@ -114,6 +125,7 @@ class MlpDiscriminator(ModelMixin, ConfigMixin):
         depth: int = 4,
         frequencies: int = 0,
         min_wavelength: float = 0.05,
+        decay: float = 0.0,
         classes: int = 0,
         noise_conditional: bool = False,
         activation: Activation = "leaky_relu",
@@ -126,7 +138,10 @@ class MlpDiscriminator(ModelMixin, ConfigMixin):
         self.features = None
         if frequencies != 0:
             self.features = FourierFeatures(
-                dimension=dimension, frequencies=frequencies, min_wavelength=min_wavelength
+                dimension=dimension,
+                frequencies=frequencies,
+                min_wavelength=min_wavelength,
+                decay=decay,
             )
         size = dimension if self.features is None else self.features.size
         self.hidden = _hidden(size, width, depth, norm)

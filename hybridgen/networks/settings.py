@@ -51,8 +51,9 @@ class DiscriminatorSettings(Settings):
             and `patch` half the image's).
         depth: hidden layers, or residual blocks per resolution, or for `patch` how often the image
             is halved; ignored by `dcgan`.
-        frequencies: Fourier features a coordinate, for points: 8 let a guide see finer structure,
-            0 suits a GAN's discriminator.
+        frequencies: Fourier features a coordinate, for points, which let it see finer structure.
+        decay: how fast their amplitudes fall with the frequency w, as w^-decay: 0 suits a guide,
+            .5 the discriminator of a GAN.
         noise_conditional: whether it looks at the noise level of its input.
         activation: `leaky_relu`, or `silu` for a loss on the discriminator's gradient (score
             matching).
@@ -64,6 +65,7 @@ class DiscriminatorSettings(Settings):
     width: Width = 64
     depth: Depth = 2
     frequencies: Annotated[int, Range(0, 32)] = 0
+    decay: Annotated[float, Range(0, 1)] = 0.0
     noise_conditional: bool = False
     activation: Activation = "leaky_relu"
     norm: Normalisation | None = None

@@ -60,14 +60,15 @@ def test_a_norm_that_an_architecture_does_not_have_is_refused():
     assert DiscriminatorSettings(architecture="residual", norm="none").norm == "none"
 
 
-def test_fourier_features_are_sines_and_cosines_of_each_coordinate():
-    features = FourierFeatures(dimension=2, frequencies=3, min_wavelength=0.5)
+@pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
+def test_fourier_features_are_sines_and_cosines_of_each_coordinate(decay):
+    features = FourierFeatures(dimension=2, frequencies=3, min_wavelength=0.5, decay=decay)
     x = torch.tensor([[0.3, -1.1]])
     expected = [0.3, -1.1]
     for function in (math.sin, math.cos):
-        expected += [
-            function(2 * math.pi * v / length) for v in (0.3, -1.1) for length in (8, 2, 0.5)
-        ]
+        for v in (0.3, -1.1):
+            waves = [2 * math.pi / length for length in (8, 2, 0.5)]
+            expected += [function(v * wave) / wave**decay for wave in waves]
     torch.testing.assert_close(features(x), torch.tensor([expected]))
     assert features.size == len(expected)
 
