@@ -22,10 +22,15 @@ Name = Literal[
     "divergences",
     "optimum",
     "samples",
+    "single_pass",
     "play",
+    "progress",
     "modes",
     "losses",
+    "stopping",
     "collapse",
+    "digit_collapse",
+    "closing",
 ]
 """Of the statements, in the lecture's order; each is a function of one of the modules below."""
 
@@ -54,8 +59,11 @@ class Lecture(Settings):
 
 def main(settings: Lecture) -> None:
     # Imported once the arguments are read: these take seconds.
+    import lecture_digits
     import lecture_divergences
     import lecture_games
+    import lecture_losses
+    import lecture_pixels
     import lecture_ring
     import lecture_samples
     import lecture_theory
@@ -68,7 +76,10 @@ def main(settings: Lecture) -> None:
     from hybridgen.training.run import Run
     from hybridgen.training.setup import accelerator_for
 
-    modules = (lecture_samples, lecture_theory, lecture_divergences, lecture_games, lecture_ring)
+    modules = (
+        *(lecture_samples, lecture_theory, lecture_divergences, lecture_games),
+        *(lecture_losses, lecture_ring, lecture_pixels, lecture_digits),
+    )
     out = settings.out
     accelerator = accelerator_for(out, RunSettings(seed=settings.seed, threads=settings.threads))
     names = settings.statements or get_args(Name)

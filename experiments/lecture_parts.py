@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +16,7 @@ from matplotlib.path import Path as Outline
 from torch import Tensor, nn
 
 from hybridgen.data.points import MixturePoints
+from hybridgen.data.source import Source
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.maths.objectives import Objective, minimax
@@ -177,28 +178,25 @@ def logit_of(discriminator: nn.Module, x: Tensor) -> Tensor:
 
 def game(
     settings: "Lecture",
-    mixture: GaussianMixture,
+    source: GaussianMixture | Source,
     networks: Sequence[nn.Module],
     objective: Objective,
     *,
-    steps: int,
     latent: int,
     rate: tuple[float, float | None],
     penalty: tuple[float, float | None] = (0.0, None),
     batch: int = 256,
+    **options: Any,
 ) -> Iterator[Step]:
-    """The package's GAN training of a generator and a discriminator on a mixture."""
+    """The package's GAN training of a generator and a discriminator on a mixture or other data."""
     generator, discriminator = networks
     accelerator = Accelerator(cpu=True)
-    start, end = penalty
-    training = GanTraining(
-        steps=steps,
-        batch=batch,
-        learning_rate=Cosine(start=rate[0], end=rate[1]),
-        r1=Cosine(start=start, end=end),
-        r2=Cosine(start=start, end=end),
-    )
-    source = MixturePoints(mixture=mixture, name="lecture")
+    both = Cosine(start=penalty[0], end=penalty[1])
+    learning_rate = Cosine(start=rate[0], end=rate[1])
+    usual: dict[str, Any] = {"r1": both, "r2": both, "learning_rate": learning_rate}
+    training = GanTraining(**usual | options, batch=batch)
+    if isinstance(source, GaussianMixture):
+        source = MixturePoints(mixture=source, name="lecture")
     batches = batches_of(source, accelerator, batch=batch, seed=settings.seed)
     adversarial = AdversarialLoss(discriminator, objective)
     return train_gan(

@@ -160,12 +160,12 @@ def pictures(comparison: Comparison, which: str, metric: str) -> list[Card]:
     """A card of every row that has such a picture; of samples, the real ones come first."""
     signs, cards = keys(comparison.rows), []
     if which == "picture" and comparison.real_picture:
-        cards.append(Card(_image(REAL, comparison.real_picture), REAL))
+        cards.append(Card(image(REAL, comparison.real_picture), REAL))
     for row in comparison.rows:
         if picture := getattr(row, which):
             estimate = row.figures.get(metric)
             small = f"{metric_of(metric).label} {text.value_of(estimate)}" if estimate else ""
-            cards.append(Card(_image(row.name, picture), row.name, signs[row.method], small))
+            cards.append(Card(image(row.name, picture), row.name, signs[row.method], small))
     return cards
 
 
@@ -224,7 +224,7 @@ def curves(model: TrainingSummary, prefix: str) -> list[Card]:
     return cards
 
 
-def _image(name: str, picture: bytes) -> Markup:
+def image(name: str, picture: bytes) -> Markup:
     """A PNG as an element of the page; small ones are enlarged without smoothing."""
     width, height = (int.from_bytes(picture[i : i + 4], "big") for i in (16, 20))  # PNG's header
     source = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
