@@ -84,7 +84,7 @@ def digit_collapse(settings: "Lecture") -> Statement:
     """The oldest recipe, its generator running ahead of its discriminator."""
     torch.manual_seed(settings.seed)
     networks, real = RECIPES[2014].networks(), DIGITS.reference("train", DIGITS.size)[0]
-    steps = settings.scaled(240, 8)
+    steps = settings.scaled(100, 8)
     noise, shots, sheet = torch.randn(500, LATENT), [], []
     played = ahead(
         settings,
@@ -95,7 +95,7 @@ def digit_collapse(settings: "Lecture") -> Statement:
         draw=lambda rng: real[torch.randint(len(real), (64,), generator=rng)],
     )
     for step in played:
-        if step % max(1, steps // 40) == 0:
+        if step % max(1, steps // 25) == 0:
             x = drawn(networks[0], noise)
             shots.append((step, judged(x).classes))
             sheet.append(x[:8])
@@ -158,13 +158,13 @@ def closing(settings: "Lecture") -> Statement:
     for name, rows in data.items():
         unit = "Wasserstein" if name == "ring" else "Fr\u00e9chet"
         scales = {"xscale": "log", "yscale": "log"}
-        axes = axes_of("seconds a sample", f"{unit} distance", height=320, **scales)
+        axes = axes_of("milliseconds a sample", f"{unit} distance", height=320, **scales)
         for pattern, mark, colour, label in kinds:
             points = [row for key, row in rows.items() if re.match(pattern, key)]
             value, low, high, price = (torch.tensor(each) for each in zip(*points, strict=True))
             bars = torch.stack([value - low, high - value]).clamp_min(0)
             style = {"color": colour, "markersize": 7, "elinewidth": 1, "label": label}
-            axes.errorbar(price, value, bars.numpy(), fmt=mark, **style)
+            axes.errorbar(1_000 * price, value, bars.numpy(), fmt=mark, **style)
         caption = f"Recorded on {name}; both axes are logarithmic, bars are 95 % intervals."
         panels.append(panel(axes, f"closing-{name}", caption))
 

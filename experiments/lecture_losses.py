@@ -27,7 +27,7 @@ from hybridgen.maths import objectives
 from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.distances import sliced_wasserstein
-from hybridgen.report.text import number
+from hybridgen.report.text import grouped, number
 
 if TYPE_CHECKING:
     from lecture import Lecture
@@ -131,9 +131,9 @@ def stopping(settings: "Lecture") -> Statement:
         title="No loss says when to stop; distances to held-out data do",
         at="19:40",
         sentence="A game without penalties has no best step that its losses would show. The "
-        f"package's rule compares {len(held_out)} samples with as many held-out ones, ends after "
-        f"{rule.patience} comparisons without a better one, and keeps the best: it chose step "
-        f"{steps[chosen]} of {steps[-1]}.",
+        f"package's rule compares {grouped(len(held_out))} samples with as many held-out ones, "
+        f"ends after {rule.patience} comparisons without a better one, and keeps the best: it "
+        f"chose step {steps[chosen]} of {steps[-1]}.",
         checks=(
             Check("the rule's choice to the best in hindsight", true[chosen] / true[best], 1, 0.1),
             Check("the last step to the best", true[-1] / true[best], 1.1, 0, "at least "),
@@ -144,7 +144,7 @@ def stopping(settings: "Lecture") -> Statement:
         ),
         panels=(
             panel(axes, "stopping-exact", "The true distance, and what each way to stop keeps."),
-            panel(drawn, "stopping-loss", "The loss at the same steps shows none of it."),
+            panel(drawn, "stopping-loss", "The loss at the same steps: where would you stop?"),
         ),
         note="Ratios are of exact distances, in the data's units, which the rule never sees.",
     )

@@ -22,6 +22,7 @@ from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.maths.objectives import Objective, minimax
 from hybridgen.maths.rng import rng_for
 from hybridgen.networks.mlp import MlpDiscriminator
+from hybridgen.report.page import filled
 from hybridgen.report.svg import LIGHT, inline_svg
 from hybridgen.report.text import number
 from hybridgen.training.gan import train_gan
@@ -88,6 +89,12 @@ class Statement:
     panels: tuple[Panel, ...]
     note: str = ""
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: its part of the page, as a page of its own."""
+        page = filled("lecture.html", statements=[self], seconds={}, command="", facts={})
+        frame = '<iframe srcdoc="{}" title="{}" width="100%" height="800" style="border: 0">'
+        return Markup(frame + "</iframe>").format(str(page), self.title)
+
 
 def axes_of(xlabel: str, ylabel: str, *, height: int = 270, **options: object) -> Axes:
     """Empty axes of a panel 360 wide, in the pixels of the page."""
@@ -114,6 +121,7 @@ def panel(
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":  # powers would be written as formulas
             axis.set_major_formatter(lambda value, _: number(value))
+            axis.set_minor_formatter(lambda value, _: number(value) * (f"{value:e}"[0] in "25"))
     figure = axes.get_figure(root=True)
     if figure is None:
         raise ValueError("these axes have lost their figure")
