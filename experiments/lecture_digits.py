@@ -45,7 +45,7 @@ def progress(settings: "Lecture") -> Statement:
     distance = {year: run.judged.distance for year, run in runs.items()}
     now, before = distance[TODAY], min(d for year, d in distance.items() if year != TODAY)
     places = list(range(len(runs)))
-    axes = axes_of("", "Fr\u00e9chet distance (log)", height=300, yscale="log")
+    axes = axes_of("year", "Fr\u00e9chet distance", height=300, yscale="log")
     axes.set_xticks(places, [str(year) for year in runs])
     axes.plot(places, list(distance.values()), "o:", color=FAKE, lw=1.4)
     axes.axhline(floor, color=MUTED, ls="--", label="real digits")
@@ -55,7 +55,7 @@ def progress(settings: "Lecture") -> Statement:
         short="progress",
         title="From 2014 to today: the same digits, the same seconds",
         at="17:18",
-        sentence="Five recipes as their years had them, small enough for a lecture: "
+        sentence="Five recipes after the ideas of their years, small enough for a lecture: "
         f"{number(max(spent), 2)} CPU seconds of training each. The recipe of today comes to "
         f"{number(now / distance[2014], 2)} of the distance of 2014.",
         checks=(
@@ -75,8 +75,8 @@ def progress(settings: "Lecture") -> Statement:
                 for year, run in runs.items()
             ),
         ),
-        note="A step of the later networks costs more, so within seconds they make fewer; with "
-        "hours their lead is another one.",
+        note="A step of 2018 and 2019 costs more, so within seconds they make fewer and may fall "
+        "behind 2015; nothing here says what hours would show.",
     )
 
 

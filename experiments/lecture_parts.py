@@ -121,11 +121,17 @@ def panel(
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":  # powers would be written as formulas
             axis.set_major_formatter(lambda value, _: number(value))
-            axis.set_minor_formatter(lambda value, _: number(value) * (f"{value:e}"[0] in "25"))
+            axis.set_minor_formatter(_minor)
     figure = axes.get_figure(root=True)
     if figure is None:
         raise ValueError("these axes have lost their figure")
     return Panel(name, inline_svg(figure, caption, name), caption, frames, seconds)
+
+
+def _minor(value: float, _: object) -> str:
+    """Between powers of ten: 2 and 5, where there is room."""
+    text = number(value)
+    return text if f"{value:e}"[0] in "25" and len(text) <= 4 else ""
 
 
 def frame(place: int, frames: int) -> str:
