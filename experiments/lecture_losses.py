@@ -99,13 +99,13 @@ def stopping(settings: "Lecture") -> Statement:
     data = gaussian((0.5, -1.2, 0.4), (0.5, 1.2, 0.4))
     shots = chased(settings, data, rate=2e-2)
     held_out = data.sample(len(shots[0].samples), rng_for("held out", settings.seed))[0]
-    known = [sliced_wasserstein(held_out, shot.samples) for shot in shots]
+    measured = [sliced_wasserstein(held_out, shot.samples) for shot in shots]
     true = [cell_distance(cell_shares(data), shot.shares) for shot in shots]
     # What the package writes to the log of a training, and its rule reads.
     name, rule = "sliced_wasserstein", Stopping(patience=20)
     rows = [
         {"step": shot.step, name: distance, f"floor_{name}": 0.0}
-        for shot, distance in zip(shots, known, strict=True)
+        for shot, distance in zip(shots, measured, strict=True)
     ]
     seen = (rows[:count] for count in range(1, len(rows) + 1))
     log = next((part for part in seen if ending(part, Alarms(), rule)), rows)

@@ -104,8 +104,8 @@ class StyleGenerator(nn.Module):
         h = self.constant.expand(len(noise), -1, -1, -1)
         for i, to_style in enumerate(self.styles):
             h = modulated(self.weights[i], upsample(h) if i == 1 else h, 1 + to_style(w))
-            own = torch.randn_like(h[:, :1]) * self.strengths[i]
-            h = F.leaky_relu(h + own + self.biases[i], 0.2) * GAIN
+            noises = torch.randn_like(h[:, :1]) * self.strengths[i]
+            h = F.leaky_relu(h + noises + self.biases[i], 0.2) * GAIN
         return self.out(h)
 
 
