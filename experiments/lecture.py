@@ -7,13 +7,16 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from tqdm import tqdm
 
 from hybridgen.cli import command
 from hybridgen.settings import Range, Seed, Settings
 from hybridgen.training.settings import RunSettings, Threads
+
+if TYPE_CHECKING:
+    from lecture_parts import Statement
 
 Name = Literal[
     "sampler",
@@ -22,10 +25,15 @@ Name = Literal[
     "divergences",
     "optimum",
     "samples",
+    "single_pass",
     "play",
+    "progress",
     "modes",
     "losses",
+    "stopping",
     "collapse",
+    "digit_collapse",
+    "closing",
 ]
 """Of the statements, in the lecture's order; each is a function of one of the modules below."""
 
@@ -52,33 +60,47 @@ class Lecture(Settings):
         return max(least, round(self.effort * usual))
 
 
-def main(settings: Lecture) -> None:
+def made(settings: Lecture, name: Name) -> "Statement":
+    """A statement of the lecture, computed now; a notebook shows it as the page does."""
     # Imported once the arguments are read: these take seconds.
+    import lecture_digits
     import lecture_divergences
     import lecture_games
+    import lecture_losses
+    import lecture_pixels
     import lecture_ring
     import lecture_samples
     import lecture_theory
     import torch
     from matplotlib import rc_context
 
+    from hybridgen.report.svg import LOOK
+
+    modules = (
+        *(lecture_samples, lecture_theory, lecture_divergences, lecture_games),
+        *(lecture_losses, lecture_ring, lecture_pixels, lecture_digits),
+    )
+    make = next(getattr(module, name) for module in modules if hasattr(module, name))
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+    with rc_context(LOOK):
+        return make(settings)
+
+
+def main(settings: Lecture) -> None:
     from hybridgen.files import write_atomically
     from hybridgen.report.page import filled
-    from hybridgen.report.svg import LOOK
     from hybridgen.training.run import Run
     from hybridgen.training.setup import accelerator_for
 
-    modules = (lecture_samples, lecture_theory, lecture_divergences, lecture_games, lecture_ring)
     out = settings.out
     accelerator = accelerator_for(out, RunSettings(seed=settings.seed, threads=settings.threads))
     names = settings.statements or get_args(Name)
     figures, statements, costs = {}, [], {}
-    with Run(out, settings, accelerator) as run, rc_context(LOOK):
+    with Run(out, settings, accelerator) as run:
         for name in tqdm(names, unit="statement"):
-            make = next(getattr(module, name) for module in modules if hasattr(module, name))
             start = time.process_time()
-            torch.manual_seed(settings.seed)
-            statements.append(make(settings))
+            statements.append(made(settings, name))
             costs[name] = time.process_time() - start
             for check in statements[-1].checks:
                 key = f"{name}/{check.key}"

@@ -1,6 +1,5 @@
-"""Statements about playing the game: steps in turn, losses that swing, modes that are lost."""
+"""The game on a line, and the statement that it is played in turn."""
 
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -9,9 +8,7 @@ from lecture_parts import (
     DATA,
     FAKE,
     INK,
-    LOG4,
     MUTED,
-    ONE_OF_TWO,
     Check,
     Statement,
     axes_of,
@@ -26,9 +23,9 @@ from torch import Tensor, nn
 
 from hybridgen.maths import objectives
 from hybridgen.maths.mixtures import GaussianMixture
+from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.divergences import histogram_divergences
 from hybridgen.networks.mlp import MlpDiscriminator
-from hybridgen.report.text import number
 
 if TYPE_CHECKING:
     from lecture import Lecture
@@ -55,12 +52,14 @@ class LineGenerator(nn.Module):
 
 class Snapshot(NamedTuple):
     """A game on a line at one step: shares of generated samples in the cells of `EDGES`, the
-    probability of "real" at `CENTRES`, where evenly spread noise goes, losses, and the JSD."""
+    probability of "real" at `CENTRES`, where evenly spread noise and 10 000 latents go, losses,
+    and the JSD."""
 
     step: int
     shares: Tensor
     probability: Tensor
     places: Tensor
+    samples: Tensor
     losses: dict[str, float]
     jsd: float
 
@@ -83,11 +82,11 @@ def snapshot(step: int, losses: dict, networks: tuple[nn.Module, nn.Module], p: 
     with torch.no_grad():
         x = generator(normal_quantiles(20_000))[:, 0].double()
         places = generator(normal_quantiles(25))[:, 0]
+        samples = generator(torch.randn(10_000, 1, generator=rng_for("latents")))
     shares = torch.histogram(x.clamp(-5.999, 5.999), EDGES).hist / len(x)
     probability = logit_of(discriminator, CENTRES[:, None]).sigmoid()
-    return Snapshot(
-        step, shares, probability, places, losses, histogram_divergences(p, shares)["jsd"]
-    )
+    jsd = histogram_divergences(p, shares)["jsd"]
+    return Snapshot(step, shares, probability, places, samples, losses, jsd)
 
 
 def played(
@@ -169,61 +168,4 @@ def play(settings: "Lecture") -> Statement:
             panel(curve, "line-jsd", "How far apart they are, computed from the densities."),
         ),
         note="Gradient penalties on both sides (R1, R2), without which it need not settle: next.",
-    )
-
-
-def losses(settings: "Lecture") -> Statement:
-    """Losses beside the divergence that they should tell."""
-    data = gaussian((0.5, -2, 0.4), (0.5, 2, 0.4))
-    steps = settings.scaled(450, 40)
-    shots = played(
-        settings,
-        data,
-        steps,
-        max(1, steps // 100),
-        objective=objectives.non_saturating,
-        rate=(3e-2, None),
-    )[1:]
-    at = [s.step for s in shots]
-    jsd = torch.tensor([s.jsd for s in shots])
-    both = {name: torch.tensor([s.losses[name] for s in shots]) for name in shots[0].losses}
-    late = slice(len(shots) // 4, None)
-    r = float(torch.corrcoef(torch.stack([both["generator"][late], jsd[late]]))[0, 1])
-    drawn = axes_of("step", "loss (nats)", ylim=(0.6, 1.75))
-    drawn.plot(at, both["discriminator"], color=ANSWER, lw=1.4, label="discriminator")
-    drawn.plot(at, both["generator"], "--", color=FAKE, lw=1.4, label="generator")
-    for level in (LOG4, LOG4 / 2):
-        drawn.axhline(level, color=MUTED, ls=":")
-    true = axes_of("step", "JSD(p, q) (nats)", ylim=(0, math.log(2)))
-    true.plot(at, jsd, color=INK, lw=1.4, label="exact")
-    true.axhline(ONE_OF_TWO, color=MUTED, ls=":", label="one of two modes")
-    cloud = axes_of("generator's loss (nats)", "JSD(p, q) (nats)")
-    cloud.plot(both["generator"][late], jsd[late], "o", color=INK, alpha=0.5, markersize=5)
-    swing = float(both["generator"][late].max() - both["generator"][late].min())
-    return Statement(
-        name="losses",
-        short="losses",
-        title="The losses oscillate and do not tell how good the samples are",
-        at="19:11",
-        sentence="Without penalties the players chase each other; the generator's loss "
-        f"correlates with the true divergence by {number(r, 2)}; one to steer by would reach 1.",
-        checks=(
-            Check("correlation of the generator's loss with the JSD", r, 0.7, 0.0, "at most "),
-            Check(
-                "swing of the generator's loss in the last three quarters",
-                swing,
-                0.3,
-                0.0,
-                "at least ",
-            ),
-        ),
-        panels=(
-            panel(drawn, "losses-drawn", "Losses; dotted: their values at the optimum."),
-            panel(true, "losses-jsd", "The true divergence at the same steps."),
-            panel(
-                cloud,
-                "losses-cloud",
-                f"The last three quarters of steps: r = {number(r, 2)}.",
-            ),
-        ),
     )

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -16,11 +16,13 @@ from matplotlib.path import Path as Outline
 from torch import Tensor, nn
 
 from hybridgen.data.points import MixturePoints
+from hybridgen.data.source import Source
 from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.maths.mixtures import GaussianMixture
 from hybridgen.maths.objectives import Objective, minimax
 from hybridgen.maths.rng import rng_for
 from hybridgen.networks.mlp import MlpDiscriminator
+from hybridgen.report.page import filled
 from hybridgen.report.svg import LIGHT, inline_svg
 from hybridgen.report.text import number
 from hybridgen.training.gan import train_gan
@@ -87,6 +89,12 @@ class Statement:
     panels: tuple[Panel, ...]
     note: str = ""
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: its part of the page, as a page of its own."""
+        page = filled("lecture.html", statements=[self], seconds={}, command="", facts={})
+        frame = '<iframe srcdoc="{}" title="{}" width="100%" height="800" style="border: 0">'
+        return Markup(frame + "</iframe>").format(str(page), self.title)
+
 
 def axes_of(xlabel: str, ylabel: str, *, height: int = 270, **options: object) -> Axes:
     """Empty axes of a panel 360 wide, in the pixels of the page."""
@@ -113,10 +121,17 @@ def panel(
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":  # powers would be written as formulas
             axis.set_major_formatter(lambda value, _: number(value))
+            axis.set_minor_formatter(_minor)
     figure = axes.get_figure(root=True)
     if figure is None:
         raise ValueError("these axes have lost their figure")
     return Panel(name, inline_svg(figure, caption, name), caption, frames, seconds)
+
+
+def _minor(value: float, _: object) -> str:
+    """Between powers of ten: 2 and 5, where there is room."""
+    text = number(value)
+    return text if f"{value:e}"[0] in "25" and len(text) <= 4 else ""
 
 
 def frame(place: int, frames: int) -> str:
@@ -177,28 +192,25 @@ def logit_of(discriminator: nn.Module, x: Tensor) -> Tensor:
 
 def game(
     settings: "Lecture",
-    mixture: GaussianMixture,
+    source: GaussianMixture | Source,
     networks: Sequence[nn.Module],
     objective: Objective,
     *,
-    steps: int,
     latent: int,
     rate: tuple[float, float | None],
     penalty: tuple[float, float | None] = (0.0, None),
     batch: int = 256,
+    **options: Any,
 ) -> Iterator[Step]:
-    """The package's GAN training of a generator and a discriminator on a mixture."""
+    """The package's GAN training of a generator and a discriminator on a mixture or other data."""
     generator, discriminator = networks
     accelerator = Accelerator(cpu=True)
-    start, end = penalty
-    training = GanTraining(
-        steps=steps,
-        batch=batch,
-        learning_rate=Cosine(start=rate[0], end=rate[1]),
-        r1=Cosine(start=start, end=end),
-        r2=Cosine(start=start, end=end),
-    )
-    source = MixturePoints(mixture=mixture, name="lecture")
+    both = Cosine(start=penalty[0], end=penalty[1])
+    learning_rate = Cosine(start=rate[0], end=rate[1])
+    usual: dict[str, Any] = {"r1": both, "r2": both, "learning_rate": learning_rate}
+    training = GanTraining(**usual | options, batch=batch)
+    if isinstance(source, GaussianMixture):
+        source = MixturePoints(mixture=source, name="lecture")
     batches = batches_of(source, accelerator, batch=batch, seed=settings.seed)
     adversarial = AdversarialLoss(discriminator, objective)
     return train_gan(

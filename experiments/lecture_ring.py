@@ -1,6 +1,6 @@
 """Mode collapse, on eight Gaussians on a ring."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -39,20 +39,29 @@ class Coverage(NamedTuple):
     points: Tensor
 
 
-def ahead(settings: "Lecture", networks: Sequence[nn.Module], steps: int) -> Iterator[int]:
-    """The same two steps, but the generator takes fifteen to the discriminator's one."""
+def ahead(
+    settings: "Lecture",
+    networks: Sequence[nn.Module],
+    steps: int,
+    *,
+    draw: Callable[[torch.Generator], Tensor],
+    latent: int,
+    batch: int = 256,
+) -> Iterator[int]:
+    """The same two steps, but the generator takes fifteen to the discriminator's one; `draw` gives
+    a batch of real samples."""
     generator, discriminator = networks
     loss, rng = AdversarialLoss(discriminator, objectives.non_saturating), rng_for(settings.seed)
     moves = [torch.optim.Adam(net.parameters(), 1e-3, (0.5, 0.99)) for net in networks]
 
     def latents() -> Tensor:
-        return torch.randn(256, 2, generator=rng)
+        return torch.randn(batch, latent, generator=rng)
 
     for number in range(1, steps + 1):
         with torch.no_grad():
             fake = generator(latents())
         moves[1].zero_grad()
-        loss(real=RING.sample(256, rng)[0], fake=fake)["total"].backward()
+        loss(real=draw(rng), fake=fake)["total"].backward()
         moves[1].step()
         for _ in range(15):
             moves[0].zero_grad()
@@ -67,7 +76,9 @@ def circled(settings: "Lecture", name: str) -> list[Coverage]:
     networks = (MlpGenerator(width=64, depth=3), MlpDiscriminator(width=64, depth=3))
     if name == "ahead":
         steps = settings.scaled(400, 8)
-        numbers = ahead(settings, networks, steps)
+        numbers = ahead(
+            settings, networks, steps, draw=lambda rng: RING.sample(256, rng)[0], latent=2
+        )
     else:
         steps = settings.scaled(800, 8)
         options: dict[str, Any] = {"rate": (1e-3, 1e-4), "penalty": (0.1, 0.01)}

@@ -19,8 +19,7 @@ NORMALS = {0: -1.3863, 0.5: -1.3257, 1: -1.1635, 2: -0.7126, 4: -0.1209}
 @pytest.fixture(scope="module")
 def modules():
     sys.path.insert(0, str(EXPERIMENTS))
-    parts = ("parts", "samples", "theory", "divergences", "games", "ring")
-    names = ["lecture", *(f"lecture_{part}" for part in parts)]
+    names = ["lecture", *(path.stem for path in EXPERIMENTS.glob("lecture_*.py"))]
     yield {name: importlib.import_module(name) for name in names}
     sys.path.remove(str(EXPERIMENTS))
     for name in names:
@@ -123,6 +122,79 @@ def test_the_jsd_of_a_snapshot_is_that_of_the_densities(games, theory):
     assert len(shot.places) == 25
 
 
+def test_the_distance_of_cells_is_how_far_a_distribution_was_moved(games, modules):
+    p, q = (games.cell_shares(games.gaussian((1, mean, 0.7))) for mean in (-1, 0.5))
+    assert modules["lecture_losses"].cell_distance(p, q) == pytest.approx(1.5, abs=1e-6)
+
+
+def test_an_autoregressive_model_is_a_distribution_and_looks_back_alone(modules):
+    torch.manual_seed(0)
+    pixels = modules["lecture_pixels"]
+    model = pixels.Autoregressive(size=4, levels=3, width=24).eval()
+    every = torch.cartesian_prod(*[torch.arange(3)] * 4)
+    assert float((2 ** (-4 * model.bits(every).detach())).sum()) == pytest.approx(1, abs=1e-5)
+    x = every[:1].float().requires_grad_(True)
+    for place in range(4):
+        (slope,) = torch.autograd.grad(model(x)[:, place].square().sum(), x)
+        assert bool((slope[0, place:] == 0).all())
+        assert bool((slope[0, :place] != 0).all())
+    counts = torch.zeros(81)
+    drawn = model.sample(20_000).long()
+    counts.index_add_(0, drawn @ torch.tensor([27, 9, 3, 1]), torch.ones(len(drawn)))
+    assert float((counts / len(drawn) - 2 ** (-4 * model.bits(every).detach())).abs().sum()) < 0.1
+
+
+def test_pixels_alone_cost_their_entropy(modules):
+    pixels = modules["lecture_pixels"]
+    half = torch.tensor([[3, 0], [5, 0]]).repeat(50_000, 1)
+    assert pixels.independent_bits(half, half) == pytest.approx(0.5, abs=5e-3)  # one bit, and none
+
+
+def test_grey_levels_of_digits_come_back_and_their_classes_are_ten(modules):
+    recipes = modules["lecture_recipes"]
+    x, _ = recipes.DIGITS.reference("train", 1_000)
+    levels = recipes.levels_of(x)
+    assert sorted(levels.unique().tolist()) == list(range(17))
+    assert float((recipes.images_of(levels) - x).abs().max()) < 1 / 127
+    real = recipes.judged(x)
+    assert real.distance == pytest.approx(0.9, abs=0.1)  # the recorded floor of this many
+    assert real.classes == pytest.approx(10, abs=0.1)
+    alike = recipes.judged(x[:1].repeat(50, 1, 1, 1))
+    assert alike.classes == pytest.approx(1)
+    assert alike.distance > 30 * real.distance
+
+
+def test_a_modulated_convolution_keeps_unit_variance_whatever_the_style(modules):
+    torch.manual_seed(0)
+    weight, h = torch.randn(8, 8, 3, 3), torch.randn(2, 8, 200, 200)
+    style = torch.tensor([[0.1] * 4 + [5.0] * 4, [3.0] * 8])
+    modulated = modules["lecture_networks"].modulated
+    out = modulated(weight, h, style)
+    torch.testing.assert_close(out.var((2, 3)), torch.ones(2, 8), atol=0.05, rtol=0)
+    scale = weight.square().sum((1, 2, 3)).sqrt()[:, None, None]
+    plain = torch.nn.functional.conv2d(h, weight, padding=1)
+    torch.testing.assert_close(modulated(weight, h, torch.ones(2, 8)) * scale, plain)
+
+
+def test_every_recipe_makes_images_that_its_discriminator_takes(modules):
+    recipes = modules["lecture_recipes"]
+    for recipe in recipes.RECIPES.values():
+        generator, discriminator = recipe.networks()
+        x = generator(torch.randn(3, recipes.LATENT), None)
+        assert x.shape == (3, 1, 8, 8)
+        assert discriminator(x, torch.zeros(3), None).shape == (3,)
+    for layer in recipes.RECIPES[2018].networks()[1].modules():
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+            assert torch.nn.utils.parametrize.is_parametrized(layer, "weight")
+
+
+def test_recorded_figures_are_those_of_the_table(modules):
+    recorded = modules["lecture_digits"].recorded("digits")
+    assert recorded["GAN"] == pytest.approx((1.6, 1.2, 2.0, 83.6e-6))
+    assert recorded["diffusion, 4 calls"] == pytest.approx((7.9, 7.1, 8.8, 3.88e-3))
+    assert "real samples" not in recorded
+
+
 class Reader(HTMLParser):
     """Which elements a page has, by name, and their ids."""
 
@@ -145,18 +217,21 @@ def test_of_two_modes_one_is_as_far_from_both_as_histograms_say(modules):
     assert jsd == pytest.approx(0.216, abs=5e-4)  # 4 of 8 modes kept
 
 
-def test_a_page_of_all_statements_stands_alone_and_its_figures_are_flat(modules, tmp_path, capsys):
+def test_a_page_stands_alone_and_its_figures_are_flat(modules, tmp_path, capsys):
     script = modules["lecture"]
+    names = ["optimum", "samples", "modes", "collapse", "closing"]  # the notebook's test has all
     argv = ["--out", str(tmp_path / "run"), "--effort", "0.01"]
+    argv += ["--statements", f"[{','.join(names)}]"]
     assert command(script.main, script.Lecture, argv) == 0, capsys.readouterr().err
     page = (tmp_path / "run" / "lecture.html").read_text()
     figures = json.loads((tmp_path / "run" / "result.json").read_text())
     reader = Reader(page)
-    names = script.get_args(script.Name)
-    assert [name for name in reader.ids if name in names] == list(names)
+    assert [name for name in reader.ids if name in names] == names
     assert len(reader.ids) == len(set(reader.ids))
     assert reader.tags.count("svg") >= len(names)
-    assert all(link.startswith(("#", "data:")) for link in reader.links)
+    (link,) = [link for link in reader.links if not link.startswith(("#", "data:"))]
+    assert (tmp_path / "run" / link).resolve() == EXPERIMENTS / "results/digits-comparison.html"
+    assert (tmp_path / "run" / link).is_file()
     assert "script" not in reader.tags
     for name in names:
         own_figures = [key for key in figures if key.startswith(f"{name}/")]

@@ -1,0 +1,150 @@
+"""Statements about a game that does not settle: what its losses tell, and when to stop it."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from lecture_games import EDGES, Snapshot, cell_shares, played
+from lecture_parts import (
+    ANSWER,
+    DATA,
+    FAKE,
+    INK,
+    LOG4,
+    MUTED,
+    ONE_OF_TWO,
+    Check,
+    Statement,
+    axes_of,
+    gaussian,
+    panel,
+)
+from torch import Tensor
+
+from hybridgen.evaluation.alarms import best_step, ending
+from hybridgen.evaluation.settings import Alarms, Stopping
+from hybridgen.maths import objectives
+from hybridgen.maths.mixtures import GaussianMixture
+from hybridgen.maths.rng import rng_for
+from hybridgen.metrics.distances import sliced_wasserstein
+from hybridgen.report.text import grouped, number
+
+if TYPE_CHECKING:
+    from lecture import Lecture
+
+
+def chased(settings: "Lecture", data: GaussianMixture, rate: float) -> list[Snapshot]:
+    """A game without penalties, about a hundred times along the way."""
+    steps = settings.scaled(450, 40)
+    options = {"objective": objectives.non_saturating, "rate": (rate, None)}
+    return played(settings, data, steps, max(1, steps // 100), **options)[1:]
+
+
+def cell_distance(p: Tensor, q: Tensor) -> float:
+    """Wasserstein-1 distance of two histograms in the cells of `EDGES`: the area between their
+    distribution functions."""
+    return float((p - q).cumsum(0).abs().sum() * (EDGES[1] - EDGES[0]))
+
+
+def losses(settings: "Lecture") -> Statement:
+    """Losses beside the divergence that they should tell."""
+    shots = chased(settings, gaussian((0.5, -2, 0.4), (0.5, 2, 0.4)), rate=3e-2)
+    at = [s.step for s in shots]
+    jsd = torch.tensor([s.jsd for s in shots])
+    both = {name: torch.tensor([s.losses[name] for s in shots]) for name in shots[0].losses}
+    late = slice(len(shots) // 4, None)
+    r = float(torch.corrcoef(torch.stack([both["generator"][late], jsd[late]]))[0, 1])
+    drawn = axes_of("step", "loss (nats)", ylim=(0.6, 1.75))
+    drawn.plot(at, both["discriminator"], color=ANSWER, lw=1.4, label="discriminator")
+    drawn.plot(at, both["generator"], "--", color=FAKE, lw=1.4, label="generator")
+    for level in (LOG4, LOG4 / 2):
+        drawn.axhline(level, color=MUTED, ls=":")
+    true = axes_of("step", "JSD(p, q) (nats)", ylim=(0, math.log(2)))
+    true.plot(at, jsd, color=INK, lw=1.4, label="exact")
+    true.axhline(ONE_OF_TWO, color=MUTED, ls=":", label="one of two modes")
+    cloud = axes_of("generator's loss (nats)", "JSD(p, q) (nats)")
+    cloud.plot(both["generator"][late], jsd[late], "o", color=INK, alpha=0.5, markersize=5)
+    swing = float(both["generator"][late].max() - both["generator"][late].min())
+    return Statement(
+        name="losses",
+        short="losses",
+        title="The losses oscillate and do not tell how good the samples are",
+        at="19:11",
+        sentence="Without penalties the players chase each other; the generator's loss "
+        f"correlates with the true divergence by {number(r, 2)}; one to steer by would reach 1.",
+        checks=(
+            Check("correlation of the generator's loss with the JSD", r, 0.7, 0.0, "at most "),
+            Check(
+                "swing of the generator's loss in the last three quarters",
+                swing,
+                0.3,
+                0.0,
+                "at least ",
+            ),
+        ),
+        panels=(
+            panel(drawn, "losses-drawn", "Losses; dotted: their values at the optimum."),
+            panel(true, "losses-jsd", "The true divergence at the same steps."),
+            panel(
+                cloud,
+                "losses-cloud",
+                f"The last three quarters of steps: r = {number(r, 2)}.",
+            ),
+        ),
+    )
+
+
+def stopping(settings: "Lecture") -> Statement:
+    """A rule that looks at samples and not at losses, on a game that never settles."""
+    data = gaussian((0.5, -1.2, 0.4), (0.5, 1.2, 0.4))
+    shots = chased(settings, data, rate=2e-2)
+    held_out = data.sample(len(shots[0].samples), rng_for("held out", settings.seed))[0]
+    measured = [sliced_wasserstein(held_out, shot.samples) for shot in shots]
+    true = [cell_distance(cell_shares(data), shot.shares) for shot in shots]
+    # What the package writes to the log of a training, and its rule reads.
+    name, rule = "sliced_wasserstein", Stopping(patience=20)
+    rows = [
+        {"step": shot.step, name: distance, f"floor_{name}": 0.0}
+        for shot, distance in zip(shots, measured, strict=True)
+    ]
+    seen = (rows[:count] for count in range(1, len(rows) + 1))
+    log = next((part for part in seen if ending(part, Alarms(), rule)), rows)
+    steps = [shot.step for shot in shots]
+    chosen, best = steps.index(best_step(log) or steps[-1]), true.index(min(true))
+    least = min(range(len(shots)), key=lambda i: shots[i].losses["generator"])
+    share = log[-1]["step"] / steps[-1]
+    axes = axes_of("step", "Wasserstein distance", yscale="log", height=340)
+    axes.plot(steps, true, color=INK, lw=1.4, label="exact")
+    axes.axvline(log[-1]["step"], color=MUTED, ls=":", label="the rule stops")
+    for place, mark, colour, label in (
+        (chosen, "s", ANSWER, "its choice"),
+        (best, "o", DATA, "best in hindsight"),
+        (least, "^", FAKE, "least loss"),
+        (-1, "X", FAKE, "last"),
+    ):
+        axes.plot(steps[place], true[place], mark, color=colour, label=label)
+    drawn = axes_of("step", "generator's loss (nats)", height=340)
+    drawn.plot(steps, [shot.losses["generator"] for shot in shots], "--", color=FAKE, lw=1.4)
+    return Statement(
+        name="stopping",
+        short="when to stop",
+        title="No loss says when to stop; distances to held-out data do",
+        at="19:40",
+        sentence="A game without penalties has no best step that its losses would show. The "
+        f"package's rule compares {grouped(len(held_out))} samples with as many held-out ones, "
+        f"ends after {rule.patience} comparisons without a better one, and keeps the best: it "
+        f"chose step {steps[chosen]} of {steps[-1]}.",
+        checks=(
+            Check("the rule's choice to the best in hindsight", true[chosen] / true[best], 1, 0.1),
+            Check("the last step to the best", true[-1] / true[best], 1.1, 0, "at least "),
+            Check(
+                "step of the least loss to the best", true[least] / true[best], 1.3, 0, "at least "
+            ),
+            Check("share of the steps until the rule stops", share, 1, 0, "at most "),
+        ),
+        panels=(
+            panel(axes, "stopping-exact", "The true distance, and what each way to stop keeps."),
+            panel(drawn, "stopping-loss", "The loss at the same steps: where would you stop?"),
+        ),
+        note="Ratios are of exact distances, in the data's units, which the rule never sees.",
+    )

@@ -1,0 +1,173 @@
+"""Generators of handwritten digits, from 2014 to today: networks, how each is trained, how good."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from lecture_networks import (
+    LATENT,
+    ResnetGenerator,
+    SpectralResnet,
+    StyleGenerator,
+    convolutions,
+    perceptrons,
+)
+from lecture_parts import Panel, game
+from torch import Tensor, nn
+
+from hybridgen.data.images import digits
+from hybridgen.evaluation.alarms import effective_number
+from hybridgen.evaluation.measure import picture_of
+from hybridgen.maths import objectives
+from hybridgen.maths.objectives import Objective
+from hybridgen.metrics.distances import frechet_distance
+from hybridgen.metrics.features import extract, feature_network
+from hybridgen.networks.blocks import eval_mode
+from hybridgen.report.charts import image
+from hybridgen.training.settings import Cosine, NetworkTraining
+
+if TYPE_CHECKING:
+    from lecture import Lecture
+
+DIGITS, LEVELS = digits(), 17
+"""The data and the grey levels of a pixel."""
+SECONDS, SAMPLES = 8.0, 1_000
+"""CPU time of a training, and samples that it is measured by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Two networks and how they play; `averaged` generators are judged by their average."""
+
+    name: str
+    networks: Callable[[], tuple[nn.Module, nn.Module]]
+    objective: Objective = objectives.non_saturating
+    rate: tuple[float, float | None] = (1e-3, None)
+    beta1: float = 0.5
+    options: dict[str, Any] = field(default_factory=dict)
+    averaged: bool = False
+
+
+RECIPES = {
+    2014: Recipe(name="MLP", networks=perceptrons),
+    2015: Recipe(name="DCGAN", networks=convolutions),
+    2018: Recipe(
+        name="ResNet, spectral norm",
+        networks=lambda: (ResnetGenerator(), SpectralResnet()),
+        objective=objectives.hinge,
+        beta1=0.0,
+        options={"discriminator": NetworkTraining(rate=4.0)},
+    ),
+    2019: Recipe(
+        name="style-based",
+        networks=lambda: (StyleGenerator(), convolutions()[1]),
+        rate=(2e-3, None),
+        beta1=0.0,
+        options={"r1": Cosine(start=0.1)},
+        averaged=True,
+    ),
+    2025: Recipe(
+        name="relativistic, R1 and R2",
+        networks=convolutions,
+        objective=objectives.relativistic,
+        rate=(2e-3, 1e-4),
+        beta1=0.0,
+        options={name: Cosine(start=0.1, end=0.01) for name in ("r1", "r2")},
+        averaged=True,
+    ),
+}
+"""By year; of 2025 the losses of R3GAN, arXiv:2501.05441, on convolutions of which a CPU makes more
+steps in these seconds than of its residual blocks."""
+
+TODAY = max(RECIPES)
+
+
+def levels_of(x: Tensor) -> Tensor:
+    """Images in [-1, 1] as the data's grey levels, whole numbers from 0 to 16."""
+    return ((x.detach() + 1) * ((LEVELS - 1) / 2)).round().clamp(0, LEVELS - 1)
+
+
+def images_of(levels: Tensor) -> Tensor:
+    """Grey levels as images in [-1, 1]."""
+    return levels.float() * (2 / (LEVELS - 1)) - 1
+
+
+class Judged(NamedTuple):
+    """What samples are worth: the Frechet distance of LeNet features to held-out digits, and the
+    classes that they are spread over, as the exponential of the entropy."""
+
+    distance: float
+    classes: float
+
+
+def judged(x: Tensor) -> Judged:
+    """Of images `[n 1 8 8]`, in the data's grey levels."""
+    network = feature_network(DIGITS.shape)
+    if network is None:
+        raise ValueError("there are no features of digits")
+    held_out = DIGITS.reference("held_out", 297)[0]
+    (real, _), (fake, label) = extract(network, held_out), extract(network, images_of(levels_of(x)))
+    shares = torch.bincount(label, minlength=10) / len(label)
+    return Judged(frechet_distance(real, fake), effective_number(shares.tolist()))
+
+
+def gallery(x: Tensor, caption: str) -> Panel:
+    """The first 64 of images `[n 1 8 8]`, in the data's grey levels, as a part of the page."""
+    picture = image(caption, picture_of(images_of(levels_of(x[:64])), DIGITS))
+    return Panel("", picture, caption)
+
+
+class Trained(NamedTuple):
+    """A generator with its cost in CPU seconds, steps, and the samples it is judged by."""
+
+    recipe: Recipe
+    generator: nn.Module
+    seconds: float
+    steps: int
+    samples: Tensor
+    judged: Judged
+
+    @property
+    def parameters(self) -> int:
+        """Of the generator."""
+        return sum(weight.numel() for weight in self.generator.parameters())
+
+
+@torch.no_grad()
+def drawn(generator: nn.Module, z: Tensor) -> Tensor:
+    """Samples of noise `[n latent]`, as when the training is over."""
+    with eval_mode(generator):
+        return generator(z, None)
+
+
+def steps_of(settings: "Lecture", recipe: Recipe, steps: int) -> tuple[nn.Module, float]:
+    """A generator after so many steps, and the CPU seconds of the last step but three."""
+    torch.manual_seed(settings.seed)
+    networks, start = recipe.networks(), 0.0
+    one = NetworkTraining(beta1=recipe.beta1)
+    usual = {"generator": one, "discriminator": one, "ema_half_life": 1_000.0}
+    played = game(
+        settings, DIGITS, networks, recipe.objective,
+        steps=steps, latent=LATENT, rate=recipe.rate, batch=32, **usual | recipe.options,
+    )  # fmt: skip
+    average = networks[0]
+    for step in played:
+        average = step.average
+        start = time.process_time() if step.number == min(3, steps - 1) else start
+    pace = (time.process_time() - start) / max(1, steps - 3)
+    return (average if recipe.averaged else networks[0]), pace
+
+
+@cache
+def trained(settings: "Lecture", year: int) -> Trained:
+    """A recipe, trained for as many CPU seconds as any other: its pace is measured first."""
+    recipe, budget = RECIPES[year], SECONDS * settings.effort
+    _, pace = steps_of(settings, recipe, 3 + settings.scaled(10))
+    start, steps = time.process_time(), max(2, round(budget / pace))
+    generator, _ = steps_of(settings, recipe, steps)
+    seconds = time.process_time() - start
+    samples = drawn(generator, torch.randn(SAMPLES, LATENT))
+    return Trained(recipe, generator, seconds, steps, samples, judged(samples))
