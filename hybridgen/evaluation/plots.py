@@ -157,8 +157,8 @@ def curves(rows: Sequence[Mapping], path: Path) -> None:
     figure, grid = _panels(len(panels), 3, (3.2, 2.3), sharex=True, layout=None)
     wide, high = figure.get_size_inches()
     figure.subplots_adjust(
-        **{"left": 0.55 / wide, "right": 1 - 0.1 / wide, "wspace": 0.6 / (3.2 - 0.6)},
-        **{"bottom": 0.42 / high, "top": 1 - 0.4 / high, "hspace": 0.45 / (2.3 - 0.45)},
+        **{"left": 0.55 / wide, "right": 1 - 0.16 / wide, "wspace": 0.6 / (3.2 - 0.6)},
+        **{"bottom": 0.42 / high, "top": 1 - 0.25 / high, "hspace": 0.33 / (2.3 - 0.33)},
     )
     for axes, (title, names) in zip(grid.flat, panels.items(), strict=False):
         for name, colour in zip(names, COLOURS * len(names), strict=False):
@@ -169,10 +169,16 @@ def curves(rows: Sequence[Mapping], path: Path) -> None:
         values = [value for name in names for value in lines[name][1]]
         if title not in LINEAR and min(values) > 0 and max(values) > LOGARITHMIC * min(values):
             axes.set_yscale("log")
+        else:
+            axes.locator_params(axis="y", nbins=5)
+            axes.yaxis.set_major_formatter("{x:.4g}")
         for step, _, colour in marks:
             axes.axvline(step, color=colour, linestyle=":", linewidth=1.1)
-        axes.set_title(title.replace("_", " "), fontsize=9, loc="left")
+        # Where it is does not depend on what is above the axes, which takes long to find out.
+        axes.set_title(title.replace("_", " "), fontsize=9, loc="left", y=1.0)
         _finish(axes)
+    grid[0, 0].locator_params(axis="x", nbins=5)
+    grid[0, 0].xaxis.set_major_formatter("{x:.6g}")
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
     style = {"fontsize": 6, "rotation": 90, "va": "top", "ha": "center", "bbox": box}
     for axes in grid[0]:
