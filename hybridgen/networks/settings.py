@@ -52,6 +52,7 @@ class DiscriminatorSettings(Settings):
         depth: hidden layers, or residual blocks per resolution, or for `patch` how often the image
             is halved; ignored by `dcgan`.
         frequencies: Fourier features a coordinate, for points, which let it see finer structure.
+        min_wavelength: the shortest, in units of the data's deviation.
         decay: how fast their amplitudes fall with the frequency w, as w^-decay: 0 suits a guide,
             .5 the discriminator of a GAN.
         noise_conditional: whether it looks at the noise level of its input.
@@ -65,6 +66,7 @@ class DiscriminatorSettings(Settings):
     width: Width = 64
     depth: Depth = 2
     frequencies: Annotated[int, Range(0, 32)] = 0
+    min_wavelength: Positive = 0.05
     decay: Annotated[float, Range(0, 1)] = 0.0
     noise_conditional: bool = False
     activation: Activation = "leaky_relu"
