@@ -62,9 +62,11 @@ class SpectralResnet(nn.Module):
         self.entry = nn.Conv2d(1, width, 3, padding=1)
         self.before, self.after = Block(width), Block(width)
         self.head = nn.Linear(width, 1)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                normalised(layer, "spectral")
+        normalised(self.entry, "spectral")
+        for block in (self.before, self.after):
+            normalised(block.first, "spectral")
+            normalised(block.second, "spectral")
+        normalised(self.head, "spectral")
 
     def forward(
         self, x: Tensor, sigma: Tensor | None = None, label: Tensor | None = None
