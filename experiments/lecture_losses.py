@@ -125,7 +125,7 @@ def stopping(settings: "Lecture") -> Statement:
         (chosen, "s", ANSWER, "its choice"),
         (best, "o", DATA, "best in hindsight"),
         (least, "^", FAKE, "least loss of G"),
-        (even, "v", FAKE, "loss of D nearest log 4"),
+        (even, "v", ANSWER, "loss of D nearest log 4"),
         (-1, "X", FAKE, "last"),
     ):
         axes.plot(steps[place], true[place], mark, color=colour, label=label)
