@@ -1,6 +1,7 @@
 """The lecture as one page, statement by statement: `python experiments/lecture.py`.
 
-Each statement is a sentence, numbers beside their closed forms, and pictures, all computed here.
+Each statement is a sentence, numbers beside their closed forms, and pictures, computed here;
+`closing` alone reads recorded comparisons.
 """
 
 import sys

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
 
-from hybridgen.networks.blocks import GAIN, initialised, upsample
+from hybridgen.maths.rng import rng_from
+from hybridgen.networks.blocks import GAIN, initialised, normalised, upsample
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
 
@@ -62,9 +62,11 @@ class SpectralResnet(nn.Module):
         self.entry = nn.Conv2d(1, width, 3, padding=1)
         self.before, self.after = Block(width), Block(width)
         self.head = nn.Linear(width, 1)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                parametrizations.spectral_norm(layer)
+        normalised(self.entry, "spectral")
+        for block in (self.before, self.after):
+            normalised(block.first, "spectral")
+            normalised(block.second, "spectral")
+        normalised(self.head, "spectral")
 
     def forward(
         self, x: Tensor, sigma: Tensor | None = None, label: Tensor | None = None
@@ -83,8 +85,8 @@ def modulated(weight: Tensor, h: Tensor, style: Tensor) -> Tensor:
 
 class StyleGenerator(nn.Module):
     """`(noise [b latent], label) -> images [b 1 8 8]`: a mapping network, a learned constant, and
-    at each of three layers a style and noise of its own. Source: Karras et al. 2018,
-    arXiv:1812.04948, with `modulated` convolutions instead of its normalisation."""
+    at each of three layers a style and noise of its own, which the latents decide. Source: Karras
+    et al. 2018, arXiv:1812.04948, with `modulated` convolutions instead of its normalisation."""
 
     def __init__(self, *, width: int = 32, depth: int = 3) -> None:
         super().__init__()
@@ -101,10 +103,11 @@ class StyleGenerator(nn.Module):
 
     def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
         w = self.mapping(noise * noise.square().mean(1, keepdim=True).rsqrt())
+        rng = rng_from(noise)
         h = self.constant.expand(len(noise), -1, -1, -1)
         for i, to_style in enumerate(self.styles):
             h = modulated(self.weights[i], upsample(h) if i == 1 else h, 1 + to_style(w))
-            noises = torch.randn_like(h[:, :1]) * self.strengths[i]
+            noises = torch.randn(h[:, :1].shape, generator=rng) * self.strengths[i]
             h = F.leaky_relu(h + noises + self.biases[i], 0.2) * GAIN
         return self.out(h)
 

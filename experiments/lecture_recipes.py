@@ -40,7 +40,7 @@ SECONDS, SAMPLES = 8.0, 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Two networks and how they play; `averaged` generators are judged by their average."""
+    """Two networks and how they play."""
 
     name: str
     networks: Callable[[], tuple[nn.Module, nn.Module]]
@@ -48,7 +48,6 @@ class Recipe:
     rate: tuple[float, float | None] = (1e-3, None)
     beta1: float = 0.5
     options: dict[str, Any] = field(default_factory=dict)
-    averaged: bool = False
 
 
 RECIPES = {
@@ -67,7 +66,6 @@ RECIPES = {
         rate=(2e-3, None),
         beta1=0.0,
         options={"r1": Cosine(start=0.1)},
-        averaged=True,
     ),
     2025: Recipe(
         name="relativistic, R1 and R2",
@@ -76,7 +74,6 @@ RECIPES = {
         rate=(2e-3, 1e-4),
         beta1=0.0,
         options={name: Cosine(start=0.1, end=0.01) for name in ("r1", "r2")},
-        averaged=True,
     ),
 }
 """By year; of 2025 the losses of R3GAN, arXiv:2501.05441, on convolutions of which a CPU makes more
@@ -144,7 +141,8 @@ def drawn(generator: nn.Module, z: Tensor) -> Tensor:
 
 
 def steps_of(settings: "Lecture", recipe: Recipe, steps: int) -> tuple[nn.Module, float]:
-    """A generator after so many steps, and the CPU seconds of the last step but three."""
+    """The average of a generator over so many steps, and the CPU seconds of the last step but
+    three."""
     torch.manual_seed(settings.seed)
     networks, start = recipe.networks(), 0.0
     one = NetworkTraining(beta1=recipe.beta1)
@@ -158,7 +156,7 @@ def steps_of(settings: "Lecture", recipe: Recipe, steps: int) -> tuple[nn.Module
         average = step.average
         start = time.process_time() if step.number == min(3, steps - 1) else start
     pace = (time.process_time() - start) / max(1, steps - 3)
-    return (average if recipe.averaged else networks[0]), pace
+    return average, pace
 
 
 @cache
