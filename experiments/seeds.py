@@ -133,8 +133,8 @@ def run_all(
             with tqdm(as_completed(runs), total=len(jobs), unit="run") as done:
                 return {runs[future]: future.result() for future in done}
         finally:  # after the first failure or a signal, nothing runs on unseen
-            pool.shutdown(wait=False, cancel_futures=True)
             children.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def summary(results: Sequence[Figures]) -> tuple[Figures, str]:
