@@ -24,7 +24,7 @@ from lecture_recipes import (
     TODAY,
     drawn,
     gallery,
-    judged,
+    quality,
     trained,
 )
 from lecture_ring import ahead
@@ -41,8 +41,8 @@ RESULTS = Path(__file__).parent / "results"
 def progress(settings: "Lecture") -> Statement:
     """Five recipes on one budget."""
     runs = {year: trained(settings, year) for year in RECIPES}
-    floor = judged(DIGITS.reference("train", SAMPLES)[0]).distance
-    distance = {year: run.judged.distance for year, run in runs.items()}
+    floor = quality(DIGITS.reference("train", SAMPLES)[0]).distance
+    distance = {year: run.quality.distance for year, run in runs.items()}
     now, before = distance[TODAY], min(d for year, d in distance.items() if year != TODAY)
     places = list(range(len(runs)))
     axes = axes_of("year", "Fr\u00e9chet distance", height=300, yscale="log")
@@ -62,7 +62,9 @@ def progress(settings: "Lecture") -> Statement:
             Check("distance today to that of 2014", now / distance[2014], 0.6, 0, "at most "),
             Check("distance today to the least before", now / before, 1, 0, "at most "),
             Check("most training seconds to least", max(spent) / min(spent), 1, 1.0),
-            Check("effective classes of ten, today", runs[TODAY].judged.classes, 8, 0, "at least "),
+            Check(
+                "effective classes of ten, today", runs[TODAY].quality.classes, 8, 0, "at least "
+            ),
         ),
         panels=(
             panel(axes, "progress", "To held-out digits, by LeNet features; less is better."),
@@ -70,7 +72,7 @@ def progress(settings: "Lecture") -> Statement:
                 gallery(
                     run.samples,
                     f"{year}, {run.recipe.name}: {number(run.parameters)} weights, {run.steps} "
-                    f"steps, distance {number(run.judged.distance)}.",
+                    f"steps, distance {number(run.quality.distance)}.",
                 )
                 for year, run in runs.items()
             ),
@@ -97,7 +99,7 @@ def digit_collapse(settings: "Lecture") -> Statement:
     for step in played:
         if step % max(1, steps // 25) == 0:
             x = drawn(networks[0], noise)
-            shots.append((step, judged(x).classes))
+            shots.append((step, quality(x).classes))
             sheet.append(x[:8])
     at, classes = zip(*shots, strict=True)
     few = float(torch.tensor(classes[len(classes) // 4 :]).mean())
@@ -105,7 +107,7 @@ def digit_collapse(settings: "Lecture") -> Statement:
     today = trained(settings, TODAY)
     axes = axes_of("step of the discriminator", "effective classes of 10", ylim=(0, 10.5))
     axes.plot(at, classes, color=FAKE, lw=2, label="generator ahead")
-    axes.axhline(today.judged.classes, color=ANSWER, ls="--", label=f"in turn, {TODAY}")
+    axes.axhline(today.quality.classes, color=ANSWER, ls="--", label=f"in turn, {TODAY}")
     return Statement(
         name="digit_collapse",
         short="collapse on digits",
@@ -116,7 +118,7 @@ def digit_collapse(settings: "Lecture") -> Statement:
         "discriminator knows too little.",
         checks=(
             Check("generator ahead: effective classes, last three quarters", few, 4, 0, "at most "),
-            Check("in turn: effective classes at the end", today.judged.classes, 10, 2.0),
+            Check("in turn: effective classes at the end", today.quality.classes, 10, 2.0),
         ),
         panels=(
             panel(axes, "classes", "exp(entropy) of the classes that a LeNet sees in 500 samples."),

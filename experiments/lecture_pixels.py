@@ -19,8 +19,8 @@ from lecture_recipes import (
     drawn,
     gallery,
     images_of,
-    judged,
     levels_of,
+    quality,
     trained,
 )
 from torch import Tensor, nn
@@ -133,7 +133,7 @@ def single_pass(settings: "Lecture") -> Statement:
         "pixel by pixel": lambda n: images_of(model.sample(n).reshape(n, 1, 8, 8)),
     }
     samples = {name: timed(draw, SAMPLES) for name, draw in draws.items()}
-    distance = {name: judged(x).distance for name, (x, _) in samples.items()}
+    distance = {name: quality(x).distance for name, (x, _) in samples.items()}
     train = rows_of(DIGITS.reference("train", DIGITS.size)[0])
     test = rows_of(DIGITS.reference("held_out", 297)[0])
     alone = independent_bits(train, test)
