@@ -47,7 +47,7 @@ class Model(Settings):
         script: of experiments/.
         config: a file in configs/, without its ending, such as `gan/digits`; or a path.
         arguments: further ones, such as `{training.steps: "3000"}`.
-        of: for a discriminator, the name of the model whose samples it judges; for a student or a
+        of: for a discriminator, the name of the model that it is trained on; for a student or a
             fine-tuned model, that of the model it begins with.
     """
 
@@ -110,7 +110,7 @@ def find_runs(models: Sequence[Model], patterns: Mapping[str, str], home: Path) 
 
 ASIDE = {"seed", "run", "mixed_precision", "eval_samples", "final_samples"}
 """Settings in which trainings of one model may differ, beside those that no run is tied to: a
-guide's `run` is the model it judges."""
+guide's `run` is the model that it is trained on."""
 
 
 def check_trainings(name: str, runs: Sequence["SavedRun"]) -> None:
@@ -189,13 +189,13 @@ class Training:
         for name, value in (model.arguments or {}).items():
             words += [f"--{name}", str(value)]
         if model.of is not None:
-            judged = self.runs[model.of]
-            if len(judged) > 1:
+            runs = self.runs[model.of]
+            if len(runs) > 1:
                 raise InputError(
                     f"{model.name} is of one training and {model.of!r} has "
-                    f"{len(judged)}: train one for each, and name them with --runs"
+                    f"{len(runs)}: train one for each, and name them with --runs"
                 )
-            words += ["--run", str(judged[0].folder)]
+            words += ["--run", str(runs[0].folder)]
         elif self.data is not None:
             words += ["--data.path", self.data]
         return [*words, "--seed", str(self.seed), "--out", str(self.run.folder)]

@@ -25,7 +25,7 @@ from lecture_recipes import (
     TODAY,
     drawn,
     gallery,
-    judged,
+    quality,
     trained,
 )
 from lecture_ring import ahead
@@ -42,8 +42,8 @@ RESULTS = Path(__file__).parent / "results"
 def progress(settings: "Lecture") -> Statement:
     """Five recipes on one budget."""
     runs = {year: trained(settings, year) for year in RECIPES}
-    floor = judged(DIGITS.reference("train", SAMPLES)[0]).distance
-    distance = {year: run.judged.distance for year, run in runs.items()}
+    floor = quality(DIGITS.reference("train", SAMPLES)[0]).distance
+    distance = {year: run.quality.distance for year, run in runs.items()}
     now, before = distance[TODAY], min(d for year, d in distance.items() if year != TODAY)
     places = list(range(len(runs)))
     axes = axes_of("year", "Fr\u00e9chet distance", height=300, yscale="log")
@@ -64,7 +64,9 @@ def progress(settings: "Lecture") -> Statement:
             Check("distance today to that of 2014", now / distance[2014], 0.6, 0, "at most "),
             Check("distance today to the least before", now / before, 1, 0.2, "at most "),
             Check("most training seconds to least", max(spent) / min(spent), 1, 0.2),
-            Check("effective classes of ten, today", runs[TODAY].judged.classes, 8, 0, "at least "),
+            Check(
+                "effective classes of ten, today", runs[TODAY].quality.classes, 8, 0, "at least "
+            ),
         ),
         panels=(
             panel(axes, "progress", "To held-out digits, by LeNet features; less is better."),
@@ -72,7 +74,7 @@ def progress(settings: "Lecture") -> Statement:
                 gallery(
                     run.samples,
                     f"{year}, {run.recipe.name}: {number(run.parameters)} weights, {run.steps} "
-                    f"steps, distance {number(run.judged.distance)}.",
+                    f"steps, distance {number(run.quality.distance)}.",
                 )
                 for year, run in runs.items()
             ),
@@ -101,7 +103,7 @@ def digit_collapse(settings: "Lecture") -> Statement:
     for step in played:
         if step % max(1, steps // 25) == 0:
             x = drawn(networks[0], noise)
-            shots.append((step, judged(x).classes))
+            shots.append((step, quality(x).classes))
             sheet.append(x[:8])
     at, classes = zip(*shots, strict=True)
     few = float(torch.tensor(classes[len(classes) // 4 :]).mean())
@@ -109,8 +111,8 @@ def digit_collapse(settings: "Lecture") -> Statement:
     turn, today = (trained(settings, year) for year in (2014, TODAY))
     axes = axes_of("step of the discriminator", "effective classes of 10", ylim=(0, 10.5))
     axes.plot(at, classes, color=FAKE, lw=2, label="generator ahead")
-    axes.axhline(turn.judged.classes, color=ANSWER, ls="--", label="in turn")
-    axes.axhline(today.judged.classes, color=MUTED, ls=":", label=f"in turn, {TODAY}")
+    axes.axhline(turn.quality.classes, color=ANSWER, ls="--", label="in turn")
+    axes.axhline(today.quality.classes, color=MUTED, ls=":", label=f"in turn, {TODAY}")
     return Statement(
         name="digit_collapse",
         short="collapse on digits",
@@ -118,17 +120,17 @@ def digit_collapse(settings: "Lecture") -> Statement:
         at="21:08",
         sentence="Fifteen steps of the generator to one of the discriminator, and of 500 noises it "
         f"makes {number(few, 2)} classes of ten; the same two networks in turn make "
-        f"{number(turn.judged.classes, 2)}, and the recipe of {TODAY} makes "
-        f"{number(today.judged.classes, 2)}.",
+        f"{number(turn.quality.classes, 2)}, and the recipe of {TODAY} makes "
+        f"{number(today.quality.classes, 2)}.",
         checks=(
             Check("generator ahead: effective classes, last three quarters", few, 4, 0, "at most "),
             Check(
                 "the same, to the same networks in turn",
-                few / turn.judged.classes,
+                few / turn.quality.classes,
                 0.5,
                 relation="at most ",
             ),
-            Check(f"in turn, {TODAY}: effective classes", today.judged.classes, 10, 2.0),
+            Check(f"in turn, {TODAY}: effective classes", today.quality.classes, 10, 2.0),
         ),
         panels=(
             panel(axes, "classes", "exp(entropy) of the classes that a LeNet sees in 500 samples."),

@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from lecture_games import EDGES, Snapshot, cell_shares, played
+from lecture_games import CENTRES, Snapshot, cell_shares, played
 from lecture_parts import (
     ANSWER,
     DATA,
@@ -19,7 +19,7 @@ from lecture_parts import (
     gaussian,
     panel,
 )
-from torch import Tensor
+from scipy.stats import wasserstein_distance
 
 from hybridgen.evaluation.alarms import best_step, ending
 from hybridgen.evaluation.settings import Alarms, Stopping
@@ -38,12 +38,6 @@ def chased(settings: "Lecture", data: GaussianMixture, rate: float) -> list[Snap
     steps = settings.scaled(450, 40)
     options = {"objective": objectives.non_saturating, "rate": (rate, None)}
     return played(settings, data, steps, max(1, steps // 100), **options)[1:]
-
-
-def cell_distance(p: Tensor, q: Tensor) -> float:
-    """Wasserstein-1 distance of two histograms in the cells of `EDGES`: the area between their
-    distribution functions."""
-    return float((p - q).cumsum(0).abs().sum() * (EDGES[1] - EDGES[0]))
 
 
 def losses(settings: "Lecture") -> Statement:
@@ -100,7 +94,8 @@ def stopping(settings: "Lecture") -> Statement:
     shots = chased(settings, data, rate=2e-2)
     held_out = data.sample(len(shots[0].samples), rng_for("held out", settings.seed))[0]
     measured = [sliced_wasserstein(held_out, shot.samples) for shot in shots]
-    true = [cell_distance(cell_shares(data), shot.shares) for shot in shots]
+    p = cell_shares(data)
+    true = [float(wasserstein_distance(CENTRES, CENTRES, p, shot.shares)) for shot in shots]
     # What the package writes to the log of a training, and its rule reads.
     name, rule = "sliced_wasserstein", Stopping(patience=20)
     rows = [

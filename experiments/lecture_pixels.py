@@ -19,8 +19,8 @@ from lecture_recipes import (
     drawn,
     gallery,
     images_of,
-    judged,
     levels_of,
+    quality,
     trained,
 )
 from torch import Tensor, nn
@@ -147,7 +147,7 @@ def single_pass(settings: "Lecture") -> Statement:
         "pixel by pixel": (lambda n: images_of(model.sample(n).reshape(n, 1, 8, 8)), model),
     }
     runs = {name: timed(draw, SAMPLES, network) for name, (draw, network) in draws.items()}
-    distance = {name: judged(run.samples).distance for name, run in runs.items()}
+    distance = {name: quality(run.samples).distance for name, run in runs.items()}
     train = rows_of(DIGITS.reference("train", DIGITS.size)[0])
     test = rows_of(DIGITS.reference("held_out", 297)[0])
     alone = independent_bits(train, test)

@@ -92,7 +92,7 @@ def images_of(levels: Tensor) -> Tensor:
     return levels.float() * (2 / (LEVELS - 1)) - 1
 
 
-class Judged(NamedTuple):
+class Quality(NamedTuple):
     """What samples are worth: the Frechet distance of LeNet features to held-out digits, and the
     classes that they are spread over, as the exponential of the entropy."""
 
@@ -100,7 +100,7 @@ class Judged(NamedTuple):
     classes: float
 
 
-def judged(x: Tensor) -> Judged:
+def quality(x: Tensor) -> Quality:
     """Of images `[n 1 8 8]`, in the data's grey levels."""
     network = feature_network(DIGITS.shape)
     if network is None:
@@ -108,7 +108,7 @@ def judged(x: Tensor) -> Judged:
     held_out = DIGITS.reference("held_out", 297)[0]
     (real, _), (fake, label) = extract(network, held_out), extract(network, images_of(levels_of(x)))
     shares = torch.bincount(label, minlength=10) / len(label)
-    return Judged(frechet_distance(real, fake), effective_number(shares.tolist()))
+    return Quality(frechet_distance(real, fake), effective_number(shares.tolist()))
 
 
 def gallery(x: Tensor, caption: str) -> Panel:
@@ -118,14 +118,14 @@ def gallery(x: Tensor, caption: str) -> Panel:
 
 
 class Trained(NamedTuple):
-    """A generator with its cost in CPU seconds, steps, and the samples it is judged by."""
+    """A generator with its cost in CPU seconds, steps, and the samples it is measured by."""
 
     recipe: Recipe
     generator: nn.Module
     seconds: float
     steps: int
     samples: Tensor
-    judged: Judged
+    quality: Quality
 
     @property
     def parameters(self) -> int:
@@ -168,4 +168,4 @@ def trained(settings: "Lecture", year: int) -> Trained:
     generator, _ = steps_of(settings, recipe, steps)
     seconds = time.process_time() - start
     samples = drawn(generator, torch.randn(SAMPLES, LATENT))
-    return Trained(recipe, generator, seconds, steps, samples, judged(samples))
+    return Trained(recipe, generator, seconds, steps, samples, quality(samples))

@@ -74,6 +74,14 @@ def main(settings: Seeds) -> None:
     print(text)
 
 
+class RunEnded(RunError):
+    """A run ended with a status that is not 0; `log` is what it printed since it was started."""
+
+    def __init__(self, message: str, log: str) -> None:
+        super().__init__(message)
+        self.log = log
+
+
 class Children:
     """Processes that end together."""
 
@@ -108,11 +116,12 @@ def run(job: Job, out: Path, children: Children) -> Figures:
         file.flush()
         status = children.wait_for(call, stdout=file, stderr=file, env={"OMP_NUM_THREADS": "1"})
     if status:
-        last = " ".join(log.read_text(errors="replace").strip().splitlines()[-1:])
+        printed = log.read_bytes()[len(earlier) :].decode(errors="replace")
+        last = " ".join(printed.strip().splitlines()[-1:])
         if status == 2 and not folder.exists():  # refused, so nothing is left of it
             write_atomically(log, earlier) if earlier else log.unlink()
             raise InputError(f"{job.name}: {last.removeprefix('error: ')}")
-        raise RunError(f"{job.name} ended with status {status}: {last}")
+        raise RunEnded(f"{job.name} ended with status {status}: {last}", printed)
     advice = "remove it and give the same command again"
     return read_object(folder / "result.json", values=Number | None, advice=advice)
 
@@ -133,8 +142,8 @@ def run_all(
             with tqdm(as_completed(runs), total=len(jobs), unit="run") as done:
                 return {runs[future]: future.result() for future in done}
         finally:  # after the first failure or a signal, nothing runs on unseen
-            pool.shutdown(wait=False, cancel_futures=True)
             children.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def summary(results: Sequence[Figures]) -> tuple[Figures, str]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Annotated
 
 from gan import Gan
-from seeds import Children, Figures, Job, run, run_all
+from seeds import Children, Figures, Job, RunEnded, run, run_all
 
 from hybridgen.cli import command, read_settings
-from hybridgen.errors import InputError, RunError, quoted
+from hybridgen.errors import InputError, quoted
 from hybridgen.files import Number, read_object
 from hybridgen.metrics.registry import METRICS
 from hybridgen.settings import Positive, Range, Seed, Settings, did_you_mean
@@ -92,6 +92,12 @@ class Stability(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        lists = {name: getattr(self, name) for name in ("sets", "tricks", "run_sets", "run_tricks")}
+        for name, entries in (
+            lists | {f"measures of {s.name}": s.measures for s in self.sets}
+        ).items():
+            if entries == ():
+                raise InputError(f"{name} must have an entry, got none: add one or leave it out")
         sets, tricks = [each.name for each in self.sets], [each.name for each in self.tricks]
         for what, names in (("set of data", sets), ("trick", [BASE, *tricks])):
             for name in names:
@@ -104,6 +110,12 @@ class Stability(Settings):
             for measure in each.measures:
                 if measure not in METRICS or METRICS[measure].better is None:
                     raise InputError(f"{each.name}: no metric {quoted(measure)} ranks models")
+                if isinstance(METRICS[measure].better, float):
+                    raise InputError(
+                        f"{each.name}: {measure} is best at {METRICS[measure].better:g} and can be "
+                        "missed on either side, so a change of it is neither better nor worse: "
+                        "choose a measure of which more or less is better"
+                    )
         choices_of = [("trick", name, tricks) for name in self.run_tricks or ()]
         choices_of += [("set of data", name, sets) for name in self.run_sets or ()]
         choices_of += [
@@ -145,7 +157,8 @@ def main(settings: Stability) -> None:
             f"jobs {settings.jobs}",
             file=sys.stderr,
         )
-        results = run_all(jobs, settings.out, settings.jobs, partial(run_once, finished))
+        one = partial(run_once, finished, settings)
+        results = run_all(jobs, settings.out, settings.jobs, one)
         print(report(settings, results))
 
 
@@ -207,16 +220,28 @@ def _finished(folder: Path, gan: Gan) -> Figures | None:
     return read_object(folder / "result.json", values=Number | None, advice=advice)
 
 
-def run_once(finished: Mapping[str, Figures], job: Job, out: Path, children: Children) -> Figures:
-    """The figures of a run that may be finished; none of one whose losses stopped being finite."""
-    if job.name in finished:
-        return finished[job.name]
+def run_once(
+    finished: Mapping[str, Figures], settings: Stability, job: Job, out: Path, children: Children
+) -> Figures:
+    """The figures of a run that may be finished; none of one whose losses stopped being finite.
+
+    Raises:
+        InputError: it has not all measures of its set; said after the first run.
+    """
     try:
-        return run(job, out, children)
-    except RunError as error:
-        if "stopped being finite" not in str(error):
+        done = job.name in finished
+        figures = finished[job.name] if done else run(job, out, children)
+    except RunEnded as error:
+        if "stopped being finite" not in error.log:
             raise
         return {}
+    for measure in settings.chosen[job.name.split("/")[0]][0].measures:
+        if measure not in figures:
+            raise InputError(
+                f"{job.name} has no figure {measure}, but {', '.join(figures)}: choose among them "
+                "for the measures of its set"
+            )
+    return figures
 
 
 if __name__ == "__main__":

@@ -3,25 +3,25 @@
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
-from scipy.special import stdtrit
+from stability_effects import BASE, Effect, effects
 
 from hybridgen.evaluation.results import provenance
 from hybridgen.files import replacing, write_atomically
-from hybridgen.metrics.intervals import Estimate, holm, mean_of, paired_errors
+from hybridgen.metrics.intervals import Estimate, mean_of
 from hybridgen.metrics.registry import metric_of
 from hybridgen.report.charts import Card, image
 from hybridgen.report.page import filled
-from hybridgen.report.ranking import outcome, p_value
 from hybridgen.report.svg import LIGHT, LOOK, Key, inline_svg
 from hybridgen.report.tables import Cell, Table, markdown_of
 from hybridgen.report.text import interval_of, number, printable, value_of, with_interval
@@ -31,65 +31,20 @@ if TYPE_CHECKING:
     from seeds import Figures
     from stability import Stability
 
-BASE = "base"
 KEYS = {
     "helps": Key("helps", "kind-2", "^"),
     "neutral": Key("neutral: cannot be told apart from the base", "muted", "o"),
     "harms": Key("harms", "kind-1", "v"),
     "not finite": Key("not finite in some training", "kind-3", "X"),
+    "base not finite": Key("finite, where the base is not in some training", "kind-4", "s"),
 }
 """Of each outcome a colour and a mark, for those who do not see colours too."""
-_OUTCOMES = {"better": "helps", "worse": "harms", None: "not finite"}
-
-
-class Effect(NamedTuple):
-    """What a trick does to a measure: its mean, the differences from the base seed by seed, their
-    mean with its 95 % interval, its p-value among those of all tricks, and an outcome of `KEYS`."""
-
-    mean: Estimate
-    differences: tuple[float, ...]
-    change: Estimate
-    p: float
-    outcome: str
-
+_SIGNS = {"helps": 1, "neutral": 0, "harms": -1}
 
 Columns = Mapping[tuple[str, str], Mapping[str, Effect]]
 """Of each set of data and measure the effects of the tricks."""
 Floors = Mapping[tuple[str, str], tuple[float | None, Estimate]]
 """What real samples get, and the base's mean."""
-
-
-def effects(measure: str, values: Mapping[str, Sequence[float]]) -> dict[str, Effect]:
-    """Of each trick its effect, by Student's t of the paired differences over seeds, all tricks
-    being one family (Holm).
-
-    Args:
-        values: of the measure, a seed each, of the base and of every trick, by name.
-    """
-    means = {name: mean_of(measure, each) for name, each in values.items()}
-    base = means.pop(BASE)
-    chances = holm([p_value(mean, base, measure, paired=True) for mean in means.values()])
-    rows = {}
-    for (name, mean), p in zip(means.items(), chances, strict=True):
-        pairs = zip(values[name], values[BASE], strict=True)
-        result = outcome(mean, base, measure, chance=p)
-        rows[name] = Effect(
-            mean=mean,
-            differences=tuple(x - y for x, y in pairs),
-            change=_change(mean, base),
-            p=p,
-            outcome=_OUTCOMES.get(result, "neutral"),
-        )
-    return rows
-
-
-def _change(mean: Estimate, base: Estimate) -> Estimate:
-    """The difference of two means over the same seeds with its interval, of this one alone."""
-    if not (math.isfinite(mean.value) and math.isfinite(base.value)):
-        return Estimate(value=math.nan, low=-math.inf, high=math.inf)
-    ((error, degrees),) = paired_errors(mean, base)
-    change, reach = mean.value - base.value, float(stdtrit(degrees, 0.975)) * error
-    return Estimate(value=change, low=change - reach, high=change + reach)
 
 
 def report(settings: "Stability", results: Mapping[str, "Figures"]) -> str:
@@ -99,21 +54,23 @@ def report(settings: "Stability", results: Mapping[str, "Figures"]) -> str:
         results: of every run, by its name; a figure that is missing or `None` is not finite.
     """
     seeds = range(settings.seed, settings.seed + settings.seeds)
-    columns, floors = {}, {}
+    columns, floors, families = {}, {}, {}
     for data, (each, tricks) in settings.chosen.items():
+        families[data] = family_of(settings, data)
         for measure in each.measures:
             runs = {trick: [results[f"{data}/{trick}/seed{n}"] for n in seeds] for trick in tricks}
             values = {
                 trick: [math.inf if (v := run.get(measure)) is None else v for run in each_run]
                 for trick, each_run in runs.items()
             }
-            floor = next((run.get(f"floor_{measure}") for run in runs[BASE] if run), None)
-            columns[data, measure] = effects(measure, values)
-            floors[data, measure] = floor, mean_of(measure, values[BASE])
+            real = [v for r in runs[BASE] if (v := r.get(f"floor_{measure}")) is not None]
+            columns[data, measure] = effects(measure, values, families[data])
+            floors[data, measure] = fmean(real) if real else None, mean_of(measure, values[BASE])
     table = table_of(columns, floors)
     page = filled(
         "stability.html",
         seeds=settings.seeds,
+        families=families,
         sentences=findings(columns),
         keys=list(KEYS.values()),
         panels=[panel(data, measure, rows) for (data, measure), rows in columns.items()],
@@ -133,19 +90,27 @@ def report(settings: "Stability", results: Mapping[str, "Figures"]) -> str:
     return markdown_of(table)
 
 
+def family_of(settings: "Stability", data: str) -> int:
+    """How many tricks a column is corrected for: all that are configured for the set, whichever of
+    them are run, and all others that have runs in the folder."""
+    names = {t.name for t in settings.tricks if t.sets is None or data in t.sets}
+    return len((names | {p.name for p in (settings.out / data).glob("*/")}) - {BASE})
+
+
 def flat(columns: Columns, floors: Floors) -> dict[str, float | None]:
     """`data/trick/measure` is a mean, `..._change` that of its differences from the base, between
-    `..._low` and `..._high`; `..._p` its p-value; `..._helps` 1 if it helps, -1 if it harms."""
+    `..._low` and `..._high`; `..._p` its p-value; `..._helps` 1 if it helps, -1 if it harms, 0 if
+    neutral, and `None` if the trick or the base is not finite."""
     figures: dict[str, float] = {}
     for (data, measure), rows in columns.items():
         floor, base = floors[data, measure]
         figures |= {} if floor is None else {f"{data}/floor_{measure}": floor}
         figures[f"{data}/{BASE}/{measure}"] = base.value
         for trick, effect in rows.items():
-            key, signs = f"{data}/{trick}/{measure}", {"helps": 1, "harms": -1}
+            key = f"{data}/{trick}/{measure}"
             figures |= {key: effect.mean.value, f"{key}_change": effect.change.value}
             figures |= {f"{key}_low": effect.change.low, f"{key}_high": effect.change.high}
-            figures |= {f"{key}_p": effect.p, f"{key}_helps": signs.get(effect.outcome, 0)}
+            figures |= {f"{key}_p": effect.p, f"{key}_helps": _SIGNS.get(effect.outcome, math.nan)}
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
@@ -185,9 +150,14 @@ def findings(columns: Columns) -> list[str]:
     sentences = []
     for (data, measure), rows in columns.items():
         parts = []
-        for key, words in (("helps", "helped by"), ("harms", "harmed by"), ("not finite", "with")):
+        for key, words in (
+            ("helps", "helped by {}"),
+            ("harms", "harmed by {}"),
+            ("not finite", "with {} not finite"),
+            ("base not finite", "the base is not finite, {} finite"),
+        ):
             names = ", ".join(name for name, effect in rows.items() if effect.outcome == key)
-            parts += [f"{words} {names}" + " not finite" * (key == "not finite")] * bool(names)
+            parts += [words.format(names)] * bool(names)
         result = "; ".join(parts) or "no trick can be told apart from the base"
         sentences.append(f"{metric_of(measure).label} on {data}: {result}.")
     return sentences
@@ -222,8 +192,18 @@ def draw(axes: Axes, data: str, measure: str, rows: Mapping[str, Effect]) -> dic
         colour, gid = LIGHT[key.colour], f"point/{data}-{measure}-{place}"
         facts[gid] = [f"{name}: {row.outcome}"]
         if name not in finite:
-            where = {"transform": axes.get_yaxis_transform(), "gid": gid}  # worse than any other
-            axes.plot(0.02, place, key.mark, color=colour, markersize=7, **where)
+            where = {
+                "transform": axes.get_yaxis_transform(),
+                "gid": gid,
+            }  # at the worst or best end
+            axes.plot(
+                0.98 if row.outcome == "base not finite" else 0.02,
+                place,
+                key.mark,
+                color=colour,
+                markersize=7,
+                **where,
+            )
             continue
         facts[gid][0] += f", {with_sign(change)}, p {p_words(row.p)}"
         axes.plot([change.low, change.high], [place, place], color=colour, linewidth=2)

@@ -90,9 +90,10 @@ def resource_sentence(error: BaseException, training: Any) -> str | None:
             "--data.workers (0 reads in this process); the same command goes on from the last "
             "checkpoint"
         )
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+    compiling = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+    if compiling and re.search(r"\bC(\+\+)? compiler", text):
         return (
-            f"torch.compile failed ({one_line(text.splitlines()[0])[:120]}): leave "
+            f"torch.compile failed ({one_line(text.strip().splitlines()[0])[:120]}): leave "
             "--training.compile false, or install what it needs, which is a C++ compiler on a CPU"
         )
     if type(error).__name__.startswith("Dist") or any(phrase in text for phrase in _LOST):

@@ -90,11 +90,11 @@ class FourierFeatures(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         frequencies = cast(Tensor, self.frequencies).to(x)
         angles = (x.unsqueeze(-1) * frequencies).flatten(1)
-        waves = [angles.sin(), angles.cos()]
+        features = [angles.sin(), angles.cos()]
         if self.decay:
             amplitudes = (frequencies**-self.decay).repeat(x.shape[1])
-            waves = [amplitudes * wave for wave in waves]
-        return torch.cat([x, *waves], dim=1)
+            features = [amplitudes * each for each in features]
+        return torch.cat([x, *features], dim=1)
 
 
 class MlpDiscriminator(ModelMixin, ConfigMixin):

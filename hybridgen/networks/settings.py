@@ -58,8 +58,10 @@ class DiscriminatorSettings(Settings):
         noise_conditional: whether it looks at the noise level of its input.
         activation: `leaky_relu`, or `silu` for a loss on the discriminator's gradient (score
             matching).
-        norm: of the weights, which bounds how steep it is; if not given, spectral for `patch` and
-            none for others. Not for `residual`.
+        norm: of the weights; if not given, spectral for `patch` and none for others. Not for
+            `residual`. Spectral, a linear layer stretches no distance; of a convolution it is the
+            norm of the kernel as a matrix, and the map itself can stretch more: a kernel of 4 x 4
+            with stride 2, where up to four outputs see an input, up to twice as much.
     """
 
     architecture: DiscriminatorArchitecture = "dcgan"
@@ -78,6 +80,11 @@ class DiscriminatorSettings(Settings):
             raise InputError(
                 f"a residual discriminator has weights without normalisation, got norm {self.norm}:"
                 " leave discriminator.norm out, or choose mlp, dcgan or patch"
+            )
+        if self.decay and not self.frequencies:
+            raise InputError(
+                f"a discriminator without Fourier features has no amplitudes that decay, got decay "
+                f"{self.decay:g}: set discriminator.frequencies, or leave discriminator.decay out"
             )
 
 

@@ -92,8 +92,8 @@ def row_outcomes(pairs: Sequence[tuple[Row, Row]], metric: str) -> list[str]:
         return row.cost.seconds if metric == "seconds" else row.figures[metric]
 
     chances = [p_value(figure(a), figure(b), metric, paired=_paired(a, b)) for a, b in pairs]
-    judged = zip(pairs, holm(chances), strict=True)
-    return [outcome(figure(a), figure(b), metric, chance=p) or TIE for (a, b), p in judged]
+    tested = zip(pairs, holm(chances), strict=True)
+    return [outcome(figure(a), figure(b), metric, chance=p) or TIE for (a, b), p in tested]
 
 
 def compared(rows: Sequence[Row], metric: str) -> Callable[[Row, Row], str]:

@@ -664,13 +664,50 @@ def test_many_rows_of_their_own_or_of_a_short_repeated_value_are_no_bomb(
     path = str(tmp_path / "all.parquet")
     table = pyarrow.parquet.read_table(path)
     pyarrow.parquet.write_table(table, path)  # with dictionaries of images, too
-    most, counted = (list(size(path, 0))[-1] for size in (parquet._at_most, parquet._counted))
-    assert most > 5 * table.nbytes
+    *_, counted = parquet._sizes(path, 0)
     assert counted == pytest.approx(table.nbytes, rel=0.1)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2 * table.nbytes))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2.2 * table.nbytes))
     parquet.check_unpacked(tmp_path, [path, path])
     with pytest.raises(InputError, match="or more"):
         parquet.check_unpacked(tmp_path, [path] * 3)
+
+
+MISSING = {
+    "texts of one length": pyarrow.nulls(500, pyarrow.binary(2**16)),
+    "lists of fixed size": pyarrow.nulls(500, pyarrow.list_(pyarrow.float64(), 9_000)),
+    "such lists of texts": pyarrow.nulls(500, pyarrow.list_(pyarrow.string(), 9_000)),
+    "lists of such lists": pyarrow.array(
+        [[None] * 100] * 5, pyarrow.list_(pyarrow.list_(pyarrow.list_(pyarrow.int8(), 99), 99))
+    ),
+    "zeros as differences": pyarrow.array(np.zeros(2**20, dtype=np.int64)),
+    "numbers": pyarrow.nulls(2**20, pyarrow.int64()),
+    "decimals": pyarrow.nulls(2**18, pyarrow.decimal128(5)),
+    "fixed lists of lists": pyarrow.nulls(500, pyarrow.list_(pyarrow.list_(pyarrow.int8()), 1_000)),
+    "empty lists": pyarrow.array([[]] * 2**18, pyarrow.list_(pyarrow.list_(pyarrow.int8()))),
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+@pytest.mark.parametrize("store_schema", [True, False])
+def test_values_that_take_no_place_in_a_file_are_counted_as_they_are_in_a_table(
+    tmp_path: Path, name: str, store_schema: bool
+) -> None:
+    path, table = str(tmp_path / "set.parquet"), pyarrow.table({"x": MISSING[name]})
+    encoding = {"column_encoding": "DELTA_BINARY_PACKED"} if name.startswith("zeros") else {}
+    options = {"use_dictionary": False, "store_schema": store_schema, **encoding}
+    pyarrow.parquet.write_table(table, path, **options)
+    size = pyarrow.parquet.read_table(path).nbytes
+    assert Path(path).stat().st_size < 0.1 * size or not store_schema
+    *_, counted = parquet._sizes(path, 0)
+    assert 0.9 * size <= counted <= 8 * size
+
+
+def test_lists_of_fixed_size_are_counted_once(tmp_path: Path) -> None:
+    kind = pyarrow.list_(pyarrow.float32(), 768)
+    rows = pyarrow.array([np.ones(768, dtype=np.float32)] * 50, kind)
+    pyarrow.parquet.write_table(pyarrow.table({"x": rows}), path := str(tmp_path / "set.parquet"))
+    *_, counted = parquet._sizes(path, 0)
+    assert counted == pytest.approx(50 * 768 * 4, rel=0.3)
 
 
 def test_an_image_of_too_many_bytes_is_refused(

@@ -122,11 +122,6 @@ def test_the_jsd_of_a_snapshot_is_that_of_the_densities(games, theory):
     assert len(shot.places) == 25
 
 
-def test_the_distance_of_cells_is_how_far_a_distribution_was_moved(games, modules):
-    p, q = (games.cell_shares(games.gaussian((1, mean, 0.7))) for mean in (-1, 0.5))
-    assert modules["lecture_losses"].cell_distance(p, q) == pytest.approx(1.5, abs=1e-6)
-
-
 def test_an_autoregressive_model_is_a_distribution_and_looks_back_alone(modules):
     torch.manual_seed(0)
     pixels = modules["lecture_pixels"]
@@ -156,10 +151,10 @@ def test_grey_levels_of_digits_come_back_and_their_classes_are_ten(modules):
     levels = recipes.levels_of(x)
     assert sorted(levels.unique().tolist()) == list(range(17))
     assert float((recipes.images_of(levels) - x).abs().max()) < 1 / 127
-    real = recipes.judged(x)
+    real = recipes.quality(x)
     assert real.distance == pytest.approx(0.9, abs=0.1)  # the recorded floor of this many
     assert real.classes == pytest.approx(10, abs=0.1)
-    alike = recipes.judged(x[:1].repeat(50, 1, 1, 1))
+    alike = recipes.quality(x[:1].repeat(50, 1, 1, 1))
     assert alike.classes == pytest.approx(1)
     assert alike.distance > 30 * real.distance
 

@@ -169,5 +169,22 @@ def test_memory_and_lost_processes_are_said_in_a_sentence_that_helps(error, sent
     assert sentence in said and len(said) <= 300 and "\n" not in said
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("No working C++ compiler found in cpp.cxx: None\nmore", "failed (No working C++ compiler"),
+        ("Failed to find C compiler. Please specify via CC", "--training.compile false"),
+        ("", None),
+        ("mat1 and mat2 shapes cannot be multiplied; see torch.compiler.disable", None),
+    ],
+)
+def test_a_compiler_that_is_missing_is_told_from_other_errors_of_compiling(text, sentence):
+    class CompileError(RuntimeError):
+        __module__ = "torch._inductor.exc"
+
+    words = resource_sentence(CompileError(text), None)
+    assert words is None if sentence is None else sentence in words
+
+
 def test_other_errors_keep_their_traceback():
     assert resource_sentence(RuntimeError("shape mismatch"), None) is None

@@ -28,3 +28,23 @@ def test_one_infinite_seed_makes_the_mean_infinite_and_not_flattering(seeds):
     figures, text = seeds.summary([{"kl": None}, {"kl": 0.002}])
     assert figures["kl"] is None
     assert "| kl | infinite | infinite | 0.002 | infinite |" in text
+
+
+def test_a_second_signal_while_a_queue_is_given_up_leaves_no_process(seeds, tmp_path, monkeypatch):
+    stopped = []
+
+    class Interrupted(seeds.ThreadPoolExecutor):
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=wait, cancel_futures=cancel_futures)
+            if not wait:
+                raise KeyboardInterrupt
+
+    def run(job, out, children):
+        raise seeds.RunError("the power is cut")
+
+    monkeypatch.setattr(seeds, "ThreadPoolExecutor", Interrupted)
+    monkeypatch.setattr(seeds.Children, "stop", lambda self: stopped.append(self))
+    jobs = [seeds.Job(name="seed0", script="gan", arguments=())]
+    with pytest.raises(KeyboardInterrupt):
+        seeds.run_all(jobs, tmp_path, 1, run)
+    assert len(stopped) == 1

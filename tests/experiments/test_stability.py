@@ -12,7 +12,7 @@ from scipy import stats
 from hybridgen.cli import command, read_settings
 from hybridgen.metrics.intervals import holm
 
-NAMES = ("gan", "seeds", "stability", "stability_report")
+NAMES = ("gan", "seeds", "stability", "stability_effects", "stability_report")
 RUN = """
 import importlib.util, json, pathlib, sys
 sys.path.insert(0, {experiments!r})
@@ -32,9 +32,10 @@ with FolderLock(gan.out, config, "Gan"), open(home / "started", "a") as started:
     if relativistic and gan.seed == 1 and (home / "cut").exists():
         sys.exit("error: the power is cut")
     if gan.training.learning_rate.start > 1:
-        sys.exit("error: the generator's loss stopped being finite at step 3")
-    quality = 0.5 + 0.2 * relativistic + 0.01 * gan.seed
-    figures = {{"high_quality": quality, "floor_high_quality": 1.0}}
+        print("error: the generator's loss stopped being finite at step 3")
+        sys.exit("a warning at exit")
+    quality = 0.5 + (0.2 + 0.01 * gan.seed) * relativistic + 0.01 * gan.seed
+    figures = {{"high_quality": quality, "floor_high_quality": 1.0 - 0.02 * gan.seed}}
     (gan.out / "result.json").write_text(json.dumps(figures))
 """
 """A training of no time, whose folder is as that of a real one."""
@@ -86,7 +87,7 @@ def test_an_effect_is_scipys_paired_t_test_with_holms_correction(modules, measur
         "slightly up": [0.35, 0.35, 0.33, 0.40, 0.34],
         "level": [0.33, 0.31, 0.32, 0.36, 0.33],
     }
-    rows = modules["stability_report"].effects(measure, values)
+    rows = modules["stability_effects"].effects(measure, values)
     tests = [stats.ttest_rel(values[name], values["base"]) for name in rows]
     adjusted = holm([test.pvalue for test in tests])
     for (name, effect), test, p in zip(rows.items(), tests, adjusted, strict=True):
@@ -104,10 +105,45 @@ def test_an_effect_is_scipys_paired_t_test_with_holms_correction(modules, measur
 
 
 def test_a_trick_that_is_not_finite_once_has_no_effect_and_the_others_have(modules):
-    values = {"base": [0.1, 0.2, 0.15], "lost": [0.1, math.inf, 0.2], "better": [0.05, 0.15, 0.1]}
-    rows = modules["stability_report"].effects("reverse_kl", values)
+    values = {"base": [0.1, 0.2, 0.15], "lost": [0.1, math.inf, 0.2], "better": [0.05, 0.151, 0.1]}
+    rows = modules["stability_effects"].effects("reverse_kl", values)
     assert rows["lost"].outcome == "not finite" and rows["lost"].p == 1
-    assert rows["better"].outcome == "helps"  # by the same in each seed
+    assert rows["better"].outcome == "helps"
+
+
+def test_a_trick_that_is_finite_where_the_base_is_not_is_not_called_so(modules):
+    effects, report = modules["stability_effects"].effects, modules["stability_report"]
+    values = {"base": [0.1, math.inf], "cure": [0.01, 0.01]}
+    columns = {("ring", "reverse_kl"): effects("reverse_kl", values | {"t": [math.inf] * 2})}
+    assert [row.outcome for row in columns["ring", "reverse_kl"].values()] == [
+        "base not finite",
+        "not finite",
+    ]
+    base = report.mean_of("reverse_kl", values["base"])
+    figures = report.flat(columns, {("ring", "reverse_kl"): (None, base)})
+    assert figures["ring/cure/reverse_kl_helps"] is figures["ring/t/reverse_kl_helps"] is None
+    (sentence,) = report.findings(columns)
+    assert "with t not finite; the base is not finite, cure finite" in sentence
+
+
+@pytest.mark.parametrize(("count", "p"), [(2, 0.5), (5, 1 / 16), (8, 1 / 128)])
+def test_equal_differences_are_as_likely_as_one_of_all_signs(modules, count, p):
+    effects = modules["stability_effects"].effects
+    base = [0.1, 0.3, 0.7, 0.2, 0.9, 0.8, 0.33, 0.55][:count]
+    for values in (
+        {"base": [7] * count, "t": [8] * count},
+        {"base": base, "t": [x + 0.1 for x in base]},  # equal but for rounding
+    ):
+        row = effects("modes", values)["t"]
+        assert row.p == p and row.outcome == ("helps" if p < 0.05 else "neutral")
+
+
+def test_a_trick_alone_is_corrected_for_all_that_there_are(modules):
+    values = {"base": [0.30, 0.34, 0.31, 0.36, 0.33], "t": [0.35, 0.35, 0.33, 0.40, 0.34]}
+    effects = modules["stability_effects"].effects
+    alone, among = effects("high_quality", values), effects("high_quality", values, family=18)
+    assert alone["t"].p < 0.05 and alone["t"].outcome == "helps"
+    assert among["t"].p == pytest.approx(18 * alone["t"].p) and among["t"].outcome == "neutral"
 
 
 def test_a_sweep_that_breaks_off_goes_on_where_it_was_and_tells_what_helps(sweep, tmp_path):
@@ -122,18 +158,24 @@ def test_a_sweep_that_breaks_off_goes_on_where_it_was_and_tells_what_helps(sweep
     again = (tmp_path / "started").read_text().splitlines()
     assert "relativistic 1" in again
     # What was finished is not started again; a training that was lost is tried once more.
-    assert not {"base 0", "relativistic 0"} & set(started.splitlines()) & set(again)
+    whole = {"base 0", "relativistic 0"}
+    assert whole <= set(started.splitlines()) and not whole & set(again)
     figures = json.loads((tmp_path / "out" / "result.json").read_text())
     assert set(map(type, figures.values())) <= {int, float, type(None)}
-    assert figures["ring/relativistic/high_quality_change"] == pytest.approx(0.2)
+    assert figures["ring/relativistic/high_quality_change"] == pytest.approx(0.205)
     assert figures["ring/relativistic/high_quality_helps"] == 1
+    assert figures["ring/too fast/high_quality_helps"] is None
     assert figures["ring/too fast/high_quality"] is None
     table = (tmp_path / "out" / "table.md").read_text()
-    assert "| real samples (floor) | 1 |" in table
-    assert "helps +0.2" in table and "(not finite)" in table
+    assert "| real samples (floor) | 0.99 |" in table
+    assert "helps +0.20 " in table and "(not finite)" in table
     page = (tmp_path / "out" / "stability.html").read_text()
     assert "helped by relativistic" in page and page.count("<svg") == 1
+    assert "(ring: 2)" in page
+    p = figures["ring/relativistic/high_quality_p"]
     assert sweep("--jobs", "2", "--run_tricks", "[relativistic]")[0] == 0
+    figures = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert figures["ring/relativistic/high_quality_p"] == pytest.approx(p)
     assert (tmp_path / "out" / "stability.png").stat().st_size > 10_000
 
 
@@ -152,6 +194,16 @@ def test_a_sweep_that_breaks_off_goes_on_where_it_was_and_tells_what_helps(sweep
             ["--sets", "[{name: ring, measures: [beauty], arguments: {}}]"],
             "ring: no metric 'beauty' ranks models",
         ),
+        (
+            ["--sets", "[{name: ring, measures: [mode_std], arguments: {}}]"],
+            "ring: mode_std is best at 0.974 and can be missed on either side",
+        ),
+        (
+            ["--sets", "[{name: ring, measures: [], arguments: {}}]"],
+            "measures of ring must have an",
+        ),
+        (["--run_sets", "[]"], "run_sets must have an entry, got none"),
+        (["--run_tricks", "[]"], "run_tricks must have an entry, got none"),
         (["--seeds", "1"], "seeds must be a whole number in [2, 1000], got 1"),
     ],
 )
@@ -162,6 +214,13 @@ def test_what_cannot_be_run_is_refused_in_a_sentence_and_nothing_is_made(
     assert status == 2
     assert sentence in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_measure_that_a_set_does_not_have_is_refused_after_the_first_run(sweep, tmp_path):
+    status, (error,) = sweep("--sets", "[{name: ring, measures: [modes], arguments: {}}]")
+    assert status == 2
+    assert "ring/base/seed0 has no figure modes, but high_quality" in error
+    assert len((tmp_path / "started").read_text().splitlines()) <= 2
 
 
 def test_a_real_run_is_known_as_finished_and_refused_with_other_settings(

@@ -35,7 +35,7 @@ def test_a_discriminator_is_linear_maps_with_leaky_relus_between():
 
 
 @pytest.mark.parametrize(("architecture", "shape"), [("mlp", (2,)), ("dcgan", (1, 8, 8))])
-def test_under_spectral_norm_no_layer_of_a_discriminator_stretches(architecture, shape, tmp_path):
+def test_under_spectral_norm_no_matrix_of_a_discriminator_stretches(architecture, shape, tmp_path):
     torch.manual_seed(0)
     settings = DiscriminatorSettings(architecture=architecture, width=16, norm="spectral")
     discriminator, x = build_discriminator(settings, shape), torch.randn(64, *shape)
@@ -58,6 +58,12 @@ def test_a_norm_that_an_architecture_does_not_have_is_refused():
     with pytest.raises(InputError, match="residual discriminator has weights without norm"):
         DiscriminatorSettings(architecture="residual", norm="spectral")
     assert DiscriminatorSettings(architecture="residual", norm="none").norm == "none"
+
+
+def test_amplitudes_decay_only_where_there_are_frequencies():
+    with pytest.raises(InputError, match=r"got decay 0\.5: set discriminator\.frequencies"):
+        DiscriminatorSettings(architecture="mlp", decay=0.5)
+    assert DiscriminatorSettings(architecture="mlp", decay=0.5, frequencies=1).decay == 0.5
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])

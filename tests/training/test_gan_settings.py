@@ -216,10 +216,10 @@ def test_instance_noise_fades_as_its_schedule_says(train, training):
 
 
 def test_instance_noise_is_not_mixed_with_noise_of_a_level_that_is_told(train, training):
-    told = DiffusionNoise(DiffusionNoiseSettings(highest=1.0))
+    noise = DiffusionNoise(DiffusionNoiseSettings(highest=1.0))
     players = unlabelled(MlpDiscriminator(width=16, depth=2, noise_conditional=True))
     with pytest.raises(InputError, match="leave one of them out"):
-        train(training(instance_noise=Cosine(start=0.1)), players, noise=told)
+        train(training(instance_noise=Cosine(start=0.1)), players, noise=noise)
 
 
 def test_what_does_not_go_together_is_refused_at_once(train, training, players):
