@@ -107,8 +107,8 @@ def stopping(settings: "Lecture") -> Statement:
     steps = [shot.step for shot in shots]
     chosen, best = steps.index(best_step(log) or steps[-1]), true.index(min(true))
 
-    def nearest(player: str, level: float) -> int:
-        return min(range(len(shots)), key=lambda i: abs(shots[i].losses[player] - level))
+    def nearest(network: str, level: float) -> int:
+        return min(range(len(shots)), key=lambda i: abs(shots[i].losses[network] - level))
 
     least, even = nearest("generator", 0.0), nearest("discriminator", LOG4)
     lucky = true[nearest("generator", LOG4 / 2)] / true[best]
@@ -125,9 +125,9 @@ def stopping(settings: "Lecture") -> Statement:
     ):
         axes.plot(steps[place], true[place], mark, color=colour, label=label)
     drawn = axes_of("step", "loss (nats)", height=340)
-    for player, dash, colour in (("discriminator", "-", ANSWER), ("generator", "--", FAKE)):
-        losses = [shot.losses[player] for shot in shots]
-        drawn.plot(steps, losses, dash, color=colour, lw=1.4, label=player)
+    for network, dash, colour in (("discriminator", "-", ANSWER), ("generator", "--", FAKE)):
+        losses = [shot.losses[network] for shot in shots]
+        drawn.plot(steps, losses, dash, color=colour, lw=1.4, label=network)
     return Statement(
         name="stopping",
         short="when to stop",
