@@ -102,7 +102,8 @@ def kernel_distance(
     sizes = weights.sum(dim=1)
     if float(sizes.min()) < 2:
         raise ValueError("every subset needs at least 2 samples")
-    real, fake = _single(real), _single(fake)
+    fake = _single(fake).to(torch.promote_types(fake.dtype, _single(real).dtype))
+    real = _single(real).to(fake.dtype)
     within, across = sizes.new_zeros(len(sizes)), []
     chunk = chunk_for(fake if len(fake) > len(real) else real, chunk)
     for start in range(0, len(fake), chunk):

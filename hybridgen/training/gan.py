@@ -94,6 +94,8 @@ def train_gan(
         if done == total:
             yield setup.step(done, {}, last=True)
 
+        noisy = noise is not None or config.instance_noise.greatest > 0
+
         def parts_of(name: str, rngs: dict[str, torch.Generator]) -> Iterator[tuple[Any, ...]]:
             """Micro-batches of real samples, labels, latents, past fakes' places and noise."""
             real, label = next(stream)
@@ -102,17 +104,14 @@ def train_gan(
             past = None
             if replay is not None and name == "discriminator":
                 past = setup.share(replay.draws(rows, rngs["replay"]))
-            noisy = noise is not None or config.instance_noise.greatest > 0
             draws = _noise(setup, real, rows, rngs["diffusion"]) if noisy else ()
             return setup.micro_batches([name], real, label, latents, past, *draws)
 
-        def pair_of(real: Tensor, fake: Tensor, drawn: list[Tensor], std: float) -> dict[str, Any]:
-            """What the discriminator sees, by the names of an adversarial loss."""
+        def with_noise(pair: dict[str, Any], drawn: list[Tensor], std: float) -> dict[str, Any]:
+            """What the discriminator sees of a pair, by the names of an adversarial loss."""
             if noise is not None:
-                return noise(real, fake, *drawn)
-            if drawn:
-                real, fake = real + std * drawn[0], fake + std * drawn[1]
-            return {"real": real, "fake": fake}
+                return noise(*pair.values(), *drawn)
+            return {name: x + std * n for (name, x), n in zip(pair.items(), drawn, strict=False)}
 
         for number in range(done + 1, total + 1):
             progress = (number - 1) / total
@@ -143,7 +142,8 @@ def train_gan(
                     if replay is not None:
                         new.append(fake)
                         fake = replay.mixed(fake, past)
-                    pair = pair_of(real, fake, drawn, std)
+                    pair = {"real": real, "fake": fake}
+                    pair = with_noise(pair, drawn, std) if drawn else pair
                     losses = discriminator_loss(**pair, label=label, rng=penalty_rng)
                     parts.append(setup.backward(losses))
                 means = setup.update(["discriminator"], parts, number)
@@ -159,7 +159,8 @@ def train_gan(
                 for real, label, z, _, *drawn in parts_of("generator", rngs):
                     with accelerator.autocast():
                         fake = together(prepared_generator(z, label))
-                        pair = pair_of(real, fake, drawn, std)
+                        pair = {"real": real, "fake": fake}
+                        pair = with_noise(pair, drawn, std) if drawn else pair
                         loss = adversarial.generator_loss(**pair, label=label)
                     parts.append(setup.backward({"total": loss}))
                 lost = setup.update(["generator"], parts, number, moved=moved)

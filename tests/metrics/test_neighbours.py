@@ -297,7 +297,7 @@ def test_misuse_gets_a_sentence_subsets():
 
 
 def test_of_very_many_points_fewer_are_compared_at_a_time_with_equal_figures(monkeypatch):
-    x, y = torch.randn(2, 70, 9, generator=rng())
+    x, y = torch.randn(2, 70, 9, generator=rng(), dtype=torch.float64)
     assert neighbours.chunk_for(torch.empty(1_000_000, 0), 512) == 67
 
     def figures():
