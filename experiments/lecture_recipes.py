@@ -1,5 +1,6 @@
 """Generators of handwritten digits, from 2014 to today: networks, how each is trained, how good."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -140,11 +141,13 @@ def drawn(generator: nn.Module, z: Tensor) -> Tensor:
         return generator(z, None)
 
 
-def steps_of(settings: "Lecture", recipe: Recipe, steps: int) -> tuple[nn.Module, float]:
-    """The average of a generator over so many steps, and the CPU seconds of the last step but
-    three."""
+def steps_of(
+    settings: "Lecture", recipe: Recipe, steps: int, budget: float = math.inf
+) -> tuple[nn.Module, int, float]:
+    """The average of a generator over so many steps, or as many as `budget` CPU seconds allow;
+    their number, and the CPU seconds of one, without the first three."""
     torch.manual_seed(settings.seed)
-    networks, start = recipe.networks(), 0.0
+    begin, networks, start, done = time.process_time(), recipe.networks(), 0.0, 0
     one = NetworkTraining(beta1=recipe.beta1)
     usual = {"generator": one, "discriminator": one, "ema_half_life": 1_000.0}
     played = game(
@@ -153,19 +156,20 @@ def steps_of(settings: "Lecture", recipe: Recipe, steps: int) -> tuple[nn.Module
     )  # fmt: skip
     average = networks[0]
     for step in played:
-        average = step.average
-        start = time.process_time() if step.number == min(3, steps - 1) else start
-    pace = (time.process_time() - start) / max(1, steps - 3)
-    return average, pace
+        average, done = step.average, step.number
+        start = time.process_time() if done == min(3, steps - 1) else start
+        if time.process_time() - begin > budget:
+            break
+    return average, done, (time.process_time() - start) / max(1, done - 3)
 
 
 @cache
 def trained(settings: "Lecture", year: int) -> Trained:
     """A recipe, trained for as many CPU seconds as any other: its pace is measured first."""
     recipe, budget = RECIPES[year], SECONDS * settings.effort
-    _, pace = steps_of(settings, recipe, 3 + settings.scaled(10))
-    start, steps = time.process_time(), max(2, round(budget / pace))
-    generator, _ = steps_of(settings, recipe, steps)
+    _, _, pace = steps_of(settings, recipe, 3 + settings.scaled(40))
+    start, planned = time.process_time(), max(2, round(budget / pace))
+    generator, steps, _ = steps_of(settings, recipe, planned, budget)
     seconds = time.process_time() - start
     samples = drawn(generator, torch.randn(SAMPLES, LATENT))
     return Trained(recipe, generator, seconds, steps, samples, quality(samples))
