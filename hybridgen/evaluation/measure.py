@@ -295,15 +295,22 @@ def _cached(
     """What `read` makes of what `work` returns, which is kept in a file in `folder` and done again
     only under another key or by other code.
 
-    A file that cannot be read counts as none.
+    A file that cannot be read, or holds anything but what was written, counts as none.
     """
     text = json.dumps({**key, "code": _code_version()}, sort_keys=True)
     path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
     with suppress(Exception):  # a damaged file fails in as many ways as there are formats
-        return read(read_object(path))
+        record = read_object(path)
+        if record["digest"] == _digest(record["measured"]):
+            return read(record["measured"])
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(work()))
-    return read(read_object(path))
+    measured = work()
+    write_atomically(path, json.dumps({"digest": _digest(measured), "measured": measured}))
+    return read(read_object(path)["measured"])
+
+
+def _digest(measured: object) -> str:
+    return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
 
 
 NO_FIGURES = {"report", "training"}
