@@ -27,20 +27,24 @@ from hybridgen.report.text import printable
 
 
 def publish(comparison: Comparison, folder: Path) -> None:
-    """Write `result.json`, `table.md`, `front.png`, `report.html` and the samples of each row.
+    """Write `result.json`, `table.md`, `front.png`, `calls.png` if rows make different numbers of
+    denoiser calls, `report.html` and the samples of each row.
 
-    Samples of rows that an earlier `result.json` in `folder` has are removed.
+    Samples of rows that an earlier `result.json` in `folder` has are removed, and its `calls.png`.
     """
     pictures, result = folder / "samples", folder / "result.json"
     pictures.mkdir(parents=True, exist_ok=True)
     with suppress(InputError):  # none yet, or a damaged one
-        for name in read_object(result):
+        earlier = read_object(result)
+        (folder / "calls.png").unlink(missing_ok=True)
+        for name in earlier:
             if name.endswith("/flops"):
                 (pictures / _file_name(name.removesuffix("/flops"))).unlink(missing_ok=True)
     for row in comparison.rows:
         write_atomically(pictures / _file_name(row.name), row.picture)
     write_atomically(pictures / "real.png", comparison.real_picture)
-    save_front(comparison, folder / "front.png")
+    save_chart(comparison, folder / "front.png")
+    save_chart(comparison, folder / "calls.png", price="calls")
     write_atomically(folder / "table.md", markdown(comparison))
     write_page(comparison, folder / "report.html")
     write_atomically(result, json.dumps(flat(comparison), indent=1) + "\n")
@@ -50,27 +54,30 @@ def _file_name(row: str) -> str:
     return f"{file_words(row)}.png"
 
 
-def save_front(comparison: Comparison, path: Path) -> None:
-    """Quality against seconds as a picture, with a legend.
+def save_chart(comparison: Comparison, path: Path, *, price: str = "seconds") -> None:
+    """Quality against seconds or denoiser calls as a picture, with a legend.
 
-    Below, samples of the best row of each kind, beside real ones. Rows whose figure is not finite
-    are left out.
+    Below that against seconds, samples of the best row of each kind, beside real ones. Rows whose
+    figure is not finite are left out; none is written of calls that are all alike.
     """
     metric = comparison.quality
     rows = finite_rows(comparison.rows, metric)
     best = {row.kind: row for row in reversed(ranked(rows, metric))}
     samples = [("real", comparison.real_picture)]
     samples += [(row.name, row.picture) for row in rows if best[row.kind] is row]
-    samples = [(name, picture) for name, picture in samples if picture]
+    samples = [(name, picture) for name, picture in samples if picture and price == "seconds"]
     with rc_context(LOOK | {"font.size": 8, "axes.titlesize": 9, "lines.markersize": 6}):
         figure = Figure(figsize=(9.6, 6.4 if samples else 4.4), layout="constrained")
         figure.suptitle(printable(comparison.title), fontsize=10, x=0.01, ha="left")
         parts: Any = figure.subfigures(2, 1, height_ratios=(2.4, 1)) if samples else [figure]
         axes = parts[0].subplots()
         axes.set_title(chart_title(comparison, metric))
+        legend = draw(axes, marks_of(comparison, metric, price), metric, price)
+        if price == "calls" and not legend:
+            return
         handles = [
             Line2D([], [], color=LIGHT[c], marker=mark, ls=dashes, label=printable(label))
-            for label, c, mark, dashes in draw(axes, marks_of(comparison, metric), metric)
+            for label, c, mark, dashes in legend
         ]
         axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
         for part in parts[1:]:

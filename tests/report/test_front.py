@@ -58,6 +58,15 @@ def test_a_comparison_becomes_five_kinds_of_files(measured, tmp_path):
         assert picture.size == (1440, 960)
 
 
+def test_distance_is_drawn_against_calls_that_differ(tmp_path):
+    rows = [diffusion(n) for n in (4, 18)]
+    publish(comparison(*rows), tmp_path)
+    with Image.open(tmp_path / "calls.png") as picture:
+        assert picture.size == (1440, 660)
+    publish(comparison(rows[0]), tmp_path)
+    assert not (tmp_path / "calls.png").exists()
+
+
 def test_a_summary_tells_steps_images_and_parameters(tmp_path):
     generator, discriminator = (
         MlpGenerator(latent=2, width=8, depth=1),
