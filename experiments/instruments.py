@@ -11,11 +11,11 @@ stopping rule chose?
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from instruments_alarms import REGIMES, figures_of_trainings, trainings
+from instruments_alarms import figures_of_trainings, regimes_of, source_of, trainings
 
 from hybridgen.cli import command
 from hybridgen.data.settings import DataSettings
@@ -40,7 +40,8 @@ class Instruments(Settings):
         moments: of the training at which is measured, from step 20 on at equal ratios.
         worst_steps: of each worst-case player.
         perturbation: of the weights that the worst-case players of the second gap begin with.
-        data: a mixture, for the gap: `ring` or `grid`.
+        data: a mixture, for the gap: `ring`, `grid` or `line`, two Gaussians on a line; for the
+            alarms of small GANs one of these or images.
         seeds: trainings of each kind from `seed` on, for the alarms.
     """
 
@@ -114,7 +115,6 @@ def gaps(settings: Instruments, accelerator: Any) -> Iterator[Row]:
     """Of each moment of a training the duality gap, the truth, and the bound of a classifier."""
     import torch
 
-    from hybridgen.data.load import load_data
     from hybridgen.evaluation.duality_gap import duality_gap
     from hybridgen.maths.rng import rng_for
     from hybridgen.metrics.divergences import histogram_divergences
@@ -125,7 +125,7 @@ def gaps(settings: Instruments, accelerator: Any) -> Iterator[Row]:
     from hybridgen.training.setup import build_adversarial, validate_memory
     from hybridgen.training.step import batches_of
 
-    source = load_data(replace(settings.data, labels=False))
+    source = source_of(settings.data)
     seed, latent = settings.seed, settings.generator.latent
     mixture, last = getattr(source, "mixture", None), settings.training.steps
     if mixture is None:
@@ -169,13 +169,13 @@ def gaps(settings: Instruments, accelerator: Any) -> Iterator[Row]:
     return (measured(step.number) for step in steps if step.number in moments)
 
 
-def figures_of(rows: list[Row], what: str) -> Row:
+def figures_of(rows: list[Row], settings: Instruments) -> Row:
     """What `result.json` says about all pairs, or all moments."""
     import numpy as np
     from scipy.stats import spearmanr
 
-    if what == "alarms":
-        return figures_of_trainings(rows)
+    if (what := settings.what) == "alarms":
+        return figures_of_trainings(rows, settings.data.path)
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     if what == "certificate":
         excess = {name: each for name, each in columns.items() if "excess" in name}
@@ -208,7 +208,7 @@ def main(settings: Instruments) -> None:
     accelerator = accelerator_for(folder, RunSettings(seed=seed, threads=settings.threads))
     # Nothing is measured before it is asked for: what is wrong is said before the folder is made.
     if what == "alarms":
-        measured = trainings(range(seed, seed + settings.seeds), accelerator)
+        measured = trainings(settings.data, range(seed, seed + settings.seeds), accelerator)
     else:
         measured = certificates(settings) if what == "certificate" else gaps(settings, accelerator)
     with Run(folder, settings, accelerator) as run:
@@ -218,7 +218,7 @@ def main(settings: Instruments) -> None:
         start_trackers(accelerator, "hybridgen-instruments", run.config)
         rows = []
         total = {"certificate": settings.pairs, "gap": settings.moments}
-        total = total.get(what, settings.seeds * len(REGIMES))
+        total = total.get(what, settings.seeds * len(regimes_of(settings.data.path)))
         for row in tqdm(measured, total=total, unit="row"):
             accelerator.log(row, step=int(row["step"]))
             rows.append(row)
@@ -231,8 +231,8 @@ def main(settings: Instruments) -> None:
             quantities = ["duality_gap", "duality_gap_perturbed", "jsd_bound", "jsd"]
             panels = {"step": quantities, "reverse_kl": quantities[:2]}
         against(rows, panels, folder / "picture.png", log=what == "gap")
-        run.finish({**figures_of(rows, what), "seconds": run.seconds})
-    print("\n".join(f"{name} {value:.4g}" for name, value in figures_of(rows, what).items()))
+        run.finish({**figures_of(rows, settings), "seconds": run.seconds})
+    print("\n".join(f"{name} {value:.4g}" for name, value in figures_of(rows, settings).items()))
 
 
 if __name__ == "__main__":

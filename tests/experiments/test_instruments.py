@@ -53,7 +53,7 @@ def test_the_summary_ranks_and_counts(script):
         | {"duality_gap": 0.45 - i / 8, "duality_gap_perturbed": 0.1 + i}
         for i in range(3)
     ]
-    figures = script.figures_of(rows, "gap")
+    figures = script.figures_of(rows, script.Instruments(what="gap"))
     assert figures["spearman_reverse_kl"] == figures["spearman_jsd_bound"] == pytest.approx(1)
     assert figures["spearman_jsd_perturbed"] == pytest.approx(-1)
     assert (figures["above_jsd_bound"], figures["above_jsd"]) == (3, 0)
@@ -69,14 +69,29 @@ def test_data_without_a_density_and_too_short_a_training_are_refused(script, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_the_protocol_of_the_alarms_counts_the_runs_of_a_regime(script, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("data", "told"), [("ring", "modes"), ("line", "modes"), ("digits", "frechet_distance")]
+)
+def test_the_protocol_of_the_alarms_counts_the_runs_of_a_regime(
+    script, tmp_path, monkeypatch, data, told
+):
     names = script.trainings.__globals__
     regime = names["Regime"](steps=10, generator=15, fails=True)
-    monkeypatch.setitem(names, "REGIMES", {"1:15": regime})
+    regimes = "IMAGES" if data == "digits" else "REGIMES"
+    monkeypatch.setitem(names, regimes, {"1:15": regime})
     monkeypatch.setitem(names, "EVALUATIONS", 5)
-    argv = ["--what", "alarms", "--seeds", "1", "--out", str(tmp_path / "run")]
+    argv = ["--what", "alarms", "--data.path", data, "--seeds", "1", "--out", str(tmp_path / "run")]
     assert command(script.main, script.Instruments, argv) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["1_to_15/runs"] == result["1_to_15/with_an_alarm"] == 1
-    assert 3 <= result["1_to_15/latest_first_alarm"] <= 5
+    assert result["1_to_15/runs"] == 1
     assert result["1_to_15/rule_over_best"] >= 1
+    assert result[f"1_to_15/{told}"] >= 0
+    if data == "ring":
+        assert result["1_to_15/with_an_alarm"] == 1
+        assert 3 <= result["1_to_15/latest_first_alarm"] <= 5
+
+
+def test_a_crippled_discriminator_learns_a_hundredth_as_fast(script):
+    names = script.trainings.__globals__
+    training = names["IMAGES"]["crippled discriminator"].training
+    assert (training.discriminator.rate, training.generator.rate) == (0.01, 1)
