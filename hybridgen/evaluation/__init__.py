@@ -1,1 +1,1 @@
-"""Floor 5: judgement."""
+"""Floor 5: evaluation."""

@@ -101,7 +101,7 @@ def build_entries(
 def _for_each_model(
     method: Method, name: str | None, runs: Runs, device: torch.device | str
 ) -> list[SavedGuide | None]:
-    """Of the runs called `name`, the one that judges each model of the method."""
+    """Of the runs called `name`, the one for each model of the method."""
     models = [run.folder for run in runs[method.model]]
     if name is None:
         return [None] * len(models)

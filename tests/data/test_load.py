@@ -696,7 +696,10 @@ def test_values_that_take_no_place_in_a_file_are_counted_as_they_are_in_a_table(
     encoding = {"column_encoding": "DELTA_BINARY_PACKED"} if name.startswith("zeros") else {}
     options = {"use_dictionary": False, "store_schema": store_schema, **encoding}
     pyarrow.parquet.write_table(table, path, **options)
-    size = pyarrow.parquet.read_table(path).nbytes
+    try:
+        size = pyarrow.parquet.read_table(path).nbytes
+    except pyarrow.ArrowInvalid:  # pyarrow 21 does not read missing lists of fixed size
+        pytest.skip("this pyarrow cannot read what it wrote")
     assert Path(path).stat().st_size < 0.1 * size or not store_schema
     *_, counted = parquet._sizes(path, 0)
     assert 0.9 * size <= counted <= 8 * size
