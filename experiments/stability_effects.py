@@ -30,8 +30,8 @@ def effects(
     """Of each trick its effect, by Student's t of the paired differences over seeds, all tricks
     being one family (Holm).
 
-    Equal differences have no variance to compare them with: then p is at least the least of a test
-    that exchanges signs, 2^(1 - n) of n seeds.
+    Equal differences have no variance to compare them with, and those of counts nearly none, by
+    rounding: then p is at least the least of a test that exchanges signs, 2^(1 - n) of n seeds.
 
     Args:
         values: of the measure, a seed each, of the base and of every trick, by name.
@@ -45,7 +45,8 @@ def effects(
         differences[name] = each = tuple(x - y for x, y in pairs)
         size = max(abs(value) for pair in pairs for value in pair)
         equal = max(each) - min(each) <= 1e-9 * size  # but for rounding
-        least = 2.0 ** (1 - len(each)) if equal else 0.0
+        counts = all(float(value).is_integer() for pair in pairs for value in pair)
+        least = 2.0 ** (1 - len(each)) if equal or counts else 0.0
         chances.append(max(p_value(mean, base, measure, paired=True), least))
     chances += [1.0] * (family - len(chances))
     rows = {}

@@ -133,6 +133,7 @@ def test_equal_differences_are_as_likely_as_one_of_all_signs(modules, count, p):
     for values in (
         {"base": [7] * count, "t": [8] * count},
         {"base": base, "t": [x + 0.1 for x in base]},  # equal but for rounding
+        {"base": [7] * count, "t": [8] * (count - 1) + [9]},  # of counts
     ):
         row = effects("modes", values)["t"]
         assert row.p == p and row.outcome == ("helps" if p < 0.05 else "neutral")
