@@ -1,8 +1,10 @@
 """hybridgen: adversarial and diffusion models, and what a discriminator can do for both."""
 
-# ruff: noqa: F401  (what type checkers see is what `__getattr__` loads; a test compares them)
+# ruff: noqa: F401  (what type checkers see is what `__getattr__` loads)
 
+import ast
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -79,82 +81,13 @@ if TYPE_CHECKING:
         StudentTerm,
     )
 
-_LAZY = {
-    "data.augment": ("Augment",),
-    "data.images": ("digits",),
-    "data.load": ("load_data",),
-    "data.points": ("MixturePoints",),
-    "data.settings": ("DataSettings",),
-    "data.source": ("Shard",),
-    "evaluation.duality_gap": ("duality_gap",),
-    "evaluation.evaluator": ("Evaluator", "build_evaluator"),
-    "evaluation.measure": ("measure",),
-    "evaluation.runs": ("load_guide",),
-    "losses.adaptive": ("AdversarialWeight", "LossBalancer", "adaptive_weight"),
-    "losses.adversarial": ("AdversarialLoss",),
-    "losses.answers": ("features_then_logits", "logits_then_features"),
-    "losses.distillation": (
-        "distribution_matching",
-        "divergence_weight",
-        "log_likelihood_ratio",
-        "matching_direction",
-    ),
-    "losses.discriminators": ("PerSample", "Unconditional"),
-    "losses.lecam": ("LeCam",),
-    "losses.reduction": ("feature_matching",),
-    "maths": ("objectives",),
-    "maths.mixtures": ("grid", "ring"),
-    "maths.noise": ("karras_sigmas",),
-    "maths.objectives": ("Objective", "flipped", "smoothed"),
-    "metrics.calibration": ("overfitting_figures",),
-    "metrics.divergences": ("mixture_divergences",),
-    "metrics.neighbours": ("collision_radius", "support_size"),
-    "networks.audio": (
-        "MultiPeriodDiscriminator",
-        "MultiScaleDiscriminator",
-        "MultiStftDiscriminator",
-    ),
-    "networks.build": ("load_network",),
-    "networks.denoisers": ("ImageDenoiser", "PointDenoiser"),
-    "networks.features": ("EncoderDiscriminator", "FeatureDiscriminator"),
-    "networks.mlp": ("MlpDiscriminator", "MlpGenerator"),
-    "networks.patch": ("Ensemble", "PatchDiscriminator"),
-    "networks.pixel": ("PixelDiscriminator",),
-    "networks.residual": ("ResidualDiscriminator", "ResidualGenerator"),
-    "protocols": ("Answer", "Denoiser", "Discriminator", "Generator", "Sampler"),
-    "sampling.extrapolation": ("autoguidance", "classifier_free_guidance"),
-    "sampling.guidance": ("discriminator_guidance",),
-    "sampling.guide": ("guide", "unguide"),
-    "sampling.load": ("load_denoiser",),
-    "sampling.particles": ("Particles",),
-    "sampling.pipeline_network": ("PipelineNetwork",),
-    "sampling.refinement": ("Refined",),
-    "sampling.samplers": ("Heun", "SinglePass"),
-    "sampling.schedulers": ("Scheduled",),
-    "training.autoencoder": ("train_autoencoder",),
-    "training.diffusion": ("train_diffusion",),
-    "training.distill": ("train_student",),
-    "training.finetune": ("train_finetune",),
-    "training.gan": ("train_gan",),
-    "training.guide": ("train_guide",),
-    "training.settings": (
-        "AutoencoderTraining",
-        "DiffusionTraining",
-        "DistillTraining",
-        "FinetuneTraining",
-        "GanTraining",
-        "GuideTraining",
-    ),
-    "training.terms": (
-        "AdversarialTerm",
-        "AuxiliaryTerm",
-        "Matching",
-        "Regression",
-        "StudentTerm",
-    ),
+_MODULE_OF = {
+    alias.name: node.module
+    for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8")))
+    if isinstance(node, ast.ImportFrom) and str(node.module).startswith("hybridgen.")
+    for alias in node.names
 }
-"""Public names by module, loaded when first asked for: torch, diffusers and datasets are heavy."""
-_MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
+"""The module of each public name above, loaded when first asked for: torch is heavy."""
 
 __all__ = [*_MODULE_OF]  # pyright: ignore[reportUnsupportedDunderAll]
 
@@ -162,7 +95,7 @@ __all__ = [*_MODULE_OF]  # pyright: ignore[reportUnsupportedDunderAll]
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'hybridgen' has no attribute {name!r}")
-    module = import_module(f"hybridgen.{_MODULE_OF[name]}")
+    module = import_module(str(_MODULE_OF[name]))
     value = getattr(module, name, None) or import_module(f"{module.__name__}.{name}")
     globals()[name] = value
     return value

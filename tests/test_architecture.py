@@ -117,13 +117,6 @@ def test_every_public_name_is_the_object_of_its_module(name):
     assert name in dir(hybridgen)
 
 
-def test_what_a_type_checker_sees_is_what_loads_lazily():
-    (block,) = [node for node in _PUBLIC.body if isinstance(node, ast.If)]
-    checked = {(n.module, a.name) for n in block.body for a in n.names}
-    lazy = {(f"hybridgen.{m}", name) for m, names in hybridgen._LAZY.items() for name in names}
-    assert checked == lazy
-
-
 def test_a_name_that_the_package_does_not_have_is_refused():
     with pytest.raises(AttributeError, match="no attribute 'discriminators'"):
         _ = hybridgen.discriminators

@@ -16,6 +16,7 @@ from hybridgen.losses.discriminators import PerSample
 from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.intervals import Estimate, Z
 from hybridgen.networks.blocks import in_chunks
+from hybridgen.training.validation import offsets
 
 
 def duality_gap(
@@ -167,17 +168,13 @@ def _worst(
 @torch.no_grad()
 def _even_offset(logit: nn.Module, generator: nn.Module, draws: list[Any]) -> float:
     """What to take from the logits so that the mean probabilities of real and generated samples sum
-    to 1, where the minimax value is greatest. By halving."""
+    to 1, where the minimax value is greatest."""
     pairs = [(x, generator(noise, label), label) for noise, x, label in draws]
-    sides = [(logit(s, s.new_zeros(len(s)), y) for x, f, y in pairs for s in (x, f))]
-    both = torch.cat([each for side in sides for each in side]).double()
-    low, high = float(both.min()), float(both.max())
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (
-            (middle, high) if float((both - middle).sigmoid().mean()) > 0.5 else (low, middle)
-        )
-    return (low + high) / 2
+    real, fake = (
+        torch.cat([logit(s, s.new_zeros(len(s)), y) for s, y in side]).double()
+        for side in ([(x, y) for x, _, y in pairs], [(f, y) for _, f, y in pairs])
+    )
+    return -float(offsets(real[None], fake[None]))
 
 
 def _mean(sides: list[Tensor]) -> Estimate:

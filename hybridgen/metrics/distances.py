@@ -40,16 +40,15 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (x.T @ x - len(x) * torch.outer(mean, mean)) / (len(x) - 1)
 
 
-def sliced_wasserstein(real: Tensor, fake: Tensor, *, directions: int = 64) -> float:
+def sliced_wasserstein(real: Tensor, fake: Tensor) -> float:
     """The Wasserstein-1 distance of two clouds of points, averaged over projections onto lines, in
     the points' units; on a line it is exact.
 
-    In two dimensions the directions are spread evenly over half a turn, so nothing is random.
+    In two dimensions 64 directions are spread evenly over half a turn, so nothing is random.
     Source: Bonneel et al. 2015, J. Math. Imaging Vis. 51, with the first power.
 
     Args:
         real, fake: `[n d]`, as many in both, d 1 or 2.
-        directions: how many, in two dimensions.
 
     Returns:
         Infinity if a point is not finite.
@@ -67,7 +66,7 @@ def sliced_wasserstein(real: Tensor, fake: Tensor, *, directions: int = 64) -> f
         return math.inf
     axes = torch.ones(1, 1, dtype=torch.float64)
     if real.shape[1] == 2:
-        angle = torch.arange(directions, dtype=torch.float64) * torch.pi / directions
+        angle = torch.arange(64, dtype=torch.float64) * torch.pi / 64
         axes = torch.stack([angle.cos(), angle.sin()])
     a, b = ((x.double() @ axes).sort(dim=0).values for x in (real, fake))
     return float((a - b).abs().mean())

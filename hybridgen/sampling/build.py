@@ -12,9 +12,7 @@ from hybridgen.sampling.schedulers import Scheduled
 from hybridgen.sampling.settings import SamplerSettings
 
 
-def build_sampler(
-    settings: SamplerSettings, denoiser: Denoiser, shape: tuple[int, ...], *, progress: bool = False
-) -> Sampler:
+def build_sampler(settings: SamplerSettings, denoiser: Denoiser, shape: tuple[int, ...]) -> Sampler:
     """The sampler that `settings` describe, of samples of `shape`.
 
     DPM-Solver++, UniPC, Euler and HeunDiscrete walk Karras' grid between the ends of their table:
@@ -29,9 +27,7 @@ def build_sampler(
             grid = karras_sigmas(settings.steps, settings.low, settings.high, settings.rho)
             return Heun(denoiser, shape, grid)
         scheduler, steps = build_scheduler(settings), settings.steps
-        return Scheduled(
-            denoiser, scheduler, shape, steps, highest=settings.high, progress=progress
-        )
+        return Scheduled(denoiser, scheduler, shape, steps, highest=settings.high)
     except ValueError as error:
         raise InputError(f"sampler {settings.name} cannot be built: {error}") from error
 

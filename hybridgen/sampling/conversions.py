@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hybridgen.maths import predictions
+from hybridgen.maths.noise import like
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,10 @@ class PredictionType:
     kind: predictions.Prediction = "sample"
     edm: tuple[float, predictions.EdmSign, float] | None = None
 
-    def from_clean(self, x0: Tensor, x: Tensor, level: NoiseLevel) -> Tensor:
-        """The clean estimate `x0 [b ...]` of `x [b ...]` at `level`, in this way."""
-        alpha, s = x.new_full((len(x),), level.alpha), x.new_full((len(x),), level.s)
+    def from_clean(self, x0: Tensor, x: Tensor, alpha: Tensor, s: Tensor) -> Tensor:
+        """The clean estimate `x0 [b ...]` of `x [b ...]` in this way; `alpha`, `s` are `[b]`."""
         if self.edm is not None:
-            return predictions.edm_from_clean(x0, x, s, *self.edm)
+            return predictions.edm_from_clean(x0, x / like(alpha, x), s / alpha, *self.edm)
         return predictions.from_clean(self.kind, x0, x, alpha, s)
 
     def to_clean(self, answer: Tensor, x: Tensor, alpha: Tensor, s: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def classifier_free_guidance(
         denoiser: trained with labels dropped at random (`training.label_drop`).
         scale, window, norm, parallel: see `autoguidance`.
     """
-    return _extrapolated(denoiser, Unlabelled(denoiser), scale, window, norm, parallel)
+    return Extrapolated(denoiser, Unlabelled(denoiser), scale, window, norm, parallel)
 
 
 def autoguidance(
@@ -68,23 +68,6 @@ def autoguidance(
     Raises:
         ValueError: a scale that is not finite, an empty window, a norm that is not positive.
     """
-    return _extrapolated(denoiser, weaker, scale, window, norm, parallel)
-
-
-def _extrapolated(
-    denoiser: Denoiser,
-    weaker: Denoiser,
-    scale: Scale,
-    window: tuple[float, float],
-    norm: float | None,
-    parallel: float,
-) -> Denoiser:
-    check_scale(scale)
-    check_window(window)
-    if (norm is not None and not norm > 0) or not math.isfinite(parallel):
-        raise ValueError(
-            f"norm must be positive and parallel a finite share, got {norm} and {parallel}"
-        )
     return Extrapolated(denoiser, weaker, scale, window, norm, parallel)
 
 
@@ -116,6 +99,15 @@ class Extrapolated:
     window: tuple[float, float]
     norm: float | None
     parallel: float
+
+    def __post_init__(self) -> None:
+        check_scale(self.scale)
+        check_window(self.window)
+        if (self.norm is not None and not self.norm > 0) or not math.isfinite(self.parallel):
+            raise ValueError(
+                "norm must be positive and parallel a finite share, got "
+                f"{self.norm} and {self.parallel}"
+            )
 
     def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         if label is None and isinstance(self.weaker, Unlabelled):

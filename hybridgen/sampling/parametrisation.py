@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hybridgen.errors import InputError
 from hybridgen.maths import predictions
-from hybridgen.maths.noise import like, scalings
+from hybridgen.maths.noise import scalings
 from hybridgen.networks.build import check_numbers
 from hybridgen.sampling.conversions import CONSISTENCY, PredictionType
 from hybridgen.sampling.guidance import configured
@@ -47,10 +47,7 @@ class Parametrisation:
 
     def answer(self, x0: Tensor, x: Tensor, alpha: Tensor, s: Tensor) -> Tensor:
         """The answer to `x [b ...]` that means the clean estimate `x0 [b ...]`."""
-        if self.prediction.edm is not None:
-            exploding = x / like(alpha, x)
-            return predictions.edm_from_clean(x0, exploding, s / alpha, *self.prediction.edm)
-        return predictions.from_clean(self.prediction.kind, x0, x, alpha, s)
+        return self.prediction.from_clean(x0, x, alpha, s)
 
     def moved(self, push: Tensor, alpha: Tensor, s: Tensor) -> Tensor:
         """What an answer changes by where the clean estimate does by `push [b ...]`: every

@@ -180,7 +180,8 @@ class Scheduled:
         for number, (t, level) in enumerate(bar):
             with learned_variances() as variances:
                 x0 = self._clean(x, level, label)
-            prediction = self._prediction_type.from_clean(x0, x, level)
+            alpha, s = (x.new_full((len(x),), each) for each in (level.alpha, level.s))
+            prediction = self._prediction_type.from_clean(x0, x, alpha, s)
             if needs_variance:
                 # Of classifier-free guidance's two calls the last has the labels.
                 prediction = torch.cat([prediction, variances[-1].to(prediction.dtype)], dim=1)

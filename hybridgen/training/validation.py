@@ -111,7 +111,7 @@ class HeldOutValidation:
         real, fake = (self._at_levels(logits, side).cpu().double() for side in ("real", "fake"))
         if self._denoiser is None:
             return real, fake
-        offset = _offsets(real[:, ::2], fake[:, ::2])
+        offset = offsets(real[:, ::2], fake[:, ::2])
         return real + offset, fake + offset
 
     def loss(self, discriminator: Discriminator) -> float:
@@ -223,7 +223,7 @@ def _summed(kinds: Sequence[Tensor]) -> tuple[float, float, float]:
     return sum(float(kind.mean()) for kind in kinds), error, min(map(len, kinds)) - 1
 
 
-def _offsets(real: Tensor, fake: Tensor) -> Tensor:
+def offsets(real: Tensor, fake: Tensor) -> Tensor:
     """The numbers `[l 1]` to add to all levels' logits `[l n]`, `[l m]` for least cross-entropy.
 
     It solves `mean sigmoid(-real - c) = mean sigmoid(fake + c)` by bisection: the difference of
