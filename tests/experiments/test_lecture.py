@@ -68,12 +68,29 @@ def test_twice_the_jsd_by_the_two_kls_is_the_value_of_the_game(theory):
 def test_the_best_discriminator_is_the_ratio_of_the_densities(theory):
     x = torch.linspace(-3, 5, 41, dtype=torch.float64)
     p, q = (torch.exp(-((x - m) ** 2) / 2) for m in (0, 2))
-    torch.testing.assert_close(theory.best(x, 2.0), p / (p + q))
+    torch.testing.assert_close(theory.optimal_probability(x, 2.0), p / (p + q))
 
 
-def test_what_is_exact_holds_at_any_effort(modules, samples):
+def test_a_descent_with_the_best_discriminator_starts_at_its_value_and_halves_a_small_shift(theory):
+    values, places = theory.descended(0.01, 1.0, steps=1)
+    jsd = theory.mixture_divergences(theory.STANDARD, theory.gaussian((1, 0.01, 1)))["jsd"].value
+    assert float(values[0]) == pytest.approx(2 * jsd - math.log(4), abs=1e-7)
+    # Near the data 2 JSD is m^2 / 4, so a step of rate 1 takes half of the mean away.
+    assert float(places[1, 0]) == pytest.approx(0.005, rel=1e-3)
+    values, _ = theory.descended(4.0, 0.3, steps=0)
+    jsd = theory.mixture_divergences(theory.STANDARD, theory.gaussian((1, 4, 0.3)))["jsd"].value
+    assert float(values[0]) == pytest.approx(2 * jsd - math.log(4), abs=1e-6)
+
+
+def test_every_statement_is_a_function_of_the_module_that_the_script_names(modules):
+    for name, module in modules["lecture"].STATEMENTS.items():
+        assert callable(getattr(modules[module], name))
+
+
+def test_what_is_exact_holds_at_any_effort(modules, theory, samples):
     settings, divergences = quick(modules), modules["lecture_divergences"]
-    for statement in (divergences.divergences(settings), divergences.modes(settings)):
+    exact = (divergences.divergences, divergences.modes, theory.optimum)
+    for statement in (make(settings) for make in exact):
         assert all(check.holds for check in statement.checks), statement.name
     assert samples.sampler(settings).checks[2].holds
 
@@ -275,7 +292,7 @@ def test_a_page_stands_alone_and_its_figures_are_flat(modules, tmp_path, capsys)
         own_figures = [key for key in figures if key.startswith(f"{name}/")]
         assert f"{name}/cpu_seconds" in own_figures
         assert len(own_figures) >= 4
-    assert figures["optimum/v_truth"] == pytest.approx(-math.log(4))
+    assert figures["optimum/v_at_the_end_truth"] == pytest.approx(-math.log(4))
     assert set(map(type, figures.values())) <= {int, float, type(None)}
 
 
