@@ -57,13 +57,17 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether it is as close as it should be; a number that is none never is."""
+        """Whether it is as close as it should be; a number that is none never is, and an infinite
+        one where the truth is."""
         above = self.measured - self.truth
-        return {
-            "": abs(above) <= self.tolerance,
-            "at most ": above <= self.tolerance,
-            "at least ": above >= -self.tolerance,
-        }[self.relation]
+        return (
+            self.measured == self.truth
+            or {
+                "": abs(above) <= self.tolerance,
+                "at most ": above <= self.tolerance,
+                "at least ": above >= -self.tolerance,
+            }[self.relation]
+        )
 
 
 class Panel(NamedTuple):

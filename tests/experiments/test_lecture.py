@@ -120,6 +120,23 @@ def test_a_check_holds_on_its_side_and_within_its_tolerance(modules, relation, m
     assert check.key == "a_number_mu_0_5"
 
 
+def test_an_infinite_number_holds_where_the_truth_is_infinite(modules):
+    check = modules["lecture_parts"].Check
+    assert check("infinite", math.inf, math.inf).holds
+    assert not check("infinite", -math.inf, math.inf).holds
+    assert not check("finite", 1e300, math.inf).holds
+
+
+def test_the_best_fit_by_jsd_covers_modes_until_they_are_far_apart(modules):
+    best = modules["lecture_divergences"].best_gaussian
+    near, far = best("jsd", 1.5), best("jsd", 2.4)
+    assert near[0] == pytest.approx(0, abs=1e-3)
+    assert far[0] == pytest.approx(2.4, abs=0.1)
+    # Both ends: one mode exactly, and the divergence of half the mass.
+    assert far[1] == pytest.approx(0.5, abs=0.1)
+    assert near[2] < far[2] < modules["lecture_parts"].ONE_OF_TWO
+
+
 def test_cells_hold_the_probability_of_a_mixture_and_quantiles_its_noise(games):
     mixture = games.gaussian((0.5, -1, 0.5), (0.5, 1, 0.5))
     shares = games.cell_shares(mixture)
