@@ -1,7 +1,6 @@
 """The lecture as one page, statement by statement: `python experiments/lecture.py`.
 
-Each statement is a sentence, numbers beside their closed forms, and pictures, computed here;
-`closing` alone reads recorded comparisons.
+Each statement is a sentence, numbers beside their closed forms, and pictures, computed here.
 """
 
 import sys
@@ -32,7 +31,7 @@ STATEMENTS = {
     "stopping": "lecture_losses",
     "collapse": "lecture_ring",
     "digit_collapse": "lecture_digits",
-    "closing": "lecture_digits",
+    "closing": "lecture_denoising",
 }
 """In the lecture's order; each is the function of its name in the module beside it."""
 
