@@ -18,8 +18,8 @@ from lecture_recipes import (
     RECIPES,
     SAMPLES,
     TODAY,
-    drawn,
     gallery,
+    generated,
     quality,
     trained,
 )
@@ -94,7 +94,7 @@ def digit_collapse(settings: "Lecture") -> Statement:
     )
     for step in played:
         if step % max(1, steps // 25) == 0:
-            x = drawn(networks[0], noise)
+            x = generated(networks[0], noise)
             shots.append((step, quality(x).classes))
             sheet.append(x[:8])
     at, classes = zip(*shots, strict=True)

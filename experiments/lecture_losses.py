@@ -58,12 +58,12 @@ def losses(settings: "Lecture") -> Statement:
     swing = min(float(loss.max() - loss.min()) for loss, _ in cloud)
     words = ", ".join(number(r, 2) for r in correlations)
     at = [s.step for s in runs[0]]
-    drawn = axes_of("step", "loss (nats)", ylim=(0.6, 1.75))
+    curves = axes_of("step", "loss (nats)", ylim=(0.6, 1.75))
     for network, dash, colour in (("discriminator", "-", ANSWER), ("generator", "--", FAKE)):
         path = [s.losses[network] for s in runs[0]]
-        drawn.plot(at, path, dash, color=colour, lw=1.4, label=network)
+        curves.plot(at, path, dash, color=colour, lw=1.4, label=network)
     for level in (LOG4, LOG4 / 2):
-        drawn.axhline(level, color=MUTED, ls=":")
+        curves.axhline(level, color=MUTED, ls=":")
     true = axes_of("step", "JSD(p, q) (nats)", ylim=(0, math.log(2)))
     true.plot(at, [s.jsd for s in runs[0]], color=INK, lw=1.4, label="of the cells")
     true.axhline(ONE_OF_TWO, color=MUTED, ls=":", label="one of two modes")
@@ -101,7 +101,7 @@ def losses(settings: "Lecture") -> Statement:
             ),
         ),
         panels=(
-            panel(drawn, "losses-drawn", "Losses; dotted: their values at the optimum."),
+            panel(curves, "losses-curves", "Losses; dotted: their values at the optimum."),
             panel(true, "losses-jsd", "The true divergence at the same steps."),
             panel(axes, "losses-cloud", f"The last three quarters of {TRAININGS} trainings."),
         ),
@@ -144,10 +144,10 @@ def stopping(settings: "Lecture") -> Statement:
         (-1, "X", FAKE, "last"),
     ):
         axes.plot(steps[place], true[place], mark, color=colour, label=label)
-    drawn = axes_of("step", "loss (nats)", height=340)
+    curves = axes_of("step", "loss (nats)", height=340)
     for network, dash, colour in (("discriminator", "-", ANSWER), ("generator", "--", FAKE)):
         losses = [shot.losses[network] for shot in shots]
-        drawn.plot(steps, losses, dash, color=colour, lw=1.4, label=network)
+        curves.plot(steps, losses, dash, color=colour, lw=1.4, label=network)
     return Statement(
         name="stopping",
         short="when to stop",
@@ -176,7 +176,7 @@ def stopping(settings: "Lecture") -> Statement:
         ),
         panels=(
             panel(axes, "stopping-exact", "The true distance, and what each way to stop keeps."),
-            panel(drawn, "stopping-loss", "The losses at the same steps: where would you stop?"),
+            panel(curves, "stopping-loss", "The losses at the same steps: where would you stop?"),
         ),
         note="Ratios are of exact distances, in the data's units, which the rule never sees. Where "
         f"the generator's loss is nearest log 2 the ratio is {number(lucky)}; another seed has "

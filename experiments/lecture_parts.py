@@ -138,7 +138,7 @@ def _minor(value: float, _: object) -> str:
     return text if f"{value:e}"[0] in "25" and len(text) <= 4 else ""
 
 
-def frame(place: int, frames: int) -> str:
+def frame_gid(place: int, frames: int) -> str:
     """The `gid` of what only one frame of an animation shows."""
     last = " last" if place == frames - 1 else ""
     return f"frame f{place}{last}/"

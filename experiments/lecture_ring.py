@@ -12,7 +12,7 @@ from lecture_parts import (
     Statement,
     axes_of,
     dots,
-    frame,
+    frame_gid,
     game,
     panel,
 )
@@ -109,7 +109,7 @@ def collapse(settings: "Lecture") -> Statement:
         axes = axes_of("x", "y", height=360, xlim=(-2.2, 2.2), ylim=(-2.2, 2.2))
         axes.plot(RING.means[:, 0], RING.means[:, 1], "o", color=DATA, markersize=15, alpha=0.35)
         for place, shot in enumerate(shots):
-            gid = frame(place, len(shots))
+            gid = frame_gid(place, len(shots))
             x, y = shot.points.clamp(-2.2, 2.2).T
             dots(axes, x, y, FAKE, gid)
             axes.text(2.15, 2.0, f"step {shot.step}", ha="right", gid=gid)

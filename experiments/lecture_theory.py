@@ -20,10 +20,10 @@ from lecture_parts import (
     logit_of,
     panel,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from hybridgen.maths.mixtures import GaussianMixture
-from hybridgen.metrics.divergences import mixture_divergences
+from hybridgen.metrics.divergences import mixture_divergences, quadrature_places
 
 if TYPE_CHECKING:
     from lecture import Lecture
@@ -44,8 +44,18 @@ def shifted(settings: "Lecture") -> dict[float, tuple[Tensor, Tensor, dict[str, 
         x = torch.linspace(-3, mu + 3, 241, dtype=torch.float64)[:, None]
         estimates = mixture_divergences(real, fake, lambda p, d=trained: logit_of(d, p))
         values = {name: each.value for name, each in estimates.items()}
+        values["accuracy"] = accuracy(real, fake, trained)
         figures[mu] = (x[:, 0], logit_of(trained, x).sigmoid(), values)
     return figures
+
+
+def accuracy(real: GaussianMixture, fake: GaussianMixture, discriminator: nn.Module) -> float:
+    """The probability that a discriminator is right of a sample that is real or fake, one as likely
+    as the other, and called real where D > 1/2; by quadrature."""
+    x = quadrature_places(real, fake)
+    densities = torch.stack([m.log_density(x[:, None]).exp() for m in (fake, real)])
+    right = densities.gather(0, (logit_of(discriminator, x[:, None]) > 0).long()[None])[0]
+    return float(torch.trapezoid(right, x)) / 2
 
 
 def optimal_probability(x: Tensor, mu: float) -> Tensor:
@@ -75,8 +85,17 @@ def discriminator(settings: "Lecture") -> Statement:
         title="The best discriminator is D* = p / (p + q)",
         at="05:00",
         sentence="A classifier trained on samples of N(0, 1) (real) and N(\u03bc, 1) (fake) "
-        "becomes the ratio of the densities, which it never saw.",
-        checks=closeness,
+        "becomes the ratio of the densities, which it never saw. No classifier is right more often "
+        "(04:18): with a probability of 1/2 + TV/2, where TV is the total variation.",
+        checks=(
+            *closeness,
+            Check(
+                "accuracy of the trained D, \u03bc = 2: 1/2 + TV/2",
+                trained[2.0][2]["accuracy"],
+                0.5 + trained[2.0][2]["total_variation"] / 2,
+                tolerance=0.005,
+            ),
+        ),
         panels=(panel(axes, "best", "Trained (thin) over exact (thick), for five shifts \u03bc."),),
         note="The greatest difference over three standard deviations to either side of both means.",
     )

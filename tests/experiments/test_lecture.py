@@ -82,9 +82,21 @@ def test_a_descent_with_the_best_discriminator_starts_at_its_value_and_halves_a_
     assert float(values[0]) == pytest.approx(2 * jsd - math.log(4), abs=1e-6)
 
 
-def test_every_statement_is_a_function_of_the_module_that_the_script_names(modules):
+def test_every_statement_is_a_function_of_the_module_that_script_and_docs_name(modules):
+    text = (EXPERIMENTS.parent / "docs/lecture.md").read_text()
     for name, module in modules["lecture"].STATEMENTS.items():
         assert callable(getattr(modules[module], name))
+        assert f"| `{name}` | `{module}.py` |" in text
+
+
+def test_the_accuracy_of_a_threshold_is_that_of_normal_tables(theory):
+    real, fake = theory.STANDARD, theory.gaussian((1, 2, 1))
+    threshold = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Flatten(0))
+    for at, expected in ((1.0, 0.841345), (0.0, (0.5 + 0.977250) / 2), (-40.0, 0.5)):
+        torch.nn.init.constant_(threshold[0].weight, -1)
+        torch.nn.init.constant_(threshold[0].bias, at)
+        # The grid's step at the threshold costs up to half a step of a density.
+        assert theory.accuracy(real, fake, threshold) == pytest.approx(expected, abs=1e-3)
 
 
 def test_what_is_exact_holds_at_any_effort(modules, theory, samples):
@@ -97,8 +109,11 @@ def test_what_is_exact_holds_at_any_effort(modules, theory, samples):
 
 def test_a_discriminator_trained_briefly_is_near_the_ratio(modules, theory):
     discriminator = theory.discriminator(modules["lecture"].Lecture(effort=0.6))
-    assert len(discriminator.checks) == 5
-    assert max(values(discriminator).values()) <= 0.03
+    *closeness, accuracy = discriminator.checks
+    assert len(closeness) == 5
+    assert max(check.measured for check in closeness) <= 0.03
+    assert accuracy.truth == pytest.approx(0.841345, abs=1e-6)  # Phi(1)
+    assert accuracy.holds
     value = theory.value(modules["lecture"].Lecture(effort=0.6))
     assert all(check.holds for check in value.checks)
     for mu, expected in NORMALS.items():
@@ -233,6 +248,14 @@ def test_the_best_denoiser_is_the_posterior_mean_and_no_other_has_less_loss(modu
     least = held_out(denoising.best_denoiser)
     for factor in (0.9, 1.1):
         assert held_out(lambda *v, f=factor: f * denoising.best_denoiser(*v)) > least
+
+
+def test_rank_correlation_is_that_of_ranks(modules):
+    rank_correlation = modules["lecture_denoising"].rank_correlation
+    x, y = torch.tensor([1.0, 2.0, 3.0, 40.0]), torch.tensor([5.0, 7.0, 6.0, 8.0])
+    assert rank_correlation(x, y) == pytest.approx(
+        1 - 6 * 2 / (4 * 15)
+    )  # 1 - 6 sum d^2 / n (n^2-1)
 
 
 def test_the_closing_point_links_the_recorded_comparison_and_the_tricks(modules, tmp_path):
