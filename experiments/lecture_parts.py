@@ -59,15 +59,12 @@ class Check:
     def holds(self) -> bool:
         """Whether it is as close as it should be; a number that is none never is, and an infinite
         one where the truth is."""
-        above = self.measured - self.truth
-        return (
-            self.measured == self.truth
-            or {
-                "": abs(above) <= self.tolerance,
-                "at most ": above <= self.tolerance,
-                "at least ": above >= -self.tolerance,
-            }[self.relation]
-        )
+        above = 0.0 if self.measured == self.truth else self.measured - self.truth
+        return {
+            "": abs(above) <= self.tolerance,
+            "at most ": above <= self.tolerance,
+            "at least ": above >= -self.tolerance,
+        }[self.relation]
 
 
 class Panel(NamedTuple):
