@@ -1,16 +1,15 @@
 """The closing point: a denoiser has one loss, and held out it tells how good the samples are."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
 from lecture_parts import FAKE, INK, MUTED, Check, Statement, axes_of, panel
 from lecture_ring import RING
 from markupsafe import Markup
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from hybridgen.data.points import MixturePoints
@@ -30,24 +29,11 @@ if TYPE_CHECKING:
     from lecture import Lecture
 
 
-@dataclass(frozen=True)
-class HeldOutLoss:
-    """The denoising loss of held-out points, with the same noise whenever it is asked for: no
-    training changes what is measured.
-
-    Attributes:
-        clean, noise: `[n d]`.
-        sigma: `[n]`, drawn as in training.
-    """
-
-    clean: Tensor
-    noise: Tensor
-    sigma: Tensor
-
-    @torch.no_grad()
-    def __call__(self, denoiser: Denoiser) -> float:
-        estimate = denoiser(noised(self.clean, self.sigma, self.noise), self.sigma, None)
-        return float(denoising_loss(estimate, self.clean, self.sigma, data_std=1.0).mean())
+@torch.no_grad()
+def held_out_loss(denoiser: Denoiser, clean: Tensor, noise: Tensor, sigma: Tensor) -> float:
+    """The denoising loss of points `[n d]` under noise `[n d]` at levels `[n]`."""
+    estimate = denoiser(noised(clean, sigma, noise), sigma, None)
+    return float(denoising_loss(estimate, clean, sigma, data_std=1.0).mean())
 
 
 def best_denoiser(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
@@ -56,18 +42,9 @@ def best_denoiser(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tens
     return (precise + sigma.double()[:, None] ** 2 * RING.score(precise, sigma.double())).to(x)
 
 
-class Denoised(NamedTuple):
-    """A denoiser in training: after each of some steps its held-out loss and how far its samples
-    are from the ring, the total variation of `mode_distance`; and the least loss that there is."""
-
-    steps: list[int]
-    losses: list[float]
-    distances: list[float]
-    least: float
-
-
-def denoising(settings: "Lecture") -> Denoised:
-    """The package's diffusion training on the ring of eight."""
+def denoising(settings: "Lecture") -> tuple[list[int], Tensor, float]:
+    """The package's diffusion training on the ring of eight: some of its steps `n`, after each the
+    held-out loss and the `mode_distance` of samples, `[2 n]`, and the least loss that there is."""
     torch.manual_seed(settings.seed)
     steps, accelerator = settings.scaled(800, 30), Accelerator(cpu=True)
     source = MixturePoints(mixture=RING, name="lecture")
@@ -75,36 +52,28 @@ def denoising(settings: "Lecture") -> Denoised:
     rng = rng_for("held out", settings.seed)
     clean, _ = source.reference("held_out", 2_000, settings.seed)
     sigma = training.noise(torch.randn(len(clean), generator=rng))
-    held_out = HeldOutLoss(clean, torch.randn(clean.shape, generator=rng), sigma)
+    held_out = (clean, torch.randn(clean.shape, generator=rng), sigma)  # the same every time
     latents = torch.randn(2_000, 2, generator=rng)
     batches = batches_of(source, accelerator, batch=training.batch, seed=settings.seed)
-    denoiser, rows = PointDenoiser(width=64), []
+    denoiser, at, rows = PointDenoiser(width=64), [], []
     played = train_diffusion(
         denoiser, batches, training, accelerator, data_std=1.0, seed=settings.seed
     )
     for step in played:
-        if step.number % max(1, steps // 30) == 0:
+        if step.last or step.number % max(1, steps // 30) == 0:
             samples = Heun(step.average.eval(), (2,), karras_sigmas(10))(latents)
-            row = (step.number, held_out(step.average), mode_distance(samples, RING))
-            rows.append(row)
-    at, losses, distances = (list(column) for column in zip(*rows, strict=True))
-    return Denoised(at, losses, distances, held_out(best_denoiser))
-
-
-def rank_correlation(x: Tensor, y: Tensor) -> float:
-    """Spearman's, of `[n]` and `[n]`."""
-    ranks = torch.from_numpy(rankdata(torch.stack([x, y]), axis=1))
-    return float(torch.corrcoef(ranks)[0, 1])
+            at.append(step.number)
+            rows.append((held_out_loss(step.average, *held_out), mode_distance(samples, RING)))
+    return at, torch.tensor(rows, dtype=torch.float64).T, held_out_loss(best_denoiser, *held_out)
 
 
 def closing(settings: "Lecture") -> Statement:
     """What replaced the game: one network, one loss, and it can be evaluated."""
-    at, losses, distances, least = denoising(settings)
-    late = slice(len(at) // 4, None)
-    pairs = torch.tensor([losses, distances], dtype=torch.float64)
-    rank, later = rank_correlation(*pairs), rank_correlation(*pairs[:, late])
-    path = torch.tensor(losses, dtype=torch.float64)
-    rise = float((path - path.cummin(dim=0).values).max())
+    at, figures, least = denoising(settings)
+    losses, distances = figures
+    late = figures[:, len(at) // 4 :]
+    rank, later = (float(spearmanr(*pairs)[0]) for pairs in (figures, late))  # pyright: ignore[reportArgumentType]
+    rise = float((losses - losses.cummin(dim=0).values).max())
     axes = axes_of("step", "held-out denoising loss")
     axes.plot(at, losses, "o-", color=INK, lw=1.4, markersize=4, label="the denoiser")
     axes.axhline(least, color=MUTED, ls="--", label="the best possible")
@@ -127,10 +96,10 @@ def closing(settings: "Lecture") -> Statement:
         checks=(
             Check("rank correlation of loss and distance", rank, 0.75, relation="at least "),
             Check("greatest rise of the loss above its least so far", rise, 0.02, 0, "at most "),
-            Check("loss at the end above the least possible", losses[-1] - least, 0, 0.1),
+            Check("loss at the end above the least possible", float(losses[-1]) - least, 0, 0.1),
             Check(
                 "distance at the end to that at the start",
-                distances[-1] / distances[0],
+                float(distances[-1] / distances[0]),
                 0.5,
                 relation="at most ",
             ),

@@ -58,14 +58,14 @@ def losses(settings: "Lecture") -> Statement:
     swing = min(float(loss.max() - loss.min()) for loss, _ in cloud)
     words = ", ".join(number(r, 2) for r in correlations)
     at = [s.step for s in runs[0]]
-    curves = axes_of("step", "loss (nats)", ylim=(0.6, 1.75))
+    curves = axes_of("step", "loss (nats)")
     for network, dash, colour in (("discriminator", "-", ANSWER), ("generator", "--", FAKE)):
         path = [s.losses[network] for s in runs[0]]
         curves.plot(at, path, dash, color=colour, lw=1.4, label=network)
     for level in (LOG4, LOG4 / 2):
         curves.axhline(level, color=MUTED, ls=":")
     true = axes_of("step", "JSD(p, q) (nats)", ylim=(0, math.log(2)))
-    true.plot(at, [s.jsd for s in runs[0]], color=INK, lw=1.4, label="of the cells")
+    true.plot(at, [s.jsd for s in runs[0]], color=INK, lw=1.4, label="measured")
     true.axhline(ONE_OF_TWO, color=MUTED, ls=":", label="one of two modes")
     axes = axes_of("generator's loss (nats)", "JSD(p, q) (nats)")
     looks = zip(seeds, cloud, correlations, "o^s", (ANSWER, FAKE, DATA), strict=True)
@@ -101,8 +101,12 @@ def losses(settings: "Lecture") -> Statement:
             ),
         ),
         panels=(
-            panel(curves, "losses-curves", "Losses; dotted: their values at the optimum."),
-            panel(true, "losses-jsd", "The true divergence at the same steps."),
+            panel(
+                curves, "losses-curves", "Losses of the first; dotted: their values at the optimum."
+            ),
+            panel(
+                true, "losses-jsd", "The divergence at the same steps, of shares in narrow cells."
+            ),
             panel(axes, "losses-cloud", f"The last three quarters of {TRAININGS} trainings."),
         ),
     )
