@@ -64,6 +64,7 @@ def losses(settings: "Lecture") -> Statement:
         curves.plot(at, path, dash, color=colour, lw=1.4, label=network)
     for level in (LOG4, LOG4 / 2):
         curves.axhline(level, color=MUTED, ls=":")
+    curves.set_ylim(top=curves.get_ylim()[1] + 0.3)  # room for the legend
     true = axes_of("step", "JSD(p, q) (nats)", ylim=(0, math.log(2)))
     true.plot(at, [s.jsd for s in runs[0]], color=INK, lw=1.4, label="measured")
     true.axhline(ONE_OF_TWO, color=MUTED, ls=":", label="one of two modes")
