@@ -1,14 +1,14 @@
 """The lecture as one page, statement by statement: `python experiments/lecture.py`.
 
-Each statement is a sentence, numbers beside their closed forms, and pictures, computed here;
-`closing` alone reads recorded comparisons.
+Each statement is a sentence, numbers beside their closed forms, and pictures, computed here.
 """
 
 import sys
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tqdm import tqdm
 
@@ -16,27 +16,31 @@ from hybridgen.cli import command
 from hybridgen.settings import Range, Seed, Settings
 from hybridgen.training.settings import RunSettings, Threads
 
+STATEMENTS = {
+    "sampler": "lecture_samples",
+    "discriminator": "lecture_theory",
+    "value": "lecture_theory",
+    "divergences": "lecture_divergences",
+    "optimum": "lecture_theory",
+    "samples": "lecture_samples",
+    "single_pass": "lecture_pixels",
+    "play": "lecture_games",
+    "progress": "lecture_digits",
+    "modes": "lecture_divergences",
+    "losses": "lecture_losses",
+    "stopping": "lecture_losses",
+    "collapse": "lecture_ring",
+    "digit_collapse": "lecture_digits",
+    "closing": "lecture_denoising",
+}
+"""In the lecture's order; each is the function of its name in the module beside it."""
+
 if TYPE_CHECKING:
     from lecture_parts import Statement
 
-Name = Literal[
-    "sampler",
-    "discriminator",
-    "value",
-    "divergences",
-    "optimum",
-    "samples",
-    "single_pass",
-    "play",
-    "progress",
-    "modes",
-    "losses",
-    "stopping",
-    "collapse",
-    "digit_collapse",
-    "closing",
-]
-"""Of the statements, in the lecture's order; each is a function of one of the modules below."""
+    Name = str
+else:
+    Name = Literal[tuple(STATEMENTS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,31 +65,18 @@ class Lecture(Settings):
         return max(least, round(self.effort * usual))
 
 
-def made(settings: Lecture, name: Name) -> "Statement":
+def statement(settings: Lecture, name: Name) -> "Statement":
     """A statement of the lecture, computed now; a notebook shows it as the page does."""
     # Imported once the arguments are read: these take seconds.
-    import lecture_digits
-    import lecture_divergences
-    import lecture_games
-    import lecture_losses
-    import lecture_pixels
-    import lecture_ring
-    import lecture_samples
-    import lecture_theory
     import torch
     from matplotlib import rc_context
 
     from hybridgen.report.svg import LOOK
 
-    modules = (
-        *(lecture_samples, lecture_theory, lecture_divergences, lecture_games),
-        *(lecture_losses, lecture_ring, lecture_pixels, lecture_digits),
-    )
-    make = next(getattr(module, name) for module in modules if hasattr(module, name))
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     with rc_context(LOOK):
-        return make(settings)
+        return getattr(import_module(STATEMENTS[name]), name)(settings)
 
 
 def main(settings: Lecture) -> None:
@@ -96,12 +87,12 @@ def main(settings: Lecture) -> None:
 
     out = settings.out
     accelerator = accelerator_for(out, RunSettings(seed=settings.seed, threads=settings.threads))
-    names = settings.statements or get_args(Name)
+    names = settings.statements or tuple(STATEMENTS)
     figures, statements, costs = {}, [], {}
     with Run(out, settings, accelerator) as run:
         for name in tqdm(names, unit="statement"):
             start = time.process_time()
-            statements.append(made(settings, name))
+            statements.append(statement(settings, name))
             costs[name] = time.process_time() - start
             for check in statements[-1].checks:
                 key = f"{name}/{check.key}"

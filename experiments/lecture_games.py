@@ -12,7 +12,7 @@ from lecture_parts import (
     Check,
     Statement,
     axes_of,
-    frame,
+    frame_gid,
     game,
     gaussian,
     logit_of,
@@ -35,8 +35,11 @@ CENTRES = (EDGES[1:] + EDGES[:-1]) / 2
 
 
 class LineGenerator(nn.Module):
-    """`x = shift + slope z + sum_k v_k tanh(w_k z + c_k)`, smooth, so that its density is:
-    `[b 1] -> [b 1]`."""
+    """`x = shift + slope z + sum_k v_k tanh(2 (w_k z + c_k))`: `[b 1] -> [b 1]`.
+
+    Smooth, and at first the line alone, so that the game begins at a Gaussian. Twice PyTorch's
+    usual weights, or hardly a unit would bend where the noise is.
+    """
 
     def __init__(self, width: int = 16, shift: float = 2.5, slope: float = 0.5) -> None:
         super().__init__()
@@ -128,7 +131,7 @@ def play(settings: "Lecture") -> Statement:
     axes.text(-4.4, -0.53, "noise z", color=MUTED, va="bottom")
     noise, cell = normal_quantiles(25)[:, 0].tolist(), float(EDGES[1] - EDGES[0])
     for place, shot in enumerate(shots):
-        gid = frame(place, len(shots))
+        gid = frame_gid(place, len(shots))
         arrows = [
             [(z, -0.55), (x, -0.03)] for z, x in zip(noise, shot.places.tolist(), strict=True)
         ]
@@ -165,7 +168,12 @@ def play(settings: "Lecture") -> Statement:
                 place="upper left",
                 frames=len(shots),
             ),
-            panel(curve, "line-jsd", "How far apart they are, computed from the densities."),
+            panel(
+                curve,
+                "line-jsd",
+                "How far apart they are at least: of shares in cells of width 0.05.",
+            ),
         ),
-        note="Gradient penalties on both sides (R1, R2), without which it need not settle: next.",
+        note="With gradient penalties on both sides (R1, R2); without them it need not settle, as "
+        "the statement on losses shows.",
     )

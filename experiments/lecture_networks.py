@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from hybridgen.losses.discriminators import Unconditional
 from hybridgen.maths.rng import rng_from
 from hybridgen.networks.blocks import GAIN, initialised, normalised, upsample
 from hybridgen.networks.dcgan import DcganDiscriminator, DcganGenerator
@@ -14,17 +15,15 @@ LATENT = 64
 """Entries of a noise vector."""
 
 
-class Reshaped(nn.Module):
-    """A network of points as one of 8x8 images: before it or, of a generator, after it."""
+class FlatGenerator(nn.Module):
+    """`(noise [b latent], label) -> images [b 1 8 8]` by a fully connected network."""
 
-    def __init__(self, network: nn.Module, *, after: bool) -> None:
+    def __init__(self, *, width: int = 256, depth: int = 3) -> None:
         super().__init__()
-        self.network, self.after = network, after
+        self.network = MlpGenerator(latent=LATENT, dimension=64, width=width, depth=depth)
 
-    def forward(self, x: Tensor, *others: Tensor | None) -> Tensor:
-        if self.after:
-            return rearrange(self.network(x), "b (h w) -> b 1 h w", h=8).tanh()
-        return self.network(rearrange(x, "b 1 h w -> b (h w)"), *others)
+    def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        return rearrange(self.network(noise), "b (h w) -> b 1 h w", h=8).tanh()
 
 
 class Block(nn.Module):
@@ -114,9 +113,9 @@ class StyleGenerator(nn.Module):
 
 def perceptrons() -> tuple[nn.Module, nn.Module]:
     """The generator and discriminator of 2014, fully connected."""
-    generator = MlpGenerator(latent=LATENT, dimension=64, width=256, depth=3)
+    generator = FlatGenerator()
     discriminator = MlpDiscriminator(dimension=64, width=256, depth=3)
-    return Reshaped(generator, after=True), Reshaped(discriminator, after=False)
+    return generator, Unconditional(nn.Sequential(nn.Flatten(), discriminator))
 
 
 def convolutions() -> tuple[nn.Module, nn.Module]:

@@ -57,8 +57,9 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether it is as close as it should be; a number that is none never is."""
-        above = self.measured - self.truth
+        """Whether it is as close as it should be; a number that is none never is, and an infinite
+        one where the truth is."""
+        above = 0.0 if self.measured == self.truth else self.measured - self.truth
         return {
             "": abs(above) <= self.tolerance,
             "at most ": above <= self.tolerance,
@@ -134,7 +135,7 @@ def _minor(value: float, _: object) -> str:
     return text if f"{value:e}"[0] in "25" and len(text) <= 4 else ""
 
 
-def frame(place: int, frames: int) -> str:
+def frame_gid(place: int, frames: int) -> str:
     """The `gid` of what only one frame of an animation shows."""
     last = " last" if place == frames - 1 else ""
     return f"frame f{place}{last}/"

@@ -16,8 +16,8 @@ from lecture_recipes import (
     LEVELS,
     SAMPLES,
     TODAY,
-    drawn,
     gallery,
+    generated,
     images_of,
     levels_of,
     quality,
@@ -143,7 +143,7 @@ def single_pass(settings: "Lecture") -> Statement:
     generator = trained(settings, TODAY).generator
     torch.manual_seed(settings.seed)
     draws = {
-        "one pass": (lambda n: drawn(generator, torch.randn(n, LATENT)), generator),
+        "one pass": (lambda n: generated(generator, torch.randn(n, LATENT)), generator),
         "pixel by pixel": (lambda n: images_of(model.sample(n).reshape(n, 1, 8, 8)), model),
     }
     runs = {name: timed(draw, SAMPLES, network) for name, (draw, network) in draws.items()}
@@ -187,7 +187,11 @@ def single_pass(settings: "Lecture") -> Statement:
             ),
         ),
         panels=(
-            panel(axes, "likelihood", f"- log2 p(x) / 64; all {LEVELS} levels alike: 4.09."),
+            panel(
+                axes,
+                "likelihood",
+                f"- log2 p(x) / 64; all {LEVELS} levels alike: {number(math.log2(LEVELS))}.",
+            ),
             *(
                 gallery(
                     run.samples,

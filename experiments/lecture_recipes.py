@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 DIGITS, LEVELS = digits(), 17
 """The data and the grey levels of a pixel."""
-SECONDS, SAMPLES = 8.0, 1_000
-"""CPU time of a training, and samples that it is measured by."""
+BUDGET, SAMPLES = 8.0, 1_000
+"""CPU seconds of a training, and samples that it is measured by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,7 @@ RECIPES = {
         networks=lambda: (ResnetGenerator(), SpectralResnet()),
         objective=objectives.hinge,
         beta1=0.0,
+        # Two time scales: Heusel et al. 2017, arXiv:1706.08500.
         options={"discriminator": NetworkTraining(rate=4.0)},
     ),
     2019: Recipe(
@@ -135,7 +136,7 @@ class Trained(NamedTuple):
 
 
 @torch.no_grad()
-def drawn(generator: nn.Module, z: Tensor) -> Tensor:
+def generated(generator: nn.Module, z: Tensor) -> Tensor:
     """Samples of noise `[n latent]`, as when the training is over."""
     with eval_mode(generator):
         return generator(z, None)
@@ -166,10 +167,10 @@ def steps_of(
 @cache
 def trained(settings: "Lecture", year: int) -> Trained:
     """A recipe, trained for as many CPU seconds as any other: its pace is measured first."""
-    recipe, budget = RECIPES[year], SECONDS * settings.effort
+    recipe, budget = RECIPES[year], BUDGET * settings.effort
     _, _, pace = steps_of(settings, recipe, 3 + settings.scaled(40))
     start, planned = time.process_time(), max(2, round(budget / pace))
     generator, steps, _ = steps_of(settings, recipe, planned, budget)
     seconds = time.process_time() - start
-    samples = drawn(generator, torch.randn(SAMPLES, LATENT))
+    samples = generated(generator, torch.randn(SAMPLES, LATENT))
     return Trained(recipe, generator, seconds, steps, samples, quality(samples))

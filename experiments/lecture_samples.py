@@ -119,7 +119,7 @@ def samples(settings: "Lecture") -> Statement:
         bounds, truths = [], []
         for repeat in range(repeats):
             rng = rng_for("bound", settings.seed, size, repeat)
-            torch.manual_seed(repeat)
+            torch.manual_seed(rng.initial_seed())
             parts = [m.sample(size, rng)[0] for m in (real, fake)]
             p, q, *test = (part[half::2] for half in (0, 1) for part in parts)
             steps = settings.scaled(120)

@@ -58,8 +58,7 @@ def test_its_cells_show_every_statement_in_order_on_a_tiny_budget(notebook):
         check=False,
     )
     assert run.returncode == 0, run.stderr[-2_000:]
-    lecture = load("lecture")
-    names = lecture.get_args(lecture.Name)
+    names = load("lecture").STATEMENTS
     assert run.stdout.splitlines() == [f"{name} <iframe" for name in names]
 
 

@@ -44,7 +44,7 @@ def address(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lecture(tmp_path_factory):
-    """The page of three statements: with an animation, with recorded figures, and long titles."""
+    """The page of three statements: with an animation, with links, and long titles."""
     out, script = tmp_path_factory.mktemp("lecture") / "run", load("lecture")
     argv = ["--effort", "0.01", "--statements", "[play,divergences,closing]", "--out", str(out)]
     with pytest.MonkeyPatch.context() as patch:
