@@ -108,9 +108,9 @@ def find_runs(models: Sequence[Model], patterns: Mapping[str, str], home: Path) 
     return runs
 
 
-ASIDE = {"seed", "run", "mixed_precision", "eval_samples", "final_samples"}
-"""Settings in which trainings of one model may differ, beside those that no run is tied to: a
-guide's `run` is the model that it is trained on."""
+ASIDE = {"seed", "run", "identity", "mixed_precision", "eval_samples", "final_samples"}
+"""Settings in which trainings of one model may differ, beside those that no run is tied to: `run`
+is the model that a guide is trained on or a student begins with, `identity` its weights."""
 
 
 def check_trainings(name: str, runs: Sequence["SavedRun"]) -> None:

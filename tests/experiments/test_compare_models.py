@@ -57,7 +57,8 @@ def test_a_pattern_gives_all_its_folders_and_each_must_be_finished(script, model
 
 
 def test_trainings_of_a_pattern_may_differ_in_what_changes_no_model(script, models, tmp_path):
-    for seed, more in enumerate(({"log_every": 5, "threads": 1}, {"run": "b", "eval_samples": 9})):
+    student = {"run": "b", "identity": "of its teacher", "eval_samples": 9}
+    for seed, more in enumerate(({"log_every": 5, "threads": 1}, student)):
         finished(tmp_path / f"seed{seed}", seed=seed, training={"steps": 7}, **more)
     assert len(script.find_runs(models, {"gan": f"{tmp_path}/seed*"}, tmp_path)["gan"]) == 2
 
