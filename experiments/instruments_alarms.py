@@ -19,8 +19,8 @@ Row = dict[str, Any]
 EVALUATIONS = 10
 LINE = "line"
 """The name of two Gaussians on a line, which no other script has."""
-TOLD = ("modes", "frechet_distance")
-"""Of the last evaluation."""
+LAST = ("modes", "frechet_distance")
+"""Figures of the last evaluation that are reported, of data that has them."""
 POINTS: Any = {"architecture": "mlp", "width": 48, "depth": 3}
 
 
@@ -172,7 +172,7 @@ def trainings(data: DataSettings, seeds: Sequence[int], accelerator: Any) -> Ite
                 "first_alarm": float(min(raised.values(), default=0)),
                 "rule_over_best": true[chosen] / best,
                 "last_over_best": true[last["step"]] / best,
-                **{name: last[f"true_{name}"] for name in TOLD if f"true_{name}" in last},
+                **{name: last[f"true_{name}"] for name in LAST if f"true_{name}" in last},
                 **{f"first_{kind}": float(evaluation) for kind, evaluation in raised.items()},
             }
 
@@ -190,7 +190,7 @@ def figures_of_trainings(rows: Sequence[Row], data: str) -> dict[str, float]:
             continue
         figures |= {f"{label}/runs": len(runs), f"{label}/with_an_alarm": len(raised)}
         figures[f"{label}/latest_first_alarm"] = max(raised, default=0)
-        for key in ("rule_over_best", "last_over_best", *TOLD):
+        for key in ("rule_over_best", "last_over_best", *LAST):
             if key in runs[0]:
                 figures[f"{label}/{key}"] = median(row[key] for row in runs)
     return figures

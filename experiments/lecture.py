@@ -80,12 +80,15 @@ def statement(settings: Lecture, name: Name) -> "Statement":
 
 
 def main(settings: Lecture) -> None:
+    from accelerate import Accelerator
+
     from hybridgen.files import write_atomically
     from hybridgen.report.page import filled
     from hybridgen.training.run import Run
     from hybridgen.training.setup import accelerator_for
 
     out = settings.out
+    Accelerator(cpu=True)  # the first decides for all: such small networks are faster there
     accelerator = accelerator_for(out, RunSettings(seed=settings.seed, threads=settings.threads))
     names = settings.statements or tuple(STATEMENTS)
     figures, statements, costs = {}, [], {}

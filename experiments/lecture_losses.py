@@ -83,8 +83,8 @@ def losses(settings: "Lecture") -> Statement:
         f"{words}: by no fixed size; one to steer by would reach 1.",
         checks=(
             Check(
-                f"greatest correlation of the generator's loss with the JSD, {TRAININGS} trainings",
-                max(correlations),
+                f"greatest |correlation| of the generator's loss and the JSD, {TRAININGS} trainings",
+                max(map(abs, correlations)),
                 0.85,
                 relation="at most ",
             ),
@@ -156,7 +156,7 @@ def stopping(settings: "Lecture") -> Statement:
     return Statement(
         name="stopping",
         short="when to stop",
-        title="No loss says when to stop; distances to held-out data do",
+        title="No loss says when to stop; distances to held-out data come close",
         at="19:40",
         sentence="A game without penalties has no best step that its losses would show. The "
         f"package's rule compares {grouped(len(held_out))} samples with as many held-out ones, "

@@ -132,10 +132,11 @@ def collapse(settings: "Lecture") -> Statement:
         short="mode collapse",
         title="Mode collapse: the generator hops from mode to mode",
         at="20:24",
-        sentence="A generator that runs ahead of its discriminator puts all it has where D is "
-        f"highest, and moves on when D learns of it: it had samples at {visited} of eight modes, "
-        f"never at more than {max(modes['ahead'][late])} at once. In turn it keeps all eight, and "
-        f"{100 * sharp:.0f} % of its samples are within three standard deviations of one.",
+        sentence="A generator that runs ahead of its discriminator runs to where D is highest, and "
+        f"on when D learns of it: in the last three quarters it had samples at {visited} of eight "
+        f"modes, at {max(modes['ahead'][late])} at once at most. In turn it has "
+        f"{modes['in turn'][-1]} at the end, and {100 * sharp:.0f} % of its samples are within "
+        "three standard deviations of one.",
         checks=(
             Check(
                 "generator ahead: modes at once, most in the last three quarters",

@@ -4,7 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from scipy.special import stdtrit
+from scipy.stats import permutation_test
 
 from hybridgen.metrics.intervals import Estimate, holm, mean_of, paired_errors
 from hybridgen.report.ranking import outcome, p_value
@@ -30,8 +32,8 @@ def effects(
     """Of each trick its effect, by Student's t of the paired differences over seeds, all tricks
     being one family (Holm).
 
-    Equal differences have no variance to compare them with, and those of counts nearly none, by
-    rounding: then p is at least the least of a test that exchanges signs, 2^(1 - n) of n seeds.
+    Equal differences have no variance to compare them with, and those of counts often nearly none:
+    then p is at least that of the exact test that exchanges the signs of the differences.
 
     Args:
         values: of the measure, a seed each, of the base and of every trick, by name.
@@ -46,7 +48,7 @@ def effects(
         size = max(abs(value) for pair in pairs for value in pair)
         equal = max(each) - min(each) <= 1e-9 * size  # but for rounding
         counts = all(float(value).is_integer() for pair in pairs for value in pair)
-        least = 2.0 ** (1 - len(each)) if equal or counts else 0.0
+        least = _exchanged(pairs) if equal or counts else 0.0
         chances.append(max(p_value(mean, base, measure, paired=True), least))
     chances += [1.0] * (family - len(chances))
     rows = {}
@@ -56,6 +58,18 @@ def effects(
             result = "base not finite"
         rows[name] = Effect(mean, differences[name], _change(mean, base), p, result)
     return rows
+
+
+def _exchanged(pairs: Sequence[tuple[float, float]]) -> float:
+    """The p-value of the mean difference under exchange of the two of each pair; two-sided, exact
+    up to 13 seeds."""
+    x, y = zip(*pairs, strict=True)
+
+    def difference(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
+        return (a - b).mean(axis)
+
+    options = {"permutation_type": "samples", "vectorized": True, "rng": np.random.default_rng(0)}
+    return float(permutation_test((x, y), difference, **options).pvalue)
 
 
 def _change(mean: Estimate, base: Estimate) -> Estimate:

@@ -4,7 +4,7 @@
 
 import ast
 from importlib import import_module
-from pathlib import Path
+from pkgutil import get_data
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     alias.name: node.module
-    for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8")))
+    for node in ast.walk(ast.parse(get_data(__name__, "__init__.py") or b""))
     if isinstance(node, ast.ImportFrom) and str(node.module).startswith("hybridgen.")
     for alias in node.names
 }

@@ -301,16 +301,17 @@ def _cached(
     path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
     with suppress(Exception):  # a damaged file fails in as many ways as there are formats
         record = read_object(path)
-        if record["digest"] == _digest(record["measured"]):
+        if record["digest"] == _digest(text, record["measured"]):
             return read(record["measured"])
     folder.mkdir(parents=True, exist_ok=True)
     measured = work()
-    write_atomically(path, json.dumps({"digest": _digest(measured), "measured": measured}))
+    record = {"digest": _digest(text, measured), "measured": measured}
+    write_atomically(path, json.dumps(record))
     return read(read_object(path)["measured"])
 
 
-def _digest(measured: object) -> str:
-    return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
+def _digest(key: str, measured: object) -> str:
+    return hashlib.sha256(json.dumps([key, measured], sort_keys=True).encode()).hexdigest()
 
 
 NO_FIGURES = {"report", "training"}

@@ -30,14 +30,12 @@ def publish(comparison: Comparison, folder: Path) -> None:
     """Write `result.json`, `table.md`, `front.png`, `calls.png` if rows make different numbers of
     denoiser calls, `report.html` and the samples of each row.
 
-    Samples of rows that an earlier `result.json` in `folder` has are removed, and its `calls.png`.
+    Samples of rows that an earlier `result.json` in `folder` has are removed.
     """
     pictures, result = folder / "samples", folder / "result.json"
     pictures.mkdir(parents=True, exist_ok=True)
     with suppress(InputError):  # none yet, or a damaged one
-        earlier = read_object(result)
-        (folder / "calls.png").unlink(missing_ok=True)
-        for name in earlier:
+        for name in read_object(result):
             if name.endswith("/flops"):
                 (pictures / _file_name(name.removesuffix("/flops"))).unlink(missing_ok=True)
     for row in comparison.rows:
@@ -74,6 +72,7 @@ def save_chart(comparison: Comparison, path: Path, *, price: str = "seconds") ->
         axes.set_title(chart_title(comparison, metric))
         legend = draw(axes, marks_of(comparison, metric, price), metric, price)
         if price == "calls" and not legend:
+            path.unlink(missing_ok=True)  # of an earlier comparison
             return
         handles = [
             Line2D([], [], color=LIGHT[c], marker=mark, ls=dashes, label=printable(label))

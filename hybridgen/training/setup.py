@@ -48,8 +48,7 @@ def accelerator_for(folder: Path, settings: RunSettings) -> Accelerator:
     """An Accelerator that logs into `folder/log.jsonl` and to the trackers named, seeded.
 
     Raises:
-        InputError: a tracker that is not installed, or Accelerate
-            refuses the set-up.
+        InputError: a tracker that is not installed, or Accelerate refuses the set-up.
     """
     seed, threads, tracking = settings.seed, settings.threads, settings.tracking
     # broadcast_buffers has no full successor yet, and its warning would break the progress bar.

@@ -126,17 +126,20 @@ def test_a_trick_that_is_finite_where_the_base_is_not_is_not_called_so(modules):
     assert "with t not finite; the base is not finite, cure finite" in sentence
 
 
-@pytest.mark.parametrize(("count", "p"), [(2, 0.5), (5, 1 / 16), (8, 1 / 128)])
-def test_equal_differences_are_as_likely_as_one_of_all_signs(modules, count, p):
+@pytest.mark.parametrize("count", [2, 5, 8])
+def test_equal_differences_and_counts_are_as_likely_as_their_signs(modules, count):
     effects = modules["stability_effects"].effects
     base = [0.1, 0.3, 0.7, 0.2, 0.9, 0.8, 0.33, 0.55][:count]
-    for values in (
-        {"base": [7] * count, "t": [8] * count},
-        {"base": base, "t": [x + 0.1 for x in base]},  # equal but for rounding
-        {"base": [7] * count, "t": [8] * (count - 1) + [9]},  # of counts
+    for values, different in (
+        ({"base": [7] * count, "t": [8] * count}, count),
+        ({"base": base, "t": [x + 0.1 for x in base]}, count),  # equal but for rounding
+        ({"base": [7] * count, "t": [8] * (count - 1) + [9]}, count),  # of counts
+        ({"base": [7] * count, "t": [8] * (count - 1) + [7]}, count - 1),  # one is equal
     ):
-        row = effects("modes", values)["t"]
-        assert row.p == p and row.outcome == ("helps" if p < 0.05 else "neutral")
+        row, p = effects("modes", values)["t"], 2 ** (1 - different)
+        assert row.p == pytest.approx(p) and row.outcome == ("helps" if p < 0.05 else "neutral")
+    # With any signs 3 and 1 sum to 2 or more in size, as 3 - 1 does.
+    assert effects("modes", {"base": [4, 4], "t": [7, 3]})["t"].p == pytest.approx(1)
 
 
 def test_a_trick_alone_is_corrected_for_all_that_there_are(modules):
