@@ -108,8 +108,8 @@ def closing(settings: "Lecture") -> Statement:
             panel(both, "denoising-both", "The same pairs."),
         ),
         note=Markup(
-            "Along the training the rank correlation of loss and distance is {}, of the last three "
-            "quarters of the steps alone {}; but any two figures that fall have a high one. Samples "
+            "Along the training the rank correlation of loss and distance is {}, of the last "
+            "three quarters alone {}; but any two figures that fall have a high one. Samples "
             "take many calls of the network where a GAN takes one. "
             "Whether diffusion, or a little of a discriminator beside it (22:50), "
             'is better was <a href="{}">measured</a> elsewhere, with '

@@ -83,7 +83,7 @@ def losses(settings: "Lecture") -> Statement:
         f"{words}: by no fixed size; one to steer by would reach 1.",
         checks=(
             Check(
-                f"greatest |correlation| of the generator's loss and the JSD, {TRAININGS} trainings",
+                f"greatest |correlation| of G's loss and the JSD, {TRAININGS} trainings",
                 max(map(abs, correlations)),
                 0.85,
                 relation="at most ",
