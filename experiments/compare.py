@@ -238,6 +238,8 @@ def compare(settings: Compare, trial: Trial) -> "Comparison":
     histogram = evaluator.histogram(held_out)
     words = ["experiments/compare.py", *sys.argv[1:]]
     trainings = {each.name: int(each.facts.get("trainings", 1)) for each in trial.models}
+    guided = any(method.guide for method in settings.methods)
+    what = "Single pass against guided diffusion" if guided else "Ways to sample"
     data = {
         "name": source.name,
         "shape": " x ".join(map(str, source.shape)),
@@ -246,7 +248,7 @@ def compare(settings: Compare, trial: Trial) -> "Comparison":
         "classes in training": str(source.classes) if source.classes else "none: unconditional",
     }
     return Comparison(
-        title=f"Single pass against guided diffusion: {source.name}",
+        title=f"{what}: {source.name}",
         data=data,
         features=evaluator.extractor.name,
         samples=evaluator.samples,
