@@ -16,7 +16,7 @@ from hybridgen.networks.settings import DiscriminatorSettings, GeneratorSettings
 from hybridgen.training.settings import Cosine, GanTraining, NetworkTraining
 
 Row = dict[str, Any]
-EVALUATIONS = 10
+EVALUATIONS, SAMPLES = 10, 1_000
 LINE = "line"
 """The name of two Gaussians on a line, which no other script has."""
 LAST = ("modes", "frechet_distance")
@@ -116,7 +116,7 @@ def history(regime: Regime, data: DataSettings, seed: int, accelerator: Any) -> 
     evaluators = {
         prefix: build_evaluator(source, samples=samples, seed=number, intervals=False)
         for number, (prefix, samples) in enumerate(
-            {"": 1_000, "true_": 3_000 if images else 10_000}.items()
+            {"": SAMPLES, "true_": (3 if images else 10) * SAMPLES}.items()
         )
     }
     config = regime.training

@@ -80,6 +80,7 @@ def test_the_protocol_of_the_alarms_counts_the_runs_of_a_regime(
     regimes = "IMAGES" if data == "digits" else "REGIMES"
     monkeypatch.setitem(names, regimes, {"1:15": regime})
     monkeypatch.setitem(names, "EVALUATIONS", 5)
+    monkeypatch.setitem(names, "SAMPLES", 200)
     argv = ["--what", "alarms", "--data.path", data, "--seeds", "1", "--out", str(tmp_path / "run")]
     assert command(script.main, script.Instruments, argv) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())

@@ -301,7 +301,7 @@ def test_of_two_modes_one_is_as_far_from_both_as_histograms_say(modules):
 
 def test_a_page_stands_alone_and_its_figures_are_flat(modules, tmp_path, capsys):
     script = modules["lecture"]
-    names = ["optimum", "samples", "modes", "collapse", "closing"]  # the notebook's test has all
+    names = ["optimum", "samples", "collapse", "closing"]  # the notebook's test has all
     argv = ["--out", str(tmp_path / "run"), "--effort", "0.01"]
     argv += ["--statements", f"[{','.join(names)}]"]
     assert command(script.main, script.Lecture, argv) == 0, capsys.readouterr().err
