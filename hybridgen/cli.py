@@ -96,7 +96,7 @@ def command(
         return _say(stop, 128 + stop.signal, everywhere=False)
     except KeyboardInterrupt:
         return _say("stopped before there was anything to save", 130, everywhere=False)
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, AssertionError) as error:
         sentence = resource_sentence(error, getattr(filled, "training", None))
         if sentence is None:
             raise

@@ -68,8 +68,8 @@ _LOST = (
 
 
 def resource_sentence(error: BaseException, training: Any) -> str | None:
-    """What to do about exhausted memory, a process that was lost, or `torch.compile` without what
-    it needs; `None` for other errors.
+    """What to do about exhausted memory, a process that was lost, `torch.compile` without what it
+    needs, or an operation that is not deterministic; `None` for other errors.
 
     Args:
         training: settings with `batch` and `accumulation`, if anything is trained.
@@ -91,10 +91,18 @@ def resource_sentence(error: BaseException, training: Any) -> str | None:
             "checkpoint"
         )
     compiling = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
-    if compiling and re.search(r"\bC(\+\+)? compiler", text):
+    missing = compiling and re.search(r"\bC(\+\+)? compiler", text)
+    # A compiled kernel that was handed another memory layout than it was made for.
+    if missing or (isinstance(error, AssertionError) and "in op: torch.ops." in text):
+        advice = ", or install what it needs, which is a C++ compiler on a CPU" if missing else ""
         return (
             f"torch.compile failed ({one_line(text.strip().splitlines()[0])[:120]}): leave "
-            "--training.compile false, or install what it needs, which is a C++ compiler on a CPU"
+            f"--training.compile false{advice}"
+        )
+    if "does not have a deterministic implementation" in text:
+        return (
+            f"{one_line(text.split(' does not ')[0])[:80]} is not deterministic on this device: "
+            "leave --deterministic false, or do without what needs it; saved checkpoints stay"
         )
     if type(error).__name__.startswith("Dist") or any(phrase in text for phrase in _LOST):
         return (

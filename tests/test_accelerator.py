@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from experiments.conftest import EXPERIMENTS, load
 from mock_device import DEVICE, MockDevice, WrongDevice, accelerator_there, mock_accelerator
+from pipelines import ldm
 from torch import nn
 
 from hybridgen import AdversarialLoss, Refined, SinglePass, measure
@@ -321,6 +322,10 @@ def test_every_command_runs_on_it(monkeypatch, tmp_path):
             *("--discriminator.width", "8", "--adversarial.warm_up", "1"),
         ),
         "guide": ("guide", "GuideExperiment", "--run", tmp_path / "hybrid", *small, *tried, *step),
+        "guide of latents": (
+            *("guide", "GuideExperiment", "--run", tmp_path / "ldm", "--data.path", "digits"),
+            *("--pipeline_steps", "2", "--discriminator.width", "8", *tried),
+        ),
         "student": (
             *("distill", "Distill", "--run", tmp_path / "hybrid", *small, *watched, *step),
             *("--regression.weight.start", "1", "--regression.pairs", "8", "--final_samples", "50"),
@@ -333,6 +338,7 @@ def test_every_command_runs_on_it(monkeypatch, tmp_path):
         ),
     }
     monkeypatch.syspath_prepend(EXPERIMENTS)
+    ldm()[0].save_pretrained(tmp_path / "ldm")
     for name, (script, settings, *arguments) in calls.items():
         module = load(script)
         argv = [*map(str, arguments), "--out", str(tmp_path / name)]

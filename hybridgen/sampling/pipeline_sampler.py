@@ -136,7 +136,8 @@ class PipelineSampler:
             guide(pipe, push.discriminator, push.scale, push.window, clip=push.clip, **how)
         try:
             with _last_step(pipe.scheduler) as samples:
-                pipe(generator=rng_from(noise), num_inference_steps=self.steps, **call)
+                # Some pipelines draw on the CPU wherever they are; from there all of them take it.
+                pipe(generator=rng_from(noise.cpu()), num_inference_steps=self.steps, **call)
         finally:
             if push is not None:
                 unguide(pipe)

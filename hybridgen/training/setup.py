@@ -57,6 +57,9 @@ def accelerator_for(folder: Path, settings: RunSettings) -> Accelerator:
     )
     if threads is not None:
         torch.set_num_threads(threads)
+    if settings.deterministic:  # read by cuBLAS when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(settings.deterministic)
     try:
         accelerator = Accelerator(
             # Without this, processes launched by torchrun on a machine that has nothing but CPUs

@@ -162,6 +162,18 @@ def test_a_terminal_that_is_gone_does_not_end_what_still_has_to_be_saved():
         (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."), "--data.workers"),
         (RuntimeError("[pair.cc:547] Connection closed by peer [::1]:4"), "another process of"),
         (RuntimeError("NCCL communicator was aborted on rank 1."), "another process of this run"),
+        (
+            RuntimeError(
+                "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation"
+            ),
+            "adaptive_avg_pool2d_backward_cuda is not deterministic on this device",
+        ),
+        (
+            AssertionError(
+                "expected size 64==64, stride 49==1\nError in op: torch.ops.aten.convolution"
+            ),
+            "(expected size 64==64, stride 49==1): leave --training.compile false",
+        ),
     ],
 )
 def test_memory_and_lost_processes_are_said_in_a_sentence_that_helps(error, sentence):
@@ -188,3 +200,4 @@ def test_a_compiler_that_is_missing_is_told_from_other_errors_of_compiling(text,
 
 def test_other_errors_keep_their_traceback():
     assert resource_sentence(RuntimeError("shape mismatch"), None) is None
+    assert resource_sentence(AssertionError("in op"), None) is None

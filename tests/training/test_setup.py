@@ -1,4 +1,5 @@
 import math
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -175,3 +176,14 @@ def test_bf16_on_a_processor_without_it_is_warned_of(tmp_path, monkeypatch, caps
     accelerator = accelerator_for(tmp_path, RunSettings(mixed_precision="bf16"))
     assert ("this processor has no bf16" in capsys.readouterr().err) is not known
     assert accelerator.init_handler.timeout == PATIENCE
+
+
+def test_deterministic_algorithms_are_used_where_they_are_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr("os.environ", {**os.environ})
+    try:
+        accelerator_for(tmp_path, RunSettings(deterministic=True))
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        accelerator_for(tmp_path, RunSettings())
+    assert not torch.are_deterministic_algorithms_enabled()
