@@ -14,7 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hybridgen.cli import read_settings, start_command
+from hybridgen.cli import argument, read_settings, start_command
 from hybridgen.data.settings import DataSettings
 from hybridgen.errors import FailedElsewhere, InputError, RunError, quoted
 from hybridgen.files import new_file, read_object, write_atomically
@@ -54,7 +54,7 @@ class Model(Settings):
     name: str
     script: Literal["gan", "diffusion", "hybrid", "guide", "distill", "finetune"]
     config: str
-    arguments: Mapping[str, str | int | float] | None = None
+    arguments: Mapping[str, str | int | float | bool | None] | None = None
     of: str | None = None
 
     def __post_init__(self) -> None:
@@ -187,7 +187,7 @@ class Training:
         inside = path.is_relative_to(Path.cwd())  # then as a person in this folder would name it
         words = ["--config", str(path.relative_to(Path.cwd()) if inside else model.file)]
         for name, value in (model.arguments or {}).items():
-            words += [f"--{name}", str(value)]
+            words += [f"--{name}", argument(value)]
         if model.of is not None:
             runs = self.runs[model.of]
             if len(runs) > 1:

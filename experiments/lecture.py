@@ -1,11 +1,11 @@
 """The lecture as one page, statement by statement: `python experiments/lecture.py`.
 
-Each statement is a sentence, numbers beside their closed forms, and pictures, computed here.
+Each statement is a sentence, numbers beside closed forms or bounds, and pictures, computed here.
 """
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -76,7 +76,8 @@ def statement(settings: Lecture, name: Name) -> "Statement":
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     with rc_context(LOOK):
-        return getattr(import_module(STATEMENTS[name]), name)(settings)
+        made = getattr(import_module(STATEMENTS[name]), name)(settings)
+    return replace(made, name=name)
 
 
 def main(settings: Lecture) -> None:

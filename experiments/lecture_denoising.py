@@ -85,7 +85,6 @@ def closing(settings: "Lecture") -> Statement:
     pages = ("docs/results.md", "experiments/results/digits-comparison.html", "docs/stability.md")
     links = [os.path.relpath(root / page, settings.out.absolute()) for page in pages]
     return Statement(
-        name="closing",
         short="diffusion instead",
         title="A denoiser has one clean loss, which can be evaluated",
         at="22:00",

@@ -1,6 +1,6 @@
 """Statements about digits: progress over the years, and lost classes."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lecture_networks import LATENT
@@ -11,6 +11,7 @@ from lecture_parts import (
     Check,
     Statement,
     axes_of,
+    game,
     panel,
 )
 from lecture_recipes import (
@@ -23,8 +24,9 @@ from lecture_recipes import (
     quality,
     trained,
 )
-from lecture_ring import ahead
+from lecture_ring import AHEAD, players
 
+from hybridgen.maths import objectives
 from hybridgen.report.text import number
 
 if TYPE_CHECKING:
@@ -44,7 +46,6 @@ def progress(settings: "Lecture") -> Statement:
     axes.axhline(floor, color=MUTED, ls="--", label="real digits")
     spent = [run.seconds for run in runs.values()]
     return Statement(
-        name="progress",
         short="progress",
         title="From 2014 to today: the same digits, the same seconds",
         at="17:18",
@@ -81,21 +82,14 @@ def progress(settings: "Lecture") -> Statement:
 def digit_collapse(settings: "Lecture") -> Statement:
     """The oldest recipe, its generator running ahead of its discriminator."""
     torch.manual_seed(settings.seed)
-    networks, real = RECIPES[2014].networks(), DIGITS.reference("train", DIGITS.size)[0]
-    steps = settings.scaled(100, 8)
+    networks, steps = RECIPES[2014].networks(), settings.scaled(100, 8)
     noise, shots, sheet = torch.randn(500, LATENT), [], []
-    played = ahead(
-        settings,
-        networks,
-        steps,
-        latent=LATENT,
-        batch=64,
-        draw=lambda rng: real[torch.randint(len(real), (64,), generator=rng)],
-    )
+    how: dict[str, Any] = {"latent": LATENT, "rate": (1e-3, None), "batch": 32, **players(AHEAD)}
+    played = game(settings, DIGITS, networks, objectives.non_saturating, steps=steps, **how)
     for step in played:
-        if step % max(1, steps // 25) == 0:
+        if step.number % max(1, steps // 25) == 0:
             x = generated(networks[0], noise)
-            shots.append((step, quality(x).classes))
+            shots.append((step.number, quality(x).classes))
             sheet.append(x[:8])
     at, classes = zip(*shots, strict=True)
     few = float(torch.tensor(classes[len(classes) // 4 :]).mean())
@@ -106,12 +100,11 @@ def digit_collapse(settings: "Lecture") -> Statement:
     axes.axhline(turn.quality.classes, color=ANSWER, ls="--", label="in turn")
     axes.axhline(today.quality.classes, color=MUTED, ls=":", label=f"in turn, {TODAY}")
     return Statement(
-        name="digit_collapse",
         short="collapse on digits",
         title="Mode collapse on digits: a few classes, whatever the noise",
         at="21:08",
-        sentence="Fifteen steps of the generator to one of the discriminator, and of 500 noises it "
-        f"makes {number(few, 2)} classes of ten; the same two networks in turn make "
+        sentence=f"{AHEAD} moves of the generator to one of the discriminator, and of 500 noises "
+        f"it makes {number(few, 2)} classes of ten; the same two networks in turn make "
         f"{number(turn.quality.classes, 2)}, and the recipe of {TODAY} makes "
         f"{number(today.quality.classes, 2)}.",
         checks=(
@@ -134,6 +127,5 @@ def digit_collapse(settings: "Lecture") -> Statement:
             gallery(turn.samples, "In turn, the same networks, of 2014, at the end."),
             gallery(today.samples, f"In turn, the recipe of {TODAY}, at the end."),
         ),
-        note="In turn, batches are of 32 instead of 64, and the generator is the average over its "
-        "steps.",
+        note="In turn, the generator is the average over its steps.",
     )

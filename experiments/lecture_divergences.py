@@ -66,7 +66,6 @@ def divergences(settings: "Lecture") -> Statement:
         caption = f"By {label}: {count} triples above the line."
         panels.append(panel(axes, f"triangle-{name}", caption))
     return Statement(
-        name="divergences",
         short="JSD and KL",
         title="JSD is symmetric, zero only at equality, and its root is a distance; KL is not",
         at="08:15",
@@ -159,7 +158,6 @@ def modes(settings: "Lecture") -> Statement:
     apart.axhline(0, color=MUTED, ls=":", label="between both")
     apart.plot(halves, list(means.values()), "o-", color=ANSWER, label="JSD")
     return Statement(
-        name="modes",
         short="seek or cover",
         title="KL covers modes, a GAN's divergence seeks one when they are far apart",
         at="18:15",

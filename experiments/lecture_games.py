@@ -143,7 +143,6 @@ def play(settings: "Lecture") -> Statement:
     curve = axes_of("step", "JSD(p, q) (nats)", height=340, yscale="log")
     curve.plot([s.step for s in shots], [s.jsd for s in shots], color=INK, lw=2)
     return Statement(
-        name="play",
         short="the game",
         title="Two networks move in turn, on minibatches, until D is 1/2",
         at="11:22",

@@ -74,7 +74,6 @@ def losses(settings: "Lecture") -> Statement:
         style = {"color": colour, "alpha": 0.5, "markersize": 5}
         axes.plot(loss, jsd, mark, label=f"seed {seed}: r = {number(r, 2)}", **style)
     return Statement(
-        name="losses",
         short="losses",
         title="The losses oscillate and do not tell how good the samples are",
         at="19:11",
@@ -154,7 +153,6 @@ def stopping(settings: "Lecture") -> Statement:
         losses = [shot.losses[network] for shot in shots]
         curves.plot(steps, losses, dash, color=colour, lw=1.4, label=network)
     return Statement(
-        name="stopping",
         short="when to stop",
         title="No loss says when to stop; distances to held-out data come close",
         at="19:40",

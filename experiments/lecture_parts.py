@@ -79,9 +79,9 @@ class Panel(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Statement:
-    """A sentence of the lecture, its numbers and its pictures; `at` is where it is said."""
+    """A sentence of the lecture, its numbers and its pictures; `at` is where it is said, `name` the
+    function that made it."""
 
-    name: str
     short: str
     title: str
     at: str
@@ -89,6 +89,7 @@ class Statement:
     checks: tuple[Check, ...]
     panels: tuple[Panel, ...]
     note: str = ""
+    name: str = ""
 
     def _repr_html_(self) -> str:
         """What a notebook shows: its part of the page, as a page of its own."""
@@ -112,9 +113,8 @@ def panel(
     name: str,
     caption: str,
     *,
-    place: Literal["best", "upper left"] = "best",
+    place: Literal["best", "upper left", "upper right"] = "best",
     frames: int = 0,
-    seconds: float = 0.2,
 ) -> Panel:
     """What was drawn, as a part of the page; `place` is the legend's."""
     if axes.get_legend_handles_labels()[1]:
@@ -126,7 +126,7 @@ def panel(
     figure = axes.get_figure(root=True)
     if figure is None:
         raise ValueError("these axes have lost their figure")
-    return Panel(name, inline_svg(figure, caption, name), caption, frames, seconds)
+    return Panel(name, inline_svg(figure, caption, name), caption, frames)
 
 
 def _minor(value: float, _: object) -> str:
@@ -141,14 +141,14 @@ def frame_gid(place: int, frames: int) -> str:
     return f"frame f{place}{last}/"
 
 
-def dots(axes: Axes, x: Tensor, y: Tensor, colour: str, gid: str, width: float = 3.5) -> None:
+def dots(axes: Axes, x: Tensor, y: Tensor, colour: str, gid: str) -> None:
     """Points as one path of round strokes without length, which is a fifth of the bytes."""
     ends = torch.stack([x, y], dim=-1).double().repeat_interleave(2, dim=0)
     ends[1::2, 0] += 1e-3 * (axes.get_xlim()[1] - axes.get_xlim()[0])
     codes = [Outline.MOVETO, Outline.LINETO] * len(x)
     outline = Outline(ends.numpy(), codes)
     options = {"edgecolor": colour, "facecolor": "none", "alpha": 0.6, "gid": gid}
-    axes.add_patch(PathPatch(outline, linewidth=width, capstyle="round", **options))
+    axes.add_patch(PathPatch(outline, linewidth=3.5, capstyle="round", **options))
 
 
 def gaussian(*parts: tuple[float, float, float]) -> GaussianMixture:

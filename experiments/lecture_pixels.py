@@ -158,7 +158,6 @@ def single_pass(settings: "Lecture") -> Statement:
     axes.plot(steps, held_out, color=INK, lw=2, label="held out")
     one, many = runs.values()
     return Statement(
-        name="single_pass",
         short="a single pass",
         title="A sample is one pass, not one variable at a time",
         at="10:57",

@@ -1,6 +1,5 @@
 """Mode collapse, on eight Gaussians on a ring."""
 
-from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -16,14 +15,13 @@ from lecture_parts import (
     game,
     panel,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
-from hybridgen.losses.adversarial import AdversarialLoss
 from hybridgen.maths import objectives
 from hybridgen.maths.mixtures import ring
-from hybridgen.maths.rng import rng_for
 from hybridgen.metrics.modes import mode_statistics
 from hybridgen.networks.mlp import MlpDiscriminator, MlpGenerator
+from hybridgen.training.settings import NetworkTraining
 
 if TYPE_CHECKING:
     from lecture import Lecture
@@ -41,70 +39,42 @@ class Coverage(NamedTuple):
     points: Tensor
 
 
-def ahead(
-    settings: "Lecture",
-    networks: Sequence[nn.Module],
-    steps: int,
-    *,
-    draw: Callable[[torch.Generator], Tensor],
-    latent: int,
-    batch: int = 256,
-) -> Iterator[int]:
-    """The same two steps, but the generator takes fifteen to the discriminator's one; `draw` gives
-    a batch of real samples."""
-    generator, discriminator = networks
-    loss, rng = AdversarialLoss(discriminator, objectives.non_saturating), rng_for(settings.seed)
-    moves = [torch.optim.Adam(net.parameters(), 1e-3, (0.5, 0.99)) for net in networks]
-
-    def latents() -> Tensor:
-        return torch.randn(batch, latent, generator=rng)
-
-    for number in range(1, steps + 1):
-        with torch.no_grad():
-            fake = generator(latents())
-        moves[1].zero_grad()
-        loss(real=draw(rng), fake=fake)["total"].backward()
-        moves[1].step()
-        for _ in range(15):
-            moves[0].zero_grad()
-            loss.generator_loss(fake=generator(latents())).backward()
-            moves[0].step()
-        yield number
+def players(generator: int) -> dict[str, NetworkTraining]:
+    """Settings of two players; the generator moves so often to the discriminator's once."""
+    moves = {"generator": generator, "discriminator": 1}
+    return {name: NetworkTraining(moves=n, beta1=0.5) for name, n in moves.items()}
 
 
-def ring_game(settings: "Lecture", name: str) -> list[Coverage]:
-    """A game on a ring of eight: "in turn" as the package plays it, or with one player "ahead"."""
+AHEAD = 15
+"""Moves of a generator that runs ahead."""
+
+
+def ring_game(settings: "Lecture", moves: int) -> list[Coverage]:
+    """A game on a ring of eight, in which the generator moves so often in a step."""
     torch.manual_seed(settings.seed)
     networks = (MlpGenerator(width=64, depth=3), MlpDiscriminator(width=64, depth=3))
-    if name == "ahead":
-        steps = settings.scaled(400, 8)
-        numbers = ahead(
-            settings, networks, steps, draw=lambda rng: RING.sample(256, rng)[0], latent=2
-        )
-    else:
-        steps = settings.scaled(800, 8)
-        options: dict[str, Any] = {"rate": (1e-3, 1e-4), "penalty": (0.1, 0.01)}
-        played = game(
-            settings, RING, networks, objectives.relativistic, steps=steps, latent=2, **options
-        )
-        numbers = (step.number for step in played)
+    steps = settings.scaled(400, 8)
+    how: dict[str, Any] = {"latent": 2, "rate": (1e-3, None), **players(moves)}
+    played = game(settings, RING, networks, objectives.non_saturating, steps=steps, **how)
     shots, noise, every = [], torch.randn(1_000, 2), max(1, steps // 40)
-    for number in numbers:
-        if number % every == 0:
+    for step in played:
+        if step.number % every == 0:
             with torch.no_grad():
                 points = networks[0](noise)
             hits, _ = mode_statistics(points, RING)
-            shots.append(Coverage(number, hits / len(points), points[:200]))
+            shots.append(Coverage(step.number, hits / len(points), points[:200]))
     return shots
 
 
 def collapse(settings: "Lecture") -> Statement:
     """The ring, and where the generator goes on it."""
     captions = {
-        "ahead": "Fifteen steps of the generator to one of the discriminator.",
-        "in turn": "In turn, relativistic, with penalties on both sides.",
+        "ahead": f"{AHEAD} moves of the generator to one of the discriminator.",
+        "in turn": "In turn; all else is alike.",
     }
-    runs, panels = {name: ring_game(settings, name) for name in captions}, []
+    moves = (AHEAD, 1)
+    runs = {name: ring_game(settings, n) for name, n in zip(captions, moves, strict=True)}
+    panels = []
     for name, shots in runs.items():
         axes = axes_of("x", "y", height=360, xlim=(-2.2, 2.2), ylim=(-2.2, 2.2))
         axes.plot(RING.means[:, 0], RING.means[:, 1], "o", color=DATA, markersize=15, alpha=0.35)
@@ -115,38 +85,36 @@ def collapse(settings: "Lecture") -> Statement:
             axes.text(2.15, 2.0, f"step {shot.step}", ha="right", gid=gid)
         label = f"ring-{name.replace(' ', '-')}"
         panels.append(panel(axes, label, captions[name], frames=len(shots)))
-    modes = {name: [int((s.shares > 0).sum()) for s in shots] for name, shots in runs.items()}
-    axes = axes_of("progress (%)", "modes at once", height=360, ylim=(0, 8.3))
+    counts = {name: [int((s.shares > 0).sum()) for s in shots] for name, shots in runs.items()}
+    axes = axes_of("step", "modes at once", height=360, ylim=(0, 8.3))
     looks = ((ANSWER, "-"), (FAKE, "--"))
-    for (name, counts), (colour, dash) in zip(modes.items(), looks, strict=True):
-        at = [100 * (place + 1) / len(counts) for place in range(len(counts))]
-        axes.plot(at, counts, dash, color=colour, lw=2, label=name)
+    for (name, shots), (colour, dash) in zip(runs.items(), looks, strict=True):
+        axes.plot([s.step for s in shots], counts[name], dash, color=colour, lw=2, label=name)
     panels.append(
         panel(axes, "ring-modes", "Modes with a sample within three standard deviations of them.")
     )
-    late = slice(len(modes["ahead"]) // 4, None)
+    late = slice(len(counts["ahead"]) // 4, None)
     visited = int((torch.stack([s.shares for s in runs["ahead"][late]]) > 0).any(dim=0).sum())
     sharp = float(runs["in turn"][-1].shares.sum())
     return Statement(
-        name="collapse",
         short="mode collapse",
         title="Mode collapse: the generator hops from mode to mode",
         at="20:24",
         sentence="A generator that runs ahead of its discriminator runs to where D is highest, and "
         f"on when D learns of it: in the last three quarters it had samples at {visited} of eight "
-        f"modes, at {max(modes['ahead'][late])} at once at most. In turn it has "
-        f"{modes['in turn'][-1]} at the end, and {100 * sharp:.0f} % of its samples are within "
+        f"modes, at {max(counts['ahead'][late])} at once at most. In turn, all else alike, it has "
+        f"{counts['in turn'][-1]} at the end, and {100 * sharp:.0f} % of its samples are within "
         "three standard deviations of one.",
         checks=(
             Check(
                 "generator ahead: modes at once, most in the last three quarters",
-                max(modes["ahead"][late]),
+                max(counts["ahead"][late]),
                 3,
                 relation="at most ",
             ),
             Check("generator ahead: modes visited", visited, 5, relation="at least "),
-            Check("in turn: modes at once at the end", modes["in turn"][-1], 8),
-            Check("in turn: share of high quality at the end", sharp, 0.5, relation="at least "),
+            Check("in turn: modes at once at the end", counts["in turn"][-1], 8),
+            Check("in turn: share of high quality at the end", sharp, 0.3, relation="at least "),
         ),
         panels=tuple(panels),
         note="Modes and quality are by the convention of VEEGAN and PacGAN, within three standard "

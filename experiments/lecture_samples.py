@@ -75,7 +75,6 @@ def sampler(settings: "Lecture") -> Statement:
     right.plot(fine, branch, "--", color=DATA, lw=2, label="one inverse only")
     distance = float((shares - exact).abs().sum()) / 2
     return Statement(
-        name="sampler",
         short="any sampler",
         title="The generator is a sampler that need not be invertible",
         at="01:15",
@@ -137,7 +136,6 @@ def samples(settings: "Lecture") -> Statement:
     axes.plot([], [], "o", color=FAKE, markersize=5, label="held-out bounds")
     axes.plot(sizes, worth, color=ANSWER, lw=2, label="their expectation, mean")
     return Statement(
-        name="samples",
         short="samples suffice",
         title="Only samples are needed, never a likelihood",
         at="10:19",

@@ -80,7 +80,6 @@ def discriminator(settings: "Lecture") -> Statement:
         for mu, (x, d, _) in trained.items()
     )
     return Statement(
-        name="discriminator",
         short="D*",
         title="The best discriminator is D* = p / (p + q)",
         at="05:00",
@@ -120,7 +119,6 @@ def value(settings: "Lecture") -> Statement:
     axes.axhline(-LOG4, color=MUTED, ls="--", label="\u2212log 4")
     difference = max(abs(x - y) for x, y in zip(left, right, strict=True))
     return Statement(
-        name="value",
         short="2 JSD \u2212 log 4",
         title="With D* the game's value is 2 JSD(p, q) \u2212 log 4",
         at="05:50",
@@ -187,7 +185,6 @@ def optimum(settings: "Lecture") -> Statement:
         axes.plot(step, values[step], "o", color=FAKE)
         axes.annotate(f"({at})", (step, float(values[step])), (6, 4), textcoords="offset points")
     return Statement(
-        name="optimum",
         short="optimum",
         title="With the best D at every step the game ends at the data: D = 1/2, V = \u2212log 4",
         at="09:02",

@@ -16,7 +16,7 @@ from typing import Annotated
 from gan import Gan
 from seeds import Children, Figures, Job, RunEnded, run, run_all
 
-from hybridgen.cli import command, read_settings
+from hybridgen.cli import argument, command, read_settings
 from hybridgen.errors import InputError, quoted
 from hybridgen.files import Number, read_object
 from hybridgen.metrics.registry import METRICS
@@ -25,7 +25,7 @@ from hybridgen.training.lock import FolderLock, differences
 
 DEFAULT = Path(__file__).parents[1] / "configs" / "stability" / "tricks.yaml"
 BASE = "base"
-Arguments = Mapping[str, str | int | float | bool]
+Arguments = Mapping[str, str | int | float | bool | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +173,7 @@ def queue(settings: Stability) -> tuple[list[Job], dict[str, Figures], float]:
     for number in range(settings.seed, settings.seed + settings.seeds):
         for data, (each, rows) in settings.chosen.items():
             for trick, arguments in rows.items():
-                words = [w for k, v in arguments.items() for w in (f"--{k}", _word(v))]
+                words = [w for k, v in arguments.items() for w in (f"--{k}", argument(v))]
                 name = f"{data}/{trick}/seed{number}"
                 jobs.append(Job(name=name, script="gan", arguments=(*words, "--seed", str(number))))
                 try:
@@ -192,10 +192,6 @@ def queue(settings: Stability) -> tuple[list[Job], dict[str, Figures], float]:
 @cache
 def _settings_of(words: tuple[str, ...]) -> Gan:
     return read_settings(Gan, [*words, "--threads", "1"])
-
-
-def _word(value: str | int | float | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _finished(folder: Path, gan: Gan) -> Figures | None:

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 from scipy.stats import permutation_test
+from stability import BASE
 
 from hybridgen.metrics.intervals import Estimate, holm, mean_of, paired_errors
 from hybridgen.report.ranking import outcome, p_value
 
-BASE = "base"
 _OUTCOMES = {"better": "helps", "worse": "harms", None: "not finite"}
 
 
@@ -46,7 +46,7 @@ def effects(
         pairs = list(zip(values[name], values[BASE], strict=True))
         differences[name] = each = tuple(x - y for x, y in pairs)
         size = max(abs(value) for pair in pairs for value in pair)
-        equal = max(each) - min(each) <= 1e-9 * size  # but for rounding
+        equal = math.isfinite(size) and max(each) - min(each) <= 1e-9 * size  # but for rounding
         counts = all(float(value).is_integer() for pair in pairs for value in pair)
         least = _exchanged(pairs) if equal or counts else 0.0
         chances.append(max(p_value(mean, base, measure, paired=True), least))

@@ -14,7 +14,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
-from stability_effects import BASE, Effect, effects
+from stability import BASE
+from stability_effects import Effect, effects
 
 from hybridgen.evaluation.results import provenance
 from hybridgen.files import replacing, write_atomically
@@ -130,7 +131,7 @@ def table_of(columns: Columns, floors: Floors) -> Table:
                 cells.append(Cell(""))
                 continue
             key, change = KEYS[effect.outcome], effect.change
-            words = f"{effect.outcome} {with_sign(change)}"
+            words = f"{effect.outcome}, p {p_words(effect.p)}: {with_sign(change)}"
             finite = math.isfinite(change.value)
             mean = f"{key.symbol} {value_of(effect.mean)}" if finite else key.symbol
             order = f"{effect.mean.value:.9g}" if finite else ""

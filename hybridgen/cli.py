@@ -1,5 +1,6 @@
 """Settings from the command line: layered files, then `--a.b value`, checked before any work."""
 
+import json
 import os
 import re
 import signal
@@ -102,6 +103,11 @@ def command(
             raise
         return _say(sentence, 1)
     return 0
+
+
+def argument(value: str | int | float | bool | None) -> str:
+    """A setting's value as a word of a command, which is read back as that value."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def start_command(call: list[Any], **options: Any) -> subprocess.Popen[Any]:

@@ -91,18 +91,20 @@ def resource_sentence(error: BaseException, training: Any) -> str | None:
             "checkpoint"
         )
     compiling = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
-    missing = compiling and re.search(r"\bC(\+\+)? compiler", text)
+    missing = compiling and re.search(r"\bC(\+\+)? compiler|[Tt]riton", text)
     # A compiled kernel that was handed another memory layout than it was made for.
-    if missing or (isinstance(error, AssertionError) and "in op: torch.ops." in text):
-        advice = ", or install what it needs, which is a C++ compiler on a CPU" if missing else ""
+    if missing or (isinstance(error, AssertionError) and re.search("expected size.* stride", text)):
+        advice = (
+            ", or install what it needs: a C++ compiler, and Triton on a GPU" if missing else ""
+        )
         return (
             f"torch.compile failed ({one_line(text.strip().splitlines()[0])[:120]}): leave "
             f"--training.compile false{advice}"
         )
-    if "does not have a deterministic implementation" in text:
+    if "does not have a deterministic implementation" in text or "CUBLAS_WORKSPACE" in text:
         return (
-            f"{one_line(text.split(' does not ')[0])[:80]} is not deterministic on this device: "
-            "leave --deterministic false, or do without what needs it; saved checkpoints stay"
+            f"torch has no deterministic algorithm here ({one_line(text)[:60]}): choose another "
+            "--out and leave --deterministic false, or do without what needs it (augmentation)"
         )
     if type(error).__name__.startswith("Dist") or any(phrase in text for phrase in _LOST):
         return (

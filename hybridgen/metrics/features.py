@@ -172,7 +172,7 @@ class FeatureExtractor:
                     f"the features of {len(part)} examples must be [{len(part)} d], got "
                     f"{list(features.shape)}: pass features, a function of a batch of images"
                 )
-            rows.append(features)
+            rows.append(features.to(torch.promote_types(features.dtype, torch.float32)))
         return Features(torch.cat(rows), torch.cat(labels) if labels else None)
 
 

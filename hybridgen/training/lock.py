@@ -175,15 +175,7 @@ def refuse_inside_run(folder: Path, run: str) -> None:
 
 
 FREE = {
-    *(
-        "threads",
-        "tracking",
-        "deterministic",
-        "log_every",
-        "save_every",
-        "sample_every",
-        "eval_every",
-    ),
+    *("threads", "tracking", "log_every", "save_every", "sample_every", "eval_every"),
     *("training.accumulation", "training.check_ranks", "data.memory_limit", "data.workers"),
 }
 """Settings that may change while a run goes on. They move its result by rounding at most, but for

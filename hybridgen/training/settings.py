@@ -42,8 +42,8 @@ class RunSettings(Settings):
         log_every: steps between two lines of losses in the log.
         save_every: steps between two checkpoints.
         mixed_precision: `no` or `bf16`; the launcher's choice if not given.
-        deterministic: on a GPU too, the same command makes the same weights bit for bit, by
-            algorithms that may be slower.
+        deterministic: by torch's deterministic algorithms, so that on a GPU too the same command
+            makes the same weights bit for bit; where there is none for an operation, it ends.
         threads: of torch on the CPU; tiny networks are fastest with one.
         tracking: further trackers beside log.jsonl, such as tensorboard.
     """
@@ -73,8 +73,8 @@ class OptimSettings(Settings):
         ema_half_life: of the averaged network, in images.
         ema_ramp: bounds the half-life by this fraction of the images seen.
         check_ranks: compare the gradients of all processes at every step (slow; finds mistakes).
-        channels_last: keep images' channels innermost in memory. Faster for some networks and
-            slower for others, where gradients are penalised too (docs/results.md): try it.
+        channels_last: keep images' channels innermost in memory; faster for some networks on a GPU
+            and slower for others, so measure it.
         compile: the generator or denoiser by `torch.compile`; never a discriminator, whose
             gradient may be differentiated once more.
     """

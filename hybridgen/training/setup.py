@@ -57,9 +57,11 @@ def accelerator_for(folder: Path, settings: RunSettings) -> Accelerator:
     )
     if threads is not None:
         torch.set_num_threads(threads)
-    if settings.deterministic:  # read by cuBLAS when it is first used
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(settings.deterministic)
+    if settings.deterministic:
+        # Read by cuBLAS when it is first used; torch takes either.
+        if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        torch.use_deterministic_algorithms(True)
     try:
         accelerator = Accelerator(
             # Without this, processes launched by torchrun on a machine that has nothing but CPUs

@@ -172,7 +172,7 @@ def test_a_sweep_that_breaks_off_goes_on_where_it_was_and_tells_what_helps(sweep
     assert figures["ring/too fast/high_quality"] is None
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| real samples (floor) | 0.99 |" in table
-    assert "helps +0.20 " in table and "(not finite)" in table
+    assert "helps, p 0.031: +0.20 " in table and "(not finite)" in table
     page = (tmp_path / "out" / "stability.html").read_text()
     assert "helped by relativistic" in page and page.count("<svg") == 1
     assert "(ring: 2)" in page

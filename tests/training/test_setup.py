@@ -179,11 +179,13 @@ def test_bf16_on_a_processor_without_it_is_warned_of(tmp_path, monkeypatch, caps
 
 
 def test_deterministic_algorithms_are_used_where_they_are_asked_for(monkeypatch, tmp_path):
-    monkeypatch.setattr("os.environ", {**os.environ})
-    try:
-        accelerator_for(tmp_path, RunSettings(deterministic=True))
-        assert torch.are_deterministic_algorithms_enabled()
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    finally:
-        accelerator_for(tmp_path, RunSettings())
+    accelerator_for(tmp_path, RunSettings())
     assert not torch.are_deterministic_algorithms_enabled()
+    for before, after in ((":0:0", ":4096:8"), (":16:8", ":16:8")):
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before)
+        try:
+            accelerator_for(tmp_path, RunSettings(deterministic=True))
+            assert torch.are_deterministic_algorithms_enabled()
+            assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == after
+        finally:
+            torch.use_deterministic_algorithms(False)
