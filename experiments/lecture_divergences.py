@@ -120,8 +120,8 @@ X = torch.linspace(-9, 9, 1_801, dtype=torch.float64)
 
 
 def best_gaussian(name: str, half: float) -> tuple[float, float, float]:
-    """|mean|, standard deviation and divergence of the Gaussian that is nearest, by one of
-    `TERMS`, to two modes at -+half of standard deviation 1/2."""
+    """|mean|, standard deviation and divergence of the Gaussian that is nearest, by `kl`,
+    `reverse_kl` or `jsd`, to two modes at -+half of standard deviation 1/2."""
     log_p = gaussian((1, -half, 0.5), (1, half, 0.5)).log_density(X[:, None])
 
     def divergence(place: "tuple[float, float]") -> float:

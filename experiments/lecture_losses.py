@@ -138,13 +138,14 @@ def stopping(settings: "Lecture") -> Statement:
     lucky = true[nearest("generator", LOG4 / 2)] / true[best]
     share = log[-1]["step"] / steps[-1]
     axes = axes_of("step", "Wasserstein distance", yscale="log", height=340)
+    axes.set_ylim(0.06, 10)  # room for the legend
     axes.plot(steps, true, color=INK, lw=1.4, label="exact")
     axes.axvline(log[-1]["step"], color=MUTED, ls=":", label="the rule stops")
     for place, mark, colour, label in (
         (chosen, "s", ANSWER, "its choice"),
-        (best, "o", DATA, "best in hindsight"),
+        (best, "o", DATA, "best"),
         (least, "^", FAKE, "least loss of G"),
-        (even, "v", ANSWER, "loss of D nearest log 4"),
+        (even, "v", ANSWER, "D nearest log 4"),
         (-1, "X", FAKE, "last"),
     ):
         axes.plot(steps[place], true[place], mark, color=colour, label=label)
@@ -178,7 +179,13 @@ def stopping(settings: "Lecture") -> Statement:
             Check("share of the steps until the rule stops", share, 0.95, 0, "at most "),
         ),
         panels=(
-            panel(axes, "stopping-exact", "The true distance, and what each way to stop keeps."),
+            panel(
+                axes,
+                "stopping-exact",
+                "The true distance, and what each way to stop keeps.",
+                place="upper right",
+                columns=2,
+            ),
             panel(curves, "stopping-loss", "The losses at the same steps: where would you stop?"),
         ),
         note="Ratios are of exact distances, in the data's units, which the rule never sees. Where "

@@ -114,11 +114,13 @@ def panel(
     caption: str,
     *,
     place: Literal["best", "upper left", "upper right"] = "best",
+    columns: int = 1,
     frames: int = 0,
 ) -> Panel:
-    """What was drawn, as a part of the page; `place` is the legend's."""
+    """What was drawn, as a part of the page; `place` and `columns` are the legend's."""
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=11, loc=place, handlelength=1.6, borderaxespad=0.2)
+        how = {"handlelength": 1.6, "borderaxespad": 0.2, "columnspacing": 1.2}
+        axes.legend(fontsize=11, loc=place, ncols=columns, **how)
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":  # powers would be written as formulas
             axis.set_major_formatter(lambda value, _: number(value))

@@ -118,6 +118,7 @@ def value(settings: "Lecture") -> Statement:
     axes.plot(list(values), list(values.values()), "o", color=ANSWER, label="trained D")
     axes.axhline(-LOG4, color=MUTED, ls="--", label="\u2212log 4")
     difference = max(abs(x - y) for x, y in zip(left, right, strict=True))
+    above = max(v - (two_jsd(mu) - LOG4) for mu, v in values.items())
     return Statement(
         short="2 JSD \u2212 log 4",
         title="With D* the game's value is 2 JSD(p, q) \u2212 log 4",
@@ -130,6 +131,7 @@ def value(settings: "Lecture") -> Statement:
                 Check(f"V of the trained D, \u03bc = {mu:g}", v, two_jsd(mu) - LOG4, 0.02)
                 for mu, v in values.items()
             ),
+            Check("greatest V of the trained D less V(D*)", above, 0, 1e-6, "at most "),
             Check(
                 "greatest |V(D*) \u2212 (2 JSD \u2212 log 4)| over 26 shifts", difference, 0, 1e-5
             ),
@@ -188,9 +190,9 @@ def optimum(settings: "Lecture") -> Statement:
         short="optimum",
         title="With the best D at every step the game ends at the data: D = 1/2, V = \u2212log 4",
         at="09:02",
-        sentence="In theory it works (18:52): a Gaussian generator, far from the data N(0, 1), "
-        "steps down V while D is the exact best one at every step. V falls all the way to "
-        "\u2212log 4, where the model is the data and no discriminator beats chance.",
+        sentence="In theory it works (18:52): a Gaussian generator goes from N(4, 0.3\u00b2) to "
+        "the data N(0, 1), stepping down V while D is the exact best one at every step. V falls "
+        "to \u2212log 4, where the model is the data and no discriminator beats chance.",
         checks=(
             Check("greatest rise of V in a step", float(values.diff().max()), 0, 1e-12, "at most "),
             Check("mean at the end", mean, 0, 1e-3),
