@@ -132,6 +132,13 @@ def test_ones_own_data_and_features_take_tensors():
     # As they would be saved: a change within rounding to 256 levels changes nothing.
     saved = quantised(x)
     assert evaluator(saved) == evaluator(saved + 1e-3) == row
+    half, single = (
+        build_evaluator(
+            (train, held_out), features=lambda part, to=to: bright(part).bfloat16().to(to)
+        )
+        for to in (torch.bfloat16, torch.float32)
+    )
+    assert half(x) == single(x)
     points = build_evaluator((train[:, 0, 0, :2], held_out[:, 0, 0, :2]))
     assert points.extractor.name == "coordinates"
     assert "memorisation" in points(x[:, 0, 0, :2])
