@@ -180,12 +180,14 @@ def draw(axes: Axes, data: str, measure: str, rows: Mapping[str, Effect]) -> dic
     """Each trick's change of a measure with its interval and the differences of all seeds, the
     better the further to the right; what pointing at it shows.
 
-    The axis is logarithmic away from zero if one change is more than a factor of 8 from the middle.
+    The axis is logarithmic away from zero if one change is over 20 times the middle one.
     """
     finite = {name: row for name, row in rows.items() if math.isfinite(row.change.value)}
     changes = sorted(abs(row.change.value) for row in finite.values())
-    if changes and changes[-1] > 8 * (middle := changes[len(changes) // 2]) > 0:
+    scale = "right is better"
+    if changes and changes[-1] > 20 * (middle := changes[len(changes) // 2]) > 0:
         axes.set_xscale("symlog", linthresh=middle)
+        scale += f"; logarithmic beyond {number(middle)}"
     axes.axvline(0, color=LIGHT["ink"], linewidth=1)
     facts = {}
     for place, (name, row) in enumerate(rows.items()):
@@ -220,24 +222,25 @@ def draw(axes: Axes, data: str, measure: str, rows: Mapping[str, Effect]) -> dic
         axes.invert_xaxis()
     axes.xaxis.set_major_formatter(lambda value, _: number(value))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("change from the base (right is better)", loc="right")
+    axes.set_xlabel(f"change from the base ({scale})", loc="right")
     return facts
 
 
 def picture(columns: Columns, path: Path) -> None:
-    """All panels as a PNG."""
-    across = min(3, len(columns))
-    down = -(-len(columns) // across)
-    tallest = max(map(len, columns.values()))
+    """The first measure of each set as a PNG."""
+    firsts: dict[str, str] = {}
+    for data, measure in columns:
+        firsts.setdefault(data, measure)
     with rc_context(LOOK | {"font.size": 8, "axes.titlesize": 9}):
-        size = (4 * across, (0.9 + 0.17 * tallest) * down)
+        tallest = max(len(columns[first]) for first in firsts.items())
+        size = (1 + 3.2 * len(firsts), 0.9 + 0.17 * tallest)
         figure = Figure(figsize=size, layout="constrained")
-        places = list(figure.subplots(down, across, squeeze=False).flat)
-        for axes, ((data, measure), rows) in zip(places, columns.items(), strict=False):
-            draw(axes, data, measure, rows)
+        places, named = figure.subplots(1, len(firsts), squeeze=False).flat, []
+        for axes, (data, measure) in zip(places, firsts.items(), strict=True):
+            draw(axes, data, measure, columns[data, measure])
             axes.set_title(f"{data}: {metric_of(measure).label}")
-        for axes in places[len(columns) :]:
-            axes.set_axis_off()
+            before, named = named, list(columns[data, measure])
+            axes.tick_params(labelleft=named != before)
         with replacing(path) as file:
             figure.savefig(file, format="png", dpi=150)
 
