@@ -24,7 +24,7 @@ from lecture_recipes import (
     quality,
     trained,
 )
-from lecture_ring import AHEAD, players
+from lecture_ring import AHEAD, moving
 
 from hybridgen.maths import objectives
 from hybridgen.report.text import number
@@ -84,7 +84,7 @@ def digit_collapse(settings: "Lecture") -> Statement:
     torch.manual_seed(settings.seed)
     networks, steps = RECIPES[2014].networks(), settings.scaled(100, 8)
     noise, shots, sheet = torch.randn(500, LATENT), [], []
-    how: dict[str, Any] = {"latent": LATENT, "rate": (1e-3, None), "batch": 32, **players(AHEAD)}
+    how: dict[str, Any] = {"latent": LATENT, "rate": (1e-3, None), "batch": 32, **moving(AHEAD)}
     played = game(settings, DIGITS, networks, objectives.non_saturating, steps=steps, **how)
     for step in played:
         if step.number % max(1, steps // 25) == 0:

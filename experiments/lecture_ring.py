@@ -39,8 +39,8 @@ class Coverage(NamedTuple):
     points: Tensor
 
 
-def players(generator: int) -> dict[str, NetworkTraining]:
-    """Settings of two players; the generator moves so often to the discriminator's once."""
+def moving(generator: int) -> dict[str, NetworkTraining]:
+    """Settings of both networks; the generator moves so often to the discriminator's once."""
     moves = {"generator": generator, "discriminator": 1}
     return {name: NetworkTraining(moves=n, beta1=0.5) for name, n in moves.items()}
 
@@ -54,7 +54,7 @@ def ring_game(settings: "Lecture", moves: int) -> list[Coverage]:
     torch.manual_seed(settings.seed)
     networks = (MlpGenerator(width=64, depth=3), MlpDiscriminator(width=64, depth=3))
     steps = settings.scaled(400, 8)
-    how: dict[str, Any] = {"latent": 2, "rate": (1e-3, None), **players(moves)}
+    how: dict[str, Any] = {"latent": 2, "rate": (1e-3, None), **moving(moves)}
     played = game(settings, RING, networks, objectives.non_saturating, steps=steps, **how)
     shots, noise, every = [], torch.randn(1_000, 2), max(1, steps // 40)
     for step in played:
