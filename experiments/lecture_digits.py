@@ -55,7 +55,7 @@ def progress(settings: "Lecture") -> Statement:
         f"{number(now / before, 2)} of the least before it.",
         checks=(
             Check("distance today to that of 2014", now / distance[2014], 0.6, 0, "at most "),
-            Check("distance today to the least before", now / before, 1, 0.2, "at most "),
+            Check("distance today to the least before", now / before, 1.5, 0, "at most "),
             Check("most training seconds to least", max(spent) / min(spent), 1, 0.5),
             Check(
                 "effective classes of ten, today", runs[TODAY].quality.classes, 8, 0, "at least "
