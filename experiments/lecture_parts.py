@@ -94,8 +94,9 @@ class Statement:
     def _repr_html_(self) -> str:
         """What a notebook shows: its part of the page, as a page of its own."""
         page = filled("lecture.html", statements=[self], seconds={}, command="", facts={})
-        frame = '<iframe srcdoc="{}" title="{}" width="100%" height="800" style="border: 0">'
-        return Markup(frame + "</iframe>").format(str(page), self.title)
+        fit = "this.height = this.contentDocument.documentElement.scrollHeight"
+        frame = '<iframe srcdoc="{}" title="{}" onload="{}" width="100%" height="800" '
+        return Markup(frame + 'style="border: 0"></iframe>').format(str(page), self.title, fit)
 
 
 def axes_of(xlabel: str, ylabel: str, *, height: int = 270, **options: object) -> Axes:
