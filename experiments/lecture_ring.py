@@ -70,7 +70,7 @@ def collapse(settings: "Lecture") -> Statement:
     """The ring, and where the generator goes on it."""
     captions = {
         "ahead": f"{AHEAD} moves of the generator to one of the discriminator.",
-        "in turn": "In turn; all else is alike.",
+        "in turn": "In turn, as many moves of the discriminator; all else is alike.",
     }
     moves = (AHEAD, 1)
     runs = {name: ring_game(settings, n) for name, n in zip(captions, moves, strict=True)}

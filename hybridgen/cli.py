@@ -106,7 +106,7 @@ def command(
 
 
 def argument(value: str | int | float | bool | None) -> str:
-    """A setting's value as a word of a command, which is read back as that value."""
+    """A setting's value as a word of a command: text as it is, all else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

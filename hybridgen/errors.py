@@ -91,7 +91,7 @@ def resource_sentence(error: BaseException, training: Any) -> str | None:
             "checkpoint"
         )
     compiling = type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
-    missing = compiling and re.search(r"\bC(\+\+)? compiler|[Tt]riton", text)
+    missing = compiling and re.search(r"\bC(\+\+)? compiler|working triton", text)
     # A compiled kernel that was handed another memory layout than it was made for.
     if missing or (isinstance(error, AssertionError) and re.search("expected size.* stride", text)):
         advice = (
