@@ -127,6 +127,6 @@ def digit_collapse(settings: "Lecture") -> Statement:
             gallery(turn.samples, "In turn, the same networks, of 2014, at the end."),
             gallery(today.samples, f"In turn, the recipe of {TODAY}, at the end."),
         ),
-        note="In turn, the generator is the average over its steps, of which the networks of 2014 have "
-        f"{turn.steps}.",
+        note="In turn, the generator is the average over its steps; of those the networks of 2014 "
+        f"make {turn.steps}.",
     )
