@@ -26,7 +26,6 @@ from lecture_recipes import (
 )
 from lecture_ring import AHEAD, moving
 
-from hybridgen.maths import objectives
 from hybridgen.report.text import number
 
 if TYPE_CHECKING:
@@ -82,10 +81,11 @@ def progress(settings: "Lecture") -> Statement:
 def digit_collapse(settings: "Lecture") -> Statement:
     """The oldest recipe, its generator running ahead of its discriminator."""
     torch.manual_seed(settings.seed)
-    networks, steps = RECIPES[2014].networks(), settings.scaled(100, 8)
+    recipe, steps = RECIPES[2014], settings.scaled(100, 8)
+    networks = recipe.networks()
     noise, shots, sheet = torch.randn(500, LATENT), [], []
-    how: dict[str, Any] = {"latent": LATENT, "rate": (1e-3, None), "batch": 32, **moving(AHEAD)}
-    played = game(settings, DIGITS, networks, objectives.non_saturating, steps=steps, **how)
+    how: dict[str, Any] = {"latent": LATENT, "rate": recipe.rate, "batch": 32, **moving(AHEAD)}
+    played = game(settings, DIGITS, networks, recipe.objective, steps=steps, **how)
     for step in played:
         if step.number % max(1, steps // 25) == 0:
             x = generated(networks[0], noise)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 import hybridgen.settings
-from hybridgen.cli import command, read_settings
+from hybridgen.cli import argument, command, read_settings
 from hybridgen.errors import InputError, one_line, quoted, reason
 from hybridgen.maths import objectives
 from hybridgen.networks.build import _NETWORKS, activation_bytes, build_denoiser, build_generator
@@ -247,3 +247,19 @@ def test_settings_are_read_back_as_they_were_written():
     written = Outer(count=3, inner=Inner(rate=0.25), items=(Inner(rate=0.5),), table={"a": "b"})
     argv = ["--count=3", "--inner.rate=0.25", "--items=[{rate: 0.5}]", "--table={a: b}"]
     assert read_settings(Outer, argv) == written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kinds:
+    flag: bool = False
+    rate: float | None = 1.0
+    count: int = 0
+    name: str = ""
+
+
+@pytest.mark.parametrize(
+    "values", [{"flag": True, "rate": None, "count": 3, "name": "hinge"}, {"rate": 1e-5}]
+)
+def test_a_value_written_as_a_word_is_read_back(values):
+    words = [word for name, value in values.items() for word in (f"--{name}", argument(value))]
+    assert read_settings(Kinds, words) == Kinds(**values)

@@ -104,6 +104,7 @@ def test_an_effect_is_scipys_paired_t_test_with_holms_correction(modules, measur
     assert outcomes == [good, "neutral", "neutral"]
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_trick_that_is_not_finite_once_has_no_effect_and_the_others_have(modules):
     values = {"base": [0.1, 0.2, 0.15], "lost": [0.1, math.inf, 0.2], "better": [0.05, 0.151, 0.1]}
     rows = modules["stability_effects"].effects("reverse_kl", values)
